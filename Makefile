@@ -1,0 +1,41 @@
+# Each target sets up .venv by itself the first time, and says nothing where nothing is to do.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONUTF8 := 1
+
+.PHONY: repro test lint ui sweep bench clean help
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
+	@notbugs check
+	@dvc repro --quiet || dvc repro
+	@notbugs track
+	@notbugs results
+
+test: $(READY) ## Run the tests
+	@pytest -n 2
+
+lint: $(READY) ## Check style, format and types
+	@ruff check . && ruff format --check . && mypy
+
+ui: $(READY) ## Serve the MLflow UI on loopback
+	@notbugs ui
+
+clean: ## Remove .venv and caches; data, models and runs stay
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("notbugs needs Python 3.11 or later, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	@echo "setting up $(VENV) (once, a minute or two)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@test -e .git || dvc config --local core.no_scm true
+	@touch $@

@@ -1,0 +1,32 @@
+"""A laboratory for robust and non-robust features.
+
+In a notebook: `from notbugs import pgd, load_dataset, load_model`. Names are imported when first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "ImageData": "notbugs.images",
+    "load_dataset": "notbugs.store",
+    "save_dataset": "notbugs.store",
+    "load_model": "notbugs.models",
+    "create_model": "notbugs.models",
+    "pgd": "notbugs.attacks",
+    "train": "notbugs.training",
+    "inverted_dataset": "notbugs.construction",
+    "target_dataset": "notbugs.construction",
+    "evaluate": "notbugs.evaluation",
+    "wilson_interval": "notbugs.evaluation",
+}
+__all__ = list(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'notbugs' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,5 @@
+"""`python -m notbugs` is `notbugs`."""
+
+from notbugs.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""Attacks on classifiers of images in [0, 1]."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from notbugs.attacks.losses import LOSSES, Loss
+from notbugs.attacks.pgd import PGDResult, pgd
+from notbugs.attacks.projections import NORMS, project_l2, project_linf
+from notbugs.config import Settings
+
+__all__ = ["LOSSES", "NORMS", "AttackSettings", "Loss", "PGDResult", "pgd", "project_l2", "project_linf"]
+
+
+class AttackSettings(Settings):
+    """Projected gradient descent as params.yaml writes it."""
+
+    norm: Literal["l2", "linf"] = "l2"
+    """Norm that measures the perturbation."""
+    eps: float = Field(ge=0, allow_inf_nan=False)
+    """Radius of the perturbation ball, pixel units on [0, 1]."""
+    num_steps: int = Field(ge=1)
+    """Gradient steps."""
+    step_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Length of a step, pixel units; null takes 2.5·eps/num_steps."""
+    random_start: bool = False
+    """Start at a random point of the ball instead of the image itself."""
+    num_restarts: int = Field(default=1, ge=1)
+    """Independent tries; the best is kept. More than one needs random_start."""
+
+    @property
+    def step(self) -> float:
+        """The step size in force."""
+        return self.step_size if self.step_size is not None else 2.5 * self.eps / self.num_steps

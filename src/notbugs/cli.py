@@ -1,0 +1,164 @@
+"""The command line. Imports are lazy: `notbugs --help` does not wait for torch."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from notbugs.config import UserError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _OneLineErrors(click.Group):
+    """Shows what the user can mend as one line, and what was interrupted without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="notbugs")
+def main() -> None:
+    """A laboratory for robust and non-robust features.
+
+    `dvc repro` runs the stages below in order, each only if something that it depends on changed; they can
+    also be run one by one. Settings are read from params.yaml.
+    """
+
+
+def _project() -> Any:
+    from notbugs.config import find_root
+    from notbugs.stages.context import open_project
+
+    return open_project(find_root())
+
+
+def _root() -> Path:
+    from notbugs.config import find_root
+
+    return find_root()
+
+
+@main.command()
+def prepare() -> None:
+    """Stage: read D from its source and split it into train, validation and test."""
+    from notbugs.stages.prepare import prepare as stage
+
+    stage(_project())
+
+
+@main.command()
+@click.argument("name")
+def train(name: str) -> None:
+    """Stage: train the source models NAME (standard or robust) on D."""
+    from notbugs.stages.train import train as stage
+
+    stage(_project(), name)
+
+
+@main.command()
+@click.argument("name")
+def construct(name: str) -> None:
+    """Stage: make the dataset NAME (robust, nonrobust, rand, det, ...) from D."""
+    from notbugs.stages.construct import construct as stage
+
+    stage(_project(), name)
+
+
+@main.command()
+@click.argument("name")
+def fit(name: str) -> None:
+    """Stage: train classifiers from scratch on the constructed dataset NAME."""
+    from notbugs.stages.fit import fit as stage
+
+    stage(_project(), name)
+
+
+@main.command()
+def evaluate() -> None:
+    """Stage: measure every model on the test split."""
+    from notbugs.stages.evaluate import evaluate as stage
+
+    stage(_project())
+
+
+@main.command()
+def report() -> None:
+    """Stage: write reports/report.html and the figures."""
+    from notbugs.stages.report import report as stage
+
+    stage(_project())
+
+
+@main.command()
+def check() -> None:
+    """Validate params.yaml."""
+    from notbugs.config import read_params
+    from notbugs.stages.check import check as validate
+
+    validate(read_params(_root() / "params.yaml"))
+
+
+@main.command()
+@click.option("--json", "form", flag_value="json", help="One object a measurement.")
+@click.option("--csv", "form", flag_value="csv", help="One row a measurement.")
+def results(form: str | None) -> None:
+    """Print the accuracy table, or every measurement (--json, --csv)."""
+    from notbugs import results as module
+
+    table = module.load_results(_root())
+    if form == "json":
+        click.echo(module.to_json(table))
+    elif form == "csv":
+        click.echo(module.to_csv(table), nl=False)
+    else:
+        module.print_table(table)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--list", "list_them", is_flag=True, help="Show what each preset runs and costs.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key on the way.")
+def preset(name: str | None, list_them: bool, changes: tuple[str, ...]) -> None:
+    """Write params.yaml from the preset NAME; `dvc repro` then runs it."""
+    from notbugs.presets import presets, write_preset
+
+    root = _root()
+    if list_them or name is None:
+        for item in presets(root):
+            click.secho(item.name, bold=True)
+            for line in item.summary:
+                click.echo(f"    {line}")
+        if name is None:
+            return
+    backup = write_preset(root, name, changes)
+    click.echo(f"params.yaml is now the preset {name}; next: dvc repro")
+    if backup:
+        click.echo(f"your own params.yaml was kept as {backup.name}")
+
+
+@main.command()
+def track() -> None:
+    """Bring MLflow in line with dvc.lock: add what an outage or DVC's run cache kept out of it."""
+    from notbugs.tracking import track as bring_in_line
+
+    click.echo(str(bring_in_line(_root())), err=True)
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+def ui(port: int) -> None:
+    """Serve the MLflow UI of this project on loopback."""
+    from notbugs.tracking import serve
+
+    sys.exit(serve(_root(), port))

@@ -1,0 +1,196 @@
+"""Reading params.yaml and turning it into the settings of a stage.
+
+Every stage has one frozen model, kept beside the code that it configures. Here are only the base class, the
+settings that all stages share, and the errors: one line naming the key, its value and what is allowed.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SECTIONS = (
+    "experiment",
+    "seed",
+    "num_threads",
+    "device",
+    "data",
+    "model",
+    "train",
+    "construct",
+    "fit",
+    "evaluate",
+    "report",
+)
+"""Every top-level key of params.yaml."""
+
+
+DATASET_NAMES = {
+    "robust": "D_R",
+    "nonrobust": "D_NR",
+    "rand": "D_rand",
+    "det": "D_det",
+    "rand_from_robust": "D_rand_from_robust",
+    "det_from_robust": "D_det_from_robust",
+}
+"""Name of a construction in params.yaml -> its name in the paper, in results and in the report."""
+
+
+class UserError(ValueError):
+    """Something that the user can mend: the command line shows its message as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A setting is missing, misspelt, of the wrong type or out of range."""
+
+    exit_code = 2
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class Runtime(Settings):
+    """What all stages share."""
+
+    experiment: str = Field(default="notbugs", min_length=1)
+    """Name of the MLflow experiment that the runs are grouped under."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed from which every random stream is derived."""
+    num_threads: int = Field(default=2, ge=1, le=1024)
+    """CPU threads of torch; part of the result, since rounding depends on it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is one."""
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML loader that reads 1e-3 as a number, as YAML 1.2 and DVC do (PyYAML reads a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def find_root() -> Path:
+    """The project folder: DVC's root if a stage is run by DVC, else the nearest parent with a params.yaml.
+
+    Raises: ConfigError if there is none.
+    """
+    given = os.environ.get("DVC_ROOT")
+    if given and (Path(given) / "params.yaml").exists():
+        return Path(given)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").exists() or (folder / "params.yaml").exists():
+            return folder
+    raise ConfigError(f"{here}: no params.yaml here or above; go to the project folder")
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Read params.yaml.
+
+    Raises: ConfigError if the file is missing, empty, no YAML, no mapping, or has an unknown section.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found; `notbugs preset digits` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        params = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict) or not params:
+        found = "an empty file" if params is None else f"a {type(params).__name__}"
+        raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {found}")
+    for key in params:
+        if key not in SECTIONS:
+            raise ConfigError(f"{path}: {key}: unknown key{_suggestion(str(key), SECTIONS)}")
+    return params
+
+
+def settings(params: Mapping[str, Any], key: str, model: type[AnySettings]) -> AnySettings:
+    """Validate the section `key` (dotted, such as "construct.rand") of params.yaml.
+
+    Raises: ConfigError naming the key, the value and what is allowed.
+    """
+    section: Any = params
+    walked: list[str] = []
+    for part in key.split("."):
+        if not isinstance(section, Mapping) or part not in section:
+            have = list(section) if isinstance(section, Mapping) else []
+            place = ".".join(walked) or "params.yaml"
+            raise ConfigError(f"{key}: not in params.yaml; {place} has: {', '.join(map(str, have)) or 'nothing'}")
+        section = section[part]
+        walked.append(part)
+    return validate(section, key, model)
+
+
+def validate(section: Any, key: str, model: type[AnySettings]) -> AnySettings:
+    """Validate one mapping as `model`; `key` is its dotted place, for the error."""
+    try:
+        return model.model_validate({} if section is None else section)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, key, model)) from None
+
+
+def runtime(params: Mapping[str, Any]) -> Runtime:
+    """Settings shared by all stages, from the top level of params.yaml."""
+    shared = {key: params[key] for key in Runtime.model_fields if key in params}
+    return validate(shared, "", Runtime)
+
+
+def _explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
+    """One line for the first thing that is wrong."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join([*([key] if key else []), *(str(part) for part in first["loc"])])
+    kind, value = first["type"], first["input"]
+    if kind == "extra_forbidden":
+        allowed = _fields_at(model, first["loc"][:-1])
+        return f"params.yaml: {place}: unknown key{_suggestion(str(first['loc'][-1]), allowed)}"
+    if kind == "missing":
+        return f"params.yaml: {place}: missing; it must be given"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"params.yaml: {place} = {_shown(value)}: must be {message}"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the (nested) model that an error location points into."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _suggestion(key: str, allowed: "tuple[str, ...] | list[str]") -> str:
+    close = difflib.get_close_matches(key, allowed, n=1)
+    return (f"; did you mean {close[0]}?" if close else ";") + f" allowed: {', '.join(allowed)}"

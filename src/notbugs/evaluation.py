@@ -1,0 +1,185 @@
+"""Accuracy and adversarial accuracy, with intervals."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks.pgd import frozen
+from notbugs.config import Settings
+from notbugs.images import ImageData
+
+
+class EvaluateSettings(Settings):
+    """How every model is measured on the test split."""
+
+    norm: Literal["l2", "linf"] = "l2"
+    """Norm of the attack."""
+    eps: tuple[float, ...] = Field(strict=False, min_length=1)
+    """Radii of the accuracy-against-eps curve, pixel units on [0, 1], all > 0."""
+    num_steps: int = Field(default=20, ge=1)
+    """PGD steps of the curve; the step size is 2.5·eps/num_steps."""
+    headline_eps: float = Field(gt=0, allow_inf_nan=False)
+    """The radius that tables and verdicts speak of; named before the results are seen."""
+    headline_num_steps: int = Field(default=100, ge=1)
+    """PGD steps at the headline radius."""
+    batch_size: int = Field(default=500, ge=1)
+    """Images attacked at a time; does not change the results."""
+
+    @model_validator(mode="after")
+    def _eps_positive(self) -> "EvaluateSettings":
+        if not all(0 < eps < math.inf for eps in self.eps):
+            raise ValueError("a list of radii, each > 0")
+        return self
+
+    def attacks(self) -> list[tuple[str, AttackSettings]]:
+        """Every attack with its name in the results, such as ("pgd20", ...)."""
+        radii = sorted({*self.eps, self.headline_eps})
+        curve = [(eps, self.num_steps) for eps in radii]
+        return [
+            (f"pgd{num_steps}", AttackSettings(norm=self.norm, eps=eps, num_steps=num_steps))
+            for eps, num_steps in [*curve, (self.headline_eps, self.headline_num_steps)]
+        ]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One accuracy: a fraction of `n` images with its Wilson 95% interval."""
+
+    labels: Literal["true", "shifted"]
+    attack: str
+    norm: str
+    eps: float
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson_interval(successes: float, n: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Score interval of a share.
+
+    (p + z²/2n ± z·sqrt(p(1−p)/n + z²/4n²)) / (1 + z²/n),  p = successes/n
+
+    Args:
+        successes: 0 <= successes <= n; may be fractional, for a mean over seeds.
+        n: number of trials, >= 1.
+        z: normal quantile; the default gives 95%.
+    Raises: ValueError if the counts are impossible.
+    Source: Wilson 1927.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"need 0 <= successes <= n and n >= 1, not {successes} of {n}")
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def batches(num_examples: int, batch_size: int) -> Iterator[slice]:
+    """Slices that cover 0..num_examples - 1 in order."""
+    for start in range(0, num_examples, batch_size):
+        yield slice(start, min(start + batch_size, num_examples))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
+    """Logits in eval mode, on the CPU.
+
+    Args:
+        model: on any device; left in the mode it was in.
+        images: (N, C, H, W), on any device.
+    Returns: (N, K) float32.
+    """
+    device = model_device(model)
+    with frozen(model):
+        parts = [model(images[batch].to(device)).float().cpu() for batch in batches(len(images), batch_size)]
+    return torch.cat(parts)
+
+
+def shifted_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """(y + 1) mod C: what D_det labels an image of class y. Shape (N,)."""
+    return (labels + 1) % num_classes
+
+
+def adversarially_correct(
+    model: nn.Module, data: ImageData, attack: AttackSettings, *, batch_size: int = 500, generator: torch.Generator
+) -> Tensor:
+    """Which examples withstand an untargeted PGD on the cross-entropy.
+
+    An example counts as fooled if any iterate fooled the model, the unperturbed image included; work on it
+    stops there.
+
+    Returns: (N,) bool, on the CPU.
+    """
+    device = model_device(model)
+    parts = []
+    for batch in batches(len(data), batch_size):
+        inputs, labels = data.images[batch].to(device), data.labels[batch].to(device)
+        result = pgd(
+            model,
+            inputs,
+            labels,
+            norm=attack.norm,
+            eps=attack.eps,
+            step_size=attack.step,
+            num_steps=attack.num_steps,
+            random_start=attack.random_start,
+            num_restarts=attack.num_restarts,
+            iterate="first_success",
+            generator=generator,
+        )
+        parts.append(~result.success.cpu())
+    return torch.cat(parts)
+
+
+def measure(correct: Tensor, labels: Literal["true", "shifted"], attack: str, norm: str, eps: float) -> Measurement:
+    """A measurement from which examples are right, (N,) bool."""
+    count, n = int(correct.sum()), len(correct)
+    low, high = wilson_interval(count, n)
+    return Measurement(labels, attack, norm, eps, count / n, low, high, n)
+
+
+def evaluate(
+    model: nn.Module, data: ImageData, settings: EvaluateSettings, *, generator: torch.Generator
+) -> tuple[list[Measurement], dict[str, tuple[float, int]]]:
+    """All measurements of one model.
+
+    Args:
+        model: logits from images in [0, 1].
+        data: the test split, with its own labels.
+        settings: attacks and radii.
+        generator: for random starts.
+    Returns: the measurements, and per class name (clean accuracy, number of images).
+    """
+    called = predict(model, data.images, batch_size=settings.batch_size).argmax(dim=1)  # (N,)
+    correct = called == data.labels
+    shifted = called == shifted_labels(data.labels, len(data.class_names))
+    rows = [
+        measure(correct, "true", "clean", settings.norm, 0.0),
+        measure(shifted, "shifted", "clean", settings.norm, 0.0),
+    ]
+    for name, attack in settings.attacks():
+        withstood = adversarially_correct(
+            model, data, attack, batch_size=settings.batch_size, generator=generator
+        )
+        rows.append(measure(withstood, "true", name, attack.norm, attack.eps))
+    per_class = {}
+    for label, class_name in enumerate(data.class_names):
+        members = data.labels == label
+        if members.any():
+            per_class[class_name] = (float(correct[members].double().mean()), int(members.sum()))
+    return rows, per_class
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Where the model's parameters (else its buffers) lie; the CPU if it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")

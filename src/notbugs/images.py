@@ -1,0 +1,103 @@
+"""Images with labels in memory, and seeded, stratified splits of them."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Labelled images.
+
+    Attributes:
+        images: (N, C, H, W), float32 in [0, 1].
+        labels: (N,), int64 in 0..len(class_names) - 1.
+        class_names: one name a class, in label order.
+    Raises: ValueError if shapes, dtypes or ranges do not fit.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or images.dtype != torch.float32:
+            raise ValueError(f"images must be (N, C, H, W) float32, not {tuple(images.shape)} {images.dtype}")
+        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+            raise ValueError(f"labels must be ({len(images)},) int64, not {tuple(labels.shape)} {labels.dtype}")
+        if len(images) and not (0.0 <= float(images.min()) and float(images.max()) <= 1.0):
+            raise ValueError(f"images must lie in [0, 1], not [{float(images.min())}, {float(images.max())}]")
+        if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < len(self.class_names)):
+            raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Tensor) -> "ImageData":
+        """The examples at `indices` (M,), or where a mask (N,) is true."""
+        return ImageData(self.images[indices], self.labels[indices], self.class_names)
+
+    def to(self, device: torch.device) -> "ImageData":
+        """The same examples on another device."""
+        return ImageData(self.images.to(device), self.labels.to(device), self.class_names)
+
+
+def make_generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A CPU generator for one purpose: streams of different purposes are independent.
+
+    The purpose is hashed into the seed, so adding a stream never shifts another.
+    """
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Split indices so that every class gives the same share to the second part.
+
+    Args:
+        labels: (N,).
+        fraction: share of the second part, 0 < fraction < 1; each class gives round(fraction * its size),
+            at least one and never all.
+        generator: source of the shuffle.
+    Returns: sorted indices of the first and of the second part.
+    Raises: ValueError if the fraction is out of range or a class has fewer than two examples.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"fraction must be in (0, 1), not {fraction}")
+    second = []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().flatten()
+        if len(members) < 2:
+            raise ValueError(f"class {label} has {len(members)} example: too few to split")
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        order = torch.randperm(len(members), generator=generator)
+        second.append(members[order[:count]])
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[torch.cat(second)] = True
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+
+
+def stratified_subset(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Sorted indices of `size` examples with the classes in their own proportions.
+
+    Raises: ValueError if there are fewer than `size` examples or more classes than `size`.
+    """
+    if size == len(labels):
+        return torch.arange(size)
+    classes, counts = labels.unique(return_counts=True)
+    if not len(classes) <= size < len(labels):
+        raise ValueError(f"size must be in {len(classes)}..{len(labels)}, not {size}")
+    shares = counts * size / len(labels)  # (C,) exact, fractional
+    quota = shares.floor().long().clamp(min=1)
+    by_remainder = torch.argsort(shares - quota, descending=True, stable=True)
+    quota[by_remainder[: size - int(quota.sum())]] += 1
+    while int(quota.sum()) > size:  # classes lifted to one took a place from the largest
+        quota[quota.argmax()] -= 1
+    chosen = []
+    for label, count in zip(classes.tolist(), quota.tolist(), strict=True):
+        members = (labels == label).nonzero().flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return torch.cat(chosen).sort().values

@@ -1,0 +1,136 @@
+"""Classifiers: the architectures, and saving and loading them without pickle.
+
+Every classifier takes images in [0, 1] (normalisation is its first layer), gives logits when called, and its
+penultimate activations by `representation`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+
+from notbugs.config import Settings, UserError
+from notbugs.files import whole_file, write_json
+from notbugs.models.base import Classifier
+from notbugs.models.resnet import resnet18, resnet50
+from notbugs.models.small_cnn import SmallCNN
+
+Architecture = Literal["small_cnn", "resnet18", "resnet50"]
+BUILDERS: dict[str, Callable[[tuple[int, int, int], int, int], Classifier]] = {
+    "small_cnn": SmallCNN,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+}
+"""Each takes the image shape (C, H, W), the number of classes and the width."""
+DEFAULT_WIDTHS = {"small_cnn": 16, "resnet18": 64, "resnet50": 64}
+
+
+class ModelError(UserError):
+    """A stored model is missing, incomplete or does not fit."""
+
+
+class ModelSettings(Settings):
+    """Which classifier is trained."""
+
+    architecture: Architecture = "small_cnn"
+    """Network, by its usual name; the ResNets have the stem for 32 pixels."""
+    width: int | None = Field(default=None, ge=1, le=1024)
+    """Channels of the first layer; null takes the usual width (16 for small_cnn, 64 for ResNets)."""
+
+
+class Description(Settings):
+    """All that is needed to build a classifier again; saved as JSON beside its weights."""
+
+    architecture: Architecture
+    width: int = Field(ge=1, le=1024)
+    image_shape: tuple[int, int, int] = Field(strict=False)
+    """(C, H, W)."""
+    class_names: tuple[str, ...] = Field(strict=False, min_length=2)
+
+
+def create_model(
+    settings: ModelSettings,
+    image_shape: tuple[int, int, int],
+    class_names: tuple[str, ...],
+    *,
+    generator: torch.Generator,
+) -> Classifier:
+    """Build a freshly initialised classifier.
+
+    Args:
+        settings: architecture and width.
+        image_shape: (C, H, W).
+        class_names: one a class.
+        generator: decides the initial weights; torch's global generator is left as it was.
+    """
+    width = settings.width or DEFAULT_WIDTHS[settings.architecture]
+    description = Description(
+        architecture=settings.architecture, width=width, image_shape=image_shape, class_names=class_names
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        return build(description)
+
+
+def build(description: Description) -> Classifier:
+    """The classifier of a description, with weights drawn from torch's global generator."""
+    model = BUILDERS[description.architecture](
+        description.image_shape, len(description.class_names), description.width
+    )
+    model.description = description
+    return model
+
+
+def set_normalisation(model: Classifier, images: torch.Tensor) -> None:
+    """Set the first layer to the mean and standard deviation of `images` (N, C, H, W), per channel."""
+    std, mean = torch.std_mean(images.double(), dim=(0, 2, 3))
+    model.normalise.mean.copy_(mean.float().view(1, -1, 1, 1))
+    model.normalise.std.copy_(std.float().clamp(min=1e-3).view(1, -1, 1, 1))
+
+
+def save_model(model: Classifier, path: Path) -> None:
+    """Write `path` (.safetensors) and, beside it, its description (.json), each whole or not at all."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with whole_file(path) as temporary:
+        save_file(state, temporary)
+    description: Description = model.description
+    write_json(path.with_suffix(".json"), description.model_dump(mode="json"))
+
+
+def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Classifier:
+    """Load a classifier in eval mode.
+
+    Args:
+        path: the .safetensors file; its .json lies beside it.
+    Raises: ModelError naming the file that is missing, damaged or does not fit the description.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    model = build(_read_description(path.with_suffix(".json")))
+    try:
+        state: dict[str, Any] = load_file(path)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no model there; `dvc repro` trains it") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from None
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: does not fit its description: {' '.join(str(error).split())[:300]}") from None
+    return model.to(device).eval()
+
+
+def _read_description(path: Path) -> Description:
+    try:
+        return Description.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no model there; `dvc repro` trains it") from None
+    except (ValidationError, ValueError, OSError) as error:
+        raise ModelError(f"{path}: not a model's description: {' '.join(str(error).split())[:300]}") from None

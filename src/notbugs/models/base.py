@@ -1,0 +1,48 @@
+"""What every classifier of the project has in common."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel, with mean and std as buffers, so that eps stays in [0, 1] pixel units."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, num_channels, 1, 1))
+        self.register_buffer("std", torch.ones(1, num_channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> same shape."""
+        return (x - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """Normalisation, a body ending in a flat representation, and one linear layer.
+
+    Args:
+        body: (N, C, H, W) normalised -> (N, num_features).
+        num_features: size of the representation.
+    """
+
+    def __init__(self, body: nn.Module, num_channels: int, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.normalise = Normalise(num_channels)
+        self.body = body
+        self.head = nn.Linear(num_features, num_classes)
+        self.description: Any = None
+
+    def representation(self, x: Tensor) -> Tensor:
+        """Penultimate activations g(x): (N, C, H, W) in [0, 1] -> (N, num_features)."""
+        features: Tensor = self.body(self.normalise(x))
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits: (N, C, H, W) in [0, 1] -> (N, num_classes)."""
+        logits: Tensor = self.head(self.representation(x))
+        return logits

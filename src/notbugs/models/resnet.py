@@ -1,0 +1,53 @@
+"""ResNets for 32-pixel images, from torchvision's blocks.
+
+The stem is one 3x3 convolution of stride 1 without max-pooling (He et al. 2016, section 4.2, as used for
+CIFAR-10 in the paper); the four groups of blocks are ImageNet's.
+"""
+
+from torch import nn
+
+from notbugs.models.base import Classifier
+
+
+def resnet18(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
+    """ResNet-18; the representation has 8·width numbers (512 at width 64)."""
+    return _resnet("BasicBlock", (2, 2, 2, 2), image_shape, num_classes, width)
+
+
+def resnet50(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
+    """ResNet-50; the representation has 32·width numbers (2048 at width 64)."""
+    return _resnet("Bottleneck", (3, 4, 6, 3), image_shape, num_classes, width)
+
+
+def _resnet(
+    block_name: str, depths: tuple[int, ...], image_shape: tuple[int, int, int], num_classes: int, width: int
+) -> Classifier:
+    from torchvision.models import resnet  # imported here: it costs seconds that other models need not pay
+
+    block = getattr(resnet, block_name)
+    layers: list[nn.Module] = [
+        nn.Conv2d(image_shape[0], width, 3, stride=1, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    ]
+    channels = width
+    for group, depth in enumerate(depths):
+        planes = width * 2**group
+        blocks = []
+        for number in range(depth):
+            stride = 2 if group > 0 and number == 0 else 1
+            blocks.append(block(channels, planes, stride, _shortcut(channels, planes * block.expansion, stride)))
+            channels = planes * block.expansion
+        layers.append(nn.Sequential(*blocks))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = Classifier(nn.Sequential(*layers), image_shape[0], channels, num_classes)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def _shortcut(channels: int, out: int, stride: int) -> nn.Module | None:
+    if stride == 1 and channels == out:
+        return None
+    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))

@@ -1,0 +1,45 @@
+"""Validating all of params.yaml at once, before the first stage runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from notbugs.config import DATASET_NAMES, ConfigError, runtime, settings
+from notbugs.construction import construct_settings
+from notbugs.evaluation import EvaluateSettings
+from notbugs.models import ModelSettings
+from notbugs.report import ReportSettings
+from notbugs.sources import DataSettings
+from notbugs.training import FitSettings, TrainSettings
+
+
+def check(params: Mapping[str, Any]) -> None:
+    """Validate every section, and that the sections fit each other.
+
+    Raises: ConfigError for the first thing that is wrong, in the order of the file.
+    """
+    runtime(params)
+    settings(params, "data", DataSettings)
+    settings(params, "model", ModelSettings)
+    for name in _entries(params, "train", ("standard", "robust")):
+        settings(params, f"train.{name}", TrainSettings)
+    for needed in ("standard", "robust"):
+        if needed not in params["train"]:
+            raise ConfigError(f"params.yaml: train.{needed}: missing; every construction needs it")
+    for name in _entries(params, "construct", tuple(DATASET_NAMES)):
+        construct_settings(params["construct"][name], f"construct.{name}")
+    for name in _entries(params, "fit", tuple(DATASET_NAMES)):
+        settings(params, f"fit.{name}", FitSettings)
+        if name not in params["construct"]:
+            raise ConfigError(f"params.yaml: fit.{name}: there is no construct.{name} to fit on")
+    settings(params, "evaluate", EvaluateSettings)
+    settings(params, "report", ReportSettings)
+
+
+def _entries(params: Mapping[str, Any], section: str, allowed: tuple[str, ...]) -> list[str]:
+    entries = params.get(section)
+    if not isinstance(entries, Mapping) or not entries:
+        raise ConfigError(f"params.yaml: {section}: must map at least one of {', '.join(allowed)} to its settings")
+    for name in entries:
+        if name not in allowed:
+            raise ConfigError(f"params.yaml: {section}.{name}: unknown key; allowed: {', '.join(allowed)}")
+    return list(entries)

@@ -1,0 +1,83 @@
+"""What every stage starts with: the project folder, its params, the device and the paths of inputs and outputs."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from notbugs.config import ConfigError, Runtime, read_params, runtime, settings
+from notbugs.models import ModelSettings
+from notbugs.progress import Track, track
+
+
+@dataclass(frozen=True)
+class Context:
+    """A project as a stage sees it.
+
+    Attributes:
+        root: the folder that holds params.yaml.
+        params: all of params.yaml, unvalidated; stages validate their own sections.
+        runtime: seed, threads, device.
+        device: where models and attacks run.
+        progress: shows long work.
+    """
+
+    root: Path
+    params: dict[str, Any]
+    runtime: Runtime
+    device: torch.device
+    progress: Track = track
+
+    @property
+    def seed(self) -> int:
+        """The seed that every random stream is derived from."""
+        return self.runtime.seed
+
+    def model_settings(self) -> ModelSettings:
+        """The section `model`."""
+        return settings(self.params, "model", ModelSettings)
+
+    def dataset(self, name: str) -> Path:
+        """Folder of a stored dataset: train, validation, test, or the name of a construction."""
+        return self.root / "data" / name
+
+    def source_model(self, name: str, seed: int) -> Path:
+        """File of a model trained on D: `standard` or `robust`."""
+        return self.root / "models" / "train" / name / f"seed-{seed}.safetensors"
+
+    def fitted_model(self, name: str, subset: str, seed: int) -> Path:
+        """File of a model fitted on a construction; `subset` is full or still_y."""
+        return self.root / "models" / "fit" / name / subset / f"seed-{seed}.safetensors"
+
+    def names(self, section: str) -> list[str]:
+        """The entries of a section such as `train`, `construct`, `fit`.
+
+        Raises: ConfigError if the section is no mapping or empty.
+        """
+        entries = self.params.get(section)
+        if not isinstance(entries, dict) or not entries:
+            raise ConfigError(f"params.yaml: {section}: must map at least one name to its settings")
+        return [str(name) for name in entries]
+
+    def say(self, message: str) -> None:
+        """One line for the person who watches."""
+        print(message, file=sys.stderr, flush=True)
+
+
+def open_project(root: Path) -> Context:
+    """Read params.yaml and make torch deterministic: threads, device, kernels.
+
+    Raises: ConfigError for impossible settings, or CUDA asked for where there is none.
+    """
+    params = read_params(root / "params.yaml")
+    shared = runtime(params)
+    if shared.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("params.yaml: device = 'cuda': this machine has no CUDA device; allowed: auto, cpu")
+    use_cuda = shared.device != "cpu" and torch.cuda.is_available()
+    torch.set_num_threads(shared.num_threads)
+    if use_cuda:
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    return Context(root, params, shared, torch.device("cuda" if use_cuda else "cpu"))

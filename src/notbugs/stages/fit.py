@@ -1,0 +1,72 @@
+"""Stage `fit`: classifiers trained from scratch on a constructed dataset."""
+
+import torch
+
+from notbugs.config import settings
+from notbugs.files import whole_folder, write_json
+from notbugs.stages.context import Context
+from notbugs.stages.learning import train_seeds, write_curves
+from notbugs.store import load_dataset
+from notbugs.tracking import live_run
+from notbugs.training import FitSettings
+
+
+def fit(project: Context, name: str) -> None:
+    """Fit models/fit/<name>: on all images, and on those that both judges still call y.
+
+    Command: `notbugs fit rand`. On digits about 3 s a seed. Validation is D's, with D's own labels; expected
+    there for rand: 80% or more.
+    """
+    config = settings(project.params, f"fit.{name}", FitSettings)
+    inputs = [project.dataset(name), project.dataset("validation")]
+    folder = project.fitted_model(name, "full", 0).parents[1]
+    metrics_file = project.root / "metrics" / "fit" / f"{name}.json"
+    curves_file = project.root / "plots" / "learning" / f"fit-{name}.csv"
+    with live_run(
+        "fit",
+        name,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params={
+            "fit": {name: config.model_dump(mode="json")},
+            "model": project.model_settings().model_dump(mode="json"),
+            "runtime": project.runtime.model_dump(mode="json"),
+        },
+        seed=project.seed,
+        inputs=inputs,
+        outputs=[folder, metrics_file, curves_file],
+        metrics_file=metrics_file,
+    ) as run:
+        stored, validation = load_dataset(inputs[0]), load_dataset(inputs[1]).data()
+        subsets = {"full": stored.data()}
+        if config.still_y:
+            kept = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True))
+            still_y = stored.data().select(kept)
+            if len(still_y) >= config.batch_size:
+                subsets["still_y"] = still_y
+            else:
+                project.say(f"fit {name}: {len(still_y)} images still y: fewer than a batch, no second fit")
+        summaries, curves = {}, []
+        with whole_folder(folder) as unfinished:
+            for subset, data in subsets.items():
+                summaries[subset], rows = train_seeds(
+                    project,
+                    config,
+                    data,
+                    validation,
+                    stage="fit",
+                    name=name,
+                    subset=subset,
+                    file_of=lambda seed, subset=subset: unfinished / subset / f"seed-{seed}.safetensors",  # type: ignore[misc]
+                    run=run,
+                )
+                curves += rows
+        write_curves(curves_file, curves)
+        lineage = {"name": stored.manifest.name, "source": stored.manifest.source, **stored.manifest.settings}
+        write_json(metrics_file, {**summaries, "dataset": lineage})
+        run.model(folder)
+    mean = summaries["full"]["mean"]
+    project.say(
+        f"fit {name}: validation accuracy on y {mean['validation_accuracy']:.1%}, on the shifted label "
+        f"{mean['validation_accuracy_shifted']:.1%} (mean of {len(config.seeds)} seeds)"
+    )

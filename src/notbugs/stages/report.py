@@ -1,0 +1,34 @@
+"""Stage `report`: the figures and the page that puts the paper's claims beside what was measured."""
+
+from notbugs.config import settings
+from notbugs.files import whole_folder
+from notbugs.report import ReportSettings, write_report
+from notbugs.stages.context import Context
+from notbugs.tracking import live_run
+
+
+def report(project: Context) -> None:
+    """Write reports/report.html and plots/figures/*.png.
+
+    Command: `notbugs report`. Takes about 10 s.
+    """
+    config = settings(project.params, "report", ReportSettings)
+    page = project.root / "reports" / "report.html"
+    figures = project.root / "plots" / "figures"
+    with live_run(
+        "report",
+        None,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params={"report": config.model_dump(mode="json")},
+        seed=project.seed,
+        inputs=[project.root / "metrics" / "results.csv"],
+        outputs=[page, figures],
+        metrics_file=None,
+    ) as run:
+        with whole_folder(figures) as unfinished:
+            write_report(project.root, page, unfinished)
+        for picture in sorted(figures.glob("*.png")):
+            run.artifact(picture, "figures")
+        run.artifact(page)
+    project.say("report: open reports/report.html in a browser")

@@ -1,0 +1,299 @@
+"""Training classifiers: one loop, standard or, given an attack, adversarial."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Literal, TypedDict
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
+
+from notbugs.attacks import AttackSettings, pgd
+from notbugs.config import Settings, UserError
+from notbugs.evaluation import adversarially_correct, predict, shifted_labels
+from notbugs.images import ImageData
+from notbugs.progress import Track, silent
+
+
+class TrainSettings(Settings):
+    """How a classifier is trained."""
+
+    seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
+    """One model is trained for each; the first is the source model of the constructions."""
+    epochs: int = Field(ge=1)
+    """Passes over the data."""
+    batch_size: int = Field(default=128, ge=2)
+    """Images a step."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    """Learning rate; the highest one of a one-cycle schedule."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
+    nesterov: bool = False
+    """Nesterov's form of SGD's momentum."""
+    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
+    """L2 penalty (SGD) or decoupled decay (AdamW)."""
+    schedule: Literal["step", "one_cycle", "constant"] = "step"
+    """step divides lr by 10 at each milestone; one_cycle rises to lr and falls to 0."""
+    milestones: tuple[int, ...] = Field(default=(), strict=False)
+    """Epochs at which the step schedule divides the learning rate by 10."""
+    crop_padding: int = Field(default=0, ge=0)
+    """Random crops after padding with this many black pixels; 0 for none."""
+    flip: bool = False
+    """Random horizontal flips."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Weight of the uniform distribution in the labels."""
+    early_stopping: int | None = Field(default=None, ge=1)
+    """Stop after this many measured epochs without a better validation accuracy (adversarial accuracy, if
+    trained adversarially), and keep the best epoch's weights; null trains to the end."""
+    measure_every: int = Field(default=1, ge=1)
+    """Validation is measured after every so many epochs, and after the last."""
+    attack: AttackSettings | None = None
+    """The inner attack of adversarial training; null for standard training."""
+    validation_attack: AttackSettings | None = None
+    """Attack of the adversarial accuracy in the learning curves; null leaves it out."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainSettings":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("without nesterov where momentum is 0")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"without milestones where schedule is {self.schedule}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds that differ from each other")
+        return self
+
+
+class FitSettings(TrainSettings):
+    """How a classifier is fitted on a constructed dataset."""
+
+    still_y: bool = True
+    """Fit a second time on only the images that the robust model and 1-NN still call y."""
+
+
+class EpochRecord(TypedDict):
+    """One point of the learning curves; None where it was not measured."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    validation_accuracy: float | None
+    validation_accuracy_shifted: float | None
+    validation_adversarial_accuracy: float | None
+
+
+class TrainingError(UserError):
+    """Training cannot go on."""
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    settings: TrainSettings,
+    *,
+    generator: torch.Generator,
+    validation: ImageData | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    progress: Track = silent,
+    description: str = "train",
+) -> list[EpochRecord]:
+    """Train `model` in place; it is left in eval mode.
+
+    Standard: minimise E[L(x, y)]. With `settings.attack`: minimise E[max over ‖δ‖ <= eps of L(x + δ, y)].
+
+    Args:
+        model: on the device to train on.
+        data: images and labels to learn, on any device; moved to the model's.
+        settings: optimiser, schedule, augmentation, attack.
+        generator: CPU generator for the order of the examples, augmentation and random starts.
+        validation: measured for the curves and early stopping; never trained on.
+        on_epoch: called with each record.
+        progress: shows the epochs.
+    Returns: one record an epoch.
+    Raises: TrainingError if the loss is no longer finite, ValueError for fewer than two examples.
+    """
+    device = next(model.parameters()).device
+    if len(data) < 2:
+        raise ValueError(f"training needs at least 2 examples, not {len(data)}")
+    data = data.to(device)
+    steps = _steps_per_epoch(len(data), settings.batch_size)
+    optimizer, scheduler = _optimizer(model, settings, steps)
+    records: list[EpochRecord] = []
+    best = _Best(settings.early_stopping)
+    for epoch in progress(range(1, settings.epochs + 1), description):
+        lr = optimizer.param_groups[0]["lr"]
+        loss, accuracy = _train_epoch(model, data, settings, optimizer, scheduler, generator)
+        if not math.isfinite(loss):
+            raise TrainingError(f"{description}: the loss is {loss} in epoch {epoch}; a smaller lr may help")
+        record = EpochRecord(
+            epoch=epoch,
+            lr=lr,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            validation_accuracy=None,
+            validation_accuracy_shifted=None,
+            validation_adversarial_accuracy=None,
+        )
+        measured = epoch % settings.measure_every == 0 or epoch == settings.epochs
+        if validation is not None and measured:
+            _measure(model, validation, settings, record)
+        records.append(record)
+        if on_epoch:
+            on_epoch(record)
+        if validation is not None and measured and best.stop(model, record):
+            break
+    best.restore(model)
+    model.eval()
+    return records
+
+
+def _train_epoch(
+    model: nn.Module,
+    data: ImageData,
+    settings: TrainSettings,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    generator: torch.Generator,
+) -> tuple[float, float]:
+    """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
+    model.train()
+    device = data.images.device
+    order = torch.randperm(len(data), generator=generator)
+    total_loss = torch.zeros((), device=device, dtype=torch.float64)
+    total_right = torch.zeros((), device=device, dtype=torch.int64)
+    seen = 0
+    for batch in order.split(settings.batch_size):
+        if len(batch) < 2:  # BatchNorm needs two
+            continue
+        index = batch.to(device)
+        inputs = augment(data.images[index], settings.crop_padding, settings.flip, generator)
+        labels = data.labels[index]
+        if settings.attack is not None:
+            inputs = attack_batch(model, inputs, labels, settings.attack, generator)
+        logits = model(inputs)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if settings.schedule == "one_cycle":
+            scheduler.step()
+        total_loss += loss.detach().double() * len(batch)
+        total_right += (logits.detach().argmax(dim=1) == labels).sum()
+        seen += len(batch)
+    if settings.schedule != "one_cycle":
+        scheduler.step()
+    return float(total_loss) / seen, int(total_right) / seen
+
+
+def attack_batch(
+    model: nn.Module, inputs: Tensor, labels: Tensor, attack: AttackSettings, generator: torch.Generator
+) -> Tensor:
+    """The inner maximisation of adversarial training: (N, C, H, W) -> same shape, last iterate."""
+    return pgd(
+        model,
+        inputs,
+        labels,
+        norm=attack.norm,
+        eps=attack.eps,
+        step_size=attack.step,
+        num_steps=attack.num_steps,
+        random_start=attack.random_start,
+        num_restarts=attack.num_restarts,
+        generator=generator,
+    ).x_adv
+
+
+def augment(images: Tensor, crop_padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random crops and flips, each image its own, on the images' device.
+
+    Args:
+        images: (N, C, H, W).
+        crop_padding: black pixels put around before a crop of the old size; 0 for none.
+        flip: mirror each image with probability 1/2.
+        generator: CPU generator.
+    Returns: (N, C, H, W).
+    """
+    count, _, height, width = images.shape
+    device = images.device
+    if crop_padding:
+        offsets = torch.randint(0, 2 * crop_padding + 1, (2, count), generator=generator).to(device)
+        padded = functional.pad(images, [crop_padding] * 4).permute(0, 2, 3, 1)  # (N, H + 2p, W + 2p, C)
+        rows = offsets[0][:, None] + torch.arange(height, device=device)  # (N, H)
+        columns = offsets[1][:, None] + torch.arange(width, device=device)  # (N, W)
+        example = torch.arange(count, device=device)[:, None, None]
+        images = padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    if flip:
+        mirrored = torch.rand(count, generator=generator).to(device) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images
+
+
+def _measure(model: nn.Module, validation: ImageData, settings: TrainSettings, record: EpochRecord) -> None:
+    """Fill in the validation columns of a record."""
+    called = predict(model, validation.images).argmax(dim=1)
+    shifted = shifted_labels(validation.labels, len(validation.class_names))
+    record["validation_accuracy"] = float((called == validation.labels).double().mean())
+    record["validation_accuracy_shifted"] = float((called == shifted).double().mean())
+    if settings.validation_attack is not None:
+        withstood = adversarially_correct(
+            model, validation, settings.validation_attack, generator=torch.Generator().manual_seed(0)
+        )
+        record["validation_adversarial_accuracy"] = float(withstood.double().mean())
+
+
+class _Best:
+    """Remembers the weights of the best epoch when early stopping is on."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.score = -math.inf
+        self.waited = 0
+        self.state: dict[str, Tensor] | None = None
+
+    def stop(self, model: nn.Module, record: EpochRecord) -> bool:
+        if self.patience is None:
+            return False
+        score = record["validation_adversarial_accuracy"]
+        if score is None:
+            score = record["validation_accuracy"]
+        assert score is not None
+        if score > self.score:
+            self.score, self.waited, self.state = score, 0, copy.deepcopy(model.state_dict())
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def restore(self, model: nn.Module) -> None:
+        if self.state is not None:
+            model.load_state_dict(self.state)
+
+
+def _steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    full, rest = divmod(num_examples, batch_size)
+    return full + (rest >= 2)
+
+
+def _optimizer(model: nn.Module, settings: TrainSettings, steps: int) -> tuple[Optimizer, LRScheduler]:
+    optimizer: Optimizer
+    if settings.optimizer == "sgd":
+        optimizer = SGD(
+            model.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+    else:
+        optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    if settings.schedule == "one_cycle":
+        total = settings.epochs * steps
+        return optimizer, OneCycleLR(optimizer, settings.lr, total_steps=total, cycle_momentum=False)
+    if settings.schedule == "step":
+        return optimizer, MultiStepLR(optimizer, list(settings.milestones), gamma=0.1)
+    return optimizer, LambdaLR(optimizer, lambda _: 1.0)
