@@ -14,7 +14,8 @@ help: ## Show this list
 
 repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
 	@notbugs check
-	@dvc repro --quiet || dvc repro
+	@test -e .git || dvc config --local core.no_scm true
+	@dvc repro
 	@notbugs track
 	@notbugs results
 
@@ -37,5 +38,4 @@ $(READY): pyproject.toml requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	@test -e .git || dvc config --local core.no_scm true
 	@touch $@

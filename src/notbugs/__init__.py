@@ -19,7 +19,7 @@ _HOMES = {
     "evaluate": "notbugs.evaluation",
     "wilson_interval": "notbugs.evaluation",
 }
-__all__ = list(_HOMES)  # noqa: PLE0605
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

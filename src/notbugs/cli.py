@@ -1,6 +1,5 @@
 """The command line. Imports are lazy: `notbugs --help` does not wait for torch."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +25,9 @@ class _OneLineErrors(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="notbugs")
 def main() -> None:
     """A laboratory for robust and non-robust features.
@@ -41,6 +42,17 @@ def _project() -> Any:
     from notbugs.stages.context import open_project
 
     return open_project(find_root())
+
+
+def _headline_eps() -> float:
+    """From params.yaml, without loading torch to validate all of it."""
+    from notbugs.config import ConfigError, read_params
+
+    params = read_params(_root() / "params.yaml")
+    try:
+        return float(params["evaluate"]["headline_eps"])
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError("params.yaml: evaluate.headline_eps: must be given, a number > 0") from None
 
 
 def _root() -> Path:
@@ -122,7 +134,7 @@ def results(form: str | None) -> None:
     elif form == "csv":
         click.echo(module.to_csv(table), nl=False)
     else:
-        module.print_table(table)
+        module.print_table(table, _headline_eps())
 
 
 @main.command()
@@ -152,7 +164,9 @@ def track() -> None:
     """Bring MLflow in line with dvc.lock: add what an outage or DVC's run cache kept out of it."""
     from notbugs.tracking import track as bring_in_line
 
-    click.echo(str(bring_in_line(_root())), err=True)
+    summary = bring_in_line(_root())
+    if summary.changed:
+        click.echo(str(summary), err=True)
 
 
 @main.command()
@@ -161,4 +175,4 @@ def ui(port: int) -> None:
     """Serve the MLflow UI of this project on loopback."""
     from notbugs.tracking import serve
 
-    sys.exit(serve(_root(), port))
+    serve(_root(), port)

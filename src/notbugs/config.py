@@ -136,7 +136,9 @@ def settings(params: Mapping[str, Any], key: str, model: type[AnySettings]) -> A
         if not isinstance(section, Mapping) or part not in section:
             have = list(section) if isinstance(section, Mapping) else []
             place = ".".join(walked) or "params.yaml"
-            raise ConfigError(f"{key}: not in params.yaml; {place} has: {', '.join(map(str, have)) or 'nothing'}")
+            raise ConfigError(
+                f"{key}: not in params.yaml; {place} has: {', '.join(map(str, have)) or 'nothing'}"
+            )
         section = section[part]
         walked.append(part)
     return validate(section, key, model)
@@ -193,4 +195,4 @@ def _shown(value: Any) -> str:
 
 def _suggestion(key: str, allowed: "tuple[str, ...] | list[str]") -> str:
     close = difflib.get_close_matches(key, allowed, n=1)
-    return (f"; did you mean {close[0]}?" if close else ";") + f" allowed: {', '.join(allowed)}"
+    return (f"; did you mean {close[0]}?" if close else "") + f"; allowed: {', '.join(allowed)}"

@@ -135,7 +135,10 @@ def inverted_dataset(
             reached.append((model.representation(found) - targets).norm(dim=1).cpu())
         images.append(found.cpu())
     constructed = ImageData(torch.cat(images), data.labels, data.class_names)
-    columns = {"representation_distance": torch.cat(reached), "representation_distance_start": torch.cat(before)}
+    columns = {
+        "representation_distance": torch.cat(reached),
+        "representation_distance_start": torch.cat(before),
+    }
     columns["pixel_distance_start"] = _pixel_distance(constructed.images, data.images[start_index])
     return Constructed(constructed, data.labels, start_index, columns)
 
@@ -203,7 +206,9 @@ def construct(
     return target_dataset(model, data, settings, **arguments)
 
 
-def describe(constructed: Constructed, data: ImageData, model: Classifier, robust_model: Classifier) -> dict[str, Tensor]:
+def describe(
+    constructed: Constructed, data: ImageData, model: Classifier, robust_model: Classifier
+) -> dict[str, Tensor]:
     """The per-example facts of a constructed dataset, (N,) each, by the names of examples.parquet.
 
     Args:
@@ -248,7 +253,9 @@ def nearest_neighbour(
     Raises: ValueError if the two do not pair up.
     """
     if len(images) != len(reference) or len(reference) < 2:
-        raise ValueError(f"need as many images as references, at least 2, not {len(images)} and {len(reference)}")
+        raise ValueError(
+            f"need as many images as references, at least 2, not {len(images)} and {len(reference)}"
+        )
     known = reference.images.flatten(1).to(device)  # (M, d)
     called = []
     for batch in batches(len(images), batch_size):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings, pgd
@@ -31,11 +31,12 @@ class EvaluateSettings(Settings):
     batch_size: int = Field(default=500, ge=1)
     """Images attacked at a time; does not change the results."""
 
-    @model_validator(mode="after")
-    def _eps_positive(self) -> "EvaluateSettings":
-        if not all(0 < eps < math.inf for eps in self.eps):
+    @field_validator("eps")
+    @classmethod
+    def _positive(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < radius < math.inf for radius in eps):
             raise ValueError("a list of radii, each > 0")
-        return self
+        return eps
 
     def attacks(self) -> list[tuple[str, AttackSettings]]:
         """Every attack with its name in the results, such as ("pgd20", ...)."""
@@ -109,7 +110,12 @@ def shifted_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def adversarially_correct(
-    model: nn.Module, data: ImageData, attack: AttackSettings, *, batch_size: int = 500, generator: torch.Generator
+    model: nn.Module,
+    data: ImageData,
+    attack: AttackSettings,
+    *,
+    batch_size: int = 500,
+    generator: torch.Generator,
 ) -> Tensor:
     """Which examples withstand an untargeted PGD on the cross-entropy.
 
@@ -139,7 +145,9 @@ def adversarially_correct(
     return torch.cat(parts)
 
 
-def measure(correct: Tensor, labels: Literal["true", "shifted"], attack: str, norm: str, eps: float) -> Measurement:
+def measure(
+    correct: Tensor, labels: Literal["true", "shifted"], attack: str, norm: str, eps: float
+) -> Measurement:
     """A measurement from which examples are right, (N,) bool."""
     count, n = int(correct.sum()), len(correct)
     low, high = wilson_interval(count, n)

@@ -27,10 +27,12 @@ class ImageData:
         if images.ndim != 4 or images.dtype != torch.float32:
             raise ValueError(f"images must be (N, C, H, W) float32, not {tuple(images.shape)} {images.dtype}")
         if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-            raise ValueError(f"labels must be ({len(images)},) int64, not {tuple(labels.shape)} {labels.dtype}")
-        if len(images) and not (0.0 <= float(images.min()) and float(images.max()) <= 1.0):
+            raise ValueError(
+                f"labels must be ({len(images)},) int64, not {tuple(labels.shape)} {labels.dtype}"
+            )
+        if len(images) and not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
             raise ValueError(f"images must lie in [0, 1], not [{float(images.min())}, {float(images.max())}]")
-        if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < len(self.class_names)):
+        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(self.class_names)):
             raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}")
 
     def __len__(self) -> int:
@@ -63,10 +65,12 @@ def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator
             at least one and never all.
         generator: source of the shuffle.
     Returns: sorted indices of the first and of the second part.
-    Raises: ValueError if the fraction is out of range or a class has fewer than two examples.
+    Raises: ValueError if the fraction is out of range, there are no examples, or a class has fewer than two.
     """
     if not 0.0 < fraction < 1.0:
         raise ValueError(f"fraction must be in (0, 1), not {fraction}")
+    if len(labels) == 0:
+        raise ValueError("no examples to split")
     second = []
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().flatten()
@@ -81,7 +85,7 @@ def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator
 
 
 def stratified_subset(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Sorted indices of `size` examples with the classes in their own proportions.
+    """Sorted indices of `size` examples with the classes in their own proportions, at least one of each.
 
     Raises: ValueError if there are fewer than `size` examples or more classes than `size`.
     """
@@ -90,12 +94,14 @@ def stratified_subset(labels: Tensor, size: int, generator: torch.Generator) -> 
     classes, counts = labels.unique(return_counts=True)
     if not len(classes) <= size < len(labels):
         raise ValueError(f"size must be in {len(classes)}..{len(labels)}, not {size}")
-    shares = counts * size / len(labels)  # (C,) exact, fractional
-    quota = shares.floor().long().clamp(min=1)
-    by_remainder = torch.argsort(shares - quota, descending=True, stable=True)
+    quota, remainder = counts * size // len(labels), counts * size % len(labels)  # (C,) exact, in integers
+    by_remainder = torch.argsort(remainder, descending=True, stable=True)
     quota[by_remainder[: size - int(quota.sum())]] += 1
-    while int(quota.sum()) > size:  # classes lifted to one took a place from the largest
+    for lacking in (
+        (quota == 0).nonzero().flatten().tolist()
+    ):  # too small a class for a place takes the largest's
         quota[quota.argmax()] -= 1
+        quota[lacking] = 1
     chosen = []
     for label, count in zip(classes.tolist(), quota.tolist(), strict=True):
         members = (labels == label).nonzero().flatten()

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         description: shown in front, such as "train standard, seed 0".
         total: number of items; taken from len(iterable) where it has one.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if sys.stderr.isatty():
         yield from _bar(iterable, description, total)

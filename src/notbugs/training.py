@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, TypedDict
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
@@ -58,15 +58,26 @@ class TrainSettings(Settings):
     validation_attack: AttackSettings | None = None
     """Attack of the adversarial accuracy in the learning curves; null leaves it out."""
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> "TrainSettings":
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("without nesterov where momentum is 0")
-        if self.milestones and self.schedule != "step":
-            raise ValueError(f"without milestones where schedule is {self.schedule}")
-        if len(set(self.seeds)) != len(self.seeds):
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
             raise ValueError("seeds that differ from each other")
-        return self
+        return seeds
+
+    @field_validator("nesterov")
+    @classmethod
+    def _has_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
+        if nesterov and info.data.get("momentum") == 0:
+            raise ValueError("false where momentum is 0")
+        return nesterov
+
+    @field_validator("milestones")
+    @classmethod
+    def _is_for_steps(cls, milestones: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if milestones and info.data.get("schedule") != "step":
+            raise ValueError(f"empty where schedule is {info.data.get('schedule')}")
+        return milestones
 
 
 class FitSettings(TrainSettings):

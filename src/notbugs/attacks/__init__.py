@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from notbugs.attacks.losses import LOSSES, Loss
 from notbugs.attacks.pgd import PGDResult, pgd
@@ -27,6 +27,13 @@ class AttackSettings(Settings):
     """Start at a random point of the ball instead of the image itself."""
     num_restarts: int = Field(default=1, ge=1)
     """Independent tries; the best is kept. More than one needs random_start."""
+
+    @field_validator("num_restarts")
+    @classmethod
+    def _has_chance(cls, num_restarts: int, info: ValidationInfo) -> int:
+        if num_restarts > 1 and not info.data.get("random_start"):
+            raise ValueError("1 where random_start is false: every restart would be the same")
+        return num_restarts
 
     @property
     def step(self) -> float:

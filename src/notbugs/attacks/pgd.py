@@ -18,7 +18,8 @@ class PGDResult(NamedTuple):
     Attributes:
         x_adv: (N, C, H, W), in the ball and in [0, 1].
         success: (N,) bool; the model calls x_adv something else than the label (the target, if targeted).
-            False throughout where the loss reads no logits.
+            False throughout where the loss reads no logits or compares them with something else than one
+            class label an example.
     """
 
     x_adv: Tensor
@@ -64,20 +65,25 @@ def pgd(
         iterate: "last" returns the last iterate; "best" the one with the best loss (the start included);
             "first_success" stops working on an example once it succeeded and returns that point, else the last.
         generator: for random starts; a CPU generator, whatever the device.
-        start: (N, C, H, W), where to begin instead of at `inputs`.
+        start: (N, C, H, W), where to begin instead of at `inputs`; projected onto the ball.
     Returns: PGDResult.
     Raises: ValueError for eps < 0, num_steps < 1, step_size <= 0, an unknown name, or restarts without chance.
     Source: Madry et al. 2018; Ilyas et al. 2019, appendix C.
     """
     objective = _resolve(loss)
     _check(eps, step_size, num_steps, norm, num_restarts, random_start, iterate, objective)
+    if iterate == "first_success" and not _are_classes(labels, len(inputs)):
+        raise ValueError(
+            f"first_success needs class labels ({len(inputs)},), not {tuple(labels.shape)} {labels.dtype}"
+        )
+    inputs = inputs.detach()
     problem = _Problem(model, objective, targeted, eps, step_size, num_steps, norm)
     best: _State | None = None
     with frozen(model):
         for _ in range(num_restarts):
-            begin = inputs if start is None else start
+            begin = inputs if start is None else problem.inside(inputs, start.detach())
             if random_start:
-                begin = (begin + NORMS[norm].random(inputs, eps, generator)).clamp(0, 1)
+                begin = problem.inside(inputs, begin + NORMS[norm].random(inputs, eps, generator))
             found = problem.solve(inputs, begin, labels, iterate)
             best = found if best is None else best.improved_by(found)
     assert best is not None
@@ -135,7 +141,7 @@ class _Problem:
         """One descent from `begin`."""
         if iterate == "first_success":
             return self._solve_dropping(inputs, begin, labels)
-        x = begin.detach()
+        x = begin
         best: _State | None = None
         for _ in range(self.num_steps):
             here, gradient = self._look(x, labels)
@@ -147,8 +153,8 @@ class _Problem:
 
     def _solve_dropping(self, inputs: Tensor, begin: Tensor, labels: Tensor) -> _State:
         """The same, leaving out examples from the step at which they succeed."""
-        x = begin.detach().clone()
-        done = _State(x, torch.zeros(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+        x = begin.clone()
+        done = _State(x, x.new_zeros(len(x)), x.new_zeros(len(x), dtype=torch.bool))
         active = torch.arange(len(x), device=x.device)  # (n,) positions still worked on
         for step in range(self.num_steps + 1):
             here_x, here_labels = x[active], labels[active]
@@ -156,7 +162,7 @@ class _Problem:
                 here, gradient = self._judge(here_x, here_labels), here_x
             else:
                 here, gradient = self._look(here_x, here_labels)
-            done.score[active] = here.score
+            done.score[active] = here.score.to(x.dtype)
             done.success[active] = here.success
             if step == self.num_steps:
                 break
@@ -182,26 +188,31 @@ class _Problem:
         return _State(x, self._scores(outputs, labels), self._success(outputs, labels))
 
     def _outputs(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.model.representation(x) if self.loss.reads == "representation" else self.model(x)  # type: ignore[operator]
+        network = self.model.representation if self.loss.reads == "representation" else self.model
+        outputs: Tensor = network(x)  # type: ignore[operator]
         return outputs
 
     def _scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
         losses = self.loss.function(outputs, labels)
         if losses.shape != (len(outputs),):
-            raise ValueError(f"the loss must give one value an example, ({len(outputs)},), not {tuple(losses.shape)}")
+            raise ValueError(
+                f"the loss must give one value an example, ({len(outputs)},), not {tuple(losses.shape)}"
+            )
         return -losses if self.targeted else losses
 
     def _success(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        if self.loss.reads != "logits":
+        if self.loss.reads != "logits" or not _are_classes(labels, len(outputs)):
             return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
         called = outputs.argmax(dim=1)
         return called == labels if self.targeted else called != labels
 
     def _step(self, inputs: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
-        norm = NORMS[self.norm]
-        delta = (x + self.step_size * norm.steepest_step(gradient)).sub_(inputs)
+        return self.inside(inputs, x + self.step_size * NORMS[self.norm].steepest_step(gradient))
+
+    def inside(self, inputs: Tensor, x: Tensor) -> Tensor:
+        """The point of the ball around `inputs` that is nearest to x, clipped to [0, 1]."""
         # Clipping moves every pixel towards `inputs`, which lies in [0, 1], so it never leaves the ball.
-        return norm.project(delta, self.eps).add_(inputs).clamp_(0, 1)
+        return NORMS[self.norm].project(x - inputs, self.eps).add_(inputs).clamp_(0, 1)
 
 
 def _better(best: _State, here: _State) -> _State:
@@ -212,6 +223,11 @@ def _better(best: _State, here: _State) -> _State:
         torch.where(gain, here.score, best.score),
         torch.where(gain, here.success, best.success),
     )
+
+
+def _are_classes(labels: Tensor, count: int) -> bool:
+    """Whether `labels` is one class an example, so that success has a meaning."""
+    return labels.shape == (count,) and not labels.is_floating_point()
 
 
 def _resolve(loss: str | Loss | Callable[[Tensor, Tensor], Tensor]) -> Loss:
@@ -236,7 +252,7 @@ def _check(
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
     if norm != "box" and not eps >= 0:
         raise ValueError(f"eps must be >= 0, not {eps}")
-    if norm == "box" and random_start and not 0 <= eps < float("inf"):
+    if random_start and not 0 <= eps < float("inf"):
         raise ValueError(f"a random start needs a finite eps >= 0, not {eps}")
     if num_steps < 1:
         raise ValueError(f"num_steps must be >= 1, not {num_steps}")

@@ -1,13 +1,11 @@
 """Norms: for each, the projection onto its ball, the direction of steepest ascent, and a random start."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-TINY = 1e-12
-"""Guards divisions by a norm; far below the norm of any gradient that moves a float32 image."""
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
@@ -15,8 +13,16 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _norms_l2(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor.flatten(1), dim=1)  # (N,)
+def _direction_and_norm(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """t/‖t‖₂ (zero where t is zero) and ‖t‖₂, per example: (N, ...), (N,).
+
+    Divided by the largest entry first: a confident network's gradients of 1e-20 and less neither underflow in
+    the squares nor need a guard that would shorten them.
+    """
+    largest = torch.linalg.vector_norm(tensor.flatten(1), ord=torch.inf, dim=1)  # (N,)
+    scaled = tensor / _column(torch.where(largest > 0, largest, 1), tensor)
+    lengths = torch.linalg.vector_norm(scaled.flatten(1), dim=1)  # (N,) 0, or in [1, √d]
+    return scaled / _column(lengths.clamp(min=1), tensor), largest * lengths
 
 
 def project_l2(delta: Tensor, eps: float) -> Tensor:
@@ -32,9 +38,8 @@ def project_l2(delta: Tensor, eps: float) -> Tensor:
     Source: Boyd & Vandenberghe 2004, section 8.1.
     """
     _check_eps(eps)
-    norms = _norms_l2(delta)
-    scale = torch.where(norms > eps, eps / norms.clamp(min=TINY), torch.ones_like(norms))
-    return delta * _column(scale, delta)
+    direction, norms = _direction_and_norm(delta)
+    return torch.where(_column(norms > eps, delta), direction * eps, delta)
 
 
 def project_linf(delta: Tensor, eps: float) -> Tensor:
@@ -62,7 +67,7 @@ def steepest_l2(gradient: Tensor) -> Tensor:
         gradient: (N, ...).
     Returns: Same shape, each example of norm 1 or 0.
     """
-    return gradient / _column(_norms_l2(gradient).clamp(min=TINY), gradient)
+    return _direction_and_norm(gradient)[0]
 
 
 def steepest_linf(gradient: Tensor) -> Tensor:
@@ -73,7 +78,7 @@ def steepest_linf(gradient: Tensor) -> Tensor:
 def random_l2(like: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """Uniform in the L2 ball: a Gaussian direction, a radius eps·u^(1/d)."""
     noise = torch.randn(like.shape, generator=generator).to(like)
-    radius = torch.rand(len(like), generator=generator).to(like) ** (1 / like[0].numel())
+    radius = torch.rand(len(like), generator=generator).to(like) ** (1 / math.prod(like.shape[1:]))
     return steepest_l2(noise) * _column(eps * radius, like)
 
 

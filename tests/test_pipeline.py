@@ -1,0 +1,308 @@
+"""A tiny pipeline through the real `dvc repro`, real MLflow and the real command line, without Git and with it."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from notbugs.files import sha256
+from notbugs.store import load_dataset
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline"), pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[1]
+STAGES = (
+    "prepare train@standard train@robust construct@robust construct@rand fit@robust fit@rand evaluate report"
+).split()
+TINY_TRAIN = {
+    "seeds": [0, 1],
+    "epochs": 4,
+    "batch_size": 64,
+    "lr": 0.1,
+    "schedule": "one_cycle",
+    "measure_every": 2,
+}
+TINY_PARAMS = {
+    "experiment": "tiny",
+    "seed": 0,
+    "num_threads": 1,
+    "device": "cpu",
+    "data": {"source": "digits", "max_train": 320, "max_test": 60, "validation_fraction": 0.2},
+    "model": {"architecture": "small_cnn", "width": 4},
+    "train": {
+        "standard": TINY_TRAIN,
+        "robust": {**TINY_TRAIN, "attack": {"eps": 0.5, "num_steps": 2}},
+    },
+    "construct": {
+        "robust": {"recipe": "invert", "model": "robust", "num_steps": 3, "step_size": 0.1},
+        "rand": {
+            "recipe": "random_target",
+            "model": "standard",
+            "eps": 0.5,
+            "num_steps": 3,
+            "step_size": 0.2,
+        },
+    },
+    "fit": {"robust": {**TINY_TRAIN, "still_y": False}, "rand": TINY_TRAIN},
+    "evaluate": {"eps": [0.25, 0.5], "num_steps": 2, "headline_eps": 0.5, "headline_num_steps": 3},
+    "report": {"grid_examples": 3},
+}
+
+
+def run(project: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of this environment in the project, tracked into the project's own store."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["COLUMNS"] = "120"
+    done = subprocess.run(
+        command,
+        cwd=project,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def make_project(folder: Path) -> Path:
+    """What a tarball of the repository holds, with tiny params and no Git."""
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("src", "presets"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("data", "mlruns", "models", "plots", "reports", ".dvc"):
+        (folder / name).mkdir()
+        if (ROOT / name / ".gitignore").exists():
+            shutil.copy(ROOT / name / ".gitignore", folder / name)
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
+    (folder / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS, sort_keys=False))
+    run(folder, "dvc", "config", "--local", "core.no_scm", "true")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project on which the pipeline has run once."""
+    folder = make_project(tmp_path_factory.mktemp("project"))
+    done = run(folder, "dvc", "repro")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "Warning" not in done.stderr + done.stdout
+    run(folder, "notbugs", "track")
+    return folder
+
+
+def rows(project: Path) -> list[dict[str, str]]:
+    with (project / "metrics" / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def mlflow_runs(project: Path) -> list[dict]:
+    """Runs of the project's own store as plain tags and metrics."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return [
+        {"status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
+        for run in client.search_runs(ids, max_results=1000)
+    ]
+
+
+def test_every_measurement_is_in_the_results(project: Path) -> None:
+    found = rows(project)
+    models = {(row["dataset"], row["estimator"], row["seed"]) for row in found}
+    assert {"D", "D_R", "D_rand"} <= {dataset for dataset, _, _ in models}
+    assert {("D", "standard", "0"), ("D", "robust", "1"), ("D_rand", "standard", "1")} <= models
+    attacks = {(row["labels"], row["attack"], row["eps"]) for row in found}
+    assert attacks == {
+        ("true", "clean", "0.0"),
+        ("shifted", "clean", "0.0"),
+        ("true", "pgd2", "0.25"),
+        ("true", "pgd2", "0.5"),
+        ("true", "pgd3", "0.5"),
+    }
+    assert len(found) == len(models) * len(attacks)
+    for row in found:
+        assert row["n"] == "60"
+        assert 0 <= float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) <= 1
+        assert row["construction_eps"] == ("0.5" if row["dataset"].startswith("D_rand") else "")
+        assert row["source_seed"] == ("" if row["dataset"] == "D" else "0")
+
+
+def test_metrics_agree_with_results(project: Path) -> None:
+    metrics = json.loads((project / "metrics" / "evaluate.json").read_text())
+    clean = [
+        float(row["accuracy"])
+        for row in rows(project)
+        if (row["dataset"], row["estimator"], row["labels"], row["attack"])
+        == ("D", "standard", "true", "clean")
+    ]
+    assert metrics["D"]["standard"]["clean"] == pytest.approx(sum(clean) / len(clean), abs=1e-6)
+
+
+def test_constructions_are_what_they_say(project: Path) -> None:
+    train, rand = load_dataset(project / "data" / "train"), load_dataset(project / "data" / "rand")
+    table = rand.examples
+    moved = (rand.data().images - train.data().images).flatten(1).norm(dim=1)
+    assert float(moved.max()) <= 0.5 + 1e-5
+    assert moved.tolist() == pytest.approx(table["delta_norm"].tolist(), abs=1e-5)
+    assert rand.data().labels.tolist() == table["given_label"].tolist()
+    assert train.data().labels.tolist() == table["true_label"].tolist()
+    inverted = load_dataset(project / "data" / "robust").examples
+    assert (inverted["start_index"] != inverted["source_index"]).all()
+    assert (inverted["representation_distance"] < inverted["representation_distance_start"]).mean() > 0.9
+
+
+def test_the_report_stands_alone(project: Path) -> None:
+    page = (project / "reports" / "report.html").read_text()
+    assert "D_rand" in page
+    assert 'src="http' not in page
+    assert list((project / "plots" / "figures").glob("*.png"))
+
+
+def test_a_second_run_does_nothing(project: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in project.glob("metrics/**/*.*")}
+    started = time.monotonic()
+    done = run(project, "dvc", "repro")
+    run(project, "notbugs", "track")
+    assert time.monotonic() - started < 30
+    assert "Data and pipelines are up to date." in done.stdout + done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in project.glob("metrics/**/*.*")}
+
+
+def test_the_same_inputs_give_the_same_bytes(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
+    (copy / "mlruns").mkdir()
+    for command in (("train", "robust"), ("construct", "rand"), ("fit", "rand"), ("evaluate",), ("report",)):
+        run(copy, "notbugs", *command)
+    for folder in ("data", "models", "metrics", "plots", "reports"):
+        for file in sorted((project / folder).rglob("*.*")):
+            if file.is_file():
+                assert sha256(file) == sha256(copy / file.relative_to(project)), file.relative_to(project)
+
+
+def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns"))
+    params = yaml.safe_load((copy / "params.yaml").read_text())
+    params["construct"]["rand"]["eps"] = 0.25
+    (copy / "params.yaml").write_text(yaml.safe_dump(params))
+    status = json.loads(run(copy, "dvc", "status", "--json").stdout)
+    assert set(status) == {"construct@rand", "report"}
+    dry = run(copy, "dvc", "repro", "--dry").stdout
+    ran = {line.split("'")[1] for line in dry.splitlines() if line.startswith("Running stage")}
+    assert ran == {"construct@rand", "fit@rand", "evaluate", "report"}
+
+
+def test_evaluate_measures_only_what_changed(project: Path) -> None:
+    kept = project / ".notbugs" / "evaluate"
+    before = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.json")}
+    assert len(before) == len({(row["dataset"], row["estimator"], row["seed"]) for row in rows(project)})
+    results = (project / "metrics" / "results.csv").read_bytes()
+    run(project, "notbugs", "evaluate")
+    assert before == {path.name: path.stat().st_mtime_ns for path in kept.glob("*.json")}
+    assert results == (project / "metrics" / "results.csv").read_bytes()
+
+
+def test_mlflow_has_one_finished_run_a_stage(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "copy")
+    found = [run for run in mlflow_runs(copy) if "pipeline.key" in run["tags"]]
+    assert sorted(run["tags"]["mlflow.runName"] for run in found) == sorted(STAGES)
+    assert {run["status"] for run in found} == {"FINISHED"}
+    by_name = {run["tags"]["mlflow.runName"]: run for run in found}
+    assert "validation_accuracy/seed-1" in by_name["train@standard"]["metrics"]
+    assert by_name["evaluate"]["metrics"]
+
+
+def test_runs_lost_to_mlflow_are_rebuilt(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
+    (copy / "mlruns").mkdir()
+    for _ in range(2):  # the second call changes nothing
+        run(copy, "notbugs", "track")
+        names = [run["tags"]["mlflow.runName"] for run in mlflow_runs(copy)]
+        assert sorted(names) == sorted(STAGES)
+
+
+def test_dvc_shows_metrics_plots_params_and_graph(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
+    (copy / ".dvc" / "config.local").unlink()
+    for command in (
+        ("git", "init", "-q"),
+        ("git", "add", "-A", ".dvc/config", "dvc.yaml", "dvc.lock", "params.yaml", "metrics", "plots"),
+        ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "x"),
+    ):
+        run(copy, *command)
+    metrics = json.loads(run(copy, "dvc", "metrics", "show", "--json").stdout)
+    assert metrics[""]["data"]["metrics/evaluate.json"]["data"]["D"]["standard"]["clean"] > 0
+    assert "evaluate" in run(copy, "dvc", "dag", "--mermaid").stdout
+    run(copy, "dvc", "plots", "show", "--no-html", check=False)
+    page = run(copy, "dvc", "plots", "show").stdout.strip()
+    html = Path(page.removeprefix("file://")).read_text()
+    assert "accuracy_vs_eps" in html
+    params = (copy / "params.yaml").read_text()
+    (copy / "params.yaml").write_text(params.replace("num_steps: 3", "num_steps: 4"))
+    assert "construct.rand.num_steps" in run(copy, "dvc", "params", "diff").stdout
+
+
+def test_results_for_people_and_machines(project: Path) -> None:
+    table = run(project, "notbugs", "results").stdout
+    assert "D_rand" in table
+    measurements = json.loads(run(project, "notbugs", "results", "--json").stdout)
+    assert len(measurements) == len(rows(project))
+    assert measurements[0]["source_seed"] is None
+    assert (
+        run(project, "notbugs", "results", "--csv")
+        .stdout.splitlines()[0]
+        .startswith("dataset,estimator,seed")
+    )
+
+
+def test_a_damaged_dataset_stops_a_stage_with_one_line(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
+    shard = copy / "data" / "rand" / "images-00000.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(content)
+    models = sorted((copy / "models" / "fit" / "rand").rglob("*"))
+    done = run(copy, "notbugs", "fit", "rand", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "images-00000.safetensors: truncated or altered" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert models == sorted((copy / "models" / "fit" / "rand").rglob("*"))
+
+
+def test_a_typo_in_params_stops_with_exit_code_2(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
+    params = (copy / "params.yaml").read_text()
+    (copy / "params.yaml").write_text(params.replace("step_size:", "stepsize:", 1))
+    done = run(copy, "notbugs", "check", check=False)
+    assert done.returncode == 2
+    assert "stepsize: unknown key; did you mean step_size?" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_startup_is_quick(project: Path) -> None:
+    """Help answers without torch; a stage with nothing to do costs little more than torch itself."""
+
+    def best(*command: str) -> float:
+        times = []
+        for _ in range(3):
+            started = time.monotonic()
+            run(project, *command)
+            times.append(time.monotonic() - started)
+        return min(times)
+
+    assert best("notbugs", "evaluate", "--help") < 1.0
+    torch_alone = best(sys.executable, "-c", "import torch")
+    assert best("notbugs", "evaluate") < torch_alone + 2.0

@@ -1,0 +1,142 @@
+"""Stored datasets come back as they were written; damage is found and named."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from notbugs.files import sha256
+from notbugs.images import ImageData
+from notbugs.store import StoreError, load_dataset, save_dataset
+
+NAMES = ("cat", "dog", "owl")
+
+
+def example_data(count: int = 10) -> ImageData:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 2, 4, 4, generator=generator)
+    return ImageData(images, torch.arange(count) % 3, NAMES)
+
+
+def save(path: Path, data: ImageData, **changes: object) -> None:
+    arguments: dict = {"name": "D_x", "source": "made", "settings": {"eps": 0.5}, "shard_size": 4, **changes}
+    save_dataset(path, data, pd.DataFrame({"index": range(len(data))}), **arguments)
+
+
+def test_round_trip_over_several_shards(tmp_path: Path) -> None:
+    data = example_data()
+    save(tmp_path / "x", data)
+    stored = load_dataset(tmp_path / "x")
+    assert [shard.num_examples for shard in stored.manifest.shards] == [4, 4, 2]
+    assert torch.equal(stored.data().images, data.images)
+    assert torch.equal(stored.data().labels, data.labels)
+    assert stored.data().class_names == NAMES
+    assert stored.manifest.settings == {"eps": 0.5}
+    assert list(stored.examples["index"]) == list(range(10))
+    assert sum(len(shard) for shard in stored.shards()) == 10
+
+
+def test_it_is_a_torch_dataset(tmp_path: Path) -> None:
+    data = example_data()
+    save(tmp_path / "x", data)
+    stored = load_dataset(tmp_path / "x")
+    image, label = stored[-1]
+    assert torch.equal(image, data.images[9])
+    assert label == 0
+    with pytest.raises(IndexError, match="10 out of range for 10"):
+        stored[10]
+    images, labels = next(iter(DataLoader(stored, batch_size=10)))
+    assert torch.equal(images, data.images)
+    assert torch.equal(labels, data.labels)
+
+
+def test_float16_is_close_and_smaller(tmp_path: Path) -> None:
+    data = example_data()
+    save(tmp_path / "x", data, dtype="float16")
+    images = load_dataset(tmp_path / "x").data().images
+    assert images.dtype == torch.float32
+    assert float((images - data.images).abs().max()) <= 2**-12
+
+
+def test_same_content_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / name, example_data())
+    for file in sorted((tmp_path / "a").iterdir()):
+        assert sha256(file) == sha256(tmp_path / "b" / file.name)
+
+
+def test_saving_again_replaces_the_folder(tmp_path: Path) -> None:
+    save(tmp_path / "x", example_data(10))
+    save(tmp_path / "x", example_data(3))
+    assert len(load_dataset(tmp_path / "x")) == 3
+    assert not (tmp_path / "x" / "images-00001.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_interrupted_save_leaves_the_old_dataset(tmp_path: Path) -> None:
+    save(tmp_path / "x", example_data(5))
+    with pytest.raises(ValueError, match="Unable to serialize"):
+        save(tmp_path / "x", example_data(3), settings={"not json": object()})
+    assert len(load_dataset(tmp_path / "x")) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("file", ["images-00001.safetensors", "examples.parquet"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_damage_is_named(tmp_path: Path, file: str, damage: str) -> None:
+    save(tmp_path / "x", example_data())
+    path = tmp_path / "x" / file
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[:-5])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    message = "missing, though" if damage == "missing" else "truncated or altered"
+    with pytest.raises(StoreError, match=f"{file}: {message}"):
+        load_dataset(tmp_path / "x")
+
+
+def test_unverified_damage_is_still_an_error_of_the_store(tmp_path: Path) -> None:
+    save(tmp_path / "x", example_data())
+    path = tmp_path / "x" / "images-00000.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    stored = load_dataset(tmp_path / "x", verify=False)
+    with pytest.raises(StoreError, match=r"images-00000\.safetensors: cannot be read"):
+        stored.data()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest.pop("shards"), "not a manifest"),
+        (lambda manifest: manifest.update(format=2), "not a manifest"),
+        (lambda manifest: manifest.update(num_examples=11), "do not add up to 11"),
+        (lambda manifest: manifest["shards"][0].update(file="../evil"), "not a manifest"),
+    ],
+)
+def test_bad_manifests(tmp_path: Path, change: object, message: str) -> None:
+    save(tmp_path / "x", example_data())
+    file = tmp_path / "x" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)  # type: ignore[operator]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=message):
+        load_dataset(tmp_path / "x")
+
+
+def test_no_dataset_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no dataset there .*`dvc repro` makes it"):
+        load_dataset(tmp_path)
+
+
+def test_wrong_number_of_rows(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="10 images and 9 rows"):
+        save_dataset(
+            tmp_path / "x", example_data(), pd.DataFrame({"i": range(9)}), name="x", source="", settings={}
+        )
