@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from notbugs.attacks import pgd
+from notbugs.attacks.pgd import frozen
 from notbugs.config import ConfigError, Settings, validate
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.images import ImageData
@@ -117,8 +118,7 @@ def inverted_dataset(
     images, reached, before = [], [], []
     for batch in progress(list(batches(count, settings.batch_size)), description):
         start = data.images[start_index[batch]].to(device)
-        with torch.no_grad():
-            targets = model.eval().representation(data.images[batch].to(device))  # (n, F)
+        targets = _representation(model, data.images[batch].to(device))  # (n, F)
         found = pgd(
             model,
             start,
@@ -130,9 +130,8 @@ def inverted_dataset(
             loss="representation_distance",
             targeted=True,
         ).x_adv
-        with torch.no_grad():
-            before.append((model.representation(start) - targets).norm(dim=1).cpu())
-            reached.append((model.representation(found) - targets).norm(dim=1).cpu())
+        before.append((_representation(model, start) - targets).norm(dim=1).cpu())
+        reached.append((_representation(model, found) - targets).norm(dim=1).cpu())
         images.append(found.cpu())
     constructed = ImageData(torch.cat(images), data.labels, data.class_names)
     columns = {
@@ -141,6 +140,13 @@ def inverted_dataset(
     }
     columns["pixel_distance_start"] = _pixel_distance(constructed.images, data.images[start_index])
     return Constructed(constructed, data.labels, start_index, columns)
+
+
+@torch.no_grad()
+def _representation(model: Classifier, images: Tensor) -> Tensor:
+    """g(x) in eval mode; the model is left in the mode it was in."""
+    with frozen(model):
+        return model.representation(images)
 
 
 def target_dataset(

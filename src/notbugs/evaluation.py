@@ -42,9 +42,10 @@ class EvaluateSettings(Settings):
         """Every attack with its name in the results, such as ("pgd20", ...)."""
         radii = sorted({*self.eps, self.headline_eps})
         curve = [(eps, self.num_steps) for eps in radii]
+        headline = (self.headline_eps, self.headline_num_steps)
         return [
             (f"pgd{num_steps}", AttackSettings(norm=self.norm, eps=eps, num_steps=num_steps))
-            for eps, num_steps in [*curve, (self.headline_eps, self.headline_num_steps)]
+            for eps, num_steps in dict.fromkeys([*curve, headline])  # equal step numbers: measured once
         ]
 
 
@@ -141,7 +142,10 @@ def adversarially_correct(
             iterate="first_success",
             generator=generator,
         )
-        parts.append(~result.success.cpu())
+        withstood = ~result.success.cpu()
+        if attack.random_start:  # no iterate was the unperturbed image
+            withstood &= predict(model, inputs).argmax(dim=1) == labels.cpu()
+        parts.append(withstood)
     return torch.cat(parts)
 
 

@@ -79,6 +79,15 @@ class TrainSettings(Settings):
             raise ValueError(f"empty where schedule is {info.data.get('schedule')}")
         return milestones
 
+    @field_validator("validation_attack")
+    @classmethod
+    def _serves_early_stopping(
+        cls, validation_attack: AttackSettings | None, info: ValidationInfo
+    ) -> AttackSettings | None:
+        if validation_attack is None and info.data.get("attack") and info.data.get("early_stopping"):
+            raise ValueError("given where early_stopping and attack are: the best epoch is chosen by it")
+        return validation_attack
+
 
 class FitSettings(TrainSettings):
     """How a classifier is fitted on a constructed dataset."""
@@ -127,16 +136,19 @@ def train(
         on_epoch: called with each record.
         progress: shows the epochs.
     Returns: one record an epoch.
-    Raises: TrainingError if the loss is no longer finite, ValueError for fewer than two examples.
+    Raises: TrainingError if the loss is no longer finite, ValueError for fewer than two examples, or for early
+        stopping without validation images.
     """
     device = next(model.parameters()).device
     if len(data) < 2:
         raise ValueError(f"training needs at least 2 examples, not {len(data)}")
+    if settings.early_stopping is not None and validation is None:
+        raise ValueError("early_stopping needs validation images")
     data = data.to(device)
     steps = _steps_per_epoch(len(data), settings.batch_size)
     optimizer, scheduler = _optimizer(model, settings, steps)
     records: list[EpochRecord] = []
-    best = _Best(settings.early_stopping)
+    best = _Best(settings.early_stopping, adversarial=settings.attack is not None)
     for epoch in progress(range(1, settings.epochs + 1), description):
         lr = optimizer.param_groups[0]["lr"]
         loss, accuracy = _train_epoch(model, data, settings, optimizer, scheduler, generator)
@@ -261,8 +273,11 @@ def _measure(model: nn.Module, validation: ImageData, settings: TrainSettings, r
 class _Best:
     """Remembers the weights of the best epoch when early stopping is on."""
 
-    def __init__(self, patience: int | None) -> None:
+    def __init__(self, patience: int | None, *, adversarial: bool) -> None:
         self.patience = patience
+        self.column: Literal["validation_accuracy", "validation_adversarial_accuracy"] = (
+            "validation_adversarial_accuracy" if adversarial else "validation_accuracy"
+        )
         self.score = -math.inf
         self.waited = 0
         self.state: dict[str, Tensor] | None = None
@@ -270,10 +285,8 @@ class _Best:
     def stop(self, model: nn.Module, record: EpochRecord) -> bool:
         if self.patience is None:
             return False
-        score = record["validation_adversarial_accuracy"]
-        if score is None:
-            score = record["validation_accuracy"]
-        assert score is not None
+        score = record[self.column]
+        assert score is not None  # TrainSettings asks for the validation attack
         if score > self.score:
             self.score, self.waited, self.state = score, 0, copy.deepcopy(model.state_dict())
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from notbugs.config import Settings, UserError
 from notbugs.files import whole_file, write_json
@@ -46,7 +46,7 @@ class Description(Settings):
 
     architecture: Architecture
     width: int = Field(ge=1, le=1024)
-    image_shape: tuple[int, int, int] = Field(strict=False)
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(strict=False)
     """(C, H, W)."""
     class_names: tuple[str, ...] = Field(strict=False, min_length=2)
 
@@ -71,7 +71,7 @@ def create_model(
         architecture=settings.architecture, width=width, image_shape=image_shape, class_names=class_names
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
+        torch.default_generator.manual_seed(generator.initial_seed())  # torch.manual_seed would seed CUDA too
         return build(description)
 
 
@@ -92,13 +92,18 @@ def set_normalisation(model: Classifier, images: torch.Tensor) -> None:
 
 
 def save_model(model: Classifier, path: Path) -> None:
-    """Write `path` (.safetensors) and, beside it, its description (.json), each whole or not at all."""
+    """Write `path` (.safetensors) and, beside it, its description (.json), each whole or not at all.
+
+    Raises: ModelError if the model was not built by `create_model` or `build`.
+    """
     from safetensors.torch import save_file
 
+    description: Description | None = model.description
+    if description is None:
+        raise ModelError(f"{path}: the model has no description, so it could not be loaded again")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole_file(path) as temporary:
         save_file(state, temporary)
-    description: Description = model.description
     write_json(path.with_suffix(".json"), description.model_dump(mode="json"))
 
 
@@ -113,7 +118,9 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
     from safetensors.torch import load_file
 
     path = Path(path)
-    model = build(_read_description(path.with_suffix(".json")))
+    description = _read_description(path.with_suffix(".json"))
+    with torch.random.fork_rng(devices=[]):  # the initial weights, replaced below, take nothing from the caller
+        model = build(description)
     try:
         state: dict[str, Any] = load_file(path)
     except FileNotFoundError:

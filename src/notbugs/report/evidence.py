@@ -1,0 +1,150 @@
+"""The evidence for the paper's claims: accuracies with intervals, and what the judges say of the images."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from notbugs.config import DATASET_NAMES
+from notbugs.results import attack_steps, model_label, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from notbugs.report.project import Project
+
+STILL_Y_SHARE = 0.85
+"""Share of a construction's images that both judges must still call y; below it t is partly simply right."""
+CHANCE_MARGIN = 0.20
+""""Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5% quantiles of Student's t for 1 to 9 degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy (or a difference of two) with its 95% interval.
+
+    The interval joins, in quadrature, the Wilson interval (which test images) and the t interval of the mean
+    over seeds (which training run); with one seed only the former is known.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{percent(self.value)}% [{percent(self.low)}, {percent(self.high)}]"
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """Difference with the interval of Newcombe's hybrid score method (1998, method 10).
+
+        d − sqrt((a − low_a)² + (high_b − b)²), d + sqrt((high_a − a)² + (b − low_b)²)
+        """
+        gap = self.value - other.value
+        down = math.hypot(self.value - self.low, other.high - other.value)
+        up = math.hypot(self.high - self.value, other.value - other.low)
+        return Estimate(gap, gap - down, gap + up)
+
+    @property
+    def points(self) -> str:
+        """As a difference: "+21.3 points [18.0, 24.6]"."""
+        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+    def reaches(self, margin: float) -> bool:
+        """Whether a difference is at least `margin` and its interval lies above zero."""
+        # 1e-9: a difference of two decimal fractions that equals the margin must not fail by rounding.
+        return self.value >= margin - 1e-9 and self.low > 0
+
+
+class NotMeasuredError(Exception):
+    """A measurement that a claim needs is not there; the message says which."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the verdicts are made from.
+
+    Attributes:
+        summary: `notbugs.results.summarise`.
+        constructions: key -> metrics/construct/<key>.json.
+        num_classes: C.
+        headline_eps: radius of the claims about D_R and D_NR.
+        robust_eps: radius of robust training; None if unknown.
+    """
+
+    summary: "pd.DataFrame"
+    num_classes: int
+    headline_eps: float
+    robust_eps: float | None
+    constructions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def chance(self) -> float:
+        """1/C."""
+        return 1 / self.num_classes
+
+    @property
+    def far_above_chance(self) -> float:
+        """What the lower end of an accuracy must exceed: twice chance and chance + CHANCE_MARGIN.
+
+        With two classes twice chance is 100%: there half of the way from chance to 100% is asked instead.
+        """
+        return max(min(2 * self.chance, (1 + self.chance) / 2), self.chance + CHANCE_MARGIN)
+
+    def accuracy(
+        self, dataset: str, estimator: str = "standard", *, eps: float = 0.0, labels: str = "true"
+    ) -> Estimate:
+        """Accuracy of a model, under the attack with the most steps at `eps`.
+
+        Raises: NotMeasuredError if the model, or the radius, was not measured.
+        """
+        table = self.summary
+        model = table[(table["dataset"] == dataset) & (table["estimator"] == estimator)]
+        if not len(model):
+            raise NotMeasuredError(f"{model_label(dataset, estimator)} is not in this pipeline")
+        rows = model[(model["labels"] == labels) & (model["eps"].astype(float) == eps)]
+        if not len(rows):
+            what = f"eps {eps:g}" if eps else f"accuracy on the {labels} labels"
+            raise NotMeasuredError(f"{what} was not measured for {model_label(dataset, estimator)}")
+        row = max(rows.to_dict(orient="records"), key=lambda row: attack_steps(row["attack"]))
+        return _estimate(row["mean"], row["std"], row["low"], row["high"], row["num_seeds"])
+
+    def still_y(self, key: str) -> tuple[float, float]:
+        """Share of a construction's images still called y by the robust model and by the 1-NN.
+
+        Raises: NotMeasuredError if the construction or its judges are not there.
+        """
+        facts = self.constructions.get(key)
+        if facts is None:
+            raise NotMeasuredError(f"{DATASET_NAMES.get(key, key)} is not in this pipeline")
+        try:
+            return float(facts["robust_model"]["still_y"]), float(facts["nearest_neighbour"]["still_y"])
+        except (KeyError, TypeError):
+            raise NotMeasuredError(
+                f"{DATASET_NAMES.get(key, key)} was not judged by robust model and 1-NN"
+            ) from None
+
+    def is_honest(self, key: str) -> bool:
+        """Whether both judges still call at least STILL_Y_SHARE of the images y."""
+        return min(self.still_y(key)) >= STILL_Y_SHARE
+
+
+def _estimate(mean: float, std: float, low: float, high: float, num_seeds: int) -> Estimate:
+    """Wilson interval and t interval over seeds, joined; see Estimate."""
+    spread = 0.0
+    if num_seeds > 1:
+        quantile = T_975[num_seeds - 2] if num_seeds - 2 < len(T_975) else T_975[-1]
+        spread = quantile * std / math.sqrt(num_seeds)
+    down, up = math.hypot(mean - low, spread), math.hypot(high - mean, spread)
+    return Estimate(mean, max(0.0, mean - down), min(1.0, mean + up))
+
+
+def evidence_of(project: "Project") -> Evidence:
+    """The evidence in a project folder."""
+    return Evidence(
+        summary=project.summary,
+        num_classes=project.num_classes,
+        headline_eps=project.headline_eps,
+        robust_eps=project.robust_eps,
+        constructions=project.constructions,
+    )

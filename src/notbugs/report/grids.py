@@ -1,0 +1,159 @@
+"""Sample grids: constructed images beside the images they were made from, with their labels.
+
+Which examples are shown follows a fixed rule, so that nobody picks the pretty ones: of each class, in label
+order, the first example in D.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from notbugs.report.project import Project, dataset_name
+from notbugs.report.style import new_figure
+from notbugs.store import StoredDataset
+
+FACTORS = (1, 2, 5, 10, 20, 50, 100)
+"""Amplifications of δ that a grid may use: the largest at which nothing shown is clipped."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of a grid.
+
+    Attributes:
+        title: written at its left.
+        images: (M, C, H, W) in [0, 1].
+        captions: one below each image.
+    """
+
+    title: str
+    images: Tensor
+    captions: list[str]
+
+
+def targeted_grid(project: Project, key: str) -> Figure | None:
+    """D, the images made with the standard and the robust model, and their δ; `key` is "rand" or "det"."""
+    keys = [name for name in (key, f"{key}_from_robust") if name in project.constructions]
+    if not keys:
+        return None
+    train, rows = _chosen(project)
+    original = _images(train, rows)
+    names, labels = train.manifest.class_names, train.examples["label"].to_numpy()
+    strips = [Strip("D", original, [f"y: {names[labels[row]]}" for row in rows])]
+    made = {name: project.dataset(name) for name in keys}
+    images = {name: _images(dataset, _rows_of(dataset, rows)) for name, dataset in made.items()}
+    factor = amplification(torch.cat([images[name] - original for name in keys]))
+    for name in keys:
+        facts = made[name].examples.iloc[_rows_of(made[name], rows)]
+        given = [f"t: {names[label]}" for label in facts["given_label"]]
+        norms = [f"‖δ‖₂ {norm:.2f}" for norm in facts["delta_norm"]]
+        who = "robust" if name.endswith("_from_robust") else "standard"
+        strips.append(Strip(f"{dataset_name(key)}\nfrom {who}", images[name], given))
+        delta = ((images[name] - original) * factor + 0.5).clamp(0, 1)
+        strips.append(Strip(f"its δ, ×{factor}", delta, norms))
+    return draw(strips)
+
+
+def inverted_grid(project: Project) -> Figure | None:
+    """D, and for D_R and D_NR the starts x' and what they became."""
+    keys = [name for name in ("robust", "nonrobust") if name in project.constructions]
+    if not keys:
+        return None
+    train, rows = _chosen(project)
+    names, labels = train.manifest.class_names, train.examples["label"].to_numpy()
+    strips = [Strip("D: x", _images(train, rows), [f"y: {names[labels[row]]}" for row in rows])]
+    for key in keys:
+        dataset = project.dataset(key)
+        places = _rows_of(dataset, rows)
+        facts = dataset.examples.iloc[places]
+        starts = [int(start) for start in facts["start_index"]]
+        strips.append(
+            Strip("start x'", _images(train, starts), [str(names[labels[start]]) for start in starts])
+        )
+        captions = [
+            f"y: {names[label]}\nto x {to_x:.2f}\nto x' {to_start:.2f}"
+            for label, to_x, to_start in zip(
+                facts["given_label"], facts["delta_norm"], facts["pixel_distance_start"], strict=True
+            )
+        ]
+        strips.append(Strip(dataset_name(key), _images(dataset, places), captions))
+    return draw(strips)
+
+
+def _chosen(project: Project) -> tuple[StoredDataset, list[int]]:
+    """D and the rows shown: the first example of each of the first `grid_examples` classes."""
+    train = project.dataset("train")
+    labels = train.examples["label"]
+    rows = [int(labels.eq(label).to_numpy().argmax()) for label in sorted(labels.unique())]
+    return train, rows[: project.report.grid_examples]
+
+
+def _rows_of(dataset: StoredDataset, sources: list[int]) -> list[int]:
+    """Rows of a construction that were made from these rows of D."""
+    row_of = {int(source): row for row, source in enumerate(dataset.examples["source_index"])}
+    return [row_of[source] for source in sources]
+
+
+def _images(dataset: StoredDataset, rows: list[int]) -> Tensor:
+    """Images at `rows`, (M, C, H, W), reading one shard at a time."""
+    found: dict[int, Tensor] = {}
+    start = 0
+    for shard in dataset.shards():
+        found |= {row: shard.images[row - start] for row in rows if start <= row < start + len(shard)}
+        start += len(shard)
+    return torch.stack([found[row] for row in rows])
+
+
+def amplification(delta: Tensor) -> int:
+    """The largest of FACTORS at which 0.5 + factor·δ stays in [0, 1] for every pixel of `delta`."""
+    largest = float(delta.abs().max())
+    return max((factor for factor in FACTORS if factor * largest <= 0.5), default=1)
+
+
+def draw(strips: list[Strip]) -> Figure:
+    """Strips below each other, images side by side, pixels enlarged without smoothing."""
+    count = len(strips[0].images)
+    lines = [max(caption.count("\n") + 1 for caption in strip.captions) for strip in strips]
+    cell = min(0.86, 7.8 / count)  # inches
+    heights = [cell + 0.17 * number for number in lines]
+    figure, axes = new_figure(sum(heights) + 0.1 * len(strips), len(strips), count, width=cell * count + 1.2)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)  # type: ignore[call-arg]
+    for number, strip in enumerate(strips):
+        row = axes[number * count : (number + 1) * count]
+        for panel, image, caption in zip(row, strip.images, strip.captions, strict=True):
+            _show(panel, image, caption)
+        row[0].set_ylabel(strip.title, rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
+    return figure
+
+
+def _show(panel: Axes, image: Tensor, caption: str) -> None:
+    """One image (C, H, W): grey with one channel, RGB with three."""
+    pixels = image.permute(1, 2, 0).numpy()  # (H, W, C)
+    grey = pixels.shape[2] == 1
+    panel.imshow(
+        pixels[:, :, 0] if grey else pixels,
+        cmap="gray" if grey else None,
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.grid(visible=False)
+    for spine in panel.spines.values():
+        spine.set(visible=True, color="#bbbbbb", linewidth=0.6)
+    panel.set_xlabel(caption, fontsize=7.5, labelpad=2)
+
+
+GRIDS: dict[str, Callable[[Project], Figure | None]] = {
+    "grid_inverted": inverted_grid,
+    "grid_rand": lambda project: targeted_grid(project, "rand"),
+    "grid_det": lambda project: targeted_grid(project, "det"),
+}
+"""File name -> function."""

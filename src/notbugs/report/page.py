@@ -1,0 +1,109 @@
+"""The page: everything is computed first, then written; pictures are inlined and saved beside it."""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from notbugs.files import whole_file, write_text
+from notbugs.report.claims import Claim, judge
+from notbugs.report.evidence import evidence_of
+from notbugs.report.figures import FIGURES, NORM_NAMES
+from notbugs.report.grids import GRIDS
+from notbugs.report.project import Project, load_project
+from notbugs.report.sections import SECTIONS, Content
+from notbugs.report.style import report_style, to_png
+from notbugs.results import accuracy_table, percent
+
+PAPER = "Adversarial Examples Are Not Bugs, They Are Features"
+
+
+def write_page(root: Path, out: Path, figures_dir: Path) -> None:
+    """See `notbugs.report.write_report`."""
+    project = load_project(root)
+    content = Content(project, judge(evidence_of(project)), draw_pictures(project))
+    html = render(content)
+    for name, png in content.pictures.items():
+        with whole_file(figures_dir / f"{name}.png") as temporary:
+            temporary.write_bytes(png)
+    write_text(out, html)
+
+
+def draw_pictures(project: Project) -> dict[str, bytes]:
+    """Every picture that this pipeline has, as PNG, by file name without suffix."""
+    pictures = {}
+    with report_style():
+        for name, draw in {**FIGURES, **GRIDS}.items():
+            figure = draw(project)
+            if figure is not None:
+                pictures[name] = to_png(figure)
+    return pictures
+
+
+def render(content: Content) -> str:
+    """The page as HTML; all text is escaped by the template."""
+    environment = Environment(
+        loader=PackageLoader("notbugs.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    project = content.project
+    sections = [section for build in SECTIONS if (section := build(content)) is not None]
+    return environment.get_template("report.html.j2").render(
+        title=f"Robust and non-robust features on {project.source}",
+        subtitle=what_ran(project),
+        abstract=abstract(project, content.claims),
+        sections=sections,
+    )
+
+
+def what_ran(project: Project) -> str:
+    """Source, sizes, architecture and headline eps in a line."""
+    sizes = project.prepare
+    return (
+        f"{project.architecture} on {project.source}: {sizes['train']} training, {sizes['validation']} "
+        f"validation and {sizes['test']} test images in {sizes['classes']} classes; "
+        f"headline eps {project.headline_eps:g} ({NORM_NAMES[project.norm]})"
+    )
+
+
+def abstract(project: Project, claims: list[Claim]) -> list[str]:
+    """Three to five sentences: what was repeated, how many claims were seen, main numbers, what was not."""
+    titles: dict[str, list[str]] = {seen: [] for seen in ("seen", "not seen", "cannot be judged")}
+    for claim in claims:
+        titles[claim.seen].append(claim.title)
+    seen, not_seen, open_ = titles.values()
+    sentences = [
+        f"The experiments of “{PAPER}” (Ilyas et al., NeurIPS 2019) were repeated with "
+        f"{project.architecture} on {project.source}.",
+        f"Of {len(claims)} claims, {len(seen)} {'was' if len(seen) == 1 else 'were'} seen here, "
+        f"{len(not_seen)} not, and {len(open_)} cannot be judged.",
+        main_numbers(project),
+        f"Not seen: {'; '.join(not_seen)}." if not_seen else "",
+        f"Cannot be judged: {'; '.join(open_)}." if open_ else "",
+    ]
+    return [sentence for sentence in sentences if sentence]
+
+
+def main_numbers(project: Project) -> str:
+    """One sentence with the accuracies that the paper is about, as far as they were measured; else empty."""
+    table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
+    attacked = {
+        name: table[name].under_attack(project.headline_eps) for name in ("D", "D_R", "D_NR") if name in table
+    }
+    clean = {name: table[name].clean for name in ("D_rand", "D_det") if name in table}
+    parts = []
+    for what, cells in (
+        (f"an adversarial accuracy at eps {project.headline_eps:g}", attacked),
+        ("an accuracy on untouched test images", clean),
+    ):
+        numbers = [f"{percent(cell.mean)}% from {name}" for name, cell in cells.items() if cell is not None]
+        parts += [f"{what} of {_listed(numbers)}"] if numbers else []
+    return f"Standard training gives {', and '.join(parts)}." if parts else ""
+
+
+def _listed(items: list[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

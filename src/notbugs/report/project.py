@@ -1,0 +1,164 @@
+"""Everything the report reads from a project folder, found and validated in one place."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from notbugs.config import DATASET_NAMES, ConfigError, read_params, settings
+from notbugs.report import ReportSettings
+from notbugs.results import ResultsError, load_results, read_table, summarise
+from notbugs.store import StoredDataset, load_dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CURVE_COLUMNS = {
+    "subset": "string",
+    "seed": "Int64",
+    "epoch": "Int64",
+    "lr": "Float64",
+    "train_loss": "Float64",
+    "train_accuracy": "Float64",
+    "validation_accuracy": "Float64",
+    "validation_accuracy_shifted": "Float64",
+    "validation_adversarial_accuracy": "Float64",
+}
+CURVES_MAY_BE_EMPTY = tuple(name for name in CURVE_COLUMNS if name.startswith("validation"))
+PER_CLASS_COLUMNS = {
+    "dataset": "string",
+    "estimator": "string",
+    "seed": "Int64",
+    "class_name": "string",
+    "accuracy": "Float64",
+    "n": "Int64",
+}
+QUANTILES = ("q05", "q25", "median", "q75", "q95", "mean")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project folder whose pipeline has run up to `evaluate`.
+
+    Attributes:
+        root: the folder.
+        params: params.yaml.
+        report: the section `report`.
+        headline_eps: the radius that tables and verdicts speak of.
+        robust_eps: the radius of robust training; None if there is none, or in another norm than evaluated.
+        results: one row a measurement. summary: mean over seeds (`notbugs.results.summarise`).
+        per_class: accuracy on y for each class and seed.
+        prepare: metrics/prepare.json.
+        constructions: key in params.yaml -> metrics/construct/<key>.json.
+        curves: name of the training or fit ("train-standard", "fit-rand") -> learning curves.
+    """
+
+    root: Path
+    params: dict[str, Any]
+    report: ReportSettings
+    headline_eps: float
+    robust_eps: float | None
+    results: "pd.DataFrame"
+    summary: "pd.DataFrame"
+    per_class: "pd.DataFrame"
+    prepare: dict[str, Any]
+    constructions: dict[str, dict[str, Any]]
+    curves: dict[str, "pd.DataFrame"]
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return int(self.prepare["classes"])
+
+    @property
+    def source(self) -> str:
+        """Where D comes from, such as "digits"."""
+        return str(self.results["source"].iloc[0])
+
+    @property
+    def architecture(self) -> str:
+        """Architecture of the models."""
+        return str(self.results["architecture"].iloc[0])
+
+    @property
+    def norm(self) -> str:
+        """Norm of the evaluation's attacks."""
+        attacked = self.results[self.results["attack"] != "clean"]["norm"]
+        return str(attacked.iloc[0]) if len(attacked) else "l2"
+
+    def dataset(self, key: str) -> StoredDataset:
+        """Open data/<key>; checksums are compared by the stage that fits on it, not again here."""
+        return load_dataset(self.root / "data" / key, verify=False)
+
+
+def load_project(root: Path) -> Project:
+    """Read what the report shows.
+
+    Raises:
+        ConfigError if params.yaml is wrong or `evaluate.headline_eps` is not in it.
+        ResultsError naming a metrics file that is missing or wrong, and the command that makes it.
+    """
+    params = read_params(root / "params.yaml")
+    results = load_results(root)
+    constructions = list(params.get("construct") or {})
+    curves = [f"{stage}-{name}" for stage in ("train", "fit") for name in params.get(stage) or {}]
+    return Project(
+        root=root,
+        params=params,
+        report=settings({"report": None, **params}, "report", ReportSettings),
+        headline_eps=headline_eps(params),
+        robust_eps=robust_eps(params),
+        results=results,
+        summary=summarise(results),
+        per_class=read_table(root / "metrics/per_class.csv", PER_CLASS_COLUMNS, "evaluate"),
+        prepare=_read_json(
+            root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes")
+        ),
+        constructions={
+            name: _read_json(root / f"metrics/construct/{name}.json", f"construct@{name}", ("num_examples",))
+            for name in constructions
+        },
+        curves={name: _read_curves(root, name) for name in curves},
+    )
+
+
+def headline_eps(params: Mapping[str, Any]) -> float:
+    """`evaluate.headline_eps` of params.yaml.
+
+    Raises: ConfigError if it is missing or no positive number.
+    """
+    value = (params.get("evaluate") or {}).get("headline_eps")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ConfigError(f"params.yaml: evaluate.headline_eps = {value!r}: must be a number > 0")
+    return float(value)
+
+
+def robust_eps(params: Mapping[str, Any]) -> float | None:
+    """Radius of robust training; None if nothing is trained robustly, or in another norm than evaluated."""
+    attack = ((params.get("train") or {}).get("robust") or {}).get("attack") or {}
+    same_norm = attack.get("norm", "l2") == (params.get("evaluate") or {}).get("norm", "l2")
+    return float(attack["eps"]) if "eps" in attack and same_norm else None
+
+
+def dataset_name(key: str) -> str:
+    """Name in the results of a construction's key in params.yaml."""
+    return DATASET_NAMES.get(key, key)
+
+
+def _read_json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: cannot be read: {error}") from None
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise ResultsError(f"{path}: {', '.join(missing)} is missing; `dvc repro {stage}` writes it again")
+    return dict(value)
+
+
+def _read_curves(root: Path, name: str) -> "pd.DataFrame":
+    stage = name.replace("-", "@", 1)
+    return read_table(root / f"plots/learning/{name}.csv", CURVE_COLUMNS, stage, CURVES_MAY_BE_EMPTY)

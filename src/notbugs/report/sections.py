@@ -1,0 +1,227 @@
+"""The sections of the page, one function each, in SECTIONS; a new section is a function and a line there.
+
+A builder takes the Content and gives a Section, or None where this pipeline has nothing to show in it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from notbugs.report import tables
+from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
+from notbugs.report.claims import Claim
+from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
+from notbugs.report.project import Project
+
+GLOSSARY = (
+    (
+        "D",
+        "The base dataset: images in [0, 1], labels y in 0..C − 1. D, standard and D, robust are trained on "
+        "it.",
+    ),
+    ("standard training", "Minimises the expected loss on the training images."),
+    (
+        "robust (adversarial) training",
+        "Minimises the expected loss under the worst perturbation of norm at most eps, found by PGD.",
+    ),
+    ("representation g(x)", "Activations of the penultimate layer: the input of the last linear layer."),
+    (
+        "D_R",
+        "Robust dataset: from a different training image x', pixels are changed until the robust model's "
+        "representation matches that of x; label y of x.",
+    ),
+    ("D_NR", "Non-robust dataset: the same with the representation of the standard model."),
+    (
+        "D_rand",
+        "Each image is perturbed, within eps, so that the standard model calls it a class t drawn uniformly "
+        "at random; label t.",
+    ),
+    ("D_det", "The same with t = y + 1, counted modulo the number of classes."),
+    ("D_rand, D_det from robust", "Controls: the same perturbations made with the robust model."),
+    ("δ", "The perturbation: the new image minus x; ‖δ‖₂ is its Euclidean length."),
+    ("eps", "Radius of the ball that a perturbation must stay in, in pixel units on [0, 1]."),
+    ("clean accuracy", "Accuracy on the untouched test images, always with D's own labels y."),
+    (
+        "adversarial accuracy",
+        "Share of test images still classified as y under the worst perturbation PGD finds.",
+    ),
+    (
+        "accuracy on the shifted label",
+        "Share of test images called y + 1: what a model learns from D_det if it sees only what is visible. "
+        "With the accuracy on y it tells collapse from failure.",
+    ),
+    (
+        "still y",
+        "Whether a constructed image still looks like its source: the robust model and a 1-nearest-neighbour "
+        "classifier on D both call it y. A fit marked still y was trained on only those images. Where fewer "
+        f"than {100 * STILL_Y_SHARE:g}% are, the labels t are partly simply right, and high accuracy proves "
+        "nothing.",
+    ),
+    ("Wilson 95% interval", "Interval of a share that accounts for the finite number of test images."),
+    ("seed", "Each model is trained anew for each seed; ± is the standard deviation over them."),
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the builders choose from.
+
+    Attributes:
+        project: metrics and datasets.
+        claims: the verdicts.
+        pictures: file name without suffix -> PNG, for those that this pipeline has.
+    """
+
+    project: Project
+    claims: list[Claim]
+    pictures: dict[str, bytes]
+
+    def picture(self, name: str, alt: str, caption: str) -> list[Picture]:
+        """The picture, or nothing where the pipeline does not have it."""
+        return [Picture(name, self.pictures[name], alt, caption)] if name in self.pictures else []
+
+
+def _section(key: str, title: str, *blocks: Block | Table | None) -> Section | None:
+    present = [block for block in blocks if block is not None]
+    return Section(key, title, present) if present else None
+
+
+def claims(content: Content) -> Section | None:
+    """The verdicts."""
+    how = (
+        "Each verdict follows a rule fixed before the numbers were seen: a difference counts when its mean "
+        "over seeds reaches the margin asked for and its 95% interval, given in brackets, lies above zero. "
+        "The intervals join both sources of chance, the finite number of test images and the spread over "
+        "seeds."
+    )
+    return _section("claims", "The claims", Text(how), tables.claims_table(content.claims))
+
+
+def figure_2(content: Content) -> Section | None:
+    """The paper's Figure 2 with what was measured here."""
+    eps = content.project.headline_eps
+    pictures = content.picture(
+        "figure_2",
+        "Bars of clean and adversarial test accuracy for D, D robust, D_R, D_NR, D_rand and D_det",
+        f"Clean and adversarial (eps {eps:g}) test accuracy after standard training on each dataset, and "
+        "after robust training on D. Whiskers: Wilson 95% interval of the mean over seeds. Diamonds: the "
+        f"paper's values ({SETTING}, L2 eps {FIGURE_EPS:g}), another dataset and another eps: compare the "
+        "pattern, not the heights.",
+    )
+    return _section("figure-2", "Figure 2 of the paper, remade", *pictures)
+
+
+def accuracies(content: Content) -> Section | None:
+    """The accuracy table."""
+    return _section("accuracy", "Accuracy", tables.accuracy(content.project))
+
+
+def curves(content: Content) -> Section | None:
+    """Accuracy against eps."""
+    pictures = content.picture(
+        "accuracy_vs_eps",
+        "Accuracy of each model against the radius of the attack",
+        "Accuracy on y under attack. Bands: one standard deviation over seeds. Controls are dashed.",
+    )
+    return _section("eps", "Accuracy against eps", *pictures)
+
+
+def labels(content: Content) -> Section | None:
+    """D_rand and D_det: what was learnt, and whether their images still look like y."""
+    pictures = content.picture(
+        "label_accuracies",
+        "Bars of the accuracy on y and on the shifted label for D_rand, D_det and their controls",
+        "What the fits on D_rand and D_det learnt. Triangles: the share of the training images that still "
+        f"look like y; below {100 * STILL_Y_SHARE:g}% the given labels are partly simply right.",
+    )
+    return _section("labels", "Right label or shifted label", *pictures)
+
+
+def construction(content: Content) -> Section | None:
+    """How the constructed images came out."""
+    table = tables.constructions(content.project)
+    pictures = content.picture(
+        "distances",
+        "Histograms of the distances of constructed images from their sources and starts",
+        "How far the new images lie from their source x and, for D_R and D_NR, from the image x' they "
+        "started at. An inversion that lands on x itself has returned D and shows nothing.",
+    )
+    return _section("construction", "The constructed datasets", table, *pictures)
+
+
+def grids(content: Content) -> Section | None:
+    """Sample grids."""
+    rule = "Of each class the first example in D is shown, whatever it looks like."
+    pictures = [
+        *content.picture(
+            "grid_inverted",
+            "Sources x, starts x' and the images of D_R and D_NR",
+            f"D_R and D_NR beside their sources x and starts x', with L2 distances. {rule}",
+        ),
+        *content.picture(
+            "grid_rand",
+            "Images of D beside those of D_rand from the standard and from the robust model",
+            "D_rand: original with label y; from the standard and from the robust model with the given label "
+            f"t, a random class (sometimes y). δ is enlarged by the factor given, grey is 0. {rule}",
+        ),
+        *content.picture(
+            "grid_det",
+            "Images of D beside those of D_det from the standard and from the robust model",
+            f"D_det: the same with t = y + 1. {rule}",
+        ),
+    ]
+    return _section("samples", "Samples", *pictures)
+
+
+def learning(content: Content) -> Section | None:
+    """Learning curves and where they ended."""
+    pictures = content.picture(
+        "learning_curves",
+        "Training and validation accuracy over the epochs for each model",
+        "Learning curves, mean over seeds; bands: one standard deviation. Validation images are D's own, "
+        "unperturbed or under attack; they enter no construction.",
+    )
+    return _section("learning", "Learning curves", *pictures, tables.final_epochs(content.project))
+
+
+def per_class(content: Content) -> Section | None:
+    """Accuracy of each class."""
+    return _section("classes", "Accuracy for each class", tables.per_class(content.project))
+
+
+def provenance(content: Content) -> Section | None:
+    """Settings and hashes."""
+    return _section(
+        "settings",
+        "Settings, data and models",
+        Text("Every setting that the numbers depend on:"),
+        Code(tables.settings_text(content.project)),
+        tables.hashes(content.project),
+    )
+
+
+def glossary(content: Content) -> Section | None:
+    """What each word means."""
+    return _section("words", "What each word means", Words(GLOSSARY))
+
+
+def citation(content: Content) -> Section | None:
+    """How to cite the paper."""
+    return _section("cite", "The paper", Text(CITATION + "."), Code(BIBTEX))
+
+
+SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
+    claims,
+    figure_2,
+    accuracies,
+    curves,
+    labels,
+    construction,
+    grids,
+    learning,
+    per_class,
+    provenance,
+    glossary,
+    citation,
+)
+"""Every section, in the order of the page."""

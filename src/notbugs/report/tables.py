@@ -1,0 +1,240 @@
+"""The report's tables."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from notbugs.files import sha256
+from notbugs.report.blocks import Cell, Table, name, number
+from notbugs.report.claims import Claim
+from notbugs.report.paper import CIFAR10, EPS, SETTING
+from notbugs.report.project import Project, dataset_name
+from notbugs.results import (
+    MODELS,
+    STILL_Y,
+    Accuracy,
+    AccuracyRow,
+    accuracy_table,
+    all_eps,
+    model_label,
+    percent,
+)
+
+NOTHING = "–"
+VERDICT_MARKS = {"seen": "seen", "not seen": "not-seen", "cannot be judged": "open"}
+
+
+def claims_table(claims: list[Claim]) -> Table:
+    """Each claim of the paper, the verdict, and the numbers behind it."""
+    rows = [
+        [
+            name(claim.title, claim.statement_of_paper),
+            Cell(claim.seen, mark=VERDICT_MARKS[claim.seen]),
+            Cell(claim.sentence),
+        ]
+        for claim in claims
+    ]
+    return Table(
+        "The paper's claims and what was measured here", [Cell("claim"), Cell("here"), Cell("measured")], rows
+    )
+
+
+def accuracy(project: Project) -> Table:
+    """Accuracy of every model with intervals, and the paper's figures beside them."""
+    rows = accuracy_table(project.results)
+    radii = all_eps(rows)
+    # At an eps that several attacks measured, one column each.
+    attacks = sorted(
+        {key for row in rows for key in row.adversarial}, key=lambda key: (key[0], len(key[1]), key[1])
+    )
+    columns = [number("on y"), number("on y + 1")]
+    columns += [
+        number(f"eps {eps:g}", attack + ("\nheadline" if eps == project.headline_eps else ""))
+        for eps, attack in attacks
+    ]
+    paper = [Cell("on y", mark="number paper"), *(Cell(f"eps {eps:g}", mark="number paper") for eps in EPS)]
+    body = [_accuracy_row(row, attacks) + _paper_cells(row) for row in rows]
+    groups = [("", 1), ("clean", 2)]
+    groups += [("under attack, on y", len(attacks))] if radii else []
+    return Table(
+        "Test accuracy in %: mean over fit seeds; below it the Wilson 95% interval and ± one standard "
+        "deviation over seeds. On the right the paper's own figures for another dataset and network.",
+        [name("fitted on"), *columns, *paper],
+        body,
+        [*groups, (f"the paper: {SETTING}", 1 + len(EPS))],
+    )
+
+
+def _accuracy_row(row: AccuracyRow, attacks: list[tuple[float, str]]) -> list[Cell]:
+    seeds = row.clean.num_seeds if row.clean else 0
+    cells = [row.clean, row.shifted, *(row.adversarial.get(key) for key in attacks)]
+    return [name(row.label, f"{seeds} seed{'s' * (seeds != 1)}"), *map(_accuracy_cell, cells)]
+
+
+def _accuracy_cell(cell: Accuracy | None) -> Cell:
+    if cell is None:
+        return number(NOTHING)
+    spread = f"\n±{percent(cell.std)}" if cell.num_seeds > 1 else ""
+    return number(percent(cell.mean), f"{percent(cell.low)}–{percent(cell.high)}{spread}")
+
+
+def _paper_cells(row: AccuracyRow) -> list[Cell]:
+    reported = CIFAR10.get((row.dataset, row.estimator))
+    if reported is None:
+        return [Cell("", mark="number paper")] * (1 + len(EPS))
+    attacked = ["~0" if reported.near_zero else f"{100 * reported.adversarial[eps]:g}" for eps in EPS]
+    return [Cell(text, mark="number paper") for text in (f"{100 * reported.clean:g}", *attacked)]
+
+
+def constructions(project: Project) -> Table | None:
+    """What is known of the constructed images: success, distances, and what the two judges say."""
+    if not project.constructions:
+        return None
+    head = ["success", "‖δ‖₂ to x", "L2 to start x'", "‖g(new) − g(x)‖₂", "‖g(x') − g(x)‖₂"]
+    judged = ["still y", "calls it t", "still y", "calls it t", "both still y"]
+    rows = [
+        [name(model_label(dataset_name(key), "standard"), _size(facts)), *_facts(facts)]
+        for key, facts in project.constructions.items()
+    ]
+    return Table(
+        "Constructed images. Distances: median, below it the 5% and 95% quantiles. Success: the source model "
+        "calls the new image by its given label. For D_R and D_NR the given label t is y itself.",
+        [name("dataset"), *map(number, head), *map(number, judged)],
+        rows,
+        [("", 1), ("source model and distances", len(head)), ("robust model", 2), ("1-NN on D", 2), ("", 1)],
+    )
+
+
+def _size(facts: dict[str, Any]) -> str:
+    return f"{facts['num_examples']} images"
+
+
+def _facts(facts: dict[str, Any]) -> list[Cell]:
+    distances = (
+        "delta_norm",
+        "pixel_distance_start",
+        "representation_distance",
+        "representation_distance_start",
+    )
+    judges = [
+        (facts.get(judge) or {}).get(share)
+        for judge in ("robust_model", "nearest_neighbour")
+        for share in ("still_y", "target")
+    ]
+    both = number(
+        _share(facts.get("still_y_both")), f"{facts['num_still_y']} images" if "num_still_y" in facts else ""
+    )
+    return [
+        number(_share(facts.get("success_rate"))),
+        *(_quantiles(facts.get(key)) for key in distances),
+        *(number(_share(share)) for share in judges),
+        both,
+    ]
+
+
+def _share(share: float | None) -> str:
+    return NOTHING if share is None else f"{percent(share)}%"
+
+
+def _quantiles(found: dict[str, float] | None) -> Cell:
+    return (
+        number(f"{found['median']:.3g}", f"{found['q05']:.3g}–{found['q95']:.3g}")
+        if found
+        else number(NOTHING)
+    )
+
+
+def per_class(project: Project) -> Table:
+    """Accuracy on y of each class, mean over seeds; fits on still-y images are left out."""
+    means = project.per_class.groupby(["dataset", "estimator", "class_name"], sort=False)["accuracy"].mean()
+    models = [
+        model for model in MODELS if not model[0].endswith(STILL_Y) and model in means.droplevel(2).index
+    ]
+    sizes = project.per_class.drop_duplicates("class_name").set_index("class_name")["n"]
+    rows = [
+        [
+            name(str(label), f"{size} images"),
+            *(number(_class_cell(means, (*model, label))) for model in models),
+        ]
+        for label, size in sizes.items()
+    ]
+    head = [name("class"), *(number(model_label(*model)) for model in models)]
+    return Table(
+        "Accuracy on y for each class in %, mean over seeds (columns: what was fitted on)", head, rows
+    )
+
+
+def _class_cell(means: Any, key: tuple[Any, ...]) -> str:
+    return percent(float(means[key])) if key in means.index else NOTHING
+
+
+def final_epochs(project: Project) -> Table | None:
+    """Where each training ended, by the last epoch in which validation was measured."""
+    rows = []
+    for curve, table in project.curves.items():
+        stage, key = curve.split("-", 1)
+        for subset, group in table.groupby("subset", sort=False):
+            model = (
+                ("D", key)
+                if stage == "train"
+                else (dataset_name(key) + STILL_Y * (subset == "still_y"), "standard")
+            )
+            measured = group.dropna(subset=["validation_accuracy"])
+            last = measured[measured["epoch"] == measured["epoch"].max()]
+            columns = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
+            means = [float(last[column].astype(float).mean()) for column in columns]
+            cells = [
+                "" if math.isnan(value) else f"{value:.3f}" if index == 0 else percent(value)
+                for index, value in enumerate(means)
+            ]
+            rows.append([name(model_label(*model)), number(str(group["epoch"].max())), *map(number, cells)])
+    if not rows:
+        return None
+    head = ["epochs", "training loss", "training accuracy", "validation, on y", "validation, on y + 1"]
+    return Table(
+        "The end of each training, mean over seeds (accuracies in %; training accuracy on the labels given)",
+        [name("fitted on"), *map(number, head)],
+        rows,
+    )
+
+
+def hashes(project: Project) -> Table:
+    """SHA-256 of the data manifests (which hold their shards' checksums) and of the models used."""
+    datasets = ("train", "validation", "test", *project.constructions)
+    files = [project.root / "data" / key / "manifest.json" for key in datasets]
+    folders = [
+        project.root / "models" / stage / key
+        for stage in ("train", "fit")
+        for key in project.params.get(stage) or {}
+    ]
+    files += [file for folder in folders for file in sorted(folder.rglob("*.safetensors"))]
+    rows = [
+        [name(_relative(file, project.root)), Cell(sha256(file), mark="hash")]
+        for file in files
+        if file.exists()
+    ]
+    return Table("What this report was made from", [name("file"), Cell("SHA-256")], rows)
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix()
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML with every value written out, no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Never write an alias."""
+        return True
+
+
+def settings_text(project: Project) -> str:
+    """The settings as YAML; without comments and the experiment's name, which change no number."""
+    shown = {key: value for key, value in project.params.items() if key != "experiment"}
+    return str(
+        yaml.dump(
+            shown, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+        )
+    )

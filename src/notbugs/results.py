@@ -1,0 +1,330 @@
+"""The measurements on the test split: the one place that every printed number comes from.
+
+`metrics/results.csv` holds one row a measurement (model × labels × attack × eps). Here it is read, validated,
+summarised over seeds, and printed as table, JSON or CSV.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from notbugs.config import DATASET_NAMES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+FILE = Path("metrics/results.csv")
+STILL_Y = "_still_y"
+"""Suffix of the fit on only those images that the robust model and a 1-NN still call y."""
+MODELS: tuple[tuple[str, str], ...] = (
+    ("D", "standard"),
+    ("D", "robust"),
+    *((name + suffix, "standard") for name in DATASET_NAMES.values() for suffix in ("", STILL_Y)),
+)
+"""(dataset, estimator) of every model, in the order of every table and figure."""
+COLUMNS = {
+    "dataset": "string",
+    "estimator": "string",
+    "seed": "Int64",
+    "source_seed": "Int64",
+    "architecture": "string",
+    "source": "string",
+    "construction_eps": "Float64",
+    "labels": "string",
+    "attack": "string",
+    "norm": "string",
+    "eps": "Float64",
+    "accuracy": "Float64",
+    "low": "Float64",
+    "high": "Float64",
+    "n": "Int64",
+}
+"""Columns of results.csv with their types; only source_seed and construction_eps may be empty."""
+MAY_BE_EMPTY = ("source_seed", "construction_eps")
+MEASUREMENT = ("dataset", "estimator", "seed", "source_seed", "labels", "attack", "norm", "eps")
+"""Columns that together tell two measurements apart."""
+GROUP = ["dataset", "estimator", "labels", "attack", "norm", "eps"]
+"""Columns of a measurement that is repeated over seeds."""
+TERMINAL_EPS = 4
+"""Adversarial columns that fit into 100 characters."""
+
+
+class ResultsError(ValueError):
+    """The table of results is missing, incomplete or wrong."""
+
+
+def load_results(root: Path) -> "pd.DataFrame":
+    """Read `metrics/results.csv` of the project folder `root`.
+
+    Returns: one row a measurement with the COLUMNS, in the order of the file.
+    Raises: ResultsError naming the file and what is missing, empty or impossible in it.
+    """
+    return read_table(root / FILE, COLUMNS, "evaluate", MAY_BE_EMPTY, _check_results)
+
+
+def read_table(
+    path: Path,
+    columns: dict[str, str],
+    stage: str,
+    may_be_empty: tuple[str, ...] = (),
+    check: Any = None,
+) -> "pd.DataFrame":
+    """Read a CSV of metrics and give its columns their types.
+
+    Args:
+        path: the file.
+        columns: names that must be there -> pandas types; other columns are dropped.
+        stage: the DVC stage that writes the file, for the error.
+        may_be_empty: columns whose cells may be empty.
+        check: called with (path, table); raises ResultsError.
+    Raises: ResultsError naming the file and the column.
+    """
+    import pandas as pd
+
+    try:
+        raw = pd.read_csv(path, dtype="string", keep_default_na=False)
+    except FileNotFoundError:
+        raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ResultsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    missing = [name for name in columns if name not in raw.columns]
+    if missing:
+        raise ResultsError(
+            f"{path}: column {', '.join(missing)} is missing; `dvc repro {stage}` writes it again"
+        )
+    if not len(raw):
+        raise ResultsError(f"{path}: no rows; `dvc repro {stage}` writes it again")
+    table = pd.DataFrame(
+        {name: _typed(raw[name], kind, path, name in may_be_empty) for name, kind in columns.items()}
+    )
+    if check is not None:
+        check(path, table)
+    return table
+
+
+def _typed(column: "pd.Series[str]", kind: str, path: Path, may_be_empty: bool) -> "pd.Series[Any]":
+    """One column of strings as `kind`; empty cells become NA where they are allowed."""
+    import pandas as pd
+
+    empty = column == ""
+    if bool(empty.any()) and not may_be_empty:
+        raise ResultsError(f"{path}: column {column.name}: empty in row {int(empty.to_numpy().argmax()) + 2}")
+    if kind == "string":
+        return column
+    try:
+        numbers = pd.to_numeric(column.mask(empty)).astype("Float64")
+    except (ValueError, TypeError) as error:
+        raise ResultsError(f"{path}: column {column.name}: {error}") from None
+    fractional = numbers.notna() & (numbers % 1 != 0)
+    if kind == "Int64" and bool(fractional.any()):  # astype alone would cut the fraction off
+        raise ResultsError(f"{path}: column {column.name}: {numbers[fractional].iloc[0]} is no whole number")
+    return numbers.astype(kind)  # type: ignore[call-overload]
+
+
+def _check_results(path: Path, table: "pd.DataFrame") -> None:
+    for name in ("accuracy", "low", "high"):
+        wrong = table[(table[name] < 0) | (table[name] > 1)]
+        if len(wrong):
+            raise ResultsError(f"{path}: column {name}: {wrong[name].iloc[0]} is no fraction in [0, 1]")
+    if bool((table["n"] < 1).any()) or bool((table["eps"] < 0).any()):
+        raise ResultsError(f"{path}: column n must be at least 1 and eps at least 0 in every row")
+    twice = table[table.duplicated(list(MEASUREMENT))]
+    if len(twice):
+        row = twice.iloc[0]
+        raise ResultsError(f"{path}: measured twice: {', '.join(f'{k}={row[k]}' for k in MEASUREMENT)}")
+
+
+def summarise(results: "pd.DataFrame") -> "pd.DataFrame":
+    """Mean over seeds of every measurement.
+
+    Returns: one row a (dataset, estimator, labels, attack, norm, eps), in the order of MODELS, with
+        mean: mean accuracy over fit and source seeds, a fraction;
+        std: standard deviation over seeds (ddof = 1; NaN for one seed);
+        low, high: Wilson 95% interval of the mean accuracy on the n test images;
+        n: number of test images; num_seeds.
+    Raises: ResultsError if the seeds of one measurement were taken on different numbers of images.
+    """
+    import pandas as pd
+
+    from notbugs.evaluation import wilson_interval
+
+    rows: list[dict[str, Any]] = []
+    for key, group in results.groupby(GROUP, sort=False):
+        accuracy = group["accuracy"].astype(float)
+        if group["n"].nunique() > 1:
+            raise ResultsError(
+                f"{'/'.join(map(str, key))}: seeds measured on different numbers of test images"
+            )
+        n, mean = int(group["n"].iloc[0]), float(accuracy.mean())
+        low, high = wilson_interval(mean * n, n)
+        values = (mean, float(accuracy.std(ddof=1)), low, high, n, len(group))
+        rows.append(
+            dict(zip([*GROUP, "mean", "std", "low", "high", "n", "num_seeds"], [*key, *values], strict=True))
+        )
+    rows.sort(key=lambda row: (_place(row["dataset"], row["estimator"]), row["labels"] != "true", row["eps"]))
+    return pd.DataFrame(rows)
+
+
+def _place(dataset: str, estimator: str) -> int:
+    """Position in tables; what is not in MODELS comes last."""
+    return MODELS.index((dataset, estimator)) if (dataset, estimator) in MODELS else len(MODELS)
+
+
+def model_label(dataset: str, estimator: str) -> str:
+    """How a model is called in tables and figures, such as "D, robust" or "D_rand, still y"."""
+    name = dataset.removesuffix(STILL_Y).replace("_from_robust", " from robust")
+    if dataset.endswith(STILL_Y):
+        return f"{name}, still y"
+    return f"{name}, {estimator}" if dataset == "D" else name
+
+
+def attack_steps(attack: str) -> int:
+    """Number of steps of "pgd20" and the like; 0 for any other attack."""
+    match = re.fullmatch(r"pgd(\d+)", attack)
+    return int(match[1]) if match else 0
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Mean over seeds of one measurement; fractions. See `summarise`."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    n: int
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """All that was measured of one model.
+
+    Attributes:
+        dataset, estimator: the model; `label` is its name in print.
+        clean: accuracy on y. shifted: accuracy on the shifted label y + 1.
+        adversarial: (eps, attack) -> accuracy on y under attack, ascending.
+    """
+
+    dataset: str
+    estimator: str
+    clean: Accuracy | None = None
+    shifted: Accuracy | None = None
+    adversarial: dict[tuple[float, str], Accuracy] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Its name in print."""
+        return model_label(self.dataset, self.estimator)
+
+    def under_attack(self, eps: float) -> Accuracy | None:
+        """Accuracy at `eps` under the attack with the most steps; clean accuracy at 0."""
+        if eps == 0:
+            return self.clean
+        attacks = [key for key in self.adversarial if key[0] == eps]
+        return self.adversarial[max(attacks, key=lambda key: attack_steps(key[1]))] if attacks else None
+
+
+def accuracy_table(results: "pd.DataFrame") -> list[AccuracyRow]:
+    """One row a model, in the order of MODELS: clean, shifted, adversarial at every eps."""
+    names = [field.name for field in fields(Accuracy)]
+    cells: dict[tuple[str, str], dict[tuple[float, str, str], Accuracy]] = {}
+    for row in summarise(results).to_dict(orient="records"):
+        measured = cells.setdefault((row["dataset"], row["estimator"]), {})
+        measured[row["eps"], row["attack"], row["labels"]] = Accuracy(*(row[name] for name in names))
+    return [_accuracy_row(*model, measured) for model, measured in cells.items()]
+
+
+def _accuracy_row(
+    dataset: str, estimator: str, measured: dict[tuple[float, str, str], Accuracy]
+) -> AccuracyRow:
+    ordered = sorted(measured.items(), key=lambda item: (item[0][0], attack_steps(item[0][1]), item[0][1]))
+    adversarial = {
+        (eps, attack): accuracy
+        for (eps, attack, labels), accuracy in ordered
+        if labels == "true" and attack != "clean"
+    }
+    clean, shifted = measured.get((0.0, "clean", "true")), measured.get((0.0, "clean", "shifted"))
+    return AccuracyRow(dataset, estimator, clean, shifted, adversarial)
+
+
+def all_eps(table: list[AccuracyRow]) -> list[float]:
+    """Every eps that any model was attacked at, ascending."""
+    return sorted({eps for row in table for eps, _ in row.adversarial})
+
+
+def to_json(results: "pd.DataFrame") -> str:
+    """A JSON array with one object a measurement, one on a line; empty cells are null."""
+    lines = [json.dumps(_plain(row)) for row in results.to_dict(orient="records")]
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def to_csv(results: "pd.DataFrame") -> str:
+    """The measurements as CSV, columns as in COLUMNS."""
+    return str(results.to_csv(index=False, lineterminator="\n"))
+
+
+def _plain(row: dict[Any, Any]) -> dict[str, Any]:
+    import pandas as pd
+
+    return {str(key): None if pd.isna(value) else value for key, value in row.items()}
+
+
+def print_table(results: "pd.DataFrame", headline_eps: float, console: "Console | None" = None) -> None:
+    """Print the accuracy table, at most 100 columns wide.
+
+    Args:
+        results: as `load_results` gives them.
+        headline_eps: always among the (at most TERMINAL_EPS) eps shown, and marked.
+        console: where to print; a fresh one on standard output by default.
+    """
+    from rich.console import Console
+
+    (console or Console()).print(terminal_table(results, headline_eps))
+
+
+def terminal_table(results: "pd.DataFrame", headline_eps: float) -> "Table":
+    """The accuracy table for a terminal: percentages, ± one standard deviation over seeds."""
+    from rich import box
+    from rich.table import Table
+
+    rows = accuracy_table(results)
+    first = results.iloc[0]
+    seeds = max((row.clean.num_seeds for row in rows if row.clean), default=1)
+    spread = f"± standard deviation over {seeds} seeds; " if seeds > 1 else ""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"Accuracy on {first['n']} test images of {first['source']}, {first['architecture']} (%)",
+        caption=f"{spread}eps: on y under attack, the most PGD steps measured; * headline eps",
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    shown = nearest_eps(all_eps(rows), headline_eps, TERMINAL_EPS)
+    table.add_column("fitted on", no_wrap=True)
+    for name in ("on y", "on y+1", *(f"eps {eps:g}{'*' if eps == headline_eps else ''}" for eps in shown)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = (row.clean, row.shifted, *(row.under_attack(eps) for eps in shown))
+        table.add_row(row.label, *(percent_with_spread(cell) for cell in cells))
+    return table
+
+
+def nearest_eps(available: list[float], headline_eps: float, count: int) -> list[float]:
+    """The `count` eps nearest the headline eps, ascending (the smaller one in a tie)."""
+    return sorted(sorted(available, key=lambda eps: (abs(eps - headline_eps), eps))[:count])
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with one decimal, without the sign."""
+    return f"{100 * fraction:.1f}"
+
+
+def percent_with_spread(cell: Accuracy | None) -> str:
+    """ "98.3 ±0.4"; without the spread for one seed; a dash where nothing was measured."""
+    if cell is None:
+        return "–"
+    return percent(cell.mean) if cell.num_seeds < 2 else f"{percent(cell.mean)} ±{percent(cell.std)}"

@@ -1,0 +1,246 @@
+"""`notbugs track`: MLflow brought up to date with dvc.lock, whatever happened in between."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from notbugs.config import ConfigError, read_params, runtime
+from notbugs.tracking import memo, place
+from notbugs.tracking.client import Found, Store, StoreError, open_store
+from notbugs.tracking.journal import Journal, held, journals
+from notbugs.tracking.lineage import Content, LockEntry, LockError, read_lock
+from notbugs.tracking.process import PROCESS, alive
+from notbugs.tracking.rebuilding import rebuild
+from notbugs.tracking.sending import begin, close_if_dead, send
+
+WAIT_SECONDS = 20.0
+"""How long to wait for the writers of stages that have just ended."""
+
+
+@dataclass(frozen=True)
+class TrackSummary:
+    """What `track` did.
+
+    Attributes:
+        ok: False if MLflow could not be reached or used; `problem` says why.
+        entries: stages in dvc.lock.
+        sent: runs sent that their writers could not send.
+        claimed: live runs that were given the lineage of dvc.lock.
+        rebuilt: runs made from dvc.lock and the files it names.
+        closed: runs of dead processes that were ended.
+        waiting: runs that their writers are still sending.
+        skipped: stages without a run whose small outputs are not those of dvc.lock, or not here.
+        problem: one line.
+    """
+
+    ok: bool = True
+    entries: int = 0
+    sent: int = 0
+    claimed: int = 0
+    rebuilt: int = 0
+    closed: int = 0
+    waiting: int = 0
+    skipped: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether MLflow is not as it was before."""
+        return bool(self.sent or self.claimed or self.rebuilt or self.closed)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if self.problem:
+            return f"{self.problem}; nothing is lost, `notbugs track` adds it later"
+        words = {
+            "sent later": self.sent,
+            "linked to dvc.lock": self.claimed,
+            "rebuilt from dvc.lock": self.rebuilt,
+            "closed after a kill": self.closed,
+            "still being sent": self.waiting,
+        }
+        counts = ", ".join(f"{count} {word}" for word, count in words.items() if count)
+        stages = "1 stage" if self.entries == 1 else f"{self.entries} stages"
+        text = f"{stages} in dvc.lock, runs in MLflow: {counts or 'up to date'}"
+        if self.skipped:
+            text += f"; none for {', '.join(self.skipped)}: the workspace does not hold what dvc.lock says"
+        return text
+
+
+def track(root: Path, *, wait_seconds: float = WAIT_SECONDS) -> TrackSummary:
+    """Give every stage in dvc.lock its run in MLflow, and end the runs of processes that were killed.
+
+    A stage has its run if one is tagged with its `pipeline.key`. If not: the live run whose outputs are those
+    of dvc.lock is given the tag; where there is none (the outputs came from DVC's run cache, or the database
+    was deleted), one is made from dvc.lock, metrics and learning curves. A second call changes nothing, and
+    does not even import MLflow.
+
+    Args:
+        root: folder with dvc.lock and params.yaml.
+        wait_seconds: how long to wait for the writers of stages that have just ended.
+    Returns: what was done; `ok` is False, with the reason, if MLflow cannot be used. Never raises for that.
+    """
+    work = _CatchUp(root.absolute())
+    try:
+        (work.project / ".notbugs").mkdir(exist_ok=True)
+        with held(work.project / ".notbugs" / "track.lock", wait_seconds) as mine:
+            if not mine:
+                return TrackSummary(ok=False, problem="another `notbugs track` is at work")
+            return work.run(wait_seconds)
+    except (StoreError, LockError, ConfigError, OSError) as error:
+        return TrackSummary(ok=False, problem=str(error))
+
+
+def experiment_name(root: Path) -> str:
+    """The MLflow experiment that params.yaml names.
+
+    Raises: ConfigError.
+    """
+    params = root / "params.yaml"
+    return runtime(read_params(params) if params.exists() else {}).experiment
+
+
+class _CatchUp:
+    """One call of `track`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.project = place.anchor(root)
+        self.uri = place.tracking_uri(self.project)
+        self.store_name = place.store_name(self.project, self.uri)
+        self.counts: Counter[str] = Counter()
+        self.skipped: list[str] = []
+
+    def run(self, wait_seconds: float) -> TrackSummary:
+        entries = read_lock(self.root / "dvc.lock")
+        experiment = experiment_name(self.root)
+        place.relocate_artifacts(self.project, self.uri)
+        reason = place.problem(self.uri)
+        if reason:
+            raise StoreError(f"MLflow at {place.shown(self.uri)}: {reason}")
+        self._wait_for_writers(wait_seconds)
+        pending = list(self._pending())
+        arguments = (self.root, self.project, self.uri, experiment)
+        nothing = not entries and not self._database_exists()
+        if not pending and (nothing or memo.is_current(*arguments)):
+            return TrackSummary(entries=len(entries))
+        for name in {journal.header["experiment"] for journal in pending} | {experiment}:
+            with open_store(self.uri, name, self.project) as store:
+                self._send([journal for journal in pending if journal.header["experiment"] == name], store)
+                self._close_leftovers(store)
+                for entry in entries if name == experiment else []:
+                    self._bring_up(entry, experiment, store)
+        if not self.skipped and not self.counts["waiting"]:
+            memo.remember(*arguments)
+        return TrackSummary(
+            entries=len(entries),
+            sent=self.counts["sent"],
+            claimed=self.counts["claimed"],
+            rebuilt=self.counts["rebuilt"],
+            closed=self.counts["closed"],
+            waiting=self.counts["waiting"],
+            skipped=tuple(self.skipped),
+        )
+
+    def _database_exists(self) -> bool:
+        database = place.database_file(self.uri)
+        return database is None or database.exists()
+
+    def _journals(self, address: str | None = None) -> list[Journal]:
+        """Journals that belong to the tracking store in use."""
+        found = journals(place.work_folder(self.project), address)
+        return [journal for journal in found if journal.header.get("store") == self.store_name]
+
+    def _pending(self) -> Iterator[Journal]:
+        """Journals that have ended (or whose stage is dead) and are not sent."""
+        for journal in self._journals():
+            if journal.done:
+                continue
+            if journal.folder.name.startswith("rebuilt-") and not journal.ended:
+                shutil.rmtree(journal.folder, ignore_errors=True)  # a `track` was killed while it wrote this
+            elif journal.ended or alive(journal.process) is False:
+                yield journal
+
+    def _wait_for_writers(self, wait_seconds: float) -> None:
+        """Let the writers of ended stages finish, as long as they are getting on."""
+        deadline = time.monotonic() + wait_seconds
+        for journal in self._pending():
+            while not journal.done and journal.state.get("phase") != "failed" and time.monotonic() < deadline:
+                with journal.locked() as mine:
+                    if mine:
+                        break
+                time.sleep(0.05)
+
+    def _send(self, pending: list[Journal], store: Store) -> None:
+        for journal in pending:
+            with journal.locked() as mine:
+                if mine and not journal.done and close_if_dead(journal):
+                    self._send_one(journal, store)
+
+    def _send_one(self, journal: Journal, store: Store) -> None:
+        if begin(store, journal) and send(store, journal):
+            self.counts["sent"] += 1
+
+    def _close_leftovers(self, store: Store) -> None:
+        """End runs that count as running although their process is dead and their journal is gone."""
+        for run in store.running():
+            own = run.tags.get("notbugs.journal")
+            if not own or (place.work_folder(self.project) / own / "run.json").exists():
+                continue
+            if alive(run.tags.get(PROCESS)) is False:
+                store.finish(run.run_id, "KILLED", run.last_time)
+                self.counts["closed"] += 1
+
+    def _bring_up(self, entry: LockEntry, experiment: str, store: Store) -> None:
+        """See that one stage of dvc.lock has its run."""
+        own = self._journals(entry.address)
+        claimed = sum(_claim(journal, entry, store) for journal in own)
+        self.counts["claimed"] += claimed
+        if claimed or any(_counts(run) for run in store.tagged("pipeline.key", entry.key)):
+            return
+        if any(_is_coming(journal) for journal in own):
+            self.counts["waiting"] += 1
+            return
+        journal = rebuild(self.root, self.project, entry, experiment, self.store_name)
+        if journal is None:
+            self.skipped.append(entry.address)
+            return
+        with journal.locked() as mine:
+            if mine:
+                send(store, journal)
+        self.counts["rebuilt"] += 1
+
+
+def _is_coming(journal: Journal) -> bool:
+    """Whether a journal's run is still to be expected: the stage runs, or its writer sends."""
+    return not journal.done and (journal.ended or alive(journal.process) is True)
+
+
+def _counts(run: Found) -> bool:
+    """Whether a run stands for its stage: one deleted by the user does too, it is not to come back."""
+    return run.status == "FINISHED" or run.deleted
+
+
+def _claim(journal: Journal, entry: LockEntry, store: Store) -> bool:
+    """Tag the run of a journal if its outputs are those of dvc.lock and it is not tagged yet."""
+    state = journal.state
+    if not journal.done or state.get("pipeline_key") or state.get("status") != "FINISHED":
+        return False
+    if not _made(state["outputs"], entry):
+        return False
+    run = store.get(state["run_id"])
+    if run is None or run.deleted:
+        return False
+    store.log(state["run_id"], tags={"pipeline.key": entry.key, **entry.hash_tags()})
+    journal.set_state(pipeline_key=entry.key)
+    return True
+
+
+def _made(outputs: Mapping[str, Any], entry: LockEntry) -> bool:
+    return bool(entry.outs) and all(
+        path in outputs and Content.from_json(outputs[path]).fits(there) for path, there in entry.outs.items()
+    )

@@ -1,0 +1,313 @@
+"""The one place that calls MLflow. Importing this module is quick; `open_store` imports MLflow (seconds)."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from notbugs.tracking import place
+from notbugs.tracking.journal import held
+
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""Set unless the user has set them: give up soon, print nothing."""
+PRIVATE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+"""Always set: nothing about the user leaves the machine."""
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow's pages take the experiment for one on language models and hide the training runs."""
+_OPEN_SECONDS = 60.0
+_LOADER = "notbugs.tracking.loader"
+_BATCH = 100
+"""Params or tags that MLflow takes at once; of metrics it takes ten times as many."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run in MLflow, as far as tracking needs it."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    deleted: bool
+    last_time: int
+    """Milliseconds since 1970: the newest number, or the start."""
+
+
+class StoreError(Exception):
+    """MLflow cannot be used; the message says why in one line."""
+
+
+@contextmanager
+def mlflow_environment(uri: str) -> Iterator[None]:
+    """Set what MLflow reads from the environment, and put it back.
+
+    The tracking URI too: parts of MLflow's client make clients of their own, which would open a new database
+    in the current folder.
+    """
+    changes = {key: os.environ.get(key, value) for key, value in _DEFAULTS.items()}
+    changes |= PRIVATE | {"MLFLOW_TRACKING_URI": uri}
+    before = {key: os.environ.get(key) for key in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
+    """Open the tracking server or database; a missing database and a missing experiment are created.
+
+    Args:
+        uri: tracking URI.
+        experiment: name.
+        project: where artifacts go if `uri` is a database.
+    Raises: StoreError, with the reason in one line, from anything that goes wrong in the block too.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    place.relocate_artifacts(project, uri)
+    with mlflow_environment(uri):
+        try:
+            from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
+        except Exception as error:  # a broken installation shows in many ways
+            raise StoreError(f"MLflow cannot be imported: {one_line(error)}") from error
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+        try:
+            with _alone(project, uri):
+                client = MlflowClient(uri)
+                experiment_id = _experiment(client, experiment, uri, project)
+            yield Store(client, experiment_id)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise StoreError(f"MLflow at {place.shown(uri)}: {one_line(error)}") from error
+
+
+@contextmanager
+def _alone(project: Path, uri: str) -> Iterator[None]:
+    """Keep two processes from making the same new database at once, which MLflow does not bear."""
+    if place.is_server(uri):
+        yield
+        return
+    (project / ".notbugs").mkdir(exist_ok=True)
+    with held(project / ".notbugs" / "open.lock", _OPEN_SECONDS):
+        yield
+
+
+def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
+    """The id of the experiment, made if there is none.
+
+    Raises: StoreError if it was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = None
+        if not place.is_server(uri):
+            folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".") or "-"
+            location = (place.artifact_root(project) / folder).as_uri()
+        try:
+            made = client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
+            return str(made)
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another process was quicker
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise StoreError(
+            f"the MLflow experiment {name!r} was deleted: `mlflow experiments restore --experiment-id "
+            f"{found.experiment_id}`, or another `experiment` in params.yaml"
+        )
+    return str(found.experiment_id)
+
+
+class Store:
+    """One experiment on a tracking server or in a database."""
+
+    def __init__(self, client: Any, experiment_id: str) -> None:
+        self._client = client
+        self._experiment_id = experiment_id
+
+    def create(self, name: str, tags: Mapping[str, str], start_time: int) -> str:
+        """Start a run; gives its id."""
+        run = self._client.create_run(self._experiment_id, start_time=start_time, tags=_clean_tags(tags), run_name=name)
+        return str(run.info.run_id)
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        metrics: Sequence[tuple[str, float, int, int]] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log numbers (key, value, time in ms, step), params and tags; the same again changes nothing."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        for i in range(0, len(metrics), 10 * _BATCH):
+            rows = [Metric(_clean(k), v, t, s) for k, v, t, s in metrics[i : i + 10 * _BATCH]]
+            self._client.log_batch(run_id, metrics=rows)
+        pairs = [Param(_clean(key), value[:6000]) for key, value in (params or {}).items()]
+        for i in range(0, len(pairs), _BATCH):
+            self._client.log_batch(run_id, params=pairs[i : i + _BATCH])
+        labels = [RunTag(key, value) for key, value in _clean_tags(tags or {}).items()]
+        for i in range(0, len(labels), _BATCH):
+            self._client.log_batch(run_id, tags=labels[i : i + _BATCH])
+
+    def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, Any]]) -> None:
+        """Log inputs: name, digest, path, context, profile."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        rows = [
+            DatasetInput(
+                dataset=Dataset(
+                    name=data["name"][:500],
+                    digest=data["digest"][:36],
+                    source_type="local",
+                    source=json.dumps({"uri": data["path"]}),
+                    profile=json.dumps(data["profile"]),
+                ),
+                tags=[InputTag("mlflow.data.context", data["context"])],
+            )
+            for data in datasets
+        ]
+        if rows:
+            self._client.log_inputs(run_id, rows)
+
+    def log_artifact(self, run_id: str, path: Path, folder: str | None) -> None:
+        """Upload a file or folder."""
+        if path.is_dir():
+            self._client.log_artifacts(run_id, str(path), "/".join(filter(None, [folder, path.name])))
+        else:
+            self._client.log_artifact(run_id, str(path), folder)
+
+    def log_model(self, run_id: str, name: str, weights: Path) -> None:
+        """Log a classifier: weights (.safetensors) with its description (.json) beside it."""
+        from mlflow.entities import LoggedModelOutput
+
+        query = f"source_run_id = '{run_id}' AND name = '{name}'"
+        found = self._client.search_logged_models([self._experiment_id], filter_string=query, max_results=1)
+        model = found[0] if found else None
+        if model is None:
+            model = self._client.create_logged_model(
+                self._experiment_id, name=name, source_run_id=run_id, model_type="classifier"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            _write_model(Path(folder), weights, run_id, model)
+            self._client.log_model_artifacts(model.model_id, folder)
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+    def finish(self, run_id: str, status: str, end_time: int) -> None:
+        """End a run."""
+        self._client.set_terminated(run_id, status, end_time)
+
+    def get(self, run_id: str) -> Found | None:
+        """A run by its id, None if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _found(self._client.get_run(run_id))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def tagged(self, key: str, value: str) -> list[Found]:
+        """Runs of the experiment with this tag, deleted ones too."""
+        from mlflow.entities import ViewType
+
+        query = f"tags.`{key}` = '{value}'"
+        runs = self._client.search_runs([self._experiment_id], query, ViewType.ALL, max_results=20)
+        return [_found(run) for run in runs]
+
+    def running(self) -> list[Found]:
+        """Runs of the experiment that have not ended."""
+        runs = self._client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
+        return [_found(run) for run in runs]
+
+
+def one_line(error: BaseException) -> str:
+    """The gist of an error message, however long it is."""
+    text = str(getattr(error, "message", None) or error) or type(error).__name__
+    for mark in ("[SQL:", "Traceback", "(Background on this error"):
+        text = text.split(mark)[0]
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _found(run: Any) -> Found:
+    times = [metric.timestamp for metric in getattr(run.data, "_metric_objs", [])]
+    info = run.info
+    return Found(
+        run_id=info.run_id,
+        status=info.status,
+        tags=dict(run.data.tags),
+        deleted=info.lifecycle_stage != "active",
+        last_time=max([info.start_time, *times]),
+    )
+
+
+def _clean(key: str) -> str:
+    """A key of characters that MLflow takes."""
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key).strip("/.")[:250] or "_"
+
+
+def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {_clean(key): value[:5000] for key, value in tags.items()}
+
+
+def _write_model(folder: Path, weights: Path, run_id: str, model: Any) -> None:
+    """Write an MLflow model: MLmodel, requirements and the files themselves; nothing is pickled."""
+    from importlib.metadata import version
+
+    from mlflow import pyfunc
+    from mlflow.models import Model
+
+    data = folder / "data"
+    data.mkdir()
+    description = weights.with_suffix(".json")
+    shutil.copyfile(weights, data / "model.safetensors")
+    shutil.copyfile(description, data / "model.json")
+    written = Model(
+        artifact_path=model.artifact_location,
+        run_id=run_id,
+        model_id=model.model_id,
+        model_uuid=model.model_id,
+        signature=_signature(json.loads(description.read_text(encoding="utf-8"))),
+    )
+    pyfunc.add_to_model(written, loader_module=_LOADER, data="data")
+    written.save(str(folder / "MLmodel"))
+    needed = "".join(f"{name}=={version(name)}\n" for name in ("mlflow", "torch", "safetensors"))
+    (folder / "requirements.txt").write_text(needed, encoding="utf-8")
+
+
+def _signature(description: Mapping[str, Any]) -> Any:
+    import numpy as np
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    shape = (-1, *description["image_shape"])
+    classes = len(description["class_names"])
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("float32"), shape)]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes))]),
+    )

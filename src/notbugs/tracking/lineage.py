@@ -1,0 +1,223 @@
+"""What a run was made from: DVC's hashes of files and folders, dvc.lock, the state of the Git repository."""
+
+import getpass
+import hashlib
+import json
+import math
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HASH_LIMIT = 256 * 2**20
+"""Bytes up to which a file or folder is hashed (about half a second); larger ones are known by their size."""
+
+
+_WRITTEN = ("dvc.lock", "data", "metrics", "models", "plots", "reports")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What lies at a path, as dvc.lock describes it.
+
+    Attributes:
+        md5: DVC's hash (of a folder: ending in `.dir`), None where it is too large to be hashed here.
+        size: bytes.
+        nfiles: number of files of a folder, None for a file.
+    """
+
+    md5: str | None
+    size: int
+    nfiles: int | None = None
+
+    def fits(self, other: "Content") -> bool:
+        """Whether both can be the same content: equal hashes, or equal sizes where one hash is unknown."""
+        if self.md5 and other.md5:
+            return self.md5 == other.md5
+        return (self.size, self.nfiles) == (other.size, other.nfiles)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the event log."""
+        return {"md5": self.md5, "size": self.size, "nfiles": self.nfiles}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Content":
+        """From an event log, or from an entry of dvc.lock."""
+        md5 = value.get("md5") or value.get(str(value.get("hash", "md5")))
+        return cls(md5, int(value.get("size") or 0), value.get("nfiles"))
+
+    @property
+    def label(self) -> str:
+        """The hash, or what stands for it."""
+        return self.md5 or f"size-{self.size}"
+
+
+def content(path: Path, limit: int = HASH_LIMIT) -> Content | None:
+    """Hash a file or folder the way DVC does; None if nothing is there.
+
+    A folder's hash is the MD5 of the JSON list of its files ({"md5", "relpath"}, by relpath), plus ".dir".
+
+    Args:
+        path: file or folder.
+        limit: bytes above which only the size is taken.
+    """
+    if path.is_file():
+        size = path.stat().st_size
+        return Content(_md5(path) if size <= limit else None, size)
+    if not path.is_dir():
+        return None
+    files = sorted(_files(path), key=lambda file: file.relative_to(path).as_posix())
+    size = sum(file.stat().st_size for file in files)
+    if size > limit:
+        return Content(None, size, len(files))
+    entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    digest = hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+    return Content(f"{digest}.dir", size, len(files))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if file.is_file())
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+@dataclass(frozen=True)
+class LockEntry:
+    """One stage in dvc.lock.
+
+    Attributes:
+        address: such as `prepare` or `construct@rand`.
+        cmd: its command.
+        params: {file: {dotted key: value}}.
+        deps, outs: path -> content.
+        key: `pipeline.key`, the SHA-256 of address, cmd, params and hashes of deps.
+    """
+
+    address: str
+    cmd: Any
+    params: dict[str, dict[str, Any]]
+    deps: dict[str, Content]
+    outs: dict[str, Content]
+    key: str
+
+    @property
+    def stage(self) -> str:
+        """The stage without the name of the foreach entry."""
+        return self.address.partition("@")[0]
+
+    @property
+    def name(self) -> str | None:
+        """The name of the foreach entry."""
+        return self.address.partition("@")[2] or None
+
+    def hash_tags(self) -> dict[str, str]:
+        """`dvc.dep.<path>` and `dvc.out.<path>`."""
+        deps = {f"dvc.dep.{path}": found.label for path, found in self.deps.items()}
+        return deps | {f"dvc.out.{path}": found.label for path, found in self.outs.items()}
+
+
+class LockError(ValueError):
+    """dvc.lock cannot be read."""
+
+
+def read_lock(path: Path) -> list[LockEntry]:
+    """The stages in dvc.lock, in its order; none if there is no file.
+
+    Raises: LockError if it is no lock file.
+    """
+    import yaml
+
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        lock = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        stages = (lock or {}).get("stages") or {}
+        return [_entry(str(address), stage) for address, stage in stages.items()]
+    except FileNotFoundError:
+        return []
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError, ValueError) as error:
+        raise LockError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def _entry(address: str, stage: Mapping[str, Any]) -> LockEntry:
+    deps = {str(dep["path"]): Content.from_json(dep) for dep in stage.get("deps") or []}
+    outs = {str(out["path"]): Content.from_json(out) for out in stage.get("outs") or []}
+    params = stage.get("params") or {}
+    made_from = {
+        "stage": address,
+        "cmd": stage.get("cmd"),
+        "params": params,
+        "deps": {path: found.md5 for path, found in deps.items()},
+    }
+    canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
+    key = hashlib.sha256(canonical.encode()).hexdigest()
+    return LockEntry(address, stage.get("cmd"), params, deps, outs, key)
+
+
+def source_tags(stage: str, name: str | None) -> dict[str, str]:
+    """Who ran what, as MLflow's pages show it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for the user
+        user = "unknown"
+    command = f"notbugs {stage} {name or ''}".rstrip()
+    return {"mlflow.user": user, "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+
+
+def git_tags(folder: Path) -> dict[str, str]:
+    """Commit, and whether code or settings differ from it; empty without Git, or without a commit.
+
+    What the pipeline itself writes does not count: DVC removes a stage's outputs before it runs.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    paths = [".", *(f":(exclude){path}" for path in _WRITTEN)]
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths)
+    dirty = "unknown" if changes is None else str(bool(changes)).lower()
+    return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level with dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The finite numbers in a nested mapping, with dotted keys; everything else is left out."""
+    found: dict[str, float] = {}
+    for key, value in flatten(values, prefix).items():
+        if value is None or isinstance(value, str | bytes | list | tuple):
+            continue
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(number):
+            found[key] = number
+    return found

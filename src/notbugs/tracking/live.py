@@ -1,0 +1,272 @@
+"""A run as a stage sees it: `live_run` and what can be told to it.
+
+Telling is writing to a journal; see there why. This module imports neither MLflow nor torch.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import notbugs
+from notbugs.tracking import place
+from notbugs.tracking.journal import Journal, new_journal, now
+from notbugs.tracking.lineage import content, flatten, numbers, source_tags
+from notbugs.tracking.process import PROCESS, identity
+
+_WRITER = (
+    "import sys; sys.path.append(sys.argv[2]); from notbugs.tracking.writer import main; sys.exit(main(sys.argv[1]))"
+)
+_writers: list[subprocess.Popen[bytes]] = []
+"""Writers that may outlive their run; kept so that they are not reported as forgotten, and reaped later."""
+
+
+class Run:
+    """What a stage tells about itself while it runs. No method raises or waits for a server."""
+
+    def __init__(self, journal: Journal | None, writer: "subprocess.Popen[bytes] | None" = None) -> None:
+        self._journal = journal
+        self._writer = writer
+        self._warned = False
+        self._looked = time.monotonic()
+
+    def curve(self, step: int, values: Mapping[str, float | None]) -> None:
+        """A point on learning curves; what is None or not finite is left out.
+
+        Args:
+            step: such as the epoch.
+            values: curve -> value; `accuracy/seed-0` and `accuracy/seed-1` are drawn side by side.
+        """
+        self._metrics(numbers(values), step)
+        self._look()
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Single numbers; nested mappings become dotted names, what is no finite number is left out."""
+        self._metrics(numbers(values), 0)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """A file or folder to keep with the run, as it is now.
+
+        Args:
+            path: of the file or folder.
+            folder: within the run's artifacts.
+        """
+        self._keep("artifact", path, folder=folder)
+
+    def model(self, path: Path) -> None:
+        """Classifiers to keep with the run: a .safetensors file, or a folder of them, with .json beside them.
+
+        Each becomes an MLflow model with a signature, without pickle: `mlflow.pyfunc.load_model(...).predict`
+        takes images (N, C, H, W) in [0, 1] and gives logits (N, classes).
+        """
+        if path.suffix != ".safetensors":
+            self._keep("model", path, name="")
+            return
+        self._keep("model", path, name=path.stem, description=path.with_suffix(".json"))
+
+    def _metrics(self, values: Mapping[str, float], step: int) -> None:
+        if values:
+            self._append("metrics", step=int(step), values=dict(values))
+
+    def _keep(self, kind: str, path: Path, description: Path | None = None, **values: Any) -> None:
+        if self._journal is None:
+            return
+        try:
+            kept = self._journal.keep(path)
+            if description is not None:
+                (self._journal.folder / kept).with_suffix(".json").write_bytes(description.read_bytes())
+        except OSError as error:
+            self._warn(f"{path} is not kept with the run: {error.strerror or error}")
+            return
+        self._append(kind, path=kept, **values)
+
+    def _append(self, kind: str, **values: Any) -> None:
+        if self._journal is None:
+            return
+        try:
+            self._journal.append(kind, **values)
+        except (OSError, ValueError, TypeError) as error:
+            self._warn(f"this run is no longer tracked: {error}")
+            self._journal = None
+
+    def _look(self) -> None:
+        """See once a second whether the writer is in trouble, and say so once."""
+        if self._journal is None or self._warned or time.monotonic() - self._looked < 1:
+            return
+        self._looked = time.monotonic()
+        self._report_trouble()
+
+    def _report_trouble(self) -> None:
+        if self._journal is None or self._warned:
+            return
+        error = self._journal.state.get("error")
+        if error:
+            self._warn(f"{error}; `notbugs track` adds this run when it can be reached")
+        elif self._writer is not None and self._writer.poll() not in (None, 0):
+            self._warn(f"the tracking process failed, see {self._journal.folder / 'writer.log'}")
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            print(f"notbugs: tracking: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+    def _end(self, status: str, error: str | None, outputs: Mapping[str, Any], wait_seconds: float) -> None:
+        self._append("end", status=status, error=error, outputs=dict(outputs))
+        deadline = time.monotonic() + wait_seconds
+        while self._journal is not None and time.monotonic() < deadline and not self._warned:
+            state = self._journal.state
+            if self._writer is None or self._writer.poll() is not None or state.get("phase") != "open":
+                break  # sent, or in trouble, or still starting: then it goes on by itself
+            time.sleep(0.02)
+        self._report_trouble()
+
+
+@contextmanager
+def live_run(
+    stage: str,
+    name: str | None,
+    *,
+    root: Path,
+    experiment: str,
+    params: Mapping[str, Any],
+    seed: int,
+    inputs: Sequence[Path],
+    outputs: Sequence[Path],
+    metrics_file: Path | None,
+    wait_seconds: float = 3.0,
+) -> Iterator[Run]:
+    """Track one execution of a stage as one MLflow run, live.
+
+    The run ends FINISHED, FAILED if the block raises, KILLED if it is interrupted or its process dies.
+    Nothing that happens to tracking reaches the stage: one line of warning, and it goes on.
+
+    Args:
+        stage, name: such as "construct", "rand".
+        root: project folder that the stage works in.
+        experiment: MLflow experiment that the run is grouped under.
+        params: nested settings; become dotted names.
+        seed: tagged.
+        inputs: datasets and models read.
+        outputs: all files and folders written.
+        metrics_file: JSON whose numbers become the run's metrics once the block ended well.
+        wait_seconds: how long to wait at the end for a writer that is sending; one that is still starting, or
+            stuck, is left to finish by itself.
+    """
+    address = f"{stage}@{name}" if name else stage
+    journal, writer = None, None
+    if _wanted():
+        header = _header(stage, name, address, root, experiment, params, seed, inputs)
+        try:
+            journal = new_journal(place.work_folder(place.anchor(root)), address, header)
+            writer = _start_writer(journal)
+        except (OSError, TypeError, ValueError) as error:
+            print(f"notbugs: tracking: this run is not tracked: {error}", file=sys.stderr, flush=True)
+    run = Run(journal, writer)
+    try:
+        yield run
+    except BaseException as error:
+        killed = isinstance(error, KeyboardInterrupt)
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        run._end("KILLED" if killed else "FAILED", text, {}, wait_seconds)
+        raise
+    if journal is not None:
+        if metrics_file is not None:
+            _take_metrics(run, metrics_file)
+        run._end("FINISHED", None, _contents(root, outputs), wait_seconds)
+
+
+def _wanted() -> bool:
+    if os.environ.get(place.MODE_VARIABLE, "").lower() in ("off", "0", "false", "no"):
+        return False
+    if os.environ.get("RANK", "0") != "0":
+        return False  # torchrun: the first process speaks for all
+    if importlib.util.find_spec("mlflow") is None:
+        print("notbugs: tracking: MLflow is not installed, this run is not tracked", file=sys.stderr)
+        return False
+    return True
+
+
+def _header(
+    stage: str,
+    name: str | None,
+    address: str,
+    root: Path,
+    experiment: str,
+    params: Mapping[str, Any],
+    seed: int,
+    inputs: Sequence[Path],
+) -> dict[str, Any]:
+    project = place.anchor(root)
+    tags = {"stage": stage, "seed": str(seed), **source_tags(stage, name)}
+    if name:
+        tags["name"] = name
+    experiment_name = os.environ.get("DVC_EXP_NAME")
+    if experiment_name:
+        tags["dvc.experiment"] = experiment_name
+    return {
+        "stage": stage,
+        "name": name,
+        "address": address,
+        "project": str(project),
+        "root": str(root.absolute()),
+        "store": place.store_name(project, place.tracking_uri(project)),
+        "experiment": experiment,
+        "params": {key: _text(value) for key, value in flatten(params).items()},
+        "tags": tags | {PROCESS: identity()},
+        "inputs": [str(path.absolute()) for path in inputs],
+        "started": now(),
+        "pid": os.getpid(),
+    }
+
+
+def _text(value: Any) -> str:
+    return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _start_writer(journal: Journal) -> "subprocess.Popen[bytes]":
+    """Start the process that sends the journal; in its own session, so that Ctrl-C only ends the stage."""
+    _writers[:] = [writer for writer in _writers if writer.poll() is None]
+    source = str(Path(notbugs.__file__).parents[1])
+    with (journal.folder / "writer.log").open("wb") as log:
+        writer = subprocess.Popen(
+            [sys.executable, "-P", "-c", _WRITER, str(journal.folder), source],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=journal.header["project"],
+            start_new_session=True,
+        )
+    _writers.append(writer)
+    return writer
+
+
+def _take_metrics(run: Run, path: Path) -> None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(values, dict):
+        run.metrics(values)
+    run.artifact(path)
+
+
+def _contents(root: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    """Hashes of the outputs, by which `track` finds this run again from dvc.lock."""
+    root, found = root.absolute(), {}
+    for path in paths:
+        try:
+            there = content(path)
+        except OSError:
+            continue
+        if there is not None:
+            path = path.absolute()
+            relative = path.relative_to(root) if path.is_relative_to(root) else path
+            found[relative.as_posix()] = there.to_json()
+    return found

@@ -1,0 +1,177 @@
+"""Where runs are kept: the project that they belong to, the tracking server or database, and its artifacts.
+
+Nothing here imports MLflow, so all of it is quick.
+"""
+
+import os
+import socket
+import sqlite3
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+MODE_VARIABLE = "NOTBUGS_TRACKING"
+"""Environment variable: `off` turns tracking off altogether."""
+CHECK_SECONDS = 2.0
+"""How long a tracking server may take to show that it is there."""
+_ARTIFACTS = "mlruns/artifacts"
+_DATABASE_PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def anchor(root: Path) -> Path:
+    """The project folder that runs of `root` are filed under.
+
+    DVC tells a stage which project it belongs to (`DVC_ROOT`), also where the stage runs in a temporary copy
+    (`dvc exp run --temp`, the queue). Without it: the nearest folder at or above `root` with a `.dvc`; for a
+    temporary copy (somewhere in `<project>/.dvc/tmp/exps`) the project itself.
+    """
+    given = os.environ.get("DVC_ROOT")
+    if given:
+        return Path(given).absolute()
+    root = root.absolute()
+    for folder in (root, *root.parents):
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return next((folder for folder in (root, *root.parents) if (folder / ".dvc").is_dir()), root)
+
+
+def work_folder(project: Path) -> Path:
+    """Folder of the event logs, ignored by Git."""
+    return project / ".notbugs" / "runs"
+
+
+def tracking_uri(project: Path) -> str:
+    """The user's MLFLOW_TRACKING_URI, or the project's own SQLite database.
+
+    A relative SQLite path counts from the project folder, wherever the command was started.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not uri:
+        return f"sqlite:///{project.as_posix()}/mlruns/mlflow.db"
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and path and not path.startswith((":memory:", "file:")) and not Path(path).is_absolute():
+        return f"sqlite:///{(project / path).as_posix()}"
+    return uri
+
+
+def store_name(project: Path, uri: str) -> str:
+    """What a journal calls the place that it is sent to: without a password, and right after a move."""
+    return "project" if database_file(uri) == project / "mlruns" / "mlflow.db" else shown(uri)
+
+
+def is_server(uri: str) -> bool:
+    """Whether the URI names an MLflow server, not a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def database_file(uri: str) -> Path | None:
+    """File of an SQLite URI, None for anything else."""
+    path = uri.removeprefix("sqlite:///").split("?")[0]
+    return Path(path) if path != uri and path and not path.startswith(":memory:") else None
+
+
+def artifact_root(project: Path) -> Path:
+    """Where artifacts of runs in a database are put."""
+    return project / _ARTIFACTS
+
+
+def shown(uri: str) -> str:
+    """The URI without the password that it may hold."""
+    parts = urllib.parse.urlsplit(uri)
+    if not parts.password:
+        return uri
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+
+
+def problem(uri: str, timeout: float = CHECK_SECONDS) -> str | None:
+    """Why runs cannot be sent to `uri` at the moment, in a few words; None if nothing speaks against it.
+
+    Servers are asked for their health, databases on another machine only for a connection.
+    """
+    if is_server(uri):
+        return _server_problem(uri, timeout)
+    scheme = urllib.parse.urlsplit(uri).scheme.partition("+")[0]
+    if scheme in _DATABASE_PORTS:
+        return _port_problem(uri, _DATABASE_PORTS[scheme], timeout)
+    if scheme in ("", "file"):
+        return "MLflow 3 no longer writes into plain folders; use sqlite:///FILE or the address of a server"
+    return None
+
+
+def _server_problem(uri: str, timeout: float) -> str | None:
+    try:
+        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=timeout) as answer:
+            answer.read(16)
+        return None
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code >= 500:
+            return f"answers with error {error.code}"
+        return None  # it lives; a proxy in front of it may well hide /health
+    except urllib.error.URLError as error:
+        return _words(error.reason, timeout)
+    except (OSError, ValueError) as error:
+        return _words(error, timeout)
+
+
+def _port_problem(uri: str, default_port: int, timeout: float) -> str | None:
+    parts = urllib.parse.urlsplit(uri)
+    if not parts.hostname:
+        return None
+    try:
+        socket.create_connection((parts.hostname, parts.port or default_port), timeout).close()
+    except OSError as error:
+        return _words(error, timeout)
+    return None
+
+
+def _words(reason: object, timeout: float) -> str:
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {timeout:g} s"
+    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return " ".join(str(text).split()).lower()
+
+
+def relocate_artifacts(project: Path, uri: str) -> int:
+    """Make the artifact addresses of the project's own database right after the folder was moved or copied.
+
+    MLflow stores them as absolute paths and has no call to change them; so this changes them in the tables.
+    Only addresses with `mlruns/artifacts` in them are touched, and only in `<project>/mlruns/mlflow.db`.
+
+    Returns: number of addresses changed. A locked, damaged or unknown database is left alone.
+    """
+    database = project / "mlruns" / "mlflow.db"
+    if database_file(uri) != database or not database.exists():
+        return 0
+    here = artifact_root(project).as_uri()
+    columns = {
+        "experiments": "artifact_location",
+        "runs": "artifact_uri",
+        "logged_models": "artifact_location",
+        "model_versions": "source",
+    }
+    changed = 0
+    try:
+        with closing(sqlite3.connect(database, timeout=5)) as connection:
+            if not _strangers(connection, "experiments", "artifact_location", here):
+                return 0
+            with connection:
+                for table, column in columns.items():
+                    for old in _strangers(connection, table, column, here):
+                        new = f"{here}/{old.split(f'/{_ARTIFACTS}/', 1)[1]}"
+                        statement = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
+                        changed += connection.execute(statement, (new, old)).rowcount
+    except sqlite3.Error:
+        return 0
+    return changed
+
+
+def _strangers(connection: sqlite3.Connection, table: str, column: str, here: str) -> list[str]:
+    """Artifact addresses that lead to an mlruns/artifacts in another place than `here`."""
+    rows = connection.execute(
+        f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE ?", (f"file://%/{_ARTIFACTS}/%",)
+    )
+    return [row[0] for row in rows if not row[0].startswith(f"{here}/")]

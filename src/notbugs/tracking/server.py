@@ -1,0 +1,164 @@
+"""`notbugs ui`: MLflow's pages on this machine, over the runs of the project."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from notbugs.config import UserError
+from notbugs.tracking import place
+from notbugs.tracking.catching_up import experiment_name, track
+from notbugs.tracking.client import PRIVATE
+
+START_SECONDS = 120.0
+_local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens addresses on this machine, past any proxy."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class ServeError(UserError):
+    """The pages cannot be served."""
+
+
+def serve(root: Path, port: int, host: str = "127.0.0.1") -> None:
+    """Bring MLflow up to date and serve its pages until Ctrl-C.
+
+    Only this machine can reach them, and only under its own name (a page elsewhere on the web cannot). If
+    MLFLOW_TRACKING_URI names a server, its address is printed instead.
+
+    Args:
+        root: folder with dvc.lock.
+        port: to listen on.
+        host: a loopback address.
+    Raises: ServeError if the port is taken, the host is not this machine, or MLflow's server does not start.
+    """
+    project = place.anchor(root)
+    uri = place.tracking_uri(project)
+    if place.is_server(uri):
+        _say_summary(root)
+        print(f"MLflow: {place.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
+        return
+    if host not in _LOOPBACK:
+        raise ServeError(f"--host {host}: only this machine is served; allowed: {', '.join(_LOOPBACK)}")
+    _check_port(host, port)
+    _say_summary(root)
+    reason = place.problem(uri)
+    if reason:
+        raise ServeError(f"MLflow at {place.shown(uri)}: {reason}")
+    log = project / ".notbugs" / "ui.log"
+    address = f"http://{'localhost' if host == '::1' else host}:{port}"
+    with _ends_politely(), _server(project, uri, host, port, log) as server:
+        _wait_until_up(server, address, log)
+        print(f"MLflow: {_runs_page(address, experiment_name(root))} (Ctrl-C ends it)", flush=True)
+        server.wait()
+    if server.returncode > 0:
+        raise ServeError(f"MLflow's server ended, see {log}")
+
+
+def _say_summary(root: Path) -> None:
+    summary = track(root)
+    print(f"notbugs: tracking: {summary}", file=sys.stderr, flush=True)
+
+
+def _check_port(host: str, port: int) -> None:
+    if not 0 < port < 65536:
+        raise ServeError(f"--port {port}: must be 1 to 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((host, port))
+        except OSError as error:
+            text = (error.strerror or str(error)).lower()
+            raise ServeError(f"port {port} cannot be used: {text}; choose another with --port") from None
+
+
+@contextlib.contextmanager
+def _server(project: Path, uri: str, host: str, port: int, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """MLflow's server as a child process; ended with the block, whatever ends it."""
+    log.parent.mkdir(exist_ok=True)
+    names = ",".join(f"{name},{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]"))
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--artifacts-destination", place.artifact_root(project).as_uri()]
+    command += ["--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", names]
+    command += ["--uvicorn-opts", "--log-level warning"]
+    environment = {**os.environ, **PRIVATE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=project,
+            start_new_session=True,
+        )
+    try:
+        yield server
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _end(server)
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """Ask the server and its child to end, and insist after five seconds."""
+    for request, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, request)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(patience)
+            return
+
+
+@contextlib.contextmanager
+def _ends_politely() -> Iterator[None]:
+    """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the server goes too."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_until_up(server: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise ServeError(f"MLflow's server did not start: {_last_line(log)} (see {log})")
+        try:
+            _local.open(f"{address}/health", timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise ServeError(f"MLflow's server did not start within {START_SECONDS:g} s, see {log}")
+
+
+def _runs_page(address: str, experiment: str) -> str:
+    """Address of the table of runs; MLflow's own first page is one on language models."""
+    query = urllib.parse.urlencode({"experiment_name": experiment})
+    try:
+        with _local.open(f"{address}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=10) as answer:
+            number = json.load(answer)["experiment"]["experiment_id"]
+    except (OSError, ValueError, KeyError):
+        return address
+    return f"{address}/#/experiments/{number}/runs?workflowType=machine_learning"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it said nothing"

@@ -1,0 +1,82 @@
+"""The attacks' losses: values, signs, and gradients that are right and finite."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from notbugs.attacks.losses import LOSSES, cross_entropy, margin, representation_distance
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_values_by_hand():
+    logits = torch.tensor([[0.0, math.log(3.0), -1.0], [2.0, 0.5, 1.0]], dtype=torch.float64)
+    labels = torch.tensor([1, 2])
+    total = [1 + 3 + math.exp(-1), math.exp(2) + math.exp(0.5) + math.e]
+    expected = torch.tensor([math.log(total[0] / 3), math.log(total[1] / math.e)], dtype=torch.float64)
+    torch.testing.assert_close(cross_entropy(logits, labels), expected)
+    torch.testing.assert_close(margin(logits, labels), torch.tensor([-math.log(3.0), 1.0]).double())
+    distance = representation_distance(torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 4.0], [1.0, 1.0]]))
+    torch.testing.assert_close(distance, torch.tensor([5.0, 0.0]))
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, margin])
+def test_gradients_of_logit_losses(loss):
+    logits = draw(6, 5).requires_grad_()
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    assert gradcheck(lambda z: loss(z, labels), (logits,))
+
+
+def test_gradient_of_the_representation_distance():
+    representation, targets = draw(4, 7).requires_grad_(), draw(4, 7, seed=1)
+    assert gradcheck(lambda z: representation_distance(z, targets), (representation,))
+
+
+def test_representation_distance_zero_has_zero_gradient():
+    target = draw(2, 3).float()
+    representation = target.clone()
+    representation[1, 0] += 2.0
+    representation.requires_grad_()
+    (gradient,) = torch.autograd.grad(representation_distance(representation, target).sum(), representation)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(signs=st.lists(st.sampled_from([-1e4, 0.0, 1e4]), min_size=4, max_size=4), label=st.integers(0, 3))
+def test_gradients_are_finite_at_extreme_outputs(name, dtype, signs, label):
+    outputs = torch.tensor([signs], dtype=dtype, requires_grad=True)
+    loss = LOSSES[name]
+    targets = torch.tensor([label]) if loss.reads == "logits" else torch.full((1, 4), 1e4, dtype=dtype)
+    value = loss.function(outputs, targets)
+    (gradient,) = torch.autograd.grad(value.sum(), outputs)
+    assert value.shape == (1,)
+    assert value.dtype == dtype
+    assert value.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+@given(st.integers(2, 8), st.integers(0, 2**31), st.floats(0.01, 1e3))
+def test_margin_is_positive_exactly_where_the_label_loses(num_classes, seed, scale):
+    logits = draw(16, num_classes, seed=seed) * scale
+    labels = torch.randint(0, num_classes, (16,), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(margin(logits, labels) > 0, logits.argmax(dim=1) != labels)
+
+
+def test_margin_ignores_the_label_among_the_others():
+    assert margin(torch.tensor([[9.0, 4.0, 1.0]]), torch.tensor([0])).item() == -5.0
+
+
+def test_only_the_representation_distance_reads_the_representation():
+    reads = {name: loss.reads for name, loss in LOSSES.items()}
+    assert reads == {
+        "cross_entropy": "logits",
+        "margin": "logits",
+        "representation_distance": "representation",
+    }

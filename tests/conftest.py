@@ -1,0 +1,99 @@
+"""What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import settings
+from sklearn.datasets import load_digits
+from torch import nn
+
+from notbugs.attacks import AttackSettings
+from notbugs.images import ImageData, make_generator, stratified_split
+from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models.base import Classifier
+from notbugs.training import TrainSettings, train
+
+settings.register_profile("notbugs", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("notbugs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # rounding depends on it
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[ImageData, ImageData]:
+    """The 1,797 digits, split 80:20 by class into training and test images (N, 1, 8, 8)."""
+    raw = load_digits()
+    images = torch.from_numpy(raw.images / 16.0).float()[:, None]
+    data = ImageData(images, torch.from_numpy(raw.target).long(), tuple(map(str, raw.target_names)))
+    kept, held = stratified_split(data.labels, 0.2, make_generator(0, "split"))
+    return data.select(kept), data.select(held)
+
+
+@pytest.fixture(scope="session")
+def new_model() -> Callable[..., Classifier]:
+    """Build an untrained classifier: new_model(data, seed=0, architecture="small_cnn", width=16)."""
+
+    def build(data: ImageData, seed: int = 0, architecture: str = "small_cnn", width: int | None = 16) -> Classifier:
+        chosen = ModelSettings(architecture=architecture, width=width)
+        shape = tuple(data.images.shape[1:])
+        model = create_model(chosen, shape, data.class_names, generator=make_generator(seed, "weights"))
+        set_normalisation(model, data.images)
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def standard_model(digits: tuple[ImageData, ImageData], new_model: Callable[..., Classifier]) -> Classifier:
+    """Small CNN trained as usual. Shared by all tests: not to be changed."""
+    model = new_model(digits[0])
+    config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle")
+    train(model, digits[0], config, generator=make_generator(0, "standard"))
+    return model
+
+
+@pytest.fixture(scope="session")
+def robust_model(digits: tuple[ImageData, ImageData], new_model: Callable[..., Classifier]) -> Classifier:
+    """Small CNN trained adversarially at L2 eps 0.75. Shared by all tests: not to be changed."""
+    model = new_model(digits[0])
+    attack = AttackSettings(eps=0.75, num_steps=3, step_size=0.3)
+    config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle", attack=attack)
+    train(model, digits[0], config, generator=make_generator(0, "robust"))
+    return model
+
+
+@pytest.fixture
+def busy_model() -> nn.Module:
+    """An untrained float64 net with BatchNorm, dropout, mixed modes and a frozen layer, for (N, 2, 6, 6)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(5)
+        model = nn.Sequential(
+            nn.Conv2d(2, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.Tanh(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(6 * 36, 12),
+            nn.BatchNorm1d(12),
+            nn.Tanh(),
+            nn.Linear(12, 4),
+        ).double()
+        model.train()
+        with torch.no_grad():
+            model(torch.rand(64, 2, 6, 6, dtype=torch.float64))  # gives the BatchNorms some statistics
+    model[1].eval()
+    model[5].requires_grad_(False)
+    return model

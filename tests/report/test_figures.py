@@ -1,0 +1,156 @@
+"""The figures draw what the results say: heights, lines, marks, labels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+from notbugs.evaluation import wilson_interval
+from notbugs.report import figures
+from notbugs.report.paper import CIFAR10
+from notbugs.report.project import Project, load_project
+from notbugs.report.style import look, new_figure, report_style, to_png
+from notbugs.results import accuracy_table
+
+
+@pytest.fixture(scope="module")
+def project(fake_project: Path) -> Project:
+    return load_project(fake_project)
+
+
+@pytest.fixture(autouse=True)
+def style() -> Iterator[None]:
+    with report_style():
+        yield
+
+
+def bars(axes: Axes) -> list[Rectangle]:
+    return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+
+
+def test_figure_2_has_two_bars_a_model_with_the_right_heights(project: Project) -> None:
+    figure = figures.figure_2(project)
+    assert figure is not None
+    (axes,) = figure.axes
+    # Made up: clean 0.99, 0.96, ...; at the headline eps the 100-step attack, not the weaker 20-step one.
+    clean, attacked = (0.99, 0.96, 0.98, 0.97, 0.85, 0.60), (0.34, 0.77, 0.54, 0.21, 0.04, 0.01)
+    heights = [bar.get_height() for bar in bars(axes)]
+    assert heights == pytest.approx([x for pair in zip(clean, attacked, strict=True) for x in pair], abs=0.002)
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        "D, standard", "D, robust", "D_R", "D_NR", "D_rand", "D_det"
+    ]  # fmt: skip
+    assert axes.get_ylabel() == "test accuracy on y"
+    assert [text.get_text() for text in axes.texts[:2]] == ["98.9", "33.9"]
+
+
+def test_figure_2_shows_intervals_and_the_papers_values(project: Project) -> None:
+    figure = figures.figure_2(project)
+    assert figure is not None
+    (axes,) = figure.axes
+    whisker = axes.collections[0].get_segments()[0]
+    row = accuracy_table(project.results)[0]
+    assert row.clean is not None
+    assert whisker[:, 1] == pytest.approx(wilson_interval(row.clean.mean * 360, 360))
+    marks = [np.asarray(line.get_ydata()).tolist() for line in axes.lines if line.get_marker() == "D"]
+    assert marks == [[entry.clean, entry.adversarial[0.25]] for entry in CIFAR10.values()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "adversarial, L2 eps 0.5" in legend
+    assert "the paper: CIFAR-10, ResNet-50, L2 eps 0.25" in legend
+
+
+def test_colours_are_one_a_model_and_differ() -> None:
+    models = [*figures.FIGURE_2]
+    assert len({look(*model).colour for model in models}) == len(models)
+    assert look("D_rand_from_robust").colour == look("D_rand").colour
+    assert look("D_rand_still_y").colour == look("D_rand").colour
+    assert [look(name).line for name in ("D_rand", "D_rand_from_robust", "D_rand_still_y")] == [
+        "-",
+        "--",
+        ":",
+    ]
+
+
+def test_curves_hold_every_eps_of_one_attack(project: Project) -> None:
+    figure = figures.accuracy_against_eps(project)
+    assert figure is not None
+    (axes,) = figure.axes
+    lines = {str(line.get_label()): line for line in axes.lines if not str(line.get_label()).startswith("_")}
+    assert list(lines) == [
+        "D, standard", "D, robust", "D_R", "D_NR", "D_rand", "D_det", "D_rand from robust", "D_det from "
+        "robust"
+    ]  # fmt: skip
+    assert np.asarray(lines["D, robust"].get_xdata()).tolist() == [0.0, 0.25, 0.5, 1.0]
+    heights = np.asarray(lines["D, robust"].get_ydata()).tolist()
+    assert heights == pytest.approx([0.96, 0.90, 0.78, 0.45], abs=0.002)
+    assert to_hex(str(lines["D, robust"].get_color())) == look("D", "robust").colour.lower()
+    assert [text.get_text() for text in axes.texts] == ["headline eps", "eps of robust training"]
+    assert "L2 radius of the attack (pgd20)" in axes.get_xlabel()
+
+
+def test_curve_attack_prefers_coverage_then_fewer_steps(project: Project) -> None:
+    assert figures.curve_attack(accuracy_table(project.results)) == "pgd20"
+    assert figures.curve_attack([]) is None
+
+
+def test_label_accuracies_show_both_labels_and_both_judges(project: Project) -> None:
+    figure = figures.label_accuracies(project)
+    assert figure is not None
+    (axes,) = figure.axes
+    heights = [bar.get_height() for bar in bars(axes)]
+    # D_rand, D_rand still y, D_rand from robust, D_det, D_det still y, D_det from robust: on y, on y + 1
+    expected = [0.85, 0.02, 0.82, 0.02, 0.40, 0.05, 0.60, 0.20, 0.50, 0.30, 0.05, 0.90]
+    assert heights == pytest.approx(expected, abs=0.002)
+    shares = [line.get_ydata() for line in axes.lines if line.get_marker() in ("^", "v")]
+    assert np.ravel(shares).tolist() == [0.93, 0.91] * 4
+
+
+def test_distances_count_every_image(project: Project) -> None:
+    figure = figures.distances(project)
+    assert figure is not None
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "D_R", "D_NR", "D_rand", "D_det", "D_rand from robust", "D_det from robust"
+    ]  # fmt: skip
+    assert [len(axes.patches) for axes in figure.axes] == [2, 2, 1, 1, 1, 1]
+
+
+def test_histogram_of_equal_values_is_one_bin() -> None:
+    import pandas as pd
+
+    for value in (0.0, 0.5):
+        _, (axes,) = new_figure(2.0)
+        figures._histogram(axes, pd.Series([value] * 7), "black", "stepfilled")
+        outline = np.asarray(axes.patches[0].get_path().vertices)
+        assert outline[:, 1].max() == 7
+
+
+def test_learning_curves_are_means_over_seeds_where_measured(project: Project) -> None:
+    figure = figures.learning_curves(project)
+    assert figure is not None
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(panels)[:3] == ["D, standard", "D, robust", "D_R"]
+    _, validation, shifted, adversarial = panels["D, robust"].lines
+    assert np.asarray(validation.get_xdata()).tolist() == [2, 4]
+    assert np.asarray(validation.get_ydata()).tolist() == pytest.approx([0.77, 0.87])
+    assert np.asarray(shifted.get_ydata()).tolist() == pytest.approx([0.05, 0.05])
+    assert np.asarray(adversarial.get_ydata()).tolist() == pytest.approx([0.4, 0.45])
+    assert len(np.asarray(panels["D_R"].lines[3].get_xdata())) == 0
+
+
+def test_png_bytes_do_not_vary_and_ignore_the_users_style(project: Project) -> None:
+    def drawn() -> bytes:
+        with report_style():
+            figure = figures.figure_2(project)
+            assert figure is not None
+            return to_png(figure)
+
+    first = drawn()
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 20}):
+        assert drawn() == first
+    assert first.startswith(b"\x89PNG")
+    assert b"Software" not in first
+    assert b"tIME" not in first

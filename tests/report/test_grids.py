@@ -1,0 +1,106 @@
+"""Sample grids show the stored images, unsmoothed, by a fixed rule."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from notbugs.report.grids import FACTORS, Strip, amplification, draw, inverted_grid, targeted_grid
+from notbugs.report.project import Project, load_project
+from notbugs.store import load_dataset
+
+
+@pytest.fixture(scope="module")
+def project(fake_project: Path) -> Project:
+    return load_project(fake_project)
+
+
+def shown(
+    figure: Figure | None, strip: int, column: int, columns: int = 10
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    assert figure is not None
+    image = figure.axes[strip * columns + column].images[0]
+    assert image.get_interpolation() == "nearest"
+    return np.asarray(image.get_array())
+
+
+def captions(figure: Figure | None, strip: int, columns: int = 10) -> list[str]:
+    assert figure is not None
+    return [axes.get_xlabel() for axes in figure.axes[strip * columns : (strip + 1) * columns]]
+
+
+def test_rows_are_the_first_example_of_each_class(project: Project) -> None:
+    labels = load_dataset(project.root / "data/train").data().labels
+    first = [int((labels == label).nonzero()[0]) for label in range(10)]
+    figure = targeted_grid(project, "rand")
+    images = load_dataset(project.root / "data/train").data().images
+    for column, row in enumerate(first):
+        assert (shown(figure, 0, column) == images[row, 0].numpy()).all()
+    assert captions(figure, 0) == [f"y: {label}" for label in range(10)]
+
+
+@pytest.mark.parametrize("key", ["rand", "det"])
+def test_targeted_grid_shows_both_source_models_given_labels_and_delta(project: Project, key: str) -> None:
+    figure = targeted_grid(project, key)
+    assert figure is not None
+    titles = [axes.get_ylabel() for axes in figure.axes[::10]]
+    name = f"D_{key}"
+    assert titles[0] == "D"
+    assert titles[1] == f"{name}\nfrom standard"
+    assert titles[3] == f"{name}\nfrom robust"
+    factor = int(titles[2].removeprefix("its δ, ×"))
+    assert factor in FACTORS
+    for strip, folder in ((1, key), (3, f"{key}_from_robust")):
+        made = load_dataset(project.root / "data" / folder)
+        row = 4  # digits are stored 0, 1, 2, ... at first: the first 4 is row 4
+        image, given = made[row]
+        assert (shown(figure, strip, row) == image[0].numpy()).all()
+        assert captions(figure, strip)[row] == f"t: {given}"
+        delta = (image - load_dataset(project.root / "data/train")[row][0])[0].numpy()
+        assert shown(figure, strip + 1, row) == pytest.approx(0.5 + factor * delta, abs=1e-6)
+        assert captions(figure, strip + 1)[row] == f"‖δ‖₂ {np.linalg.norm(delta):.2f}"
+
+
+def test_inverted_grid_shows_starts_and_distances(project: Project) -> None:
+    figure = inverted_grid(project)
+    assert figure is not None
+    titles = [axes.get_ylabel() for axes in figure.axes[::10]]
+    assert titles == ["D: x", "start x'", "D_R", "start x'", "D_NR"]
+    train, made = (load_dataset(project.root / "data" / name) for name in ("train", "robust"))
+    assert (shown(figure, 1, 0) == train[7][0][0].numpy()).all()  # the starts lie seven rows further
+    assert (shown(figure, 2, 0) == made[0][0][0].numpy()).all()
+    to_x, to_start = ((made[0][0] - train[row][0]).norm() for row in (0, 7))
+    assert captions(figure, 2)[0] == f"y: 0\nto x {to_x:.2f}\nto x' {to_start:.2f}"
+
+
+def test_grid_examples_limits_the_columns(project: Project) -> None:
+    from dataclasses import replace
+
+    from notbugs.report import ReportSettings
+
+    figure = targeted_grid(replace(project, report=ReportSettings(grid_examples=3)), "det")
+    assert figure is not None
+    assert len(figure.axes) == 3 * 5
+
+
+@pytest.mark.parametrize(
+    "grid", [inverted_grid, lambda project: targeted_grid(project, "rand")], ids=["inverted", "rand"]
+)
+def test_absent_constructions_give_no_grid(project: Project, grid: Callable[[Project], Figure | None]) -> None:
+    from dataclasses import replace
+
+    assert grid(replace(project, constructions={})) is None
+
+
+@pytest.mark.parametrize(("largest", "factor"), [(0.0, 100), (0.004, 100), (0.02, 20), (0.25, 2), (0.3, 1), (0.9, 1)])
+def test_amplification_clips_nothing(largest: float, factor: int) -> None:
+    assert amplification(torch.tensor([0.0, -largest])) == factor
+
+
+def test_colour_images_are_drawn_in_colour() -> None:
+    images = torch.rand(2, 3, 5, 4)
+    figure = draw([Strip("D", images, ["a", "b"])])
+    assert (shown(figure, 0, 1, columns=2) == images[1].permute(1, 2, 0).numpy()).all()

@@ -1,0 +1,289 @@
+"""The page: complete, self-contained, escaped, the same bytes from the same inputs, and clear errors."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from notbugs.config import ConfigError
+from notbugs.report import ReportSettings, write_report
+from notbugs.report.claims import judge
+from notbugs.report.evidence import evidence_of
+from notbugs.report.page import abstract, main_numbers
+from notbugs.report.project import load_project
+from notbugs.report.sections import GLOSSARY, SECTIONS
+from notbugs.results import ResultsError
+
+MakeProject = Callable[..., Path]
+VOID = {"meta", "img", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects text, tags, and what would be loaded."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.anchors: list[str] = []
+        self.ids: list[str] = []
+        self.parts: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        facts = dict(attributes)
+        self.loads += [value or "" for name, value in attributes if name in ("src", "srcset", "data", "poster")]
+        if tag == "link":
+            self.loads.append(facts.get("href") or "")
+        if tag == "a":
+            self.anchors.append(facts.get("href") or "")
+        if "id" in facts:
+            self.ids.append(facts["id"] or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.parts).split())
+
+
+@pytest.fixture(scope="module")
+def written(fake_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    write_report(fake_project, folder / "reports" / "report.html", folder / "figures")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(written: Path) -> str:
+    return (written / "reports" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_page_loads_nothing(html: str, page: Page) -> None:
+    assert html.startswith("<!DOCTYPE html>")
+    assert page.loads
+    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert "script" not in page.tags
+    assert "@import" not in html
+    assert "url(" not in html
+    assert set(page.anchors) == {f"#{name}" for name in page.ids}
+    assert len(page.ids) == len(SECTIONS)
+
+
+def test_page_holds_every_claim_with_verdict(fake_project: Path, page: Page) -> None:
+    claims = judge(evidence_of(load_project(fake_project)))
+    assert len(claims) == 8
+    for claim in claims:
+        for text in (claim.title, claim.statement_of_paper, claim.sentence):
+            assert " ".join(text.split()) in page.text
+    assert page.text.count("seen") >= len(claims)
+
+
+def test_page_holds_tables_settings_words_and_citation(page: Page) -> None:
+    for text in (
+        "Robust and non-robust features on digits",
+        "small_cnn on digits: 200 training, 200 validation and 360 test images in 10 classes; headline eps 0.5 (L2)",
+        "the paper: CIFAR-10, ResNet-50",
+        "95.25 4.49 0",
+        "attack: {norm: l2, eps: 1.0, num_steps: 7}",
+        "176 images",
+        "Adversarial Examples Are Not Bugs, They Are Features. Advances in Neural",
+        "eprint = {1905.02175}",
+        *(" ".join(entry) for entry in GLOSSARY),
+    ):
+        assert text in spaced(page)
+
+
+def spaced(page: Page) -> str:
+    """The text with a blank between neighbouring cells."""
+    return " ".join(" ".join(page.parts).split())
+
+
+def test_hashes_are_those_of_the_files(fake_project: Path, page: Page) -> None:
+    for name in (
+        "data/train/manifest.json",
+        "data/det_from_robust/manifest.json",
+        "models/train/robust/seed-0.safetensors",
+    ):
+        assert name in page.text
+        assert sha256((fake_project / name).read_bytes()).hexdigest() in page.text
+
+
+def test_nothing_of_the_machine_or_the_moment_is_on_the_page(fake_project: Path, written: Path, html: str) -> None:
+    without_pictures = re.sub(r"base64,[^\"]+", "", html)
+    assert str(fake_project) not in without_pictures
+    assert str(written) not in without_pictures
+    assert "made-up" not in without_pictures  # the experiment's name
+    assert not re.search(r"\d\d:\d\d", without_pictures)
+
+
+def test_figures_are_written_beside_the_page(written: Path, html: str) -> None:
+    names = sorted(file.name for file in (written / "figures").iterdir())
+    assert names == sorted(
+        f"{name}.png"
+        for name in (
+            "figure_2", "accuracy_vs_eps", "label_accuracies", "distances", "learning_curves",
+            "grid_inverted", "grid_rand", "grid_det",
+        )
+    )  # fmt: skip
+    assert html.count("<img ") == len(names)
+
+
+def test_same_inputs_same_bytes_anywhere(fake_project: Path, written: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(fake_project, elsewhere)
+    write_report(elsewhere, elsewhere / "reports/report.html", elsewhere / "plots/figures")
+    again = (elsewhere / "reports/report.html").read_bytes()
+    assert again == (written / "reports/report.html").read_bytes()
+    for file in (written / "figures").iterdir():
+        assert (elsewhere / "plots/figures" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_numbers_on_the_page_follow_the_results(tmp_path: Path, make_project: MakeProject) -> None:
+    root = make_project(tmp_path / "lab", constructions=("rand",))
+    path = root / "metrics/results.csv"
+    before = abstract(load_project(root), judge(evidence_of(load_project(root))))
+    text = path.read_text(encoding="utf-8")
+    rows = [re.sub(r",0\.0,0\.8\d+,", ",0.0,0.9,", line) for line in text.splitlines() if line]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    after = abstract(load_project(root), judge(evidence_of(load_project(root))))
+    assert "85.0% from D_rand" in " ".join(before)
+    assert "90.0% from D_rand" in " ".join(after)
+
+
+@pytest.mark.parametrize("constructions", [(), ("rand",), ("robust", "nonrobust"), ("det_from_robust",)])
+def test_pipelines_without_some_constructions(
+    tmp_path: Path, make_project: MakeProject, constructions: tuple[str, ...]
+) -> None:
+    root = make_project(tmp_path / "lab", constructions=constructions)
+    write_report(root, root / "report.html", root / "figures")
+    text = Page((root / "report.html").read_text(encoding="utf-8")).text
+    assert ("D_rand is not in this pipeline" in text) == ("rand" not in constructions)
+    assert ("D_R is not in this pipeline" in text) == ("robust" not in constructions)
+    assert (root / "figures/grid_rand.png").exists() == ("rand" in constructions)
+    assert (root / "figures/grid_inverted.png").exists() == ("robust" in constructions)
+    assert (root / "figures/figure_2.png").exists()
+
+
+def test_abstract_is_three_to_five_sentences(fake_project: Path, tmp_path: Path, make_project: MakeProject) -> None:
+    project = load_project(fake_project)
+    sentences = abstract(project, judge(evidence_of(project)))
+    assert len(sentences) == 3
+    assert sentences[1] == "Of 8 claims, 8 were seen here, 0 not, and 0 cannot be judged."
+    assert main_numbers(project) == (
+        "Standard training gives an adversarial accuracy at eps 0.5 of 33.9% from D, 53.9% from D_R and "
+        "21.1% from D_NR, and an accuracy on untouched test images of 85.0% from D_rand and 60.0% from D_det."
+    )
+    bare = load_project(make_project(tmp_path / "bare", constructions=()))
+    assert abstract(bare, judge(evidence_of(bare)))[-1].startswith(
+        "Cannot be judged: Standard training on D_R gives robustness; D_NR is accurate"
+    )
+
+
+def test_text_from_data_is_escaped(tmp_path: Path, make_project: MakeProject) -> None:
+    root = make_project(tmp_path / "lab", constructions=())
+    for name in ("metrics/results.csv", "metrics/per_class.csv"):
+        path = root / name
+        text = path.read_text(encoding="utf-8")
+        path.write_text(
+            text.replace("digits", "<b>&amp;").replace(",3,", ",<script>alert(1)</script>,"), encoding="utf-8"
+        )
+    write_report(root, root / "report.html", root / "figures")
+    html = (root / "report.html").read_text(encoding="utf-8")
+    assert "<b>" not in html
+    assert "<script" not in html
+    assert "on &lt;b&gt;&amp;amp;" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda root: (root / name).unlink()
+
+
+def change_params(section: str, value: object) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+        params[section] = value
+        (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+    return change
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda root: (root / name).write_text(text, encoding="utf-8") and None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (remove("metrics/results.csv"), ResultsError, r"results\.csv: not found; `dvc repro evaluate`"),
+        (remove("metrics/per_class.csv"), ResultsError, r"per_class\.csv: not found; `dvc repro evaluate`"),
+        (remove("metrics/prepare.json"), ResultsError, r"prepare\.json: not found; `dvc repro prepare`"),
+        (
+            remove("metrics/construct/rand.json"),
+            ResultsError,
+            r"rand\.json: not found; `dvc repro construct@rand`",
+        ),
+        (
+            remove("plots/learning/fit-rand.csv"),
+            ResultsError,
+            r"fit-rand\.csv: not found; `dvc repro fit@rand`",
+        ),
+        (
+            write("metrics/prepare.json", "{}"),
+            ResultsError,
+            r"prepare\.json: train, validation, test, classes is",
+        ),
+        (write("metrics/prepare.json", "{"), ResultsError, r"prepare\.json: cannot be read"),
+        (
+            write("plots/learning/train-robust.csv", "subset,seed\nfull,0\n"),
+            ResultsError,
+            r"column epoch, lr",
+        ),
+        (
+            change_params("evaluate", {"eps": [0.5]}),
+            ConfigError,
+            r"evaluate\.headline_eps = None: must be a number > 0",
+        ),
+        (
+            change_params("report", {"grid_example": 3}),
+            ConfigError,
+            r"report\.grid_example: unknown key; did you mean",
+        ),
+        (change_params("report", {"grid_examples": 0}), ConfigError, r"report\.grid_examples = 0: must be"),
+    ],
+)
+def test_errors_name_the_file_and_the_command(
+    tmp_path: Path, make_project: MakeProject, spoil: Callable[[Path], None], error: type[Exception], message: str
+) -> None:
+    root = make_project(tmp_path / "lab", constructions=("rand",))
+    spoil(root)
+    with pytest.raises(error, match=message):
+        write_report(root, root / "report.html", root / "figures")
+    assert not (root / "report.html").exists()
+
+
+def test_defaults() -> None:
+    assert ReportSettings().grid_examples == 10
+    assert json.loads(ReportSettings().model_dump_json()) == {"grid_examples": 10}

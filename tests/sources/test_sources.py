@@ -1,0 +1,174 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from notbugs.config import ConfigError, validate
+from notbugs.sources import DataSettings, SourceData, SourceError, load_source
+
+
+def settings(**section: object) -> DataSettings:
+    return validate(section, "data", DataSettings)
+
+
+def equal(one: SourceData, other: SourceData) -> bool:
+    return all(
+        getattr(one, split).images.equal(getattr(other, split).images)
+        and getattr(one, split).labels.equal(getattr(other, split).labels)
+        and one.source_indices[split].equal(other.source_indices[split])
+        for split in ("train", "validation", "test")
+    )
+
+
+def test_defaults_are_the_digits() -> None:
+    default = settings()
+    assert (default.source, default.validation_fraction, default.test_fraction) == ("digits", 0.1, 0.2)
+    assert (default.max_train, default.max_test, default.shard_size) == (None, None, 8192)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"source": "mnist"}, r"data\.source = 'mnist': must be 'digits', 'cifar10' or 'folder'"),
+        (
+            {"source": "folder", "image_size": 32},
+            r"data\.path = None: must be given for source: folder \(a dir",
+        ),
+        ({"source": "folder", "path": "x"}, r"data\.image_size = None: must be given for source: folder"),
+        (
+            {"path": "x"},
+            r"data\.path = 'x': must be null: only source: folder reads it, and source is digits",
+        ),
+        (
+            {"source": "cifar10", "image_size": 32},
+            r"data\.image_size = 32: must be null: .* source is cifar10",
+        ),
+        ({"channels": "grey"}, r"data\.channels = 'grey': must be null: only source: folder reads it"),
+        (
+            {"source": "folder", "path": "x", "image_size": 3},
+            r"data\.image_size = 3: must be greater than or",
+        ),
+        ({"source": "folder", "path": ""}, r"data\.path = '': must "),
+        (
+            {"source": "folder", "path": "x", "image_size": 8, "channels": "blue"},
+            r"'blue': must be 'rgb' or 'grey'",
+        ),
+        ({"validation_fraction": 0.0}, r"data\.validation_fraction = 0\.0: must be greater than 0"),
+        (
+            {"validation_fraction": 0.51},
+            r"data\.validation_fraction = 0\.51: must be less than or equal to 0\.5",
+        ),
+        ({"test_fraction": float("nan")}, r"data\.test_fraction = nan: must be"),
+        ({"max_train": 1}, r"data\.max_train = 1: must be greater than or equal to 2"),
+        ({"max_test": 0}, r"data\.max_test = 0: must be greater than or equal to 1"),
+        ({"max_test": 10.0}, r"data\.max_test = 10\.0: must be a valid integer"),
+        ({"shard_size": 0}, r"data\.shard_size = 0: must be greater than or equal to 1"),
+        ({"image_sise": 32}, r"data\.image_sise: unknown key; did you mean image_size\?"),
+    ],
+)
+def test_impossible_settings_are_refused(section: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(**section)
+
+
+def test_digits_are_split_into_three(tmp_path: Path) -> None:
+    data = load_source(settings(validation_fraction=0.15), seed=0, root=tmp_path)
+    assert data.name == "digits"
+    indices = torch.cat([data.source_indices[split] for split in ("train", "validation", "test")])
+    assert indices.sort().values.tolist() == list(range(1797))
+    for split in ("train", "validation", "test"):
+        part = getattr(data, split)
+        assert part.images.shape == (len(part), 1, 8, 8)
+        assert part.images.dtype == torch.float32
+        assert (float(part.images.min()), float(part.images.max())) == (0.0, 1.0)
+        assert data.origins[split] == [""] * len(part)
+    pool = data.train.labels.bincount() + data.validation.labels.bincount()
+    assert data.validation.labels.bincount().tolist() == [round(0.15 * size) for size in pool.tolist()]
+    assert data.skipped == []
+
+
+def test_digits_pixels_are_sixteenths(tmp_path: Path) -> None:
+    images = load_source(settings(), seed=0, root=tmp_path).train.images
+    assert (images * 16).frac().abs().max() == 0
+
+
+def test_seed_decides(tmp_path: Path) -> None:
+    zero, again, one = (load_source(settings(max_train=200), seed=seed, root=tmp_path) for seed in (0, 0, 1))
+    assert equal(zero, again)
+    assert not zero.validation.images.equal(one.validation.images)
+
+
+def test_the_test_split_does_not_depend_on_the_other_settings(tmp_path: Path) -> None:
+    plain = load_source(settings(), seed=0, root=tmp_path)
+    other = load_source(settings(max_train=300, validation_fraction=0.4), seed=0, root=tmp_path)
+    assert plain.test.images.equal(other.test.images)
+    assert len(other.train) + len(other.validation) == 300
+
+
+def test_a_folder_is_split_into_three(tree, tmp_path: Path) -> None:
+    tree(train={"cat": 10, "dog": 20}, test={"cat": 3, "dog": 3})
+    section = {"source": "folder", "path": "pets", "image_size": 8, "validation_fraction": 0.2}
+    data = load_source(settings(**section), seed=0, root=tmp_path)
+    assert data.name == "folder:pets"
+    assert data.train.class_names == data.validation.class_names == data.test.class_names == ("cat", "dog")
+    assert data.validation.labels.bincount().tolist() == [2, 4]
+    assert data.train.labels.bincount().tolist() == [8, 16]
+    for split, offset in (("train", 0), ("validation", 0), ("test", 30)):
+        images, indices = getattr(data, split).images, data.source_indices[split]
+        assert images[:, 0, 0, 0].equal((indices + offset).float() / 255)  # red is the number in the tree
+        assert images[:, 1, 0, 0].unique().tolist() == [torch.tensor(100 / 255).item()]
+        numbers = [int(Path(name).stem) + 10 * ("/dog/" in name) for name in data.origins[split]]
+        if split != "test":
+            assert numbers == indices.tolist()
+
+
+def test_grey_folder(tree, tmp_path: Path) -> None:
+    tree()
+    section = {"source": "folder", "path": "pets", "image_size": 4, "channels": "grey"}
+    assert load_source(settings(**section), seed=0, root=tmp_path).test.images.shape == (4, 1, 4, 4)
+
+
+def test_skipped_files_are_told(tree, tmp_path: Path) -> None:
+    (tree() / "train/cat/letter.png").write_text("Dear Sir")
+    section = {"source": "folder", "path": "pets", "image_size": 8, "skip_unreadable": True}
+    data = load_source(settings(**section), seed=0, root=tmp_path)
+    assert data.skipped == ["train/cat/letter.png: not a picture of a known format"]
+
+
+def test_a_class_of_one_image_cannot_be_split(tree, tmp_path: Path) -> None:
+    tree(train={"cat": 3, "dog": 1})
+    section = {"source": "folder", "path": "pets", "image_size": 8}
+    with pytest.raises(SourceError, match="class dog has 1 image to learn from; at least 2 are needed"):
+        load_source(settings(**section), seed=0, root=tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nowhere: No such file or directory"):
+        load_source(settings(source="folder", path="nowhere", image_size=8), seed=0, root=tmp_path)
+
+
+def test_cifar10_is_looked_for_in_data_raw(tmp_path: Path, monkeypatch) -> None:
+    looked = []
+
+    def read(folder: Path, **limits: object) -> None:
+        looked.append((folder, limits))
+        raise SourceError("not there")
+
+    monkeypatch.setattr("notbugs.sources.cifar10.read_cifar10", read)
+    with pytest.raises(SourceError, match="not there"):
+        load_source(settings(source="cifar10", max_train=100), seed=3, root=tmp_path)
+    assert looked == [(tmp_path / "data" / "raw", {"max_train": 100, "max_test": None, "seed": 3})]
+
+
+def test_importing_the_settings_does_not_import_the_readers() -> None:
+    code = (
+        "import sys; import notbugs.sources; "
+        "print(sorted({'sklearn', 'torchvision', 'PIL'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,409 @@
+"""The constructed datasets: the paper's recipes, and the facts reported about every image."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from notbugs.attacks import project_l2
+from notbugs.config import ConfigError
+from notbugs.construction import (
+    Constructed,
+    InvertSettings,
+    TargetSettings,
+    construct,
+    construct_settings,
+    describe,
+    inverted_dataset,
+    nearest_neighbour,
+    summarise,
+    target_dataset,
+    target_labels,
+)
+from notbugs.images import ImageData
+from notbugs.models.base import Classifier
+
+INVERT = {"recipe": "invert", "model": "robust", "num_steps": 100, "step_size": 0.05}
+TARGET = {"recipe": "random_target", "model": "standard", "num_steps": 20, "step_size": 0.1, "eps": 1.0}
+COLUMNS = {  # of examples.parquet, beside index, source_index and start_index
+    "true_label",
+    "given_label",
+    "delta_norm",
+    "pixel_distance_start",
+    "representation_distance",
+    "representation_distance_start",
+    "probability_true_before",
+    "probability_given_before",
+    "probability_true_after",
+    "probability_given_after",
+    "success",
+    "robust_prediction",
+    "neighbour_prediction",
+    "still_y",
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).flatten(1).norm(dim=1)
+
+
+def linear_classifier(weight: Tensor, num_classes: int = 3) -> Classifier:
+    """A classifier of one-channel 2x3 images whose representation is A·x."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0], bias=False))
+    model = Classifier(body, 1, weight.shape[0], num_classes)
+    with torch.no_grad():
+        body[1].weight.copy_(weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def base(digits) -> ImageData:
+    """D: 120 digits."""
+    return digits[0].select(torch.arange(120))
+
+
+@pytest.fixture(scope="module")
+def inverted(base, robust_model) -> Constructed:
+    return inverted_dataset(robust_model, base, InvertSettings(**INVERT), generator=generator())
+
+
+@pytest.fixture(scope="module")
+def targeted(base, standard_model) -> Constructed:
+    return target_dataset(standard_model, base, TargetSettings(**TARGET), generator=generator())
+
+
+# D_R and D_NR
+
+
+def test_inversion_finds_the_representation(inverted, base, robust_model):
+    assert torch.equal(inverted.data.labels, base.labels)
+    assert torch.equal(inverted.true_labels, base.labels)
+    assert inverted.data.class_names == base.class_names
+    with torch.no_grad():
+        goal, start, reached = (
+            robust_model.representation(x)
+            for x in (base.images, base.images[inverted.start_index], inverted.data.images)
+        )
+    before, after = (start - goal).norm(dim=1), (reached - goal).norm(dim=1)
+    torch.testing.assert_close(inverted.columns["representation_distance_start"], before)
+    torch.testing.assert_close(inverted.columns["representation_distance"], after, rtol=1e-3, atol=1e-5)
+    moved = distance(inverted.data.images, base.images[inverted.start_index])
+    torch.testing.assert_close(inverted.columns["pixel_distance_start"], moved)
+    assert float(after.median()) < 0.2 * float(before.median())
+
+
+def test_inversion_of_a_linear_representation():
+    """Steps stay in the row space of A: z = x' + A⁺A(x − x'), up to one step, where [0, 1] does not bite."""
+    weight = torch.linalg.qr(torch.randn(6, 6, generator=generator()))[0][:2]  # (2, 6), orthonormal rows
+    images = 0.45 + 0.1 * torch.rand(20, 1, 2, 3, generator=generator(1))
+    data = ImageData(images, torch.arange(20) % 3, ("a", "b", "c"))
+    config = InvertSettings(recipe="invert", model="robust", num_steps=300, step_size=0.002)
+    found = inverted_dataset(linear_classifier(weight), data, config, generator=generator())
+    x, start = images.flatten(1), images[found.start_index].flatten(1)
+    expected = start + (x - start) @ weight.T @ weight
+    torch.testing.assert_close(found.data.images.flatten(1), expected, rtol=0, atol=0.0025)
+    assert float((found.data.images.flatten(1) - x).norm(dim=1).median()) > 0.03  # and is not x itself
+
+
+def test_inversion_is_the_plain_loop(base, robust_model):
+    """From x', descending ‖g(z) − g(x)‖₂ by normalised steps, clipped to [0, 1]; the last iterate."""
+    config = InvertSettings(**{**INVERT, "num_steps": 8})
+    found = inverted_dataset(robust_model, base, config, generator=generator())
+    goal = robust_model.representation(base.images).detach()
+    z = base.images[found.start_index].clone()
+    for _ in range(8):
+        z.requires_grad_()
+        loss = (robust_model.representation(z) - goal).square().sum(dim=1).sqrt()
+        (gradient,) = torch.autograd.grad(loss.sum(), z)
+        length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        z = (z.detach() - 0.05 * gradient / length).clamp(0, 1)
+    torch.testing.assert_close(found.data.images, z, rtol=0, atol=2e-3)
+
+
+def test_start_is_a_uniformly_random_other_image():
+    count = 6000
+    images = torch.rand(count, 1, 2, 3, generator=generator())
+    data = ImageData(images, torch.arange(count) % 3, ("a", "b", "c"))
+    config = InvertSettings(recipe="invert", model="robust", num_steps=1, step_size=0.01, batch_size=6000)
+    start = inverted_dataset(linear_classifier(torch.eye(2, 6)), data, config, generator=generator(1)).start_index
+    rows = torch.arange(count)
+    assert (start != rows).all()
+    assert start.min() >= 0
+    assert start.max() < count
+    offset = (start - rows) % count
+    assert int((offset == 1).sum()) < 10  # not simply the next one
+    for values in (start, offset):
+        share = torch.histc(values.double(), bins=10, min=0, max=count) / count
+        assert (share - 0.1).abs().max() <= 4 * math.sqrt(0.09 / count)
+
+
+def test_two_images_start_from_each_other():
+    data = ImageData(torch.rand(2, 1, 2, 3, generator=generator()), torch.tensor([0, 1]), ("a", "b", "c"))
+    config = InvertSettings(recipe="invert", model="robust", num_steps=1, step_size=0.01)
+    assert inverted_dataset(
+        linear_classifier(torch.eye(2, 6)), data, config, generator=generator()
+    ).start_index.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="inversion starts from another image: D needs at least 2, not 1"):
+        inverted_dataset(
+            linear_classifier(torch.eye(2, 6)), data.select(torch.tensor([0])), config, generator=generator()
+        )
+
+
+# D_rand and D_det
+
+
+@pytest.mark.parametrize(("norm", "order", "eps"), [("l2", 2.0, 0.6), ("linf", math.inf, 0.1)])
+@pytest.mark.parametrize("recipe", ["random_target", "deterministic_target"])
+def test_targeted_images_lie_in_the_ball_with_the_labels_given(base, standard_model, norm, order, eps, recipe):
+    config = TargetSettings(**{**TARGET, "recipe": recipe, "norm": norm, "eps": eps, "step_size": eps / 5})
+    found = target_dataset(standard_model, base, config, generator=generator())
+    delta = (found.data.images - base.images).flatten(1)
+    lengths = torch.linalg.vector_norm(delta, ord=order, dim=1)
+    assert (lengths <= eps * (1 + 1e-5)).all()
+    assert float(lengths.median()) > 0.9 * eps
+    assert torch.equal(found.data.labels, target_labels(recipe, base.labels, 10, generator()))
+    assert torch.equal(found.true_labels, base.labels)
+    assert torch.equal(found.start_index, torch.full((len(base),), -1))
+    with torch.no_grad():
+        before, after = (
+            functional.cross_entropy(standard_model(x), found.data.labels) for x in (base.images, found.data.images)
+        )
+    assert after < 0.5 * before
+
+
+def test_target_is_the_plain_loop(base, standard_model):
+    """Every example takes all steps and the last iterate stays, also where t is reached at once."""
+    config = TargetSettings(**{**TARGET, "num_steps": 6})
+    found = target_dataset(standard_model, base, config, generator=generator())
+    x = base.images.clone()
+    for _ in range(6):
+        x.requires_grad_()
+        loss = functional.cross_entropy(standard_model(x), found.data.labels, reduction="none")
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        delta = project_l2(x.detach() - 0.1 * gradient / length - base.images, 1.0)
+        x = (base.images + delta).clamp(0, 1)
+    torch.testing.assert_close(found.data.images, x, rtol=0, atol=2e-3)
+    unmoved = found.data.labels == base.labels  # t = y, reached from the start
+    assert unmoved.any()
+    assert (distance(found.data.images, base.images)[unmoved] > 0.1).all()
+
+
+def test_deterministic_targets():
+    labels = torch.tensor([0, 4, 9])
+    assert target_labels("deterministic_target", labels, 10, generator()).tolist() == [1, 5, 0]
+
+
+def test_random_targets_are_uniform_over_all_classes():
+    count = 20_000
+    labels = torch.arange(count) % 10
+    found = target_labels("random_target", labels, 10, generator())
+    assert found.dtype == torch.int64
+    margin = 4 * math.sqrt(0.09 / count)
+    for label in range(10):  # whatever y is, each t is as likely; y among them
+        given_label = found[labels == label]
+        shares = torch.bincount(given_label, minlength=10) / len(given_label)
+        assert (shares - 0.1).abs().max() <= 4 * math.sqrt(0.09 / len(given_label))
+    assert abs(float((found == labels).double().mean()) - 0.1) <= margin
+
+
+# Both
+
+
+@pytest.mark.parametrize(("which", "change"), [("invert", {"num_steps": 20}), ("target", {})])
+def test_batches_do_not_matter(base, standard_model, which, change):
+    config = InvertSettings(**{**INVERT, **change}) if which == "invert" else TargetSettings(**TARGET)
+    found = [
+        construct(standard_model, base, config.model_copy(update={"batch_size": size}), generator=generator())
+        for size in (500, 120, 17)
+    ]
+    for other in found[1:]:
+        assert torch.equal(other.data.labels, found[0].data.labels)
+        assert torch.equal(other.start_index, found[0].start_index)
+        apart = distance(other.data.images, found[0].data.images)
+        assert float(apart.quantile(0.95)) < 1e-3  # rounding grows over the steps in a few
+        assert float(apart.max()) < 0.2
+
+
+@pytest.mark.parametrize("which", ["invert", "target"])
+def test_same_seed_gives_the_same_bytes(base, standard_model, which):
+    config = InvertSettings(**{**INVERT, "num_steps": 5}) if which == "invert" else TargetSettings(**TARGET)
+    first, again, other = (construct(standard_model, base, config, generator=generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.data.images, again.data.images)
+    assert torch.equal(first.data.labels, again.data.labels)
+    assert torch.equal(first.start_index, again.start_index)
+    assert not torch.equal(first.data.images, other.data.images)
+
+
+@pytest.mark.parametrize("which", ["invert", "target"])
+def test_the_model_is_left_in_its_mode(base, new_model, which):
+    model = new_model(base, width=4).train()
+    model.body[1].eval()
+    modes = [module.training for module in model.modules()]
+    buffers = [value.clone() for value in model.buffers()]
+    config = InvertSettings(**{**INVERT, "num_steps": 2}) if which == "invert" else TargetSettings(**TARGET)
+    found = construct(model, base, config, generator=generator())
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(a, b) for a, b in zip(buffers, model.buffers(), strict=True))
+    evaluating = construct(model.eval(), base, config, generator=generator())
+    assert torch.equal(found.data.images, evaluating.data.images)
+
+
+def test_progress_shows_the_batches(base, standard_model):
+    shown = []
+
+    def progress(iterable, description, total=None):
+        for item in iterable:
+            shown.append((description, item.stop - item.start))
+            yield item
+
+    config = TargetSettings(**{**TARGET, "batch_size": 50, "num_steps": 1})
+    construct(standard_model, base, config, generator=generator(), progress=progress, description="rand")
+    assert shown == [("rand", 50), ("rand", 50), ("rand", 20)]
+
+
+# The facts reported
+
+
+@pytest.mark.parametrize("which", ["inverted", "targeted"])
+def test_describe_is_complete_and_right(which, request, base, standard_model, robust_model):
+    constructed: Constructed = request.getfixturevalue(which)
+    columns = describe(constructed, base, standard_model, robust_model)
+    assert set(columns) == COLUMNS
+    assert {values.shape for values in columns.values()} == {(len(base),)}
+    new, true, given = constructed.data.images, base.labels, constructed.data.labels
+    rows = torch.arange(len(base))
+    with torch.no_grad():
+        before, after = standard_model(base.images).softmax(1), standard_model(new).softmax(1)
+        robust = robust_model(new).argmax(1)
+    neighbours = []
+    for i, image in enumerate(new):
+        apart = distance(image[None].expand_as(base.images), base.images)
+        apart[i] = math.inf
+        neighbours.append(int(base.labels[apart.argmin()]))
+    neighbour = torch.tensor(neighbours)
+    expected = {
+        "true_label": true,
+        "given_label": given,
+        "delta_norm": distance(new, base.images),
+        "probability_true_before": before[rows, true],
+        "probability_given_before": before[rows, given],
+        "probability_true_after": after[rows, true],
+        "probability_given_after": after[rows, given],
+        "success": after.argmax(1) == given,
+        "robust_prediction": robust,
+        "neighbour_prediction": neighbour,
+        "still_y": (robust == true) & (neighbour == true),
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(columns[name], values, msg=lambda message, name=name: f"{name}: {message}")
+    for name in ("pixel_distance_start", "representation_distance", "representation_distance_start"):
+        if which == "targeted":
+            assert columns[name].isnan().all(), name
+        else:
+            assert torch.equal(columns[name], constructed.columns[name])
+    assert 0 < int(columns["still_y"].sum())
+
+
+def test_nearest_neighbour_leaves_the_source_out():
+    points = torch.tensor([[0.0, 0.0], [0.1, 0.0], [1.0, 1.0], [0.9, 1.0]]).view(4, 1, 1, 2)
+    reference = ImageData(points, torch.tensor([0, 1, 2, 3]), tuple("abcd"))
+    assert nearest_neighbour(points, reference).tolist() == [1, 0, 3, 2]
+    moved = points.clone()
+    moved[0] = torch.tensor([0.9, 0.9]).view(1, 1, 2)
+    for batch_size in (1000, 3, 1):
+        assert nearest_neighbour(moved, reference, batch_size=batch_size).tolist() == [3, 0, 3, 2]
+
+
+def test_nearest_neighbour_needs_pairs():
+    data = ImageData(torch.zeros(3, 1, 1, 2), torch.zeros(3, dtype=torch.int64), ("a", "b"))
+    with pytest.raises(ValueError, match="need as many images as references, at least 2, not 2 and 3"):
+        nearest_neighbour(data.images[:2], data)
+    with pytest.raises(ValueError, match="not 1 and 1"):
+        nearest_neighbour(data.images[:1], data.select(torch.tensor([0])))
+
+
+def test_summary_by_hand():
+    count = 21
+    ramp = torch.arange(count).double()
+    true = torch.zeros(count, dtype=torch.int64)
+    given = torch.where(ramp < 7, 0, 1)
+    robust = torch.where(ramp < 14, 0, 1)
+    neighbour = torch.where(ramp >= 7, 0, 2)
+    columns = {
+        "true_label": true,
+        "given_label": given,
+        "delta_norm": ramp.flip(0) / 10,
+        "pixel_distance_start": torch.full((count,), math.nan),
+        "representation_distance": ramp * 2,
+        "representation_distance_start": torch.full((count,), math.nan),
+        "success": ramp < 3,
+        "robust_prediction": robust,
+        "neighbour_prediction": neighbour,
+        "still_y": (robust == true) & (neighbour == true),
+    }
+    third = pytest.approx(1 / 3)
+    two_thirds = pytest.approx(2 / 3)
+    assert summarise(columns) == {
+        "num_examples": 21,
+        "success_rate": pytest.approx(1 / 7),
+        "given_is_true": third,
+        "delta_norm": {"q05": 0.1, "q25": 0.5, "median": 1.0, "q75": 1.5, "q95": 1.9, "mean": 1.0},
+        "representation_distance": {"q05": 2, "q25": 10, "median": 20, "q75": 30, "q95": 38, "mean": 20},
+        "robust_model": {"still_y": two_thirds, "target": two_thirds},
+        "nearest_neighbour": {"still_y": two_thirds, "target": pytest.approx(0.0)},
+        "still_y_both": third,
+        "num_still_y": 7,
+    }
+
+
+# Settings
+
+
+def test_settings_follow_the_recipe():
+    assert isinstance(construct_settings(INVERT, "construct.robust"), InvertSettings)
+    assert isinstance(construct_settings(TARGET, "construct.rand"), TargetSettings)
+    assert isinstance(construct_settings({**TARGET, "recipe": "deterministic_target"}, "construct.det"), TargetSettings)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (None, r"construct\.x\.recipe = None: must be one of invert, random_target, deterministic_target"),
+        ({"recipe": "rand"}, r"construct\.x\.recipe = 'rand': must be one of invert"),
+        ({**INVERT, "eps": 0.5}, r"construct\.x\.eps: unknown key"),
+        ({**TARGET, "eps": -0.5}, r"construct\.x\.eps = -0\.5: must be greater than 0"),
+        ({**TARGET, "eps": math.inf}, r"construct\.x\.eps = inf: must be a finite number"),
+        ({**TARGET, "num_steps": 0}, r"construct\.x\.num_steps = 0: must be greater than or equal to 1"),
+        ({**INVERT, "step_size": 0.0}, r"construct\.x\.step_size = 0\.0: must be greater than 0"),
+        ({**INVERT, "model": "strong"}, r"construct\.x\.model = 'strong': must be 'standard' or 'robust'"),
+        ({**INVERT, "dtype": "uint8"}, r"construct\.x\.dtype = 'uint8': must be 'float32' or 'float16'"),
+        ({**TARGET, "norm": "box"}, r"construct\.x\.norm = 'box': must be 'l2' or 'linf'"),
+    ],
+)
+def test_impossible_settings_are_refused(section, message):
+    with pytest.raises(ConfigError, match=message):
+        construct_settings(section, "construct.x")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("which", ["invert", "target"])
+def test_cuda_agrees_with_the_cpu(base, new_model, which):
+    model = new_model(base)
+    config = (
+        InvertSettings(**{**INVERT, "num_steps": 3})
+        if which == "invert"
+        else TargetSettings(**{**TARGET, "num_steps": 3})
+    )
+    expected = construct(model, base, config, generator=generator())
+    found = construct(model.cuda(), base, config, generator=generator())
+    assert found.data.images.device.type == "cpu"
+    assert torch.equal(found.data.labels, expected.data.labels)
+    assert torch.equal(found.start_index, expected.start_index)
+    assert float(distance(found.data.images, expected.data.images).median()) < 1e-2

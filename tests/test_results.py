@@ -1,0 +1,256 @@
+"""The table of results: reading and validating it, means over seeds, and what is printed."""
+
+import csv
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from notbugs.evaluation import wilson_interval
+from notbugs.results import (
+    COLUMNS,
+    MODELS,
+    ResultsError,
+    accuracy_table,
+    attack_steps,
+    load_results,
+    model_label,
+    nearest_eps,
+    print_table,
+    summarise,
+    to_csv,
+    to_json,
+)
+
+N = 200
+
+
+def row(dataset: str = "D", seed: int = 0, count: int = 180, **changes: Any) -> dict[str, Any]:
+    low, high = wilson_interval(count, N)
+    made = dataset != "D"
+    facts = {
+        "dataset": dataset,
+        "estimator": "standard",
+        "seed": seed,
+        "source_seed": 0 if made else "",
+        "architecture": "small_cnn",
+        "source": "digits",
+        "construction_eps": 1.0 if made else "",
+        "labels": "true",
+        "attack": "clean",
+        "norm": "l2",
+        "eps": 0.0,
+        "accuracy": count / N,
+        "low": low,
+        "high": high,
+        "n": N,
+    }
+    return {**facts, **changes}
+
+
+def attacked(eps: float, count: int, attack: str = "pgd20", **changes: Any) -> dict[str, Any]:
+    return row(count=count, eps=eps, attack=attack, **changes)
+
+
+def write(root: Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> Path:
+    path = root / "metrics" / "results.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns or list(COLUMNS), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return root
+
+
+def test_load_gives_columns_and_types(tmp_path: Path) -> None:
+    results = load_results(write(tmp_path, [row(), row("D_rand", 1, 150)]))
+    assert list(results.columns) == list(COLUMNS)
+    assert results["accuracy"].tolist() == [0.9, 0.75]
+    assert results["source_seed"].isna().tolist() == [True, False]
+    assert results["construction_eps"].tolist()[1] == 1.0
+    assert results["seed"].tolist() == [0, 1]
+
+
+def test_a_source_called_na_is_a_name(tmp_path: Path) -> None:
+    assert load_results(write(tmp_path, [row(source="NA")]))["source"].tolist() == ["NA"]
+
+
+def test_missing_file_names_the_command(tmp_path: Path) -> None:
+    expected = re.escape(f"{tmp_path / 'metrics' / 'results.csv'}: not found; `dvc repro evaluate` makes it")
+    with pytest.raises(ResultsError, match=expected):
+        load_results(tmp_path)
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    columns = [name for name in COLUMNS if name not in ("low", "norm")]
+    with pytest.raises(ResultsError, match=r"results\.csv: column norm, low is missing"):
+        load_results(write(tmp_path, [row()], columns))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accuracy": ""}, r"column accuracy: empty in row 3"),
+        ({"accuracy": "much"}, r"column accuracy: .*much"),
+        ({"accuracy": 1.5}, r"column accuracy: 1\.5 is no fraction in \[0, 1\]"),
+        ({"low": -0.1}, r"column low: -0\.1 is no fraction"),
+        ({"n": 0}, r"column n must be at least 1"),
+        ({"eps": -1.0}, r"eps at least 0"),
+        ({"seed": 0.5}, r"column seed: 0\.5 is no whole number"),
+        ({"seed": 0}, r"measured twice: dataset=D, estimator=standard, seed=0"),
+    ],
+)
+def test_wrong_values_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
+        load_results(write(tmp_path, [row(), row(**{"seed": 1, **changes})]))
+
+
+@pytest.mark.parametrize("text", ["", 'dataset,"\n'])
+def test_unreadable_file(tmp_path: Path, text: str) -> None:
+    write(tmp_path, [row()])
+    (tmp_path / "metrics/results.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ResultsError, match=r"results\.csv: cannot be read: "):
+        load_results(tmp_path)
+
+
+def test_header_alone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"results\.csv: no rows"):
+        load_results(write(tmp_path, []))
+
+
+def test_summary_is_mean_spread_and_wilson_of_the_mean(tmp_path: Path) -> None:
+    counts = (170, 180, 196)
+    summary = summarise(load_results(write(tmp_path, [row(seed=s, count=c) for s, c in enumerate(counts)])))
+    assert len(summary) == 1
+    found = summary.iloc[0]
+    mean = sum(counts) / 3 / N
+    assert found["mean"] == pytest.approx(mean)
+    assert found["std"] == pytest.approx(math.sqrt(sum((c / N - mean) ** 2 for c in counts) / 2))
+    assert (found["low"], found["high"]) == pytest.approx(wilson_interval(mean * N, N))
+    assert (found["n"], found["num_seeds"]) == (N, 3)
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    summary = summarise(load_results(write(tmp_path, [row()])))
+    assert math.isnan(summary["std"].iloc[0])
+    assert summary["num_seeds"].tolist() == [1]
+
+
+def test_summary_keeps_measurements_apart_and_in_order(tmp_path: Path) -> None:
+    rows = [
+        row("D_rand"),
+        row("D_rand", labels="shifted"),
+        attacked(0.5, 90, "pgd100"),
+        attacked(0.25, 100),
+        row(estimator="robust"),
+        row(),
+    ]
+    summary = summarise(load_results(write(tmp_path, rows)))
+    found = summary[["dataset", "estimator", "labels", "eps"]].to_numpy().tolist()
+    assert found == [
+        ["D", "standard", "true", 0.0],
+        ["D", "standard", "true", 0.25],
+        ["D", "standard", "true", 0.5],
+        ["D", "robust", "true", 0.0],
+        ["D_rand", "standard", "true", 0.0],
+        ["D_rand", "standard", "shifted", 0.0],
+    ]
+
+
+def test_seeds_on_different_test_sets_are_refused(tmp_path: Path) -> None:
+    results = load_results(write(tmp_path, [row(), row(seed=1, n=100)]))
+    with pytest.raises(ResultsError, match=r"D/standard/true/clean/.*different numbers of test images"):
+        summarise(results)
+
+
+def test_accuracy_table(tmp_path: Path) -> None:
+    rows = [
+        row(count=198),
+        row(count=2, labels="shifted"),
+        attacked(0.5, 60, "pgd100"),
+        attacked(0.5, 62),
+        attacked(0.25, 120),
+        row("D_other", count=100),
+        row("D_det_still_y", count=80),
+    ]
+    table = accuracy_table(load_results(write(tmp_path, rows)))
+    assert [line.label for line in table] == ["D, standard", "D_det, still y", "D_other"]
+    first = table[0]
+    assert first.clean is not None
+    assert first.shifted is not None
+    assert (first.clean.mean, first.shifted.mean) == (0.99, 0.01)
+    assert {key: cell.mean for key, cell in first.adversarial.items()} == {
+        (0.25, "pgd20"): 0.6,
+        (0.5, "pgd20"): 0.31,
+        (0.5, "pgd100"): 0.3,
+    }
+    strongest = first.under_attack(0.5)
+    assert strongest is not None
+    assert strongest.mean == 0.3
+    assert first.under_attack(0) == first.clean
+    assert first.under_attack(0.75) is None
+    assert table[1].shifted is None
+
+
+def test_json_has_one_object_a_measurement_with_null_for_empty(tmp_path: Path) -> None:
+    text = to_json(load_results(write(tmp_path, [row(), row("D_rand")])))
+    found = json.loads(text)
+    assert [list(item) for item in found] == [list(COLUMNS)] * 2
+    assert found[0]["source_seed"] is None
+    assert found[0]["construction_eps"] is None
+    assert (found[1]["source_seed"], found[1]["construction_eps"], found[1]["accuracy"]) == (0, 1.0, 0.9)
+    assert isinstance(found[0]["n"], int)
+    assert len(text.splitlines()) == 4
+
+
+def test_csv_reads_back_the_same(tmp_path: Path) -> None:
+    results = load_results(write(tmp_path, [row(), row("D_rand", 2)]))
+    again = tmp_path / "again" / "metrics" / "results.csv"
+    again.parent.mkdir(parents=True)
+    again.write_text(to_csv(results), encoding="utf-8")
+    assert load_results(tmp_path / "again").equals(results)
+
+
+def printed(root: Path, rows: list[dict[str, Any]], headline_eps: float = 0.5) -> str:
+    text = io.StringIO()
+    print_table(load_results(write(root, rows)), headline_eps, Console(file=text, width=100))
+    return text.getvalue()
+
+
+def test_terminal_table_fits_100_columns(tmp_path: Path) -> None:
+    rows = [
+        row(dataset, seed, 200 - seed, estimator=estimator, **measurement)
+        for dataset, estimator in MODELS
+        for seed in (0, 1, 2)
+        for measurement in (
+            {},
+            {"labels": "shifted"},
+            *({"attack": "pgd20", "eps": eps} for eps in (0.125, 0.25, 0.5, 0.75, 1.0, 2.0)),
+        )
+    ]
+    text = printed(tmp_path, rows)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    assert "…" not in text
+    assert all(model_label(*model) in text for model in MODELS)
+    assert "99.5 ±0.5" in text
+    assert "eps 0.5*" in text
+    assert "eps 2" not in text
+
+
+def test_terminal_table_of_one_seed_shows_no_spread(tmp_path: Path) -> None:
+    text = printed(tmp_path, [row(), attacked(0.5, 60)])
+    assert re.search(r"D, standard +90\.0 +– +30\.0", text)
+    assert "±" not in text
+
+
+def test_small_helpers() -> None:
+    assert nearest_eps([0.25, 0.5, 0.75, 1.0, 2.0], 0.5, 3) == [0.25, 0.5, 0.75]
+    assert nearest_eps([0.25, 0.75], 0.5, 1) == [0.25]
+    assert [attack_steps(name) for name in ("pgd100", "clean", "pgdx")] == [100, 0, 0]
+    assert model_label("D_rand_from_robust_still_y", "standard") == "D_rand from robust, still y"
+    assert model_label("D", "robust") == "D, robust"
