@@ -48,6 +48,7 @@ def test_the_default_is_valid() -> None:
             "random",
             r"construct\.rand\.recipe = 'random': must be one of invert, random_t",
         ),
+        ("train.standard.epoch", 1, r"train\.standard\.epoch: unknown key; did you mean epochs\?"),
         ("construct.rnd", {}, r"construct\.rnd: unknown key; allowed: robust, nonrobust, rand"),
         ("model.architecture", "vgg", r"model\.architecture = 'vgg': must be 'small_cnn', 'resnet18' or"),
         ("data.source", "mnist", r"data\.source = 'mnist': must be 'digits', 'cifar10'"),
@@ -80,6 +81,13 @@ def test_bad_values_are_named(key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         check(set_at(params(), key, value))
     assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_key_that_must_be_given_is_named_not_called_missing() -> None:
+    tree = params()
+    tree["construct"]["rand"]["steps"] = tree["construct"]["rand"].pop("num_steps")
+    with pytest.raises(ConfigError, match=r"construct\.rand\.steps: unknown key; did you mean (num_steps|step_size)"):
+        check(tree)
 
 
 def test_a_fit_needs_its_construction() -> None:

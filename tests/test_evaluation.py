@@ -178,6 +178,19 @@ def test_an_image_that_is_wrong_untouched_never_withstands(random_start, standar
         assert not withstood[0]
 
 
+def test_an_image_is_fooled_if_any_iterate_fools():
+    """Class 1 wins only within 0.15 of 0.6: from 0.4, steps of 0.25 go to 0.65 and back."""
+
+    class Narrow(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            score = 0.15**2 - (x.flatten(1)[:, 0] - 0.6) ** 2
+            return torch.stack([torch.zeros_like(score), score], dim=1)
+
+    data = ImageData(torch.full((1, 1, 1, 1), 0.4), torch.tensor([0]), ("a", "b"))
+    attack = AttackSettings(eps=1.0, num_steps=2, step_size=0.25)
+    assert adversarially_correct(Narrow(), data, attack, generator=generator()).tolist() == [False]
+
+
 def test_evaluate_gives_every_measurement(robust_model, digits):
     config = EvaluateSettings(eps=[0.5, 0.25, 1.0], headline_eps=0.75, num_steps=10, headline_num_steps=30)
     rows, per_class = evaluate(robust_model, digits[1], config, generator=generator())

@@ -18,9 +18,9 @@ from notbugs.results import (
     ResultsError,
     accuracy_table,
     attack_steps,
+    chosen_eps,
     load_results,
     model_label,
-    nearest_eps,
     print_table,
     summarise,
     to_csv,
@@ -216,13 +216,23 @@ def test_csv_reads_back_the_same(tmp_path: Path) -> None:
     assert load_results(tmp_path / "again").equals(results)
 
 
-def printed(root: Path, rows: list[dict[str, Any]], headline_eps: float = 0.5) -> str:
+def printed(root: Path, rows: list[dict[str, Any]], headline_eps: float = 0.5, width: int = 100) -> str:
     text = io.StringIO()
-    print_table(load_results(write(root, rows)), headline_eps, Console(file=text, width=100))
+    print_table(load_results(write(root, rows)), headline_eps, Console(file=text, width=width))
     return text.getvalue()
 
 
-def test_terminal_table_fits_100_columns(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("width", "shown", "hidden"),
+    [
+        (100, ("eps 0.25 ", "eps 0.5*", "eps 0.75", "eps 2"), ("eps 0.125", "eps 1 ")),
+        (80, ("eps 0.5*", "eps 2"), ("eps 0.25", "eps 0.75")),
+        (60, ("eps 0.5*",), ("eps 2",)),
+    ],
+)
+def test_terminal_table_fits_the_width(
+    tmp_path: Path, width: int, shown: tuple[str, ...], hidden: tuple[str, ...]
+) -> None:
     rows = [
         row(dataset, seed, 200 - seed, estimator=estimator, **measurement)
         for dataset, estimator in MODELS
@@ -233,13 +243,14 @@ def test_terminal_table_fits_100_columns(tmp_path: Path) -> None:
             *({"attack": "pgd20", "eps": eps} for eps in (0.125, 0.25, 0.5, 0.75, 1.0, 2.0)),
         )
     ]
-    text = printed(tmp_path, rows)
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
-    assert "…" not in text
-    assert all(model_label(*model) in text for model in MODELS)
-    assert "99.5 ±0.5" in text
-    assert "eps 0.5*" in text
-    assert "eps 2" not in text
+    text = printed(tmp_path, rows, width=width)
+    if width > 60:  # at 60 even the fewest columns are cut
+        assert "…" not in text
+        assert all(model_label(*model) in text for model in MODELS)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert "99.5 ±0.5" in text or width == 60
+    assert all(name in text for name in shown)
+    assert not any(name in text for name in hidden)
 
 
 def test_terminal_table_of_one_seed_shows_no_spread(tmp_path: Path) -> None:
@@ -248,9 +259,19 @@ def test_terminal_table_of_one_seed_shows_no_spread(tmp_path: Path) -> None:
     assert "±" not in text
 
 
+def test_piped_table_is_100_wide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(), *(attacked(eps, 60) for eps in (0.25, 0.5, 0.75, 1.0))]
+    print_table(load_results(write(tmp_path, rows)), 0.5)
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert all(name in text for name in ("eps 0.25", "eps 0.5*", "eps 0.75", "eps 1"))
+
+
 def test_small_helpers() -> None:
-    assert nearest_eps([0.25, 0.5, 0.75, 1.0, 2.0], 0.5, 3) == [0.25, 0.5, 0.75]
-    assert nearest_eps([0.25, 0.75], 0.5, 1) == [0.25]
+    assert chosen_eps([0.125, 0.25, 0.5, 0.75, 1.0], 0.5, 4) == [0.25, 0.5, 0.75, 1.0]
+    assert chosen_eps([0.25, 0.5, 0.75, 1.0, 2.0], 0.5, 2) == [0.5, 2.0]
+    assert chosen_eps([0.25, 0.75], 0.5, 1) == [0.75]
+    assert chosen_eps([], 0.5, 4) == []
     assert [attack_steps(name) for name in ("pgd100", "clean", "pgdx")] == [100, 0, 0]
     assert model_label("D_rand_from_robust_still_y", "standard") == "D_rand from robust, still y"
     assert model_label("D", "robust") == "D, robust"

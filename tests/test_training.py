@@ -13,7 +13,7 @@ from notbugs.attacks import AttackSettings
 from notbugs.config import ConfigError, validate
 from notbugs.evaluation import adversarially_correct, predict
 from notbugs.images import ImageData
-from notbugs.training import FitSettings, TrainingError, TrainSettings, attack_batch, augment, train
+from notbugs.training import FitSettings, TrainingError, TrainSettings, attack_batch, augment, kept_record, train
 
 ATTACK = AttackSettings(eps=0.5, num_steps=2, random_start=True)
 
@@ -260,6 +260,7 @@ def test_early_stopping_restores_the_best(digits, new_model, monkeypatch, advers
     assert len(records) == 5  # best in epoch 2, then three without a better one
     assert same(weights(model), states[1])
     assert not same(states[1], states[4])
+    assert kept_record(records, config)["epoch"] == 2
 
 
 def test_without_early_stopping_the_last_weights_stay(digits, new_model):
@@ -339,6 +340,13 @@ def test_a_loss_that_is_no_number_names_the_epoch(digits, new_model):
 def test_too_few_examples_are_refused(digits, new_model):
     with pytest.raises(ValueError, match="training needs at least 2 examples, not 1"):
         train(new_model(digits[0], width=4), few(digits[0], 1), TrainSettings(epochs=1, lr=0.1), generator=generator())
+
+
+def test_the_kept_record_is_the_last_without_early_stopping(digits, new_model):
+    data = few(digits[0], 64)
+    config = TrainSettings(epochs=3, batch_size=32, lr=0.1)
+    records = train(new_model(data, width=4), data, config, generator=generator(), validation=data)
+    assert kept_record(records, config) is records[-1]
 
 
 def test_early_stopping_without_validation_is_refused(digits, new_model):

@@ -160,7 +160,9 @@ def runtime(params: Mapping[str, Any]) -> Runtime:
 
 def _explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
     """One line for the first thing that is wrong."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A misspelt key is also a missing one: say what was misspelt.
+    first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
     place = ".".join([*([key] if key else []), *(str(part) for part in first["loc"])])
     kind, value = first["type"], first["input"]
     if kind == "extra_forbidden":

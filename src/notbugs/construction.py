@@ -5,7 +5,7 @@ it starts, the projection, the target rule, last iterate for every example, mode
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.images import ImageData
 from notbugs.models.base import Classifier
 from notbugs.progress import Track, silent
-from notbugs.store import Dtype
+from notbugs.store import DTYPES, Dtype
 
 
 class _RecipeSettings(Settings):
@@ -87,6 +87,11 @@ class Constructed:
     true_labels: Tensor
     start_index: Tensor
     columns: dict[str, Tensor]
+
+    def rounded(self, dtype: Dtype) -> "Constructed":
+        """The same with the images as they will be stored, so that what is said of them holds for the stored ones."""
+        images = self.data.images.to(DTYPES[dtype]).float()
+        return replace(self, data=replace(self.data, images=images))
 
 
 def inverted_dataset(
@@ -205,11 +210,13 @@ def construct(
     progress: Track = silent,
     description: str = "construct",
 ) -> Constructed:
-    """Build the dataset that `settings` describes; see `inverted_dataset` and `target_dataset`."""
+    """Build the dataset that `settings` describes, in its stored precision; see `inverted_dataset`, `target_dataset`."""
     arguments: dict[str, Any] = {"generator": generator, "progress": progress, "description": description}
     if isinstance(settings, InvertSettings):
-        return inverted_dataset(model, data, settings, **arguments)
-    return target_dataset(model, data, settings, **arguments)
+        constructed = inverted_dataset(model, data, settings, **arguments)
+    else:
+        constructed = target_dataset(model, data, settings, **arguments)
+    return constructed.rounded(settings.dtype)
 
 
 def describe(
@@ -259,9 +266,7 @@ def nearest_neighbour(
     Raises: ValueError if the two do not pair up.
     """
     if len(images) != len(reference) or len(reference) < 2:
-        raise ValueError(
-            f"need as many images as references, at least 2, not {len(images)} and {len(reference)}"
-        )
+        raise ValueError(f"need as many images as references, at least 2, not {len(images)} and {len(reference)}")
     known = reference.images.flatten(1).to(device)  # (M, d)
     called = []
     for batch in batches(len(images), batch_size):
@@ -302,9 +307,7 @@ def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:
 def _quantiles(values: Tensor) -> dict[str, float]:
     levels = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
     ordered = values.double().sort().values
-    summary = {
-        name: round(float(ordered[round(level * (len(ordered) - 1))]), 6) for name, level in levels.items()
-    }
+    summary = {name: round(float(ordered[round(level * (len(ordered) - 1))]), 6) for name, level in levels.items()}
     return {**summary, "mean": round(float(values.double().mean()), 6)}
 
 

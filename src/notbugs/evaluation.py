@@ -149,9 +149,7 @@ def adversarially_correct(
     return torch.cat(parts)
 
 
-def measure(
-    correct: Tensor, labels: Literal["true", "shifted"], attack: str, norm: str, eps: float
-) -> Measurement:
+def measure(correct: Tensor, labels: Literal["true", "shifted"], attack: str, norm: str, eps: float) -> Measurement:
     """A measurement from which examples are right, (N,) bool."""
     count, n = int(correct.sum()), len(correct)
     low, high = wilson_interval(count, n)
@@ -178,9 +176,7 @@ def evaluate(
         measure(shifted, "shifted", "clean", settings.norm, 0.0),
     ]
     for name, attack in settings.attacks():
-        withstood = adversarially_correct(
-            model, data, attack, batch_size=settings.batch_size, generator=generator
-        )
+        withstood = adversarially_correct(model, data, attack, batch_size=settings.batch_size, generator=generator)
         rows.append(measure(withstood, "true", name, attack.norm, attack.eps))
     per_class = {}
     for label, class_name in enumerate(data.class_names):

@@ -49,8 +49,10 @@ MEASUREMENT = ("dataset", "estimator", "seed", "source_seed", "labels", "attack"
 """Columns that together tell two measurements apart."""
 GROUP = ["dataset", "estimator", "labels", "attack", "norm", "eps"]
 """Columns of a measurement that is repeated over seeds."""
+TERMINAL_WIDTH = 100
+"""Characters that the printed table may be wide."""
 TERMINAL_EPS = 4
-"""Adversarial columns that fit into 100 characters."""
+"""Adversarial columns that the printed table shows at most."""
 
 
 class ResultsError(ValueError):
@@ -93,14 +95,10 @@ def read_table(
         raise ResultsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     missing = [name for name in columns if name not in raw.columns]
     if missing:
-        raise ResultsError(
-            f"{path}: column {', '.join(missing)} is missing; `dvc repro {stage}` writes it again"
-        )
+        raise ResultsError(f"{path}: column {', '.join(missing)} is missing; `dvc repro {stage}` writes it again")
     if not len(raw):
         raise ResultsError(f"{path}: no rows; `dvc repro {stage}` writes it again")
-    table = pd.DataFrame(
-        {name: _typed(raw[name], kind, path, name in may_be_empty) for name, kind in columns.items()}
-    )
+    table = pd.DataFrame({name: _typed(raw[name], kind, path, name in may_be_empty) for name, kind in columns.items()})
     if check is not None:
         check(path, table)
     return table
@@ -156,15 +154,11 @@ def summarise(results: "pd.DataFrame") -> "pd.DataFrame":
     for key, group in results.groupby(GROUP, sort=False):
         accuracy = group["accuracy"].astype(float)
         if group["n"].nunique() > 1:
-            raise ResultsError(
-                f"{'/'.join(map(str, key))}: seeds measured on different numbers of test images"
-            )
+            raise ResultsError(f"{'/'.join(map(str, key))}: seeds measured on different numbers of test images")
         n, mean = int(group["n"].iloc[0]), float(accuracy.mean())
         low, high = wilson_interval(mean * n, n)
         values = (mean, float(accuracy.std(ddof=1)), low, high, n, len(group))
-        rows.append(
-            dict(zip([*GROUP, "mean", "std", "low", "high", "n", "num_seeds"], [*key, *values], strict=True))
-        )
+        rows.append(dict(zip([*GROUP, "mean", "std", "low", "high", "n", "num_seeds"], [*key, *values], strict=True)))
     rows.sort(key=lambda row: (_place(row["dataset"], row["estimator"]), row["labels"] != "true", row["eps"]))
     return pd.DataFrame(rows)
 
@@ -239,14 +233,10 @@ def accuracy_table(results: "pd.DataFrame") -> list[AccuracyRow]:
     return [_accuracy_row(*model, measured) for model, measured in cells.items()]
 
 
-def _accuracy_row(
-    dataset: str, estimator: str, measured: dict[tuple[float, str, str], Accuracy]
-) -> AccuracyRow:
+def _accuracy_row(dataset: str, estimator: str, measured: dict[tuple[float, str, str], Accuracy]) -> AccuracyRow:
     ordered = sorted(measured.items(), key=lambda item: (item[0][0], attack_steps(item[0][1]), item[0][1]))
     adversarial = {
-        (eps, attack): accuracy
-        for (eps, attack, labels), accuracy in ordered
-        if labels == "true" and attack != "clean"
+        (eps, attack): accuracy for (eps, attack, labels), accuracy in ordered if labels == "true" and attack != "clean"
     }
     clean, shifted = measured.get((0.0, "clean", "true")), measured.get((0.0, "clean", "shifted"))
     return AccuracyRow(dataset, estimator, clean, shifted, adversarial)
@@ -275,19 +265,23 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def print_table(results: "pd.DataFrame", headline_eps: float, console: "Console | None" = None) -> None:
-    """Print the accuracy table, at most 100 columns wide.
+    """Print the accuracy table, as wide as the terminal allows and at most 100 columns.
 
     Args:
         results: as `load_results` gives them.
-        headline_eps: always among the (at most TERMINAL_EPS) eps shown, and marked.
-        console: where to print; a fresh one on standard output by default.
+        headline_eps: always among the eps shown (at most TERMINAL_EPS), and marked.
+        console: where to print; standard output by default, 100 columns wide if that is no terminal.
     """
     from rich.console import Console
 
-    (console or Console()).print(terminal_table(results, headline_eps))
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=TERMINAL_WIDTH)
+    console.print(terminal_table(results, headline_eps, console.width))
 
 
-def terminal_table(results: "pd.DataFrame", headline_eps: float) -> "Table":
+def terminal_table(results: "pd.DataFrame", headline_eps: float, width: int = TERMINAL_WIDTH) -> "Table":
     """The accuracy table for a terminal: percentages, ± one standard deviation over seeds."""
     from rich import box
     from rich.table import Table
@@ -299,11 +293,12 @@ def terminal_table(results: "pd.DataFrame", headline_eps: float) -> "Table":
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Accuracy on {first['n']} test images of {first['source']}, {first['architecture']} (%)",
-        caption=f"{spread}eps: on y under attack, the most PGD steps measured; * headline eps",
+        caption=f"{spread}eps: on y under PGD; * headline eps",
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    shown = nearest_eps(all_eps(rows), headline_eps, TERMINAL_EPS)
+    room = (width - max(len(row.label) for row in rows)) // len(" 100.0 ±0.0 ") - 2  # clean and shifted
+    shown = chosen_eps(all_eps(rows), headline_eps, min(max(room, 1), TERMINAL_EPS))
     table.add_column("fitted on", no_wrap=True)
     for name in ("on y", "on y+1", *(f"eps {eps:g}{'*' if eps == headline_eps else ''}" for eps in shown)):
         table.add_column(name, justify="right", no_wrap=True)
@@ -313,9 +308,11 @@ def terminal_table(results: "pd.DataFrame", headline_eps: float) -> "Table":
     return table
 
 
-def nearest_eps(available: list[float], headline_eps: float, count: int) -> list[float]:
-    """The `count` eps nearest the headline eps, ascending (the smaller one in a tie)."""
-    return sorted(sorted(available, key=lambda eps: (abs(eps - headline_eps), eps))[:count])
+def chosen_eps(available: list[float], headline_eps: float, count: int) -> list[float]:
+    """At most `count` eps, ascending: the headline eps, the largest, then those nearest the headline."""
+    largest = max(available, default=0.0)
+    order = sorted(available, key=lambda eps: (eps != headline_eps, eps != largest, abs(eps - headline_eps), eps))
+    return sorted(order[:count])
 
 
 def percent(fraction: float) -> str:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypedDict
 
 import torch
@@ -148,7 +148,7 @@ def train(
     steps = _steps_per_epoch(len(data), settings.batch_size)
     optimizer, scheduler = _optimizer(model, settings, steps)
     records: list[EpochRecord] = []
-    best = _Best(settings.early_stopping, adversarial=settings.attack is not None)
+    best = _Best(settings)
     for epoch in progress(range(1, settings.epochs + 1), description):
         lr = optimizer.param_groups[0]["lr"]
         loss, accuracy = _train_epoch(model, data, settings, optimizer, scheduler, generator)
@@ -270,14 +270,27 @@ def _measure(model: nn.Module, validation: ImageData, settings: TrainSettings, r
         record["validation_adversarial_accuracy"] = float(withstood.double().mean())
 
 
+def kept_record(records: Sequence[EpochRecord], settings: TrainSettings) -> EpochRecord:
+    """The record of the epoch whose weights `train` left in the model: the best with early stopping, else the last."""
+    column = _deciding_column(settings)
+    measured = [record for record in records if record[column] is not None]
+    if settings.early_stopping is None or not measured:
+        return records[-1]
+    return max(measured, key=lambda record: record[column] or 0.0)
+
+
+def _deciding_column(
+    settings: TrainSettings,
+) -> Literal["validation_accuracy", "validation_adversarial_accuracy"]:
+    return "validation_accuracy" if settings.attack is None else "validation_adversarial_accuracy"
+
+
 class _Best:
     """Remembers the weights of the best epoch when early stopping is on."""
 
-    def __init__(self, patience: int | None, *, adversarial: bool) -> None:
-        self.patience = patience
-        self.column: Literal["validation_accuracy", "validation_adversarial_accuracy"] = (
-            "validation_adversarial_accuracy" if adversarial else "validation_accuracy"
-        )
+    def __init__(self, settings: TrainSettings) -> None:
+        self.patience = settings.early_stopping
+        self.column = _deciding_column(settings)
         self.score = -math.inf
         self.waited = 0
         self.state: dict[str, Tensor] | None = None

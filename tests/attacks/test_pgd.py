@@ -1,6 +1,7 @@
 """PGD against known optima, an independent loop, and a peer; and what it must leave as it found it."""
 
 import copy
+import itertools
 import math
 import warnings
 
@@ -404,7 +405,7 @@ def test_restarts_are_never_worse(busy_model, norm, iterate):
             logits = model(found.x_adv)
         assert torch.equal(found.success, logits.argmax(dim=1) != labels)
         results.append((found.success, functional.cross_entropy(logits, labels, reduction="none")))
-    for (success, loss), (more_success, more_loss) in zip(results, results[1:], strict=False):
+    for (success, loss), (more_success, more_loss) in itertools.pairwise(results):
         assert (more_success | ~success).all()
         same = success == more_success
         assert (more_loss[same] >= loss[same] - 1e-12).all()

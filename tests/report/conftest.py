@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,6 @@ PARAMS: dict[str, Any] = {
         "headline_eps": 0.5,
         "headline_num_steps": 100,
     },
-    "report": {"grid_examples": 10},
 }
 
 
@@ -218,7 +217,7 @@ def _write_datasets(root: Path, names: list[str]) -> None:
         write_json(root / f"metrics/construct/{name}.json", facts)
 
 
-def write_project(root: Path, *, constructions: tuple[str, ...] = tuple(DATASET_NAMES)) -> Path:
+def write_project(root: Path, *, constructions: tuple[str, ...] = tuple(DATASET_NAMES), grid_examples: int = 2) -> Path:
     """Write everything that the report reads."""
     datasets = {"D", *(DATASET_NAMES[name] + suffix for name in constructions for suffix in ("", "_still_y"))}
     models = {model: values for model, values in CLEAN.items() if model[0] in datasets}
@@ -226,6 +225,7 @@ def write_project(root: Path, *, constructions: tuple[str, ...] = tuple(DATASET_
         **PARAMS,
         **{key: {name: PARAMS[key][name] for name in constructions} for key in ("construct", "fit")},
     }
+    params["report"] = {"grid_examples": grid_examples}
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     write_csv(root / "metrics/results.csv", result_rows(models))
@@ -267,4 +267,4 @@ def make_project() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def fake_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole project in which every claim holds; read only."""
-    return write_project(tmp_path_factory.mktemp("project") / "lab")
+    return write_project(tmp_path_factory.mktemp("project") / "lab", grid_examples=10)

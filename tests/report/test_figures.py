@@ -149,7 +149,7 @@ def test_png_bytes_do_not_vary_and_ignore_the_users_style(project: Project) -> N
             return to_png(figure)
 
     first = drawn()
-    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 20}):
+    with matplotlib.rc_context({"axes.edgecolor": "red", "font.size": 20.0}):
         assert drawn() == first
     assert first.startswith(b"\x89PNG")
     assert b"Software" not in first

@@ -73,9 +73,7 @@ def pgd(
     objective = _resolve(loss)
     _check(eps, step_size, num_steps, norm, num_restarts, random_start, iterate, objective)
     if iterate == "first_success" and not _are_classes(labels, len(inputs)):
-        raise ValueError(
-            f"first_success needs class labels ({len(inputs)},), not {tuple(labels.shape)} {labels.dtype}"
-        )
+        raise ValueError(f"first_success needs class labels ({len(inputs)},), not {tuple(labels.shape)} {labels.dtype}")
     inputs = inputs.detach()
     problem = _Problem(model, objective, targeted, eps, step_size, num_steps, norm)
     best: _State | None = None
@@ -195,9 +193,7 @@ class _Problem:
     def _scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
         losses = self.loss.function(outputs, labels)
         if losses.shape != (len(outputs),):
-            raise ValueError(
-                f"the loss must give one value an example, ({len(outputs)},), not {tuple(losses.shape)}"
-            )
+            raise ValueError(f"the loss must give one value an example, ({len(outputs)},), not {tuple(losses.shape)}")
         return -losses if self.targeted else losses
 
     def _success(self, outputs: Tensor, labels: Tensor) -> Tensor:

@@ -77,9 +77,7 @@ def create_model(
 
 def build(description: Description) -> Classifier:
     """The classifier of a description, with weights drawn from torch's global generator."""
-    model = BUILDERS[description.architecture](
-        description.image_shape, len(description.class_names), description.width
-    )
+    model = BUILDERS[description.architecture](description.image_shape, len(description.class_names), description.width)
     model.description = description
     return model
 

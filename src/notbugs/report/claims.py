@@ -100,9 +100,7 @@ def _not_robust_features(evidence: Evidence) -> Judgement:
             "this eps does not tell a robust model from one that is not."
         )
     accurate = clean.low > evidence.far_above_chance
-    not_robust = found.value - base.value <= NOT_ROBUST_MARGIN + 1e-9 and robust.minus(found).reaches(
-        ROBUST_MARGIN
-    )
+    not_robust = found.value - base.value <= NOT_ROBUST_MARGIN + 1e-9 and robust.minus(found).reaches(ROBUST_MARGIN)
     return _verdict(accurate and not_robust), (
         f"{numbers} Asked: clean accuracy with its lower end above {percent(evidence.far_above_chance)}%, "
         f"adversarial accuracy at most {_points(NOT_ROBUST_MARGIN)} above D's and {_points(ROBUST_MARGIN)} "
@@ -265,8 +263,7 @@ RULES = (
     _Rule(
         "control_rand",
         "A robust source model carries less (D_rand)",
-        "Perturbations made with a robust model hold fewer non-robust features, so a fit on them generalises "
-        "worse.",
+        "Perturbations made with a robust model hold fewer non-robust features, so a fit on them generalises worse.",
         lambda evidence: _control(evidence, "rand"),
     ),
     _Rule(

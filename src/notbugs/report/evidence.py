@@ -48,7 +48,8 @@ class Estimate:
     @property
     def points(self) -> str:
         """As a difference: "+21.3 points [18.0, 24.6]"."""
-        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        text = f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        return text.replace("-", "−")
 
     def reaches(self, margin: float) -> bool:
         """Whether a difference is at least `margin` and its interval lies above zero."""
@@ -120,9 +121,7 @@ class Evidence:
         try:
             return float(facts["robust_model"]["still_y"]), float(facts["nearest_neighbour"]["still_y"])
         except (KeyError, TypeError):
-            raise NotMeasuredError(
-                f"{DATASET_NAMES.get(key, key)} was not judged by robust model and 1-NN"
-            ) from None
+            raise NotMeasuredError(f"{DATASET_NAMES.get(key, key)} was not judged by robust model and 1-NN") from None
 
     def is_honest(self, key: str) -> bool:
         """Whether both judges still call at least STILL_Y_SHARE of the images y."""

@@ -32,7 +32,7 @@ FIGURE_2 = (
 """Bars of the paper's Figure 2, and D_rand and D_det beside them."""
 BAR = 0.38
 HATCH = "////"
-_JUDGE: dict[str, Any] = {"color": "white", "mec": "black", "mew": 1.2, "ms": 6.5}
+_JUDGE: dict[str, Any] = {"color": "white", "mec": "black", "mew": 1.1, "ms": 5.5}
 NORM_NAMES = {"l2": "L2", "linf": "L∞"}
 
 
@@ -85,9 +85,7 @@ def _bar(axes: Axes, x: float, cell: Accuracy | None, colour: str, *, hatched: b
     if cell is None:
         return
     face = "white" if hatched else colour
-    axes.bar(
-        x, cell.mean, BAR * 0.94, facecolor=face, edgecolor=colour, hatch=HATCH if hatched else None, lw=1.2
-    )
+    axes.bar(x, cell.mean, BAR * 0.94, facecolor=face, edgecolor=colour, hatch=HATCH if hatched else None, lw=1.2)
     reach = [[max(0.0, cell.mean - cell.low)], [max(0.0, cell.high - cell.mean)]]
     axes.errorbar(x, cell.mean, yerr=reach, fmt="none", ecolor=GREY, elinewidth=1.1, capsize=2.5, zorder=3)
     text = axes.annotate(f"{100 * cell.mean:.1f}", (x, cell.high), xytext=(0, 2), textcoords="offset points")
@@ -118,9 +116,11 @@ def accuracy_against_eps(project: Project) -> Figure | None:
         spread = np.nan_to_num(np.array([cell.std for _, cell in measured]))
         axes.plot(eps, mean, style.line, color=style.colour, marker=style.marker, label=row.label)
         axes.fill_between(eps, mean - spread, mean + spread, color=style.colour, alpha=0.15, lw=0)
-    _mark(axes, project.headline_eps, "headline eps")
-    if project.robust_eps is not None and project.robust_eps != project.headline_eps:
-        _mark(axes, project.robust_eps, "eps of robust training")
+    marks = [(project.headline_eps, "headline eps")]
+    if project.robust_eps is not None:
+        marks.append((project.robust_eps, "eps of robust training"))
+    for line, (radius, text) in enumerate(marks):
+        _mark(axes, radius, text, line)
     _chance(axes, project.num_classes)
     axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # room for the markers at eps 0
     axes.set_xlabel(f"eps: {NORM_NAMES[project.norm]} radius of the attack ({attack}), pixel units")
@@ -138,21 +138,17 @@ def curve_attack(rows: Sequence[AccuracyRow]) -> str | None:
     return min(counts, key=lambda name: (-len(counts[name]), attack_steps(name), name)) if counts else None
 
 
-def _mark(axes: Axes, eps: float, text: str) -> None:
-    """A vertical line at an eps, with its meaning written along it."""
+def _mark(axes: Axes, eps: float, text: str, line: int) -> None:
+    """A vertical line at an eps, with its meaning above the axes; `line` keeps two texts apart."""
     axes.axvline(eps, color=GREY, lw=0.9, ls=":", zorder=1)
-    note = axes.annotate(
-        text, (eps, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points"
-    )
-    note.set(ha="left", va="top", fontsize=8, color=GREY, rotation=90)
+    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (0, 2 + 11 * line)}
+    axes.annotate(text, (eps, 1.0), ha="center", va="bottom", fontsize=8, color=GREY, **place)  # type: ignore[arg-type]
 
 
 def label_accuracies(project: Project) -> Figure | None:
     """D_rand, D_det and their controls: accuracy on y, on the shifted label, and the shares still y."""
     table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    keys = [
-        key for key in ("rand", "rand_from_robust", "det", "det_from_robust") if key in project.constructions
-    ]
+    keys = [key for key in ("rand", "rand_from_robust", "det", "det_from_robust") if key in project.constructions]
     names = [
         (key, dataset_name(key) + suffix)
         for key in keys
@@ -168,14 +164,13 @@ def label_accuracies(project: Project) -> Figure | None:
         _bar(axes, place + BAR / 2, table[name].shifted, colour, hatched=True)
         if name.endswith(STILL_Y):
             continue
-        for judge, marker, aside in (("robust_model", "^", -0.07), ("nearest_neighbour", "v", 0.07)):
+        for judge, marker, aside in (("robust_model", "^", -0.045), ("nearest_neighbour", "v", 0.045)):
             share = project.constructions[key].get(judge, {}).get("still_y")
             if share is not None:
                 axes.plot(place + aside, share, marker, zorder=6, clip_on=False, **_JUDGE)
     _chance(axes, project.num_classes)
     labels = [
-        model_label(name, "standard").replace(" from", "\nfrom").replace(", still", "\nstill")
-        for _, name in names
+        model_label(name, "standard").replace(" from", "\nfrom").replace(", still", "\nstill") for _, name in names
     ]
     axes.set_xticks(range(len(names)), labels)
     percent_axis(axes, "test accuracy; share of images")

@@ -71,9 +71,7 @@ def inverted_grid(project: Project) -> Figure | None:
         places = _rows_of(dataset, rows)
         facts = dataset.examples.iloc[places]
         starts = [int(start) for start in facts["start_index"]]
-        strips.append(
-            Strip("start x'", _images(train, starts), [str(names[labels[start]]) for start in starts])
-        )
+        strips.append(Strip("start x'", _images(train, starts), [str(names[labels[start]]) for start in starts]))
         captions = [
             f"y: {names[label]}\nto x {to_x:.2f}\nto x' {to_start:.2f}"
             for label, to_x, to_start in zip(

@@ -90,9 +90,7 @@ def abstract(project: Project, claims: list[Claim]) -> list[str]:
 def main_numbers(project: Project) -> str:
     """One sentence with the accuracies that the paper is about, as far as they were measured; else empty."""
     table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    attacked = {
-        name: table[name].under_attack(project.headline_eps) for name in ("D", "D_R", "D_NR") if name in table
-    }
+    attacked = {name: table[name].under_attack(project.headline_eps) for name in ("D", "D_R", "D_NR") if name in table}
     clean = {name: table[name].clean for name in ("D_rand", "D_det") if name in table}
     parts = []
     for what, cells in (

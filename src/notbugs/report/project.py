@@ -112,9 +112,7 @@ def load_project(root: Path) -> Project:
         results=results,
         summary=summarise(results),
         per_class=read_table(root / "metrics/per_class.csv", PER_CLASS_COLUMNS, "evaluate"),
-        prepare=_read_json(
-            root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes")
-        ),
+        prepare=_read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes")),
         constructions={
             name: _read_json(root / f"metrics/construct/{name}.json", f"construct@{name}", ("num_examples",))
             for name in constructions

@@ -16,8 +16,7 @@ from notbugs.report.project import Project
 GLOSSARY = (
     (
         "D",
-        "The base dataset: images in [0, 1], labels y in 0..C − 1. D, standard and D, robust are trained on "
-        "it.",
+        "The base dataset: images in [0, 1], labels y in 0..C − 1. D, standard and D, robust are trained on it.",
     ),
     ("standard training", "Minimises the expected loss on the training images."),
     (

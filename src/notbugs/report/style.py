@@ -89,9 +89,7 @@ def report_style() -> Iterator[None]:
         yield
 
 
-def new_figure(
-    height: float, rows: int = 1, columns: int = 1, *, width: float = WIDTH
-) -> tuple[Figure, list[Axes]]:
+def new_figure(height: float, rows: int = 1, columns: int = 1, *, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     """A figure of `width` × `height` inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

@@ -36,9 +36,7 @@ def claims_table(claims: list[Claim]) -> Table:
         ]
         for claim in claims
     ]
-    return Table(
-        "The paper's claims and what was measured here", [Cell("claim"), Cell("here"), Cell("measured")], rows
-    )
+    return Table("The paper's claims and what was measured here", [Cell("claim"), Cell("here"), Cell("measured")], rows)
 
 
 def accuracy(project: Project) -> Table:
@@ -46,9 +44,7 @@ def accuracy(project: Project) -> Table:
     rows = accuracy_table(project.results)
     radii = all_eps(rows)
     # At an eps that several attacks measured, one column each.
-    attacks = sorted(
-        {key for row in rows for key in row.adversarial}, key=lambda key: (key[0], len(key[1]), key[1])
-    )
+    attacks = sorted({key for row in rows for key in row.adversarial}, key=lambda key: (key[0], len(key[1]), key[1]))
     columns = [number("on y"), number("on y + 1")]
     columns += [
         number(f"eps {eps:g}", attack + ("\nheadline" if eps == project.headline_eps else ""))
@@ -92,23 +88,26 @@ def constructions(project: Project) -> Table | None:
     """What is known of the constructed images: success, distances, and what the two judges say."""
     if not project.constructions:
         return None
-    head = ["success", "‖δ‖₂ to x", "L2 to start x'", "‖g(new) − g(x)‖₂", "‖g(x') − g(x)‖₂"]
-    judged = ["still y", "calls it t", "still y", "calls it t", "both still y"]
     rows = [
-        [name(model_label(dataset_name(key), "standard"), _size(facts)), *_facts(facts)]
+        [name(model_label(dataset_name(key), "standard"), f"{facts['num_examples']} images"), *_facts(facts)]
         for key, facts in project.constructions.items()
     ]
+    heads = ["success", "x: ‖δ‖₂", "start x'", "reached", "at x'", *["still y", "calls it t"] * 2, "still y"]
     return Table(
-        "Constructed images. Distances: median, below it the 5% and 95% quantiles. Success: the source model "
-        "calls the new image by its given label. For D_R and D_NR the given label t is y itself.",
-        [name("dataset"), *map(number, head), *map(number, judged)],
+        "Constructed images. Distances: median, below it the 5% and 95% quantiles; the representation "
+        "distance is ‖g(new image) − g(x)‖₂. Success: the source model calls the new image by its given "
+        "label t (for D_R and D_NR: y).",
+        [name("dataset"), *map(number, heads)],
         rows,
-        [("", 1), ("source model and distances", len(head)), ("robust model", 2), ("1-NN on D", 2), ("", 1)],
+        [
+            ("", 2),
+            ("L2 distance to", 2),
+            ("representation distance", 2),
+            ("robust model", 2),
+            ("1-NN on D", 2),
+            ("both", 1),
+        ],
     )
-
-
-def _size(facts: dict[str, Any]) -> str:
-    return f"{facts['num_examples']} images"
 
 
 def _facts(facts: dict[str, Any]) -> list[Cell]:
@@ -123,9 +122,7 @@ def _facts(facts: dict[str, Any]) -> list[Cell]:
         for judge in ("robust_model", "nearest_neighbour")
         for share in ("still_y", "target")
     ]
-    both = number(
-        _share(facts.get("still_y_both")), f"{facts['num_still_y']} images" if "num_still_y" in facts else ""
-    )
+    both = number(_share(facts.get("still_y_both")), f"{facts['num_still_y']} images" if "num_still_y" in facts else "")
     return [
         number(_share(facts.get("success_rate"))),
         *(_quantiles(facts.get(key)) for key in distances),
@@ -139,19 +136,13 @@ def _share(share: float | None) -> str:
 
 
 def _quantiles(found: dict[str, float] | None) -> Cell:
-    return (
-        number(f"{found['median']:.3g}", f"{found['q05']:.3g}–{found['q95']:.3g}")
-        if found
-        else number(NOTHING)
-    )
+    return number(f"{found['median']:#.3g}", f"{found['q05']:#.3g}–{found['q95']:#.3g}") if found else number(NOTHING)
 
 
 def per_class(project: Project) -> Table:
     """Accuracy on y of each class, mean over seeds; fits on still-y images are left out."""
     means = project.per_class.groupby(["dataset", "estimator", "class_name"], sort=False)["accuracy"].mean()
-    models = [
-        model for model in MODELS if not model[0].endswith(STILL_Y) and model in means.droplevel(2).index
-    ]
+    models = [model for model in MODELS if not model[0].endswith(STILL_Y) and model in means.droplevel(2).index]
     sizes = project.per_class.drop_duplicates("class_name").set_index("class_name")["n"]
     rows = [
         [
@@ -161,9 +152,7 @@ def per_class(project: Project) -> Table:
         for label, size in sizes.items()
     ]
     head = [name("class"), *(number(model_label(*model)) for model in models)]
-    return Table(
-        "Accuracy on y for each class in %, mean over seeds (columns: what was fitted on)", head, rows
-    )
+    return Table("Accuracy on y for each class in %, mean over seeds (columns: what was fitted on)", head, rows)
 
 
 def _class_cell(means: Any, key: tuple[Any, ...]) -> str:
@@ -177,9 +166,7 @@ def final_epochs(project: Project) -> Table | None:
         stage, key = curve.split("-", 1)
         for subset, group in table.groupby("subset", sort=False):
             model = (
-                ("D", key)
-                if stage == "train"
-                else (dataset_name(key) + STILL_Y * (subset == "still_y"), "standard")
+                ("D", key) if stage == "train" else (dataset_name(key) + STILL_Y * (subset == "still_y"), "standard")
             )
             measured = group.dropna(subset=["validation_accuracy"])
             last = measured[measured["epoch"] == measured["epoch"].max()]
@@ -205,16 +192,10 @@ def hashes(project: Project) -> Table:
     datasets = ("train", "validation", "test", *project.constructions)
     files = [project.root / "data" / key / "manifest.json" for key in datasets]
     folders = [
-        project.root / "models" / stage / key
-        for stage in ("train", "fit")
-        for key in project.params.get(stage) or {}
+        project.root / "models" / stage / key for stage in ("train", "fit") for key in project.params.get(stage) or {}
     ]
     files += [file for folder in folders for file in sorted(folder.rglob("*.safetensors"))]
-    rows = [
-        [name(_relative(file, project.root)), Cell(sha256(file), mark="hash")]
-        for file in files
-        if file.exists()
-    ]
+    rows = [[name(_relative(file, project.root)), Cell(sha256(file), mark="hash")] for file in files if file.exists()]
     return Table("What this report was made from", [name("file"), Cell("SHA-256")], rows)
 
 
@@ -234,7 +215,5 @@ def settings_text(project: Project) -> str:
     """The settings as YAML; without comments and the experiment's name, which change no number."""
     shown = {key: value for key, value in project.params.items() if key != "experiment"}
     return str(
-        yaml.dump(
-            shown, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
-        )
+        yaml.dump(shown, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
     )

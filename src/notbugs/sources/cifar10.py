@@ -50,7 +50,7 @@ def _pictures(folder: Path, *, train: bool) -> Pictures:
         # NumPy 2.4.0 to 2.4.4 finds fault with the dtypes in these files, which are older than Python 3.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
         dataset: Any = CIFAR10(folder, train=train, download=False)
-    pixels = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
+    pixels = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)  # (N, 3, 32, 32)
     return Pictures(
         pixels,
         torch.tensor(dataset.targets, dtype=torch.int64),

@@ -12,7 +12,7 @@ from notbugs.images import ImageData, make_generator
 from notbugs.models import create_model, save_model, set_normalisation
 from notbugs.stages.context import Context
 from notbugs.tracking import Run
-from notbugs.training import EpochRecord, TrainSettings, train
+from notbugs.training import EpochRecord, TrainSettings, kept_record, train
 
 CURVE_COLUMNS = ("subset", "seed", *EpochRecord.__annotations__)
 FINAL = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
@@ -64,7 +64,7 @@ def train_seeds(
         )
         save_model(model, file_of(seed))
         rows += [{"subset": subset, "seed": seed, **record} for record in records]
-        finals[str(seed)] = records[-1]
+        finals[str(seed)] = kept_record(records, config)
     return {"num_examples": len(data), **_summary(finals)}, rows
 
 

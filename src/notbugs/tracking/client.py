@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class StoreError(Exception):
 
 @contextmanager
 def mlflow_environment(uri: str) -> Iterator[None]:
-    """Set what MLflow reads from the environment, and put it back.
+    """Set what MLflow reads from the environment, keep its libraries' warnings to itself, and put all back.
 
     The tracking URI too: parts of MLflow's client make clients of their own, which would open a new database
     in the current folder.
@@ -61,7 +62,9 @@ def mlflow_environment(uri: str) -> Iterator[None]:
     before = {key: os.environ.get(key) for key in changes}
     os.environ.update(changes)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's use of its libraries is not the user's business
+            yield
     finally:
         for key, value in before.items():
             if value is None:

@@ -54,7 +54,7 @@ def _server_remembers(project: Path, uri: str) -> bool:
     if run_id is None:
         return False
     try:
-        address = f"{uri.rstrip('/')}/api/2.0/mlflow/runs/get?run_id={run_id}"
+        address = place.endpoint(uri, "/api/2.0/mlflow/runs/get") + f"?run_id={run_id}"
         urllib.request.urlopen(address, timeout=place.CHECK_SECONDS).close()
     except urllib.error.HTTPError as error:
         error.close()

@@ -6,6 +6,7 @@ Nothing here imports MLflow, so all of it is quick.
 import os
 import socket
 import sqlite3
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -101,9 +102,16 @@ def problem(uri: str, timeout: float = CHECK_SECONDS) -> str | None:
     return None
 
 
+def endpoint(uri: str, path: str) -> str:
+    """Address of something on an MLflow server, without the user and password that the URI may hold."""
+    parts = urllib.parse.urlsplit(uri)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + path)
+    return urllib.parse.urlunsplit(bare)
+
+
 def _server_problem(uri: str, timeout: float) -> str | None:
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=timeout) as answer:
+        with urllib.request.urlopen(endpoint(uri, "/health"), timeout=timeout) as answer:
             answer.read(16)
         return None
     except urllib.error.HTTPError as error:
@@ -112,6 +120,8 @@ def _server_problem(uri: str, timeout: float) -> str | None:
             return f"answers with error {error.code}"
         return None  # it lives; a proxy in front of it may well hide /health
     except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):
+            return None  # it answers; whether its certificate will do, MLflow's own settings decide
         return _words(error.reason, timeout)
     except (OSError, ValueError) as error:
         return _words(error, timeout)

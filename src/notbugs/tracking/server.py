@@ -55,6 +55,7 @@ def serve(root: Path, port: int, host: str = "127.0.0.1") -> None:
         raise ServeError(f"MLflow at {place.shown(uri)}: {reason}")
     log = project / ".notbugs" / "ui.log"
     address = f"http://{'localhost' if host == '::1' else host}:{port}"
+    print("notbugs: starting MLflow's pages, this takes some seconds", file=sys.stderr, flush=True)
     with _ends_politely(), _server(project, uri, host, port, log) as server:
         _wait_until_up(server, address, log)
         print(f"MLflow: {_runs_page(address, experiment_name(root))} (Ctrl-C ends it)", flush=True)

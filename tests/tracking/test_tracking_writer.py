@@ -1,0 +1,243 @@
+"""The process that sends, for real: it imports MLflow, so each of these tests takes seconds."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+from tracking_tools import Runs, silent_server, stage, the_journal, wait_for
+
+from notbugs.tracking import live, track, writer
+
+
+def test_a_stage_is_seen_live_with_all_that_belongs_to_it(
+    project: Path, runs: Runs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = project / "data" / "train"
+    data.mkdir(parents=True)
+    (data / "manifest.json").write_text(json.dumps({"name": "D_train", "num_examples": 5, "image_shape": [1, 8, 8]}))
+    metrics = project / "metrics.json"
+    with stage(project, inputs=[data], outputs=[metrics], metrics_file=metrics) as run:
+        run.curve(1, {"loss/seed-0": 0.5})
+        wait_for(lambda: runs.all() and "loss/seed-0" in runs.one().data.metrics)
+        live_run = runs.one()
+        assert live_run.info.status == "RUNNING"
+        wait_for(lambda: "system/cpu_utilization_percentage" in runs.one().data.metrics)
+        metrics.write_text('{"accuracy": 0.75}')
+    assert the_journal(project).done  # the writer was ready, so the end was waited for
+    ended = runs.one()
+    assert ended.info.status == "FINISHED"
+    assert ended.data.metrics["accuracy"] == 0.75
+    assert ended.data.metrics["system/process_memory_usage_megabytes"] > 1
+    assert runs.artifacts(ended) == ["metrics.json"]
+    (dataset,) = ended.inputs.dataset_inputs
+    assert dataset.dataset.name == "D_train"
+    assert dataset.dataset.digest == ended.data.tags["dvc.dep.data/train"]
+    assert dataset.dataset.digest.endswith(".dir")
+    assert json.loads(dataset.dataset.profile)["num_examples"] == 5
+    assert sorted(path.name for path in the_journal(project).folder.iterdir()) == ["lock", "run.json", "state.json"]
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "")
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["dead", "hanging"])
+def test_a_server_that_does_not_answer_costs_a_line_and_no_time(
+    project: Path, answers: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with silent_server(answers=answers) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        started = time.monotonic()
+        with stage(project) as run:
+            assert time.monotonic() - started < 1
+            wait_for(lambda: the_journal(project).state.get("phase") == "failed")
+            for epoch in range(20):
+                run.curve(epoch, {"loss": 0.5})
+            before_end = time.monotonic()
+        assert time.monotonic() - before_end < 1
+    reason = "no answer within 2 s" if answers else "connection refused"
+    assert capsys.readouterr().err == (
+        f"notbugs: tracking: MLflow at http://127.0.0.1:{port}: {reason}; "
+        "`notbugs track` adds this run when it can be reached\n"
+    )
+    _end_writers()
+
+
+def test_a_short_stage_does_not_wait_for_a_hanging_server(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with silent_server(answers=True) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        started = time.monotonic()
+        with stage(project):
+            pass
+        assert time.monotonic() - started < 1
+    _end_writers()
+
+
+class _MortalServer(BaseHTTPRequestHandler):
+    """As much of MLflow's REST API as starting a run takes; then it answers no more."""
+
+    seen: list[str]
+    hang: threading.Event
+
+    def do_GET(self) -> None:
+        if "experiments/get-by-name" in self.path:
+            self._answer({"experiment": {"experiment_id": "5", "name": "test", "lifecycle_stage": "active"}})
+        else:
+            self._answer({})
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length).decode()
+        if "loss" in body:
+            self.seen.append(self.path)
+            self.hang.wait(60)
+        info = {"run_id": "a" * 32, "experiment_id": "5", "status": "RUNNING", "start_time": 1, "artifact_uri": "x"}
+        self._answer({"run": {"info": {**info, "lifecycle_stage": "active"}, "data": {}}})
+
+    def _answer(self, value: object) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # the writer hung up
+
+
+def test_a_server_that_hangs_in_mid_run_stalls_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+    hang = threading.Event()
+    handler = type("Handler", (_MortalServer,), {"seen": seen, "hang": hang})
+    server = _QuietServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with stage(project, wait_seconds=0.5) as run:
+        slowest = 0.0
+        run.curve(0, {"loss": 1.0})
+        wait_for(lambda: seen)
+        while the_journal(project).state.get("phase") != "failed":
+            before = time.monotonic()
+            run.curve(1, {"loss": 0.5})
+            slowest = max(slowest, time.monotonic() - before)
+            time.sleep(0.02)
+        before_end = time.monotonic()
+    assert slowest < 0.5
+    assert time.monotonic() - before_end < 1.5
+    hang.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"notbugs: tracking: MLflow at http://127.0.0.1:{server.server_port}: ")
+    assert not the_journal(project).done
+    _end_writers()
+
+
+def test_a_database_locked_by_another_process_stalls_nothing(
+    project: Path, runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(project / "mlruns" / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        with stage(project) as run:
+            run.curve(1, {"loss": 0.5})
+        assert time.monotonic() - started < 4
+        wait_for(lambda: the_journal(project).state.get("phase") == "starting")
+        other.execute("ROLLBACK")
+    wait_for(lambda: the_journal(project).done)
+    assert runs.curve(runs.one(), "loss") == [(1, 0.5)]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_killed_stage_is_closed_by_its_writer(project: Path, runs: Runs) -> None:
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path; from tracking_tools import stage\n"
+        "with stage(Path(sys.argv[1])) as run:\n"
+        "    run.curve(1, {'loss': 0.5}); print('on', flush=True); time.sleep(600)\n"
+    )
+    arguments = [sys.executable, "-c", code, str(project), str(Path(__file__).parent)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "on\n"
+        wait_for(lambda: the_journal(project).state.get("phase"))
+        child.kill()
+    wait_for(lambda: the_journal(project).done)
+    run = runs.one()
+    assert run.info.status == "KILLED"
+    assert runs.curve(run, "loss") == [(1, 0.5)]
+    assert track(project).changed is False
+
+
+def test_ctrl_c_ends_the_stage_and_not_the_writer(project: Path) -> None:
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path; from tracking_tools import stage\n"
+        "with stage(Path(sys.argv[1])) as run:\n"
+        "    print('on', flush=True); time.sleep(600)\n"
+    )
+    arguments = [sys.executable, "-c", code, str(project), str(Path(__file__).parent)]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "on\n"
+        journal = the_journal(project)
+        wait_for(lambda: journal.state.get("phase"))
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to all of the group
+        _, errors = child.communicate()
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    (end,) = (event for _, event in journal.events() if event["kind"] == "end")
+    assert end["status"] == "KILLED"
+    with journal.locked() as mine:
+        assert not mine
+    folder = str(journal.folder)
+    (sender,) = (process for process in psutil.process_iter(["cmdline"]) if folder in (process.info["cmdline"] or []))
+    sender.kill()
+
+
+def test_the_writer_gives_up_some_time_after_the_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_start_writer", lambda journal: None)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(writer.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(writer.os, "nice", lambda _: 0)
+    monkeypatch.setattr(writer._Writer, "_watch", lambda self: None)
+    with silent_server(answers=False) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        with stage(project) as run:
+            run.curve(1, {"loss": 0.5})
+        started = time.monotonic()
+        assert writer.main(str(the_journal(project).folder)) == 0
+    assert 0.5 <= time.monotonic() - started < 5
+    assert the_journal(project).state["error"] == f"MLflow at http://127.0.0.1:{port}: connection refused"
+    assert not the_journal(project).done
+
+
+def _end_writers() -> None:
+    """End writers that would go on trying for a minute."""
+    for process in live._writers:
+        process.kill()
+        process.wait()
+    live._writers.clear()
