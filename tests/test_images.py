@@ -117,9 +117,7 @@ def test_split_is_a_stratified_partition(labels: list[int], fraction: float, see
 
 def test_split_depends_on_the_seed_alone() -> None:
     labels = torch.arange(200) % 4
-    one, again, other = (
-        stratified_split(labels, 0.3, make_generator(seed))[1].tolist() for seed in (0, 0, 1)
-    )
+    one, again, other = (stratified_split(labels, 0.3, make_generator(seed))[1].tolist() for seed in (0, 0, 1))
     assert one == again
     assert one != other
 

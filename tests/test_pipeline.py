@@ -17,9 +17,17 @@ from notbugs.store import load_dataset
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline"), pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[1]
-STAGES = (
-    "prepare train@standard train@robust construct@robust construct@rand fit@robust fit@rand evaluate report"
-).split()
+STAGES = [
+    "prepare",
+    "train@standard",
+    "train@robust",
+    "construct@robust",
+    "construct@rand",
+    "fit@robust",
+    "fit@rand",
+    "evaluate",
+    "report",
+]
 TINY_TRAIN = {
     "seeds": [0, 1],
     "epochs": 4,
@@ -144,8 +152,7 @@ def test_metrics_agree_with_results(project: Path) -> None:
     clean = [
         float(row["accuracy"])
         for row in rows(project)
-        if (row["dataset"], row["estimator"], row["labels"], row["attack"])
-        == ("D", "standard", "true", "clean")
+        if (row["dataset"], row["estimator"], row["labels"], row["attack"]) == ("D", "standard", "true", "clean")
     ]
     assert metrics["D"]["standard"]["clean"] == pytest.approx(sum(clean) / len(clean), abs=1e-6)
 
@@ -259,11 +266,7 @@ def test_results_for_people_and_machines(project: Path) -> None:
     measurements = json.loads(run(project, "notbugs", "results", "--json").stdout)
     assert len(measurements) == len(rows(project))
     assert measurements[0]["source_seed"] is None
-    assert (
-        run(project, "notbugs", "results", "--csv")
-        .stdout.splitlines()[0]
-        .startswith("dataset,estimator,seed")
-    )
+    assert run(project, "notbugs", "results", "--csv").stdout.splitlines()[0].startswith("dataset,estimator,seed")
 
 
 def test_a_damaged_dataset_stops_a_stage_with_one_line(project: Path, tmp_path: Path) -> None:

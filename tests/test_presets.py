@@ -54,9 +54,7 @@ def test_writing_keeps_a_params_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_changes_keep_comments(tmp_path: Path) -> None:
-    write_preset(
-        tmp_path, "digits", ["construct.rand.eps=0.25", "evaluate.eps=[0.5, 1]", "data.max_train=null"]
-    )
+    write_preset(tmp_path, "digits", ["construct.rand.eps=0.25", "evaluate.eps=[0.5, 1]", "data.max_train=null"])
     text = (tmp_path / "params.yaml").read_text()
     params = yaml.safe_load(text)
     assert params["construct"]["rand"]["eps"] == 0.25

@@ -137,6 +137,4 @@ def test_no_dataset_there(tmp_path: Path) -> None:
 
 def test_wrong_number_of_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="10 images and 9 rows"):
-        save_dataset(
-            tmp_path / "x", example_data(), pd.DataFrame({"i": range(9)}), name="x", source="", settings={}
-        )
+        save_dataset(tmp_path / "x", example_data(), pd.DataFrame({"i": range(9)}), name="x", source="", settings={})

@@ -25,9 +25,7 @@ class _OneLineErrors(click.Group):
             ctx.exit(130)
 
 
-@click.group(
-    cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="notbugs")
 def main() -> None:
     """A laboratory for robust and non-robust features.

@@ -136,9 +136,7 @@ def settings(params: Mapping[str, Any], key: str, model: type[AnySettings]) -> A
         if not isinstance(section, Mapping) or part not in section:
             have = list(section) if isinstance(section, Mapping) else []
             place = ".".join(walked) or "params.yaml"
-            raise ConfigError(
-                f"{key}: not in params.yaml; {place} has: {', '.join(map(str, have)) or 'nothing'}"
-            )
+            raise ConfigError(f"{key}: not in params.yaml; {place} has: {', '.join(map(str, have)) or 'nothing'}")
         section = section[part]
         walked.append(part)
     return validate(section, key, model)

@@ -210,7 +210,7 @@ def construct(
     progress: Track = silent,
     description: str = "construct",
 ) -> Constructed:
-    """Build the dataset that `settings` describes, in its stored precision; see `inverted_dataset`, `target_dataset`."""
+    """Build the dataset that `settings` describes, in its stored precision, by one of the two recipes above."""
     arguments: dict[str, Any] = {"generator": generator, "progress": progress, "description": description}
     if isinstance(settings, InvertSettings):
         constructed = inverted_dataset(model, data, settings, **arguments)

@@ -27,9 +27,7 @@ class ImageData:
         if images.ndim != 4 or images.dtype != torch.float32:
             raise ValueError(f"images must be (N, C, H, W) float32, not {tuple(images.shape)} {images.dtype}")
         if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-            raise ValueError(
-                f"labels must be ({len(images)},) int64, not {tuple(labels.shape)} {labels.dtype}"
-            )
+            raise ValueError(f"labels must be ({len(images)},) int64, not {tuple(labels.shape)} {labels.dtype}")
         if len(images) and not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
             raise ValueError(f"images must lie in [0, 1], not [{float(images.min())}, {float(images.max())}]")
         if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(self.class_names)):
@@ -97,9 +95,7 @@ def stratified_subset(labels: Tensor, size: int, generator: torch.Generator) -> 
     quota, remainder = counts * size // len(labels), counts * size % len(labels)  # (C,) exact, in integers
     by_remainder = torch.argsort(remainder, descending=True, stable=True)
     quota[by_remainder[: size - int(quota.sum())]] += 1
-    for lacking in (
-        (quota == 0).nonzero().flatten().tolist()
-    ):  # too small a class for a place takes the largest's
+    for lacking in (quota == 0).nonzero().flatten().tolist():  # too small a class for a place takes the largest's
         quota[quota.argmax()] -= 1
         quota[lacking] = 1
     chosen = []

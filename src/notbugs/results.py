@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import DATASET_NAMES
+from notbugs.config import DATASET_NAMES, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ TERMINAL_EPS = 4
 """Adversarial columns that the printed table shows at most."""
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError):
     """The table of results is missing, incomplete or wrong."""
 
 

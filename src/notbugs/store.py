@@ -120,9 +120,7 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
         except Exception as error:  # pyarrow raises many kinds for a damaged file
             raise StoreError(f"{self.path / self.manifest.examples.file}: cannot be read: {error}") from None
         if len(table) != len(self):
-            raise StoreError(
-                f"{self.path / self.manifest.examples.file}: {len(table)} rows for {len(self)} images"
-            )
+            raise StoreError(f"{self.path / self.manifest.examples.file}: {len(table)} rows for {len(self)} images")
         return table
 
 
@@ -151,9 +149,7 @@ def save_dataset(
     from safetensors.torch import save_file
 
     if len(data) == 0 or len(examples) != len(data):
-        raise ValueError(
-            f"{name}: {len(data)} images and {len(examples)} rows: need the same number, at least 1"
-        )
+        raise ValueError(f"{name}: {len(data)} images and {len(examples)} rows: need the same number, at least 1")
     shards = []
     with whole_folder(path) as folder:
         for number, start in enumerate(range(0, len(data), shard_size)):
@@ -191,9 +187,7 @@ def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
     try:
         text = (path / "manifest.json").read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise StoreError(
-            f"{path}: no dataset there (manifest.json is missing); `dvc repro` makes it"
-        ) from None
+        raise StoreError(f"{path}: no dataset there (manifest.json is missing); `dvc repro` makes it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path / 'manifest.json'}: cannot be read: {error}") from None
     try:
@@ -202,9 +196,7 @@ def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
         first = str(error).splitlines()
         raise StoreError(f"{path / 'manifest.json'}: not a manifest: {' '.join(first[:3])}") from None
     if sum(shard.num_examples for shard in manifest.shards) != manifest.num_examples:
-        raise StoreError(
-            f"{path / 'manifest.json'}: shards do not add up to {manifest.num_examples} examples"
-        )
+        raise StoreError(f"{path / 'manifest.json'}: shards do not add up to {manifest.num_examples} examples")
     for shard in manifest.shards:
         _check(path / shard.file, shard.sha256, verify)
     _check(path / manifest.examples.file, manifest.examples.sha256, verify)
@@ -216,9 +208,7 @@ def _check(file: Path, expected: str, verify: bool) -> None:
         if not verify:
             file.stat()
         elif sha256(file) != expected:
-            raise StoreError(
-                f"{file}: truncated or altered (its SHA-256 is not the manifest's); make it again"
-            )
+            raise StoreError(f"{file}: truncated or altered (its SHA-256 is not the manifest's); make it again")
     except FileNotFoundError:
         raise StoreError(f"{file}: missing, though the manifest names it; make the dataset again") from None
 

@@ -28,9 +28,7 @@ def encode() -> Encode:
 def tree(tmp_path: Path) -> Tree:
     """Write train/<class>/<ii>.png of 8 x 8 pixels, the red of each its number, counted over all in order."""
 
-    def write(
-        train: dict[str, int] | None = None, test: dict[str, int] | None = None, name: str = "pets"
-    ) -> Path:
+    def write(train: dict[str, int] | None = None, test: dict[str, int] | None = None, name: str = "pets") -> Path:
         number = 0
         for split, classes in (
             ("train", train or {"cat": 4, "dog": 3}),

@@ -222,6 +222,7 @@ def test_a_circle_of_links_is_an_error(tmp_path: Path) -> None:
         list(open_collection(tmp_path).members())
 
 
+@pytest.mark.timeout(30)
 def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     os.mkfifo(tmp_path / "train" / "pipe.jpg")

@@ -127,9 +127,7 @@ def test_subsets(tmp_path: Path, archive) -> None:
 
 def test_a_damaged_archive_offline(tmp_path: Path, archive, no_network) -> None:
     (tmp_path / CIFAR10.filename).write_bytes(archive[:-100])
-    with pytest.raises(
-        SourceError, match=r"download failed .* put cifar-10-python\.tar\.gz \(MD5 [0-9a-f]{32}\)"
-    ):
+    with pytest.raises(SourceError, match=r"download failed .* put cifar-10-python\.tar\.gz \(MD5 [0-9a-f]{32}\)"):
         read_cifar10(tmp_path, seed=0)
 
 
@@ -169,11 +167,7 @@ def test_a_pickle_that_is_not_the_official_one_is_never_read_even_after_a_downlo
     read_cifar10(tmp_path, seed=0)
     trap = pickle.dumps(Trap(tmp_path / "sprung"))
     (tmp_path / CIFAR10.base_folder / "test_batch").write_bytes(trap)
-    monkeypatch.setattr(
-        "torchvision.datasets.utils.download_and_extract_archive", lambda *args, **kwargs: None
-    )
-    with pytest.raises(
-        SourceError, match=r"test_batch is not the official file; put cifar-10-python\.tar\.gz"
-    ):
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", lambda *args, **kwargs: None)
+    with pytest.raises(SourceError, match=r"test_batch is not the official file; put cifar-10-python\.tar\.gz"):
         read_cifar10(tmp_path, seed=0)
     assert not (tmp_path / "sprung").exists()

@@ -115,8 +115,7 @@ def test_unreadable_files_are_listed_and_stop_the_run(tree, encode, tmp_path: Pa
             read_folder(path, image_size=8, seed=0)
         lines = str(caught.value).splitlines()
         assert lines[0] == (
-            f"{path}: 3 of 14 files cannot be read as pictures; "
-            "remove them or set data.skip_unreadable to true:"
+            f"{path}: 3 of 14 files cannot be read as pictures; remove them or set data.skip_unreadable to true:"
         )
         assert lines[1] == "  test/dog/empty.png: not a picture of a known format"
         assert lines[2].startswith("  train/cat/cut.jpg: image file is truncated")
@@ -176,9 +175,7 @@ def test_a_decompression_bomb_is_unreadable(tree, encode, monkeypatch) -> None:
     root = tree()
     (root / "train/cat/bomb.png").write_bytes(encode(np.zeros((20, 20), np.uint8)))
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 150)  # Pillow itself raises beyond twice this
-    with pytest.raises(
-        SourceError, match=r"1 of 12 .*\n  train/cat/bomb\.png: Image size \(400 pixels\) exceeds"
-    ):
+    with pytest.raises(SourceError, match=r"1 of 12 .*\n  train/cat/bomb\.png: Image size \(400 pixels\) exceeds"):
         read_folder(root, image_size=8, seed=0)
 
 
@@ -204,9 +201,7 @@ def test_of_a_subset_only_the_pictures_chosen_are_decoded(tree, monkeypatch) -> 
     root = tree(train={"cat": 20, "dog": 10}, test={"cat": 4, "dog": 4})
     decoded = []
     decode = folder.decode
-    monkeypatch.setattr(
-        folder, "decode", lambda *args, **kwargs: decoded.append(1) or decode(*args, **kwargs)
-    )
+    monkeypatch.setattr(folder, "decode", lambda *args, **kwargs: decoded.append(1) or decode(*args, **kwargs))
     train, test, _ = read_folder(root, image_size=8, max_train=6, max_test=2, seed=0)
     assert len(decoded) == 8
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1]
@@ -218,10 +213,7 @@ def test_of_a_subset_only_the_pictures_chosen_are_decoded(tree, monkeypatch) -> 
 
 def test_subsets_depend_on_the_seed(tree) -> None:
     root = tree(train={"cat": 20, "dog": 20})
-    chosen = [
-        read_folder(root, image_size=8, max_train=10, seed=seed)[0].source_indices.tolist()
-        for seed in (0, 0, 1)
-    ]
+    chosen = [read_folder(root, image_size=8, max_train=10, seed=seed)[0].source_indices.tolist() for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1]
     assert chosen[0] != chosen[2]
 
@@ -276,9 +268,7 @@ def test_a_test_folder_outside_the_top_folder_is_not_taken(tree, tmp_path: Path)
 def test_files_outside_the_class_folders(tree) -> None:
     root = tree()
     (root / "train/labels.csv").touch()
-    with pytest.raises(
-        SourceError, match=r"not in a class folder: train/labels\.csv; expected train/<class>"
-    ):
+    with pytest.raises(SourceError, match=r"not in a class folder: train/labels\.csv; expected train/<class>"):
         read_folder(root, image_size=8, seed=0)
 
 

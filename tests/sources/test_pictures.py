@@ -10,9 +10,7 @@ from notbugs.sources.pictures import decode
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-GREY16 = np.array(
-    [[0, 128, 129, 257], [32767, 32768, 65406, 65407], [65534, 65535, 1, 2], [300, 400, 500, 600]]
-)
+GREY16 = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65407], [65534, 65535, 1, 2], [300, 400, 500, 600]])
 
 
 def smooth(height: int, width: int) -> np.ndarray:

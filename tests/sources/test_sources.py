@@ -164,10 +164,7 @@ def test_cifar10_is_looked_for_in_data_raw(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_importing_the_settings_does_not_import_the_readers() -> None:
-    code = (
-        "import sys; import notbugs.sources; "
-        "print(sorted({'sklearn', 'torchvision', 'PIL'} & set(sys.modules)))"
-    )
+    code = "import sys; import notbugs.sources; print(sorted({'sklearn', 'torchvision', 'PIL'} & set(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
     )

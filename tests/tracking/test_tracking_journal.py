@@ -29,11 +29,17 @@ def test_events_come_back_from_any_offset(journal: Journal) -> None:
     assert kinds(journal, offsets[2]) == []
 
 
-def test_a_line_cut_off_by_a_kill_is_no_event(journal: Journal) -> None:
+def test_a_line_is_an_event_once_it_is_whole(journal: Journal) -> None:
     journal.append("one")
+    ((offset, _),) = journal.events()
     with (journal.folder / "events.jsonl").open("a") as file:
-        file.write('{"kind": "tw')
-    assert kinds(journal) == ["one"]
+        for text in ('{"kind": "tw', 'o"}'):
+            file.write(text)
+            file.flush()
+            assert kinds(journal) == ["one"]
+            assert kinds(journal, offset) == []
+        file.write("\n")
+    assert kinds(journal, offset) == ["two"]
 
 
 def test_a_closed_journal_takes_no_more(journal: Journal) -> None:

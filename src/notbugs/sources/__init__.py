@@ -83,9 +83,7 @@ class SourceData:
     skipped: list[str]
 
 
-def load_source(
-    settings: DataSettings, *, seed: int, root: Path, progress: Track | None = None
-) -> SourceData:
+def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Track | None = None) -> SourceData:
     """Read the source and split it into train, validation and test, by class.
 
     Args:
@@ -108,17 +106,13 @@ def load_source(
         train=images["train"],
         validation=images["validation"],
         test=images["test"],
-        origins={
-            split: [part.origins[i] for i in indices.tolist()] for split, (part, indices) in parts.items()
-        },
+        origins={split: [part.origins[i] for i in indices.tolist()] for split, (part, indices) in parts.items()},
         source_indices={split: part.source_indices[indices] for split, (part, indices) in parts.items()},
         skipped=skipped,
     )
 
 
-def _read(
-    settings: DataSettings, seed: int, root: Path, progress: Track
-) -> tuple[str, Pictures, Pictures, list[str]]:
+def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tuple[str, Pictures, Pictures, list[str]]:
     """Name, training pool, test set, and files skipped. A source is imported only where it is read."""
     limits: dict[str, Any] = {"max_train": settings.max_train, "max_test": settings.max_test, "seed": seed}
     if settings.source == "digits":

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from notbugs.config import UserError
 from notbugs.images import ImageData, make_generator, stratified_subset
 
 _CHUNK = 4096
 """Pictures converted to float32 at a time, so that no second copy of all of them is held."""
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """The base dataset cannot be had: something is missing, damaged or not as it must be."""
 
 

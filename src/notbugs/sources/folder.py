@@ -39,9 +39,7 @@ class _Split:
     indices: Tensor
 
     def select(self, indices: Tensor) -> "_Split":
-        return _Split(
-            [self.members[i] for i in indices.tolist()], self.labels[indices], self.indices[indices]
-        )
+        return _Split([self.members[i] for i in indices.tolist()], self.labels[indices], self.indices[indices])
 
 
 def read_folder(
@@ -81,17 +79,14 @@ def read_folder(
     train, test = _classes_of(path, members)
     class_names = _checked_class_names(path, train, test)
     splits = []
-    for part, (key, maximum) in zip(
-        (train, test), (("max_train", max_train), ("max_test", max_test)), strict=True
-    ):
+    for part, (key, maximum) in zip((train, test), (("max_train", max_train), ("max_test", max_test)), strict=True):
         split = _sorted_split(part)
         splits.append(split.select(limited(split.labels, maximum, key=key, seed=seed)))
     pixels, unreadable = _decode_all(collection, splits, image_size, grey, progress, f"read {name}")
     if unreadable and not skip_unreadable:
         raise SourceError(_listed(path, unreadable, sum(len(split.members) for split in splits)))
     pool, held = (
-        _pictures(split, values, class_names, unreadable)
-        for split, values in zip(splits, pixels, strict=True)
+        _pictures(split, values, class_names, unreadable) for split, values in zip(splits, pixels, strict=True)
     )
     _require_all_classes(path, pool, held)
     return pool, held, [f"{_printable(name)}: {reason}" for name, reason in sorted(unreadable.items())]
@@ -138,9 +133,7 @@ def _top_folder(path: Path, members: Sequence[Member]) -> str:
         if len(parts) > 1 and parts[1] == "train":
             tops.add(parts[0] + "/")
     if len(tops) > 1:
-        raise SourceError(
-            f"{path}: several folders hold a train/ folder: {_some(sorted(tops))}; pack one of them"
-        )
+        raise SourceError(f"{path}: several folders hold a train/ folder: {_some(sorted(tops))}; pack one of them")
     return tops.pop() if tops else ""
 
 
@@ -154,9 +147,7 @@ def _checked_class_names(path: Path, train: Classes, test: Classes) -> tuple[str
             raise SourceError(f"{path}: {where}/ has no folder for the classes {_some(missing)}; {LAYOUT}")
     for split, classes in (("train", train), ("test", test)):
         if empty := sorted(name for name, files in classes.items() if not files):
-            raise SourceError(
-                f"{path}: no files in {split}/ for the classes {_some(empty)}; every class needs some"
-            )
+            raise SourceError(f"{path}: no files in {split}/ for the classes {_some(empty)}; every class needs some")
     if len(train) < 2:
         raise SourceError(f"{path}: {len(train)} class; at least 2 are needed; {LAYOUT}")
     return tuple(map(_printable, sorted(train)))
@@ -180,9 +171,7 @@ def _decode_all(
     """
     pixels = [np.zeros((len(split.members), 1 if grey else 3, side, side), np.uint8) for split in splits]
     places = {
-        m.name: values[i]
-        for split, values in zip(splits, pixels, strict=True)
-        for i, m in enumerate(split.members)
+        m.name: values[i] for split, values in zip(splits, pixels, strict=True) for i, m in enumerate(split.members)
     }
     unreadable = {m.name: m.problem for split in splits for m in split.members if m.problem}
     wanted = [m for split in splits for m in split.members if not m.problem]
@@ -210,9 +199,7 @@ def _pictures(
     )
     if not unreadable:
         return pictures
-    return pictures.select(
-        torch.tensor([i for i, m in enumerate(split.members) if m.name not in unreadable]).long()
-    )
+    return pictures.select(torch.tensor([i for i, m in enumerate(split.members) if m.name not in unreadable]).long())
 
 
 def _require_all_classes(path: Path, train: Pictures, test: Pictures) -> None:

@@ -38,9 +38,7 @@ def check(params: Mapping[str, Any]) -> None:
 def _entries(params: Mapping[str, Any], section: str, allowed: tuple[str, ...]) -> list[str]:
     entries = params.get(section)
     if not isinstance(entries, Mapping) or not entries:
-        raise ConfigError(
-            f"params.yaml: {section}: must map at least one of {', '.join(allowed)} to its settings"
-        )
+        raise ConfigError(f"params.yaml: {section}: must map at least one of {', '.join(allowed)} to its settings")
     for name in entries:
         if name not in allowed:
             raise ConfigError(f"params.yaml: {section}.{name}: unknown key; allowed: {', '.join(allowed)}")

@@ -169,9 +169,7 @@ def _headlines(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return nested
 
 
-def _curves(
-    rows: list[dict[str, Any]], config: EvaluateSettings
-) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+def _curves(rows: list[dict[str, Any]], config: EvaluateSettings) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """Columns and rows of accuracy against eps: one column a model, mean over seeds."""
     cells: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     names: dict[str, None] = {}

@@ -100,7 +100,6 @@ def _summary(finals: Mapping[str, EpochRecord]) -> dict[str, Any]:
         "seeds": seeds,
         "mean": {key: round(statistics.fmean(values), 6) for key, values in columns.items()},
         "std": {
-            key: round(statistics.stdev(values), 6) if len(values) > 1 else None
-            for key, values in columns.items()
+            key: round(statistics.stdev(values), 6) if len(values) > 1 else None for key, values in columns.items()
         },
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from notbugs.config import ConfigError, read_params, runtime
 from notbugs.tracking import memo, place
-from notbugs.tracking.client import Found, Store, StoreError, open_store
+from notbugs.tracking.client import Store, StoreError, open_store
 from notbugs.tracking.journal import Journal, held, journals
 from notbugs.tracking.lineage import Content, LockEntry, LockError, read_lock
 from notbugs.tracking.process import PROCESS, alive
@@ -200,8 +200,8 @@ class _CatchUp:
         own = self._journals(entry.address)
         claimed = sum(_claim(journal, entry, store) for journal in own)
         self.counts["claimed"] += claimed
-        if claimed or any(_counts(run) for run in store.tagged("pipeline.key", entry.key)):
-            return
+        if claimed or any(run.status == "FINISHED" for run in store.tagged("pipeline.key", entry.key)):
+            return  # also if the user has deleted the run: it is not to come back
         if any(_is_coming(journal) for journal in own):
             self.counts["waiting"] += 1
             return
@@ -218,11 +218,6 @@ class _CatchUp:
 def _is_coming(journal: Journal) -> bool:
     """Whether a journal's run is still to be expected: the stage runs, or its writer sends."""
     return not journal.done and (journal.ended or alive(journal.process) is True)
-
-
-def _counts(run: Found) -> bool:
-    """Whether a run stands for its stage: one deleted by the user does too, it is not to come back."""
-    return run.status == "FINISHED" or run.deleted
 
 
 def _claim(journal: Journal, entry: LockEntry, store: Store) -> bool:
