@@ -86,7 +86,8 @@ def test_bad_values_are_named(key: str, value: object, message: str) -> None:
 def test_a_misspelt_key_that_must_be_given_is_named_not_called_missing() -> None:
     tree = params()
     tree["construct"]["rand"]["steps"] = tree["construct"]["rand"].pop("num_steps")
-    with pytest.raises(ConfigError, match=r"construct\.rand\.steps: unknown key; did you mean .*; allowed: .*num_steps"):
+    message = r"construct\.rand\.steps: unknown key; did you mean .*; allowed: .*num_steps"
+    with pytest.raises(ConfigError, match=message):
         check(tree)
 
 

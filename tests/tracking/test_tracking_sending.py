@@ -140,6 +140,22 @@ def test_going_back_to_former_settings_finds_the_former_run(project: Path, runs:
     assert len(runs.all()) == 2
 
 
+def test_another_dvc_lock_is_noticed(project: Path, runs: Runs) -> None:
+    finished_stage(project)
+    track(project)
+    write_lock(project, lr=0.3, outs=("metrics/rand.json", "plots/fit-rand.csv"))
+    assert track(project).rebuilt == 1
+    assert {run.data.params["fit.rand.lr"] for run in runs.all()} == {"0.1", "0.3"}
+
+
+def test_another_experiment_is_noticed(project: Path, runs: Runs) -> None:
+    finished_stage(project)
+    track(project)
+    (project / "params.yaml").write_text("experiment: other\n")
+    assert track(project).rebuilt == 1
+    assert [run.info.run_name for run in runs.all("other")] == ["fit@rand"]
+
+
 def test_a_run_that_the_user_deleted_stays_deleted(project: Path, runs: Runs) -> None:
     finished_stage(project)
     track(project)
