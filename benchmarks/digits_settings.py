@@ -5,103 +5,96 @@
     python benchmarks/digits_settings.py --final           the chosen one on the test split: once, at the end
     python benchmarks/digits_settings.py --table           the table again, from the CSV
 
-Rows go to digits_settings.csv beside this file; what is there already is not run again. About 2 minutes a
-candidate on one core. Random streams are named as in the pipeline's stages, so the chosen candidate gives what
-the pipeline gives.
+A candidate is presets/digits.yaml with some keys changed. Rows go to digits_settings.csv beside this file; what is
+there already is not run again (delete the file after an edit of the preset). Two to four minutes a candidate on
+one core. Random streams are named as in the pipeline's stages, so the chosen candidate gives what it gives.
 """
 
 import argparse
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from notbugs import models
 from notbugs.attacks import AttackSettings
-from notbugs.construction import InvertSettings, TargetSettings, construct, describe, summarise
+from notbugs.config import read_params, settings
+from notbugs.construction import construct, construct_settings, describe, summarise
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
-from notbugs.images import ImageData, make_generator, stratified_split
+from notbugs.images import ImageData, make_generator
+from notbugs.models import set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.sources.digits import read_digits
-from notbugs.training import TrainSettings, train
+from notbugs.sources import DataSettings, load_source
+from notbugs.training import FitSettings, TrainSettings, train
 
+ROOT = Path(__file__).parents[1]
+PRESET = ROOT / "presets" / "digits.yaml"
 CSV = Path(__file__).with_suffix(".csv")
 SEEDS = (0, 1, 2, 3, 4)
 RADII = (0.5, 0.6, 1.0)
-HEADLINE = "adversarial_0.6"
+HEADLINE = 0.6
+DATASETS = {"robust": "D_R", "nonrobust": "D_NR", "rand": "D_rand", "det": "D_det"}
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """One setting; the defaults are the chosen ones.
-
-    Attributes:
-        widths, strides: channels, and stride, of each 3x3 convolution; average pooling follows.
-        robust_eps: radius of adversarial training.
-        eps, steps: of D_rand and D_det; the step size is 6·eps/steps.
-        crop_padding, label_smoothing: of all models.
-        fit_epochs, fit_weight_decay: of the fits on constructed datasets.
-    """
-
-    widths: tuple[int, ...] = (32, 64, 16)
-    strides: tuple[int, ...] = (1, 2, 2)
-    robust_eps: float = 1.0
-    eps: float = 1.0
-    steps: int = 60
-    crop_padding: int = 0
-    label_smoothing: float = 0.0
-    fit_epochs: int = 20
-    fit_weight_decay: float = 5e-4
-
-
-CANDIDATES = {
-    "chosen": Candidate(),
-    "smooth, 64 numbers": Candidate(widths=(16, 32, 64), strides=(1, 2, 1)),
-    "64 numbers": Candidate(widths=(16, 32, 64)),
-    "32 numbers": Candidate(widths=(16, 32, 32)),
-    "smooth": Candidate(strides=(1, 2, 1)),
-    "8 numbers": Candidate(widths=(32, 64, 8)),
-    "robust eps 0.75": Candidate(robust_eps=0.75),
-    "eps 0.75": Candidate(eps=0.75),
-    "fit 40 epochs": Candidate(fit_epochs=40),
-    "crops": Candidate(crop_padding=1),
-    "label smoothing": Candidate(label_smoothing=0.1),
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "chosen": {},
+    "eps 1.0": {"construct.rand.eps": 1.0, "construct.det.eps": 1.0},
+    "eps 1.1": {"construct.rand.eps": 1.1, "construct.det.eps": 1.1},
+    "longer, lr 0.1": {
+        **{"train.standard.epochs": 40, "train.standard.lr": 0.1, "train.robust.lr": 0.1},
+        **{"fit.*.lr": 0.1, "fit.*.batch_size": 128},
+    },
+    "64 numbers, strides 1 2 1": {"shape": ((16, 32, 64), (1, 2, 1))},
+    "64 numbers": {"shape": ((16, 32, 64), (1, 2, 2))},
+    "32 numbers": {"shape": ((32, 64, 32), (1, 2, 2))},
+    "8 numbers": {"shape": ((32, 64, 8), (1, 2, 2))},
+    "strides 1 2 1": {"shape": ((32, 64, 16), (1, 2, 1))},
+    "robust eps 0.75": {"train.robust.attack.eps": 0.75, "train.robust.attack.step_size": 0.15},
+    "label smoothing 0.1": {"train.*.label_smoothing": 0.1, "fit.*.label_smoothing": 0.1},
 }
-"""The finalists and their neighbours; digits_settings.md tells of the screening before."""
+"""Changed keys (`*`: every entry of that section) and the network's shape: channels, and stride, of each
+convolution."""
+SHAPE = ((32, 64, 16), (1, 2, 2))
+"""Of `small_cnn` at width 16."""
 
 
 class Net(Classifier):
     """`small_cnn` with any shape."""
 
-    def __init__(self, candidate: Candidate) -> None:
+    def __init__(self, widths: tuple[int, ...], strides: tuple[int, ...]) -> None:
         layers: list[nn.Module] = []
         previous = 1
-        for out, stride in zip(candidate.widths, candidate.strides, strict=True):
+        for out, stride in zip(widths, strides, strict=True):
             layers += [nn.Conv2d(previous, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
             previous = out
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         super().__init__(nn.Sequential(*layers), 1, previous, 10)
 
 
-def digits() -> dict[str, ImageData]:
-    """D, validation and test as stage `prepare` splits them."""
-    pool, test = read_digits(0.2, seed=0)
-    kept, held = stratified_split(pool.labels, 0.15, make_generator(0, "data", "validation"))
-    everything = torch.arange(len(test.labels))
-    return {"train": pool.images(kept), "validation": pool.images(held), "test": test.images(everything)}
+def params_of(changes: dict[str, Any]) -> dict[str, Any]:
+    """The preset with the changes made."""
+    params = copy.deepcopy(read_params(PRESET))
+    params["shape"] = changes.get("shape", SHAPE)
+    for key, value in changes.items():
+        *places, last = key.split(".")
+        sections = [params] if places else []
+        for place in places:
+            sections = [s for section in sections for s in (section.values() if place == "*" else [section[place]])]
+        for section in sections:
+            section[last] = value
+    return params
 
 
-def trained(candidate: Candidate, data: ImageData, settings: TrainSettings, *purpose: str | int) -> Classifier:
+def trained(params: dict[str, Any], data: ImageData, config: TrainSettings, *purpose: str | int) -> Classifier:
     """A classifier trained from scratch, with the random streams of the stage of that name."""
-    generator = make_generator(0, *purpose, "weights")
+    generator = make_generator(params["seed"], *purpose, "weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
-        model = Net(candidate)
-    models.set_normalisation(model, data.images)
-    train(model, data, settings, generator=make_generator(0, *purpose, "batches"))
+        model = Net(*params["shape"])
+    set_normalisation(model, data.images)
+    train(model, data, config, generator=make_generator(params["seed"], *purpose, "batches"))
     return model
 
 
@@ -119,29 +112,25 @@ def measured(model: Classifier, data: ImageData) -> dict[str, float]:
     return row
 
 
-def rows_of(candidate: Candidate, split: str, source_seed: int) -> Iterator[dict[str, object]]:
-    """One row a model: the ten trained on D, then five fits on each construction."""
-    parts = digits()
-    data, held = parts["train"], parts[split]
-    common = {"lr": 0.1, "schedule": "one_cycle", "crop_padding": candidate.crop_padding}
-    common["label_smoothing"] = candidate.label_smoothing
-    standard = TrainSettings(epochs=40, **common)
-    attack = AttackSettings(eps=candidate.robust_eps, num_steps=7, step_size=candidate.robust_eps / 5)
-    robust = TrainSettings(epochs=40, attack=attack, **common)
+def rows_of(changes: dict[str, Any], split: str, source_seed: int) -> Iterator[dict[str, object]]:
+    """One row a model: those trained on D, then five fits on each construction."""
+    params = params_of(changes)
+    base = load_source(settings(params, "data", DataSettings), seed=params["seed"], root=ROOT)
+    data, held = base.train, {"validation": base.validation, "test": base.test}[split]
     source: dict[str, Classifier] = {}
-    for name, settings in (("standard", standard), ("robust", robust)):
+    for name in ("standard", "robust"):
+        config = settings(params, f"train.{name}", TrainSettings)
         # The robust model is the slow one: all seeds only where its spread is reported.
-        seeds = SEEDS if name == "standard" or split == "test" else (source_seed,)
-        for seed in seeds:
-            model = trained(candidate, data, settings, "train", name, seed)
+        spread = name == "standard" or not changes
+        for seed in SEEDS if spread else (source_seed,):
+            model = trained(params, data, config, "train", name, seed)
             if seed == source_seed:
                 source[name] = model
             yield {"dataset": f"D {name}", "seed": seed, **measured(model, held)}
-    fit = TrainSettings(epochs=candidate.fit_epochs, weight_decay=candidate.fit_weight_decay, **common)
-    for name, dataset in (("robust", "D_R"), ("nonrobust", "D_NR"), ("rand", "D_rand"), ("det", "D_det")):
-        recipe = _recipe(name, candidate)
+    for name, dataset in DATASETS.items():
+        recipe = construct_settings(params["construct"][name], f"construct.{name}")
         model = source[recipe.model]
-        made = construct(model, data, recipe, generator=make_generator(0, "construct", name))
+        made = construct(model, data, recipe, generator=make_generator(params["seed"], "construct", name))
         columns = describe(made, data, model, source["robust"])
         facts = summarise(columns)
         about = {
@@ -150,27 +139,19 @@ def rows_of(candidate: Candidate, split: str, source_seed: int) -> Iterator[dict
             "success": facts["success_rate"],
             "distance_to_x": facts["delta_norm"]["median"],
         }
+        fit = settings(params, f"fit.{name}", FitSettings)
         subsets = {"full": made.data}
-        if name in ("rand", "det"):
+        if not changes and name in ("rand", "det"):
             subsets["still_y"] = made.data.select(columns["still_y"])
         for subset, images in subsets.items():
             suffix = "" if subset == "full" else "_still_y"
             for seed in SEEDS:
-                fitted = trained(candidate, images, fit, "fit", name, subset, seed)
+                fitted = trained(params, images, fit, "fit", name, subset, seed)
                 yield {"dataset": dataset + suffix, "seed": seed, **measured(fitted, held), **about}
-
-
-def _recipe(name: str, candidate: Candidate) -> InvertSettings | TargetSettings:
-    if name in ("robust", "nonrobust"):
-        source = "robust" if name == "robust" else "standard"
-        return InvertSettings(recipe="invert", model=source, num_steps=200, step_size=0.05)
-    return TargetSettings(
-        recipe="random_target" if name == "rand" else "deterministic_target",
-        model="standard",
-        eps=candidate.eps,
-        num_steps=candidate.steps,
-        step_size=6 * candidate.eps / candidate.steps,
-    )
+        if not changes and name == "robust":  # D_R against D by the very same fit settings
+            for seed in SEEDS:
+                fitted = trained(params, data, fit, "fit", "base", "full", seed)
+                yield {"dataset": "D as D_R", "seed": seed, **measured(fitted, held)}
 
 
 def run(name: str, split: str, source_seed: int) -> None:
@@ -185,23 +166,22 @@ def run(name: str, split: str, source_seed: int) -> None:
 
 def table() -> str:
     """Means over seeds in percent, one line a candidate, split and source seed (Markdown)."""
-    lines = []
-    columns = "candidate | split, source seed | D std clean, .5, .6 | D robust | D_R | D_NR | D_rand on y; still y"
-    columns += " (robust, 1-NN) | D_det on y / y + 1; still y | D_R − D_NR, D_R − D std at .6"
-    lines += [f"| {columns} |", "|" + "---|" * 9]
+    head = ["candidate", "split, source seed", "D standard", "D robust", "D_R", "D_NR", "D_rand", "D_rand still y"]
+    head += ["D_det on y / y + 1", "D_det still y", "D_R − D_NR", "D_R − D std"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for key, rows in pd.read_csv(CSV).groupby(["candidate", "split", "source_seed"], sort=False):
         means = rows.groupby("dataset").mean(numeric_only=True) * 100
         name, split, source_seed = key  # type: ignore[misc]
         cells = [str(name), f"{split}, {source_seed}"]
         for dataset in ("D standard", "D robust", "D_R", "D_NR"):
-            curve = means.loc[dataset, ["clean", "adversarial_0.5", "adversarial_0.6"]]
-            cells.append(", ".join(f"{value:.1f}" for value in curve))
+            curve = means.loc[dataset, ["clean", *(f"adversarial_{eps}" for eps in RADII)]]
+            cells.append(" ".join(f"{value:.1f}" for value in curve))
         for dataset in ("D_rand", "D_det"):
             row = means.loc[dataset]
-            accuracy = f"{row['clean']:.1f}" + (f" / {row['shifted']:.1f}" if dataset == "D_det" else "")
-            cells.append(f"{accuracy}; {row['robust_still_y']:.1f}, {row['neighbour_still_y']:.1f}")
-        gaps = means.loc["D_R", HEADLINE] - means.loc[["D_NR", "D standard"], HEADLINE]
-        cells.append(", ".join(f"{gap:.1f}" for gap in gaps))
+            shifted = f" / {row['shifted']:.1f}" if dataset == "D_det" else ""
+            cells += [f"{row['clean']:.1f}{shifted}", f"{row['robust_still_y']:.1f} {row['neighbour_still_y']:.1f}"]
+        headline = means[f"adversarial_{HEADLINE}"]
+        cells += [f"{headline['D_R'] - headline[other]:.1f}" for other in ("D_NR", "D standard")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

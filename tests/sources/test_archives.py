@@ -104,7 +104,7 @@ def test_hidden_files_are_left_out_of_directories(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../evil", "train/../../evil", "/etc/evil"])
 def test_a_name_that_points_outside_is_refused(tmp_path: Path, kind: str, name: str) -> None:
     path = pack(tmp_path / kind, {name: b"x"})
-    with pytest.raises(SourceError, match=f"the name '{name}' in it points outside the archive"):
+    with pytest.raises(SourceError, match=f"^{path}: the name '{name}' in it points outside the archive"):
         list(open_collection(path).members())
     assert not list(tmp_path.rglob("evil"))
 
@@ -175,6 +175,25 @@ def test_a_truncated_archive_is_an_error(tmp_path: Path, name: str) -> None:
     path = pack(tmp_path / name, {str(i): os.urandom(5000) for i in range(5)})
     path.write_bytes(path.read_bytes()[:12_000])
     with pytest.raises(SourceError, match=r"pets\.[a-z.0-9]*: damaged, or no \.tar, \.tar\.gz"):
+        list(open_collection(path).members())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_archive_is_an_error(tmp_path: Path, name: str) -> None:
+    path = pack(tmp_path / name, {str(i): bytes([65 + i]) * 5000 for i in range(5)})
+    raw = bytearray(path.read_bytes())
+    # A tar's third header, or the middle of a compressed file, or the list at the end of a zip.
+    at = {"pets.tar": 2 * 5632, "pets.zip": raw.rindex(b"PK\x01\x02")}.get(name, len(raw) // 2) if True else 0
+    raw[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(raw)
+    with pytest.raises(SourceError, match="damaged, or no"):
+        list(open_collection(path).members())
+
+
+def test_a_tar_that_ends_between_two_members_is_an_error(tmp_path: Path) -> None:
+    path = pack(tmp_path / "pets.tar", {str(i): bytes(512) for i in range(5)})
+    path.write_bytes(path.read_bytes()[:2048])  # two headers, two contents, no mark of the end
+    with pytest.raises(SourceError, match="damaged, or no .*: empty header"):
         list(open_collection(path).members())
 
 

@@ -1,5 +1,4 @@
 import io
-import random
 import shutil
 import tarfile
 import warnings
@@ -16,9 +15,8 @@ from notbugs.sources.folder import read_folder
 
 
 def pack(root: Path, path: Path, top: str = "") -> Path:
-    """An archive of the tree, its members in an order of no meaning, all under the folder `top`."""
-    files = sorted(file for file in root.rglob("*") if file.is_file())
-    random.Random(3).shuffle(files)
+    """An archive of the tree, its members in reversed order, all under the folder `top`."""
+    files = sorted((file for file in root.rglob("*") if file.is_file()), reverse=True)
     names = {file: str(Path(top, file.relative_to(root))) for file in files}
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:

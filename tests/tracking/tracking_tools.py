@@ -68,7 +68,7 @@ def the_journal(root: Path) -> Journal:
     return found
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 200.0) -> None:
     """Wait until something is true; a busy machine may take long to import MLflow."""
     deadline = time.monotonic() + seconds
     while not condition():

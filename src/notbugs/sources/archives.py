@@ -163,7 +163,9 @@ class TarArchive:
                     yield missing.pop(position), lambda entry=entry: _limited(archive.extractfile(entry))  # type: ignore[misc]
 
     def _open(self) -> tarfile.TarFile:
-        return tarfile.open(self.path, "r|*") if self.compressed else tarfile.open(self.path, "r:")
+        if self.compressed:
+            return tarfile.open(self.path, "r|*", tarinfo=_StrictInfo)
+        return tarfile.open(self.path, "r:", tarinfo=_StrictInfo)
 
 
 class ZipArchive:
@@ -187,6 +189,20 @@ class ZipArchive:
             for member in sorted(wanted, key=lambda member: entries[member.position].header_offset):
                 entry = entries[member.position]
                 yield member, lambda entry=entry: _limited(archive.open(entry))  # type: ignore[misc]
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Reads the header of a member; only the mark at the end of an archive ends it."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_StrictInfo":  # type: ignore[override]
+        """The next member. `TarFile` takes a damaged header for the end, in silence, unless it gets another error."""
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(str(error)) from None
 
 
 def _entries(archive: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from notbugs.tracking.lineage import Content, content, git_tags
+from notbugs.tracking.lineage import BACKGROUND_HASH_LIMIT, Content, content, git_tags
 
 
 def find_facts(root: Path, inputs: list[Path]) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def find_facts(root: Path, inputs: list[Path]) -> dict[str, Any]:
     tags, datasets = git_tags(root), []
     for path in inputs:
         with suppress(OSError):
-            there = content(path)
+            there = content(path, BACKGROUND_HASH_LIMIT)
             if there is None:
                 continue
             relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

@@ -13,6 +13,8 @@ from typing import Any
 
 HASH_LIMIT = 256 * 2**20
 """Bytes up to which a file or folder is hashed (about half a second); larger ones are known by their size."""
+BACKGROUND_HASH_LIMIT = 8 * 2**30
+"""The same where nothing waits for it (about a quarter of a minute)."""
 
 
 _WRITTEN = ("dvc.lock", "data", "metrics", "models", "plots", "reports")

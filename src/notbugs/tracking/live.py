@@ -107,7 +107,7 @@ class Run:
             return
         error = self._journal.state.get("error")
         if error:
-            self._warn(f"{error}; `notbugs track` adds this run when it can be reached")
+            self._warn(f"{error}; `notbugs track` adds this run later")
         elif self._writer is not None and self._writer.poll() not in (None, 0):
             self._warn(f"the tracking process failed, see {self._journal.folder / 'writer.log'}")
 
@@ -161,11 +161,11 @@ def live_run(
     address = f"{stage}@{name}" if name else stage
     journal, writer = None, None
     if _wanted():
-        header = _header(stage, name, address, root, experiment, params, seed, inputs)
         try:
+            header = _header(stage, name, address, root, experiment, params, seed, inputs)
             journal = new_journal(place.work_folder(place.anchor(root)), address, header)
             writer = _start_writer(journal)
-        except (OSError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever it is, the stage goes on
             print(f"notbugs: tracking: this run is not tracked: {error}", file=sys.stderr, flush=True)
     run = Run(journal, writer)
     try:

@@ -18,7 +18,7 @@ from notbugs.tracking import place
 from notbugs.tracking.catching_up import experiment_name, track
 from notbugs.tracking.client import PRIVATE
 
-START_SECONDS = 120.0
+START_SECONDS = 180.0
 _local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens addresses on this machine, past any proxy."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -15,11 +15,13 @@ from pathlib import Path
 from notbugs.tracking import place
 from notbugs.tracking.client import StoreError, open_store
 from notbugs.tracking.facts import find_facts
-from notbugs.tracking.journal import Journal
+from notbugs.tracking.journal import Journal, now
 from notbugs.tracking.process import SystemMonitor, alive
 from notbugs.tracking.sending import begin, close_if_dead, send
 
 POLL_SECONDS = 0.1
+HEAD_START_SECONDS = 3.0
+"""How long after the stage's start MLflow is imported, which costs seconds of a processor."""
 RETRY_SECONDS = 10.0
 """Between two attempts while the server is away."""
 PATIENCE_SECONDS = 60.0
@@ -31,7 +33,7 @@ def main(folder: str) -> int:
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     with suppress(OSError):
-        os.nice(5)
+        os.nice(10)
     journal = Journal(Path(folder))
     with journal.locked() as mine:
         if not mine:
@@ -63,8 +65,15 @@ class _Writer:
             self._fail(f"MLflow at {place.shown(self.uri)}: {reason}")
         inputs = [Path(name) for name in self.header["inputs"]]
         self.journal.set_facts(find_facts(Path(self.header["root"]), inputs))
+        self._let_it_start()
         while not self._attempt() and self._patient():
             self._pause()
+
+    def _let_it_start(self) -> None:
+        """Leave the processors to the stage while it imports torch."""
+        until = self.header["started"] + 1000 * HEAD_START_SECONDS
+        while now() < until and not self.journal.ended:
+            time.sleep(POLL_SECONDS)
 
     def _attempt(self) -> bool:
         """Send until the end, or until something fails; whether all is sent."""
