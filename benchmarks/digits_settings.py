@@ -41,8 +41,9 @@ DATASETS = {"robust": "D_R", "nonrobust": "D_NR", "rand": "D_rand", "det": "D_de
 CANDIDATES: dict[str, dict[str, Any]] = {
     "chosen": {},
     "eps 1.0": {"construct.rand.eps": 1.0, "construct.det.eps": 1.0},
-    "eps 1.1": {"construct.rand.eps": 1.1, "construct.det.eps": 1.1},
-    "longer, lr 0.1": {
+    "eps 1.15": {"construct.rand.eps": 1.15, "construct.det.eps": 1.15},
+    "longer, lr 0.1, eps 1.15": {
+        **{"construct.rand.eps": 1.15, "construct.det.eps": 1.15},
         **{"train.standard.epochs": 40, "train.standard.lr": 0.1, "train.robust.lr": 0.1},
         **{"fit.*.lr": 0.1, "fit.*.batch_size": 128},
     },
@@ -50,7 +51,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "64 numbers": {"shape": ((16, 32, 64), (1, 2, 2))},
     "32 numbers": {"shape": ((32, 64, 32), (1, 2, 2))},
     "8 numbers": {"shape": ((32, 64, 8), (1, 2, 2))},
-    "strides 1 2 1": {"shape": ((32, 64, 16), (1, 2, 1))},
+    "16 numbers, strides 1 2 1": {"shape": ((32, 64, 16), (1, 2, 1))},
     "robust eps 0.75": {"train.robust.attack.eps": 0.75, "train.robust.attack.step_size": 0.15},
     "label smoothing 0.1": {"train.*.label_smoothing": 0.1, "fit.*.label_smoothing": 0.1},
 }

@@ -157,6 +157,11 @@ def test_subset_takes_the_places_of_tiny_classes_from_the_largest() -> None:
     assert labels[chosen].bincount().tolist() == [1, 1, 1, 2, 3]
 
 
+def test_subset_gives_places_left_over_to_the_largest_remainders() -> None:
+    labels = torch.tensor([0] * 27 + [1] * 33 + [2] * 40)  # of ten: 2.7, 3.3 and 4.0
+    assert labels[stratified_subset(labels, 10, make_generator(0))].bincount().tolist() == [3, 3, 4]
+
+
 def test_subset_of_everything_is_everything() -> None:
     assert stratified_subset(torch.tensor([1, 1, 0]), 3, make_generator(0)).tolist() == [0, 1, 2]
 

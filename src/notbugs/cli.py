@@ -163,7 +163,7 @@ def track() -> None:
     from notbugs.tracking import track as bring_in_line
 
     summary = bring_in_line(_root())
-    if summary.changed:
+    if summary.changed or summary.skipped or not summary.ok:
         click.echo(str(summary), err=True)
 
 

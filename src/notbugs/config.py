@@ -5,7 +5,6 @@ settings that all stages share, and the errors: one line naming the key, its val
 """
 
 import difflib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,13 +86,12 @@ _Loader.add_implicit_resolver(
 
 
 def find_root() -> Path:
-    """The project folder: DVC's root if a stage is run by DVC, else the nearest parent with a params.yaml.
+    """The project folder: the nearest one, from the current folder upwards, with a dvc.yaml or params.yaml.
+
+    DVC's variable DVC_ROOT is no help: in the copies that `dvc exp run --temp` works in, it names the original.
 
     Raises: ConfigError if there is none.
     """
-    given = os.environ.get("DVC_ROOT")
-    if given and (Path(given) / "params.yaml").exists():
-        return Path(given)
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").exists() or (folder / "params.yaml").exists():

@@ -183,17 +183,30 @@ def test_a_damaged_archive_is_an_error(tmp_path: Path, name: str) -> None:
     path = pack(tmp_path / name, {str(i): bytes([65 + i]) * 5000 for i in range(5)})
     raw = bytearray(path.read_bytes())
     # A tar's third header, or the middle of a compressed file, or the list at the end of a zip.
-    at = {"pets.tar": 2 * 5632, "pets.zip": raw.rindex(b"PK\x01\x02")}.get(name, len(raw) // 2) if True else 0
+    at = {"pets.tar": 2 * 5632, "pets.zip": raw.rfind(b"PK\x01\x02")}.get(name, len(raw) // 2)
     raw[at : at + 4] = b"\xff\xff\xff\xff"
     path.write_bytes(raw)
     with pytest.raises(SourceError, match="damaged, or no"):
         list(open_collection(path).members())
 
 
+@pytest.mark.parametrize(
+    ("found", "put"),
+    [(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xff"), ("é".encode(), b"\xff\xfe")],
+    ids=["version", "name"],
+)
+def test_a_zip_that_python_cannot_read_is_an_error(tmp_path: Path, found: bytes, put: bytes) -> None:
+    path = pack(tmp_path / "pets.zip", {"train/é.jpg": b"one"})
+    assert found in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(found, put))
+    with pytest.raises(SourceError, match=rf"^{path}: damaged, or no .*: (zip file version|'utf-8' codec)"):
+        list(open_collection(path).members())
+
+
 def test_a_tar_that_ends_between_two_members_is_an_error(tmp_path: Path) -> None:
     path = pack(tmp_path / "pets.tar", {str(i): bytes(512) for i in range(5)})
     path.write_bytes(path.read_bytes()[:2048])  # two headers, two contents, no mark of the end
-    with pytest.raises(SourceError, match="damaged, or no .*: empty header"):
+    with pytest.raises(SourceError, match=r"damaged, or no .*: empty header"):
         list(open_collection(path).members())
 
 

@@ -4,18 +4,15 @@ Archives come from strangers. Nothing of them is written to disk, no link in the
 points outside is an error, and no more than MAX_BYTES of one member are held.
 """
 
-import lzma
 import os
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn, Protocol
+from typing import IO, NoReturn, Protocol, Self
 
 from notbugs.sources.base import SourceError
 
@@ -28,10 +25,7 @@ ARCHIVES = ".tar, .tar.gz, .tar.bz2, .tar.xz or .zip"
 _ENDINGS = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 _ZIPPED = (b"PK\x03\x04", b"PK\x05\x06")
-_DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error),
-    *(EOFError, OSError, ValueError, NotImplementedError),
-)
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _LINK = "a link, and links in archives are not followed"
 
@@ -192,17 +186,17 @@ class ZipArchive:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """Reads the header of a member; only the mark at the end of an archive ends it."""
+    """Header of a member. `TarFile` takes a damaged one for the end of the archive, unless it gets this error."""
 
     @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_StrictInfo":  # type: ignore[override]
-        """The next member. `TarFile` takes a damaged header for the end, in silence, unless it gets another error."""
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        """The next header; EOFHeaderError at the mark that ends an archive."""
         try:
-            return super().fromtarfile(tarfile)
-        except EOFHeaderError:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
-        except HeaderError as error:
-            raise ReadError(str(error)) from None
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
 
 
 def _entries(archive: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:
