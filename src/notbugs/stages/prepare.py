@@ -56,4 +56,6 @@ def prepare(project: Context) -> None:
         shape = {"classes": len(train.class_names), "image_shape": list(train.images.shape[1:])}
         write_json(metrics_file, {**summary, **shape})
     counts = ", ".join(f"{count} {split}" for split, count in summary.items())
+    for reason in source.skipped:
+        project.say(f"prepare: left out: {reason}")
     project.say(f"prepare: {source.name}: {counts} images {tuple(train.images.shape[1:])}")
