@@ -205,9 +205,10 @@ def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path
     (copy / "params.yaml").write_text(yaml.safe_dump(params))
     status = json.loads(run(copy, "dvc", "status", "--json").stdout)
     assert set(status) == {"construct@rand", "report"}
-    dry = run(copy, "dvc", "repro", "--dry").stdout
-    ran = {line.split("'")[1] for line in dry.splitlines() if line.startswith("Running stage")}
+    done = run(copy, "dvc", "repro").stdout
+    ran = {line.split("'")[1] for line in done.splitlines() if line.startswith("Running stage")}
     assert ran == {"construct@rand", "fit@rand", "evaluate", "report"}
+    assert {row["construction_eps"] for row in rows(copy) if row["dataset"].startswith("D_rand")} == {"0.25"}
 
 
 def test_evaluate_measures_only_what_changed(project: Path) -> None:
