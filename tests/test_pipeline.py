@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -117,14 +118,16 @@ def rows(project: Path) -> list[dict[str, str]]:
 
 def mlflow_runs(project: Path) -> list[dict]:
     """Runs of the project's own store as plain tags and metrics."""
-    from mlflow import MlflowClient
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own: deprecated calls of SQLAlchemy
+        from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    return [
-        {"status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
-        for run in client.search_runs(ids, max_results=1000)
-    ]
+        client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+        ids = [experiment.experiment_id for experiment in client.search_experiments()]
+        return [
+            {"status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
+            for run in client.search_runs(ids, max_results=1000)
+        ]
 
 
 def test_every_measurement_is_in_the_results(project: Path) -> None:

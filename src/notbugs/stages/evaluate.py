@@ -17,7 +17,7 @@ from notbugs.evaluation import EvaluateSettings
 from notbugs.evaluation import evaluate as measure_model
 from notbugs.files import sha256, write_json, write_text
 from notbugs.images import ImageData, make_generator
-from notbugs.models import load_model
+from notbugs.models import ModelError, load_model
 from notbugs.results import COLUMNS
 from notbugs.stages.context import Context
 from notbugs.store import load_dataset
@@ -140,12 +140,14 @@ def _measured(
     project: Context, subject: Subject, data: ImageData, config: EvaluateSettings, common: str
 ) -> dict[str, Any]:
     """The measurements of one model, from the work folder if it holds them."""
-    model = load_model(subject.file, device=project.device)
+    if not subject.file.exists():
+        raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
     key = hashlib.sha256(repr((common, sha256(subject.file), subject.file.name)).encode()).hexdigest()
     kept = project.root / ".notbugs" / "evaluate" / f"{key}.json"
     try:
         measured: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
+        model = load_model(subject.file, device=project.device)
         rows, per_class = measure_model(
             model, data, config, generator=make_generator(project.seed, "evaluate", "random start")
         )
