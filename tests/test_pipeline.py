@@ -293,6 +293,7 @@ def test_a_damaged_dataset_stops_a_stage_with_one_line(project: Path, tmp_path: 
 def test_a_typo_in_params_stops_with_exit_code_2(project: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
     params = (copy / "params.yaml").read_text()
+    run(copy, "notbugs", "check")
     (copy / "params.yaml").write_text(params.replace("step_size:", "stepsize:", 1))
     done = run(copy, "notbugs", "check", check=False)
     assert done.returncode == 2

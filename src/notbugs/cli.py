@@ -53,6 +53,17 @@ def _headline_eps() -> float:
         raise ConfigError("params.yaml: evaluate.headline_eps: must be given, a number > 0") from None
 
 
+def _check_fingerprint(root: Path) -> str:
+    """Changes with params.yaml and with the package: what was valid under both need not load torch again."""
+    import hashlib
+
+    params = root / "params.yaml"
+    text = params.read_bytes() if params.is_file() else b""
+    modules = sorted(Path(__file__).parent.rglob("*.py"))
+    stats = [(module.name, module.stat().st_size, module.stat().st_mtime_ns) for module in modules]
+    return hashlib.sha256(text + repr(stats).encode()).hexdigest()
+
+
 def _root() -> Path:
     from notbugs.config import find_root
 
@@ -113,10 +124,16 @@ def report() -> None:
 @main.command()
 def check() -> None:
     """Validate params.yaml."""
+    root = _root()
+    mark, fingerprint = root / ".notbugs" / "checked", _check_fingerprint(root)
+    if mark.exists() and mark.read_text(encoding="utf-8") == fingerprint:
+        return
     from notbugs.config import read_params
+    from notbugs.files import write_text
     from notbugs.stages.check import check as validate
 
-    validate(read_params(_root() / "params.yaml"))
+    validate(read_params(root / "params.yaml"))
+    write_text(mark, fingerprint)
 
 
 @main.command()
