@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from notbugs.evaluation import wilson_interval
+from notbugs.intervals import wilson_interval
 from notbugs.results import (
     COLUMNS,
     MODELS,

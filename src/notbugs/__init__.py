@@ -17,7 +17,7 @@ _HOMES = {
     "inverted_dataset": "notbugs.construction",
     "target_dataset": "notbugs.construction",
     "evaluate": "notbugs.evaluation",
-    "wilson_interval": "notbugs.evaluation",
+    "wilson_interval": "notbugs.intervals",
 }
 __all__ = list(_HOMES)
 

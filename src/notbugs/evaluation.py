@@ -13,6 +13,7 @@ from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.pgd import frozen
 from notbugs.config import Settings
 from notbugs.images import ImageData
+from notbugs.intervals import wilson_interval
 
 
 class EvaluateSettings(Settings):
@@ -61,27 +62,6 @@ class Measurement:
     low: float
     high: float
     n: int
-
-
-def wilson_interval(successes: float, n: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Score interval of a share.
-
-    (p + z²/2n ± z·sqrt(p(1−p)/n + z²/4n²)) / (1 + z²/n),  p = successes/n
-
-    Args:
-        successes: 0 <= successes <= n; may be fractional, for a mean over seeds.
-        n: number of trials, >= 1.
-        z: normal quantile; the default gives 95%.
-    Raises: ValueError if the counts are impossible.
-    Source: Wilson 1927.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"need 0 <= successes <= n and n >= 1, not {successes} of {n}")
-    share = successes / n
-    centre = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def batches(num_examples: int, batch_size: int) -> Iterator[slice]:

@@ -148,7 +148,7 @@ def summarise(results: "pd.DataFrame") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from notbugs.evaluation import wilson_interval
+    from notbugs.intervals import wilson_interval
 
     rows: list[dict[str, Any]] = []
     for key, group in results.groupby(GROUP, sort=False):

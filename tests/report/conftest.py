@@ -14,8 +14,8 @@ import yaml
 from sklearn.datasets import load_digits
 
 from notbugs.config import DATASET_NAMES
-from notbugs.evaluation import wilson_interval
 from notbugs.images import ImageData
+from notbugs.intervals import wilson_interval
 from notbugs.store import save_dataset
 
 N_TEST = 360

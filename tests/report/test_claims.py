@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from notbugs.evaluation import wilson_interval
+from notbugs.intervals import wilson_interval
 from notbugs.report.claims import RULES, Claim, judge
 from notbugs.report.evidence import Estimate, Evidence, NotMeasuredError
 

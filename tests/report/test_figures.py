@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from notbugs.evaluation import wilson_interval
+from notbugs.intervals import wilson_interval
 from notbugs.report import figures
 from notbugs.report.paper import CIFAR10
 from notbugs.report.project import Project, load_project

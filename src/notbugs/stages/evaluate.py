@@ -24,7 +24,7 @@ from notbugs.store import load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import FitSettings, TrainSettings
 
-MEASURING_CODE = ("attacks", "models", "config.py", "evaluation.py", "images.py", "stages/evaluate.py")
+MEASURING_CODE = ("attacks", "models", "config.py", "evaluation.py", "images.py", "intervals.py", "stages/evaluate.py")
 """Modules whose change makes kept measurements stale."""
 
 
