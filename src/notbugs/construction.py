@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from notbugs.attacks import pgd
-from notbugs.attacks.pgd import frozen
+from notbugs.attacks.engine import Engine, frozen
 from notbugs.config import ConfigError, Settings, validate
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.images import ImageData
@@ -100,6 +100,7 @@ def inverted_dataset(
     settings: InvertSettings,
     *,
     generator: torch.Generator,
+    compiled: bool = False,
     progress: Track = silent,
     description: str = "invert",
 ) -> Constructed:
@@ -112,6 +113,7 @@ def inverted_dataset(
         data: D, (N, C, H, W) and labels, N >= 2.
         settings: steps and step size.
         generator: draws x', for all examples before any work, so that batches do not matter.
+        compiled: compile the engine (see `attacks.engine.pays_to_compile`).
         progress: shows the batches.
     Source: Ilyas et al. 2019, section 3.1 and appendix C.3.
     """
@@ -120,12 +122,13 @@ def inverted_dataset(
         raise ValueError(f"inversion starts from another image: D needs at least 2, not {count}")
     start_index = (torch.arange(count) + torch.randint(1, count, (count,), generator=generator)) % count
     device = model_device(model)
+    engine = Engine(model, data.images[:8].to(device), compiled=compiled)
     images, reached, before = [], [], []
     for batch in progress(list(batches(count, settings.batch_size)), description):
         start = data.images[start_index[batch]].to(device)
         targets = _representation(model, data.images[batch].to(device))  # (n, F)
         found = pgd(
-            model,
+            engine,
             start,
             targets,
             norm="box",
@@ -134,6 +137,7 @@ def inverted_dataset(
             num_steps=settings.num_steps,
             loss="representation_distance",
             targeted=True,
+            judge=False,
         ).x_adv
         before.append((_representation(model, start) - targets).norm(dim=1).cpu())
         reached.append((_representation(model, found) - targets).norm(dim=1).cpu())
@@ -160,6 +164,7 @@ def target_dataset(
     settings: TargetSettings,
     *,
     generator: torch.Generator,
+    compiled: bool = False,
     progress: Track = silent,
     description: str = "target",
 ) -> Constructed:
@@ -172,15 +177,17 @@ def target_dataset(
         data: D, (N, C, H, W) and labels.
         settings: target rule, norm, eps, steps, step size.
         generator: draws the random targets, for all examples before any work.
+        compiled: compile the engine (see `attacks.engine.pays_to_compile`).
         progress: shows the batches.
     Source: Ilyas et al. 2019, section 3.2 and appendix C.4.
     """
     targets = target_labels(settings.recipe, data.labels, len(data.class_names), generator)
     device = model_device(model)
+    engine = Engine(model, data.images[:8].to(device), compiled=compiled)
     images = []
     for batch in progress(list(batches(len(data), settings.batch_size)), description):
         found = pgd(
-            model,
+            engine,
             data.images[batch].to(device),
             targets[batch].to(device),
             norm=settings.norm,
@@ -188,6 +195,7 @@ def target_dataset(
             step_size=settings.step_size,
             num_steps=settings.num_steps,
             targeted=True,
+            judge=False,
         )
         images.append(found.x_adv.cpu())
     constructed = ImageData(torch.cat(images), targets, data.class_names)
@@ -207,11 +215,17 @@ def construct(
     settings: ConstructSettings,
     *,
     generator: torch.Generator,
+    compiled: bool = False,
     progress: Track = silent,
     description: str = "construct",
 ) -> Constructed:
     """Build the dataset that `settings` describes, in its stored precision, by one of the two recipes above."""
-    arguments: dict[str, Any] = {"generator": generator, "progress": progress, "description": description}
+    arguments: dict[str, Any] = {
+        "generator": generator,
+        "compiled": compiled,
+        "progress": progress,
+        "description": description,
+    }
     if isinstance(settings, InvertSettings):
         constructed = inverted_dataset(model, data, settings, **arguments)
     else:

@@ -13,6 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks.engine import Engine
 from notbugs.config import Settings, UserError
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
 from notbugs.images import ImageData
@@ -120,6 +121,7 @@ def train(
     generator: torch.Generator,
     validation: ImageData | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    compiled: bool = False,
     progress: Track = silent,
     description: str = "train",
 ) -> list[EpochRecord]:
@@ -134,6 +136,7 @@ def train(
         generator: CPU generator for the order of the examples, augmentation and random starts.
         validation: measured for the curves and early stopping; never trained on.
         on_epoch: called with each record.
+        compiled: compile the engine of the inner attack (see `attacks.engine.pays_to_compile`).
         progress: shows the epochs.
     Returns: one record an epoch.
     Raises: TrainingError if the loss is no longer finite, ValueError for fewer than two examples, or for early
@@ -145,13 +148,15 @@ def train(
     if settings.early_stopping is not None and validation is None:
         raise ValueError("early_stopping needs validation images")
     data = data.to(device)
+    model.to(memory_format=torch.channels_last)
+    engine = Engine(model, data.images[:8], compiled=compiled) if settings.attack else None
     steps = _steps_per_epoch(len(data), settings.batch_size)
     optimizer, scheduler = _optimizer(model, settings, steps)
     records: list[EpochRecord] = []
     best = _Best(settings)
     for epoch in progress(range(1, settings.epochs + 1), description):
         lr = optimizer.param_groups[0]["lr"]
-        loss, accuracy = _train_epoch(model, data, settings, optimizer, scheduler, generator)
+        loss, accuracy = _train_epoch(model, engine, data, settings, optimizer, scheduler, generator)
         if not math.isfinite(loss):
             raise TrainingError(f"{description}: the loss is {loss} in epoch {epoch}; a smaller lr may help")
         record = EpochRecord(
@@ -178,6 +183,7 @@ def train(
 
 def _train_epoch(
     model: nn.Module,
+    engine: Engine | None,
     data: ImageData,
     settings: TrainSettings,
     optimizer: Optimizer,
@@ -197,8 +203,9 @@ def _train_epoch(
         index = batch.to(device)
         inputs = augment(data.images[index], settings.crop_padding, settings.flip, generator)
         labels = data.labels[index]
-        if settings.attack is not None:
-            inputs = attack_batch(model, inputs, labels, settings.attack, generator)
+        if engine is not None and settings.attack is not None:
+            engine.refresh()
+            inputs = attack_batch(engine, inputs, labels, settings.attack, generator)
         logits = model(inputs)
         loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
@@ -229,6 +236,7 @@ def attack_batch(
         random_start=attack.random_start,
         num_restarts=attack.num_restarts,
         generator=generator,
+        judge=False,
     ).x_adv
 
 

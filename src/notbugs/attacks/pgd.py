@@ -1,15 +1,15 @@
 """Projected gradient descent: one loop for every norm, loss and goal."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import LOSSES, Loss
-from notbugs.attacks.projections import NORMS
+from notbugs.attacks.projections import NORMS, Ball
 
 
 class PGDResult(NamedTuple):
@@ -19,11 +19,11 @@ class PGDResult(NamedTuple):
         x_adv: (N, C, H, W), in the ball and in [0, 1].
         success: (N,) bool; the model calls x_adv something else than the label (the target, if targeted).
             False throughout where the loss reads no logits or compares them with something else than one
-            class label an example.
+            class label an example; None if it was not asked for.
     """
 
     x_adv: Tensor
-    success: Tensor
+    success: Tensor | None
 
 
 def pgd(
@@ -42,6 +42,7 @@ def pgd(
     iterate: Literal["last", "best", "first_success"] = "last",
     generator: torch.Generator | None = None,
     start: Tensor | None = None,
+    judge: bool = True,
 ) -> PGDResult:
     """Maximise (targeted: minimise) a per-example loss over a ball around each input.
 
@@ -51,7 +52,8 @@ def pgd(
     in eval mode with frozen parameters, and left in the mode and with the gradients that it had.
 
     Args:
-        model: (N, C, H, W) in [0, 1] -> logits (N, K); for a loss that reads it, with `.representation`.
+        model: (N, C, H, W) in [0, 1] -> logits (N, K); for a loss that reads it, with `.representation`. Many
+            batches go faster with an `Engine` made from it once.
         inputs: (N, C, H, W), in [0, 1].
         labels: (N,) true labels; target labels if targeted; or whatever the loss compares with, (N, ...).
         eps: radius, pixel units; ignored for the norm "box".
@@ -66,6 +68,7 @@ def pgd(
             "first_success" stops working on an example once it succeeded and returns that point, else the last.
         generator: for random starts; a CPU generator, whatever the device.
         start: (N, C, H, W), where to begin instead of at `inputs`; projected onto the ball.
+        judge: look at the last iterate once more for `success`; False saves that pass where nobody asks.
     Returns: PGDResult.
     Raises: ValueError for eps < 0, num_steps < 1, step_size <= 0, an unknown name, or restarts without chance.
     Source: Madry et al. 2018; Ilyas et al. 2019, appendix C.
@@ -74,151 +77,187 @@ def pgd(
     _check(eps, step_size, num_steps, norm, num_restarts, random_start, iterate, objective)
     if iterate == "first_success" and not _are_classes(labels, len(inputs)):
         raise ValueError(f"first_success needs class labels ({len(inputs)},), not {tuple(labels.shape)} {labels.dtype}")
+    if isinstance(model, Engine) and model.channels_last:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
     inputs = inputs.detach()
-    problem = _Problem(model, objective, targeted, eps, step_size, num_steps, norm)
-    best: _State | None = None
-    with frozen(model):
+    climb = _Climb(model, objective, targeted, step_size, num_steps)
+    ball = NORMS[norm].ball(inputs, eps)
+    found: _Found | None = None
+    with frozen(model), torch.no_grad():
         for _ in range(num_restarts):
-            begin = inputs if start is None else problem.inside(inputs, start.detach())
-            if random_start:
-                begin = problem.inside(inputs, begin + NORMS[norm].random(inputs, eps, generator))
-            found = problem.solve(inputs, begin, labels, iterate)
-            best = found if best is None else best.improved_by(found)
-    assert best is not None
-    return PGDResult(best.x, best.success)
+            x = _start(inputs, ball, start, NORMS[norm].random(inputs, eps, generator) if random_start else None)
+            if iterate == "last":
+                x = climb.to_the_end(ball, x, labels)
+                if not judge and num_restarts == 1:
+                    return PGDResult(x.contiguous(), None)
+                here = climb.judge(x, labels)
+            elif iterate == "best":
+                here = climb.to_the_best(ball, x, labels)
+            else:
+                here = climb.to_success(ball, x, labels)
+            found = here if found is None else found.or_restarted(here)
+    assert found is not None  # num_restarts >= 1
+    return PGDResult(found.x.contiguous(), found.success)
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode with parameters that need no gradient; as found afterwards, module by module."""
-    modes = [(module, module.training) for module in model.modules()]
-    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in needs:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, needed in needs:
-            parameter.requires_grad_(needed)
-        for module, mode in modes:
-            module.training = mode
+def _start(inputs: Tensor, ball: Ball, start: Tensor | None, noise: Tensor | None) -> Tensor:
+    """Where a descent begins, (N, C, H, W): a new tensor in the layout of the inputs."""
+    x = inputs.clone()
+    if start is not None:
+        x.copy_(start)
+    if noise is not None:
+        x += noise
+    if start is not None or noise is not None:
+        ball.project_(x)
+    return x
 
 
-@dataclass
-class _State:
-    """The point kept for each example, its score (the higher the better for the attack) and whether it succeeds."""
+@dataclass(frozen=True)
+class _Found:
+    """A point for each example, its score (the higher the better for the attack) and whether it succeeds."""
 
     x: Tensor  # (N, C, H, W)
     score: Tensor  # (N,)
     success: Tensor  # (N,)
 
-    def improved_by(self, other: "_State") -> "_State":
-        """Per example the better of two: success first, then the score."""
-        gain = other.success & ~self.success
-        gain |= (other.success == self.success) & (other.score > self.score)
-        column = gain.view(-1, *[1] * (self.x.ndim - 1))
-        return _State(
-            torch.where(column, other.x, self.x),
+    def replaced(self, other: "_Found", gain: Tensor) -> "_Found":
+        """`other` where gain (N,), else this."""
+        return _Found(
+            torch.where(_column(gain, self.x), other.x, self.x),
             torch.where(gain, other.score, self.score),
-            self.success | other.success,
+            torch.where(gain, other.success, self.success),
         )
+
+    def or_restarted(self, other: "_Found") -> "_Found":
+        """Per example the better of two tries: success first, then the score."""
+        gain = other.success & ~self.success
+        return self.replaced(other, gain | ((other.success == self.success) & (other.score > self.score)))
 
 
 @dataclass(frozen=True)
-class _Problem:
+class _Climb:
+    """A network, a loss and its direction; how far and how often to step."""
+
     model: nn.Module
     loss: Loss
     targeted: bool
-    eps: float
     step_size: float
     num_steps: int
-    norm: str
 
-    def solve(self, inputs: Tensor, begin: Tensor, labels: Tensor, iterate: str) -> _State:
-        """One descent from `begin`."""
-        if iterate == "first_success":
-            return self._solve_dropping(inputs, begin, labels)
-        x = begin
-        best: _State | None = None
+    def to_the_end(self, ball: Ball, x: Tensor, labels: Tensor) -> Tensor:
+        """All steps; the last iterate, (N, C, H, W)."""
         for _ in range(self.num_steps):
-            here, gradient = self._look(x, labels)
-            if iterate == "best":
-                best = here if best is None else _better(best, here)
-            x = self._step(inputs, x, gradient)
-        last = self._judge(x, labels)
-        return last if best is None else _better(best, last)
+            ball.climb_(x, self.look(x, labels)[1], self.step_size)
+        return x
 
-    def _solve_dropping(self, inputs: Tensor, begin: Tensor, labels: Tensor) -> _State:
-        """The same, leaving out examples from the step at which they succeed."""
-        x = begin.clone()
-        done = _State(x, x.new_zeros(len(x)), x.new_zeros(len(x), dtype=torch.bool))
-        active = torch.arange(len(x), device=x.device)  # (n,) positions still worked on
+    def to_the_best(self, ball: Ball, x: Tensor, labels: Tensor) -> _Found:
+        """All steps; of all points, the start included, the one with the highest score."""
+        best: _Found | None = None
+        for _ in range(self.num_steps):
+            here, gradient = self.look(x, labels)
+            best = replace(here, x=x.clone()) if best is None else best.replaced(here, here.score > best.score)
+            ball.climb_(x, gradient, self.step_size)
+        last = self.judge(x, labels)
+        assert best is not None  # num_steps >= 1
+        return best.replaced(last, last.score > best.score)
+
+    def to_success(self, ball: Ball, x: Tensor, labels: Tensor) -> _Found:
+        """Until each example succeeds, or the steps are over; the first point that succeeded, else the last.
+
+        The batch shrinks to the examples that are left: on the CPU at once; on CUDA to halves of its size, every
+        few steps, since asking how many are left makes the host wait for the device.
+        """
+        whole = _Found(x.clone(), x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+        rows, found = torch.arange(len(x), device=x.device), whole  # what is still worked on
         for step in range(self.num_steps + 1):
-            here_x, here_labels = x[active], labels[active]
-            if step == self.num_steps:
-                here, gradient = self._judge(here_x, here_labels), here_x
-            else:
-                here, gradient = self._look(here_x, here_labels)
-            done.score[active] = here.score.to(x.dtype)
-            done.success[active] = here.success
-            if step == self.num_steps:
+            last = step == self.num_steps
+            here, gradient = (self.judge(x, labels), x) if last else self.look(x, labels)
+            found = here.replaced(found, found.success) if step else replace(here, x=x.clone())
+            if last:
                 break
-            left = ~here.success
-            active = active[left]
-            if not len(active):
-                break
-            x[active] = self._step(inputs[active], here_x[left], gradient[left])
-        return done
+            if not x.is_cuda or step % CUDA_COUNTS_EVERY == 0:
+                size = _next_size(int((~found.success).sum()), len(x), x.is_cuda)
+                if size < len(x):
+                    _write(whole, rows, found)
+                    left = found.success.to(torch.uint8).argsort(stable=True)[:size]
+                    rows, x, labels, gradient, ball = (
+                        rows[left],
+                        x[left],
+                        labels[left],
+                        gradient[left],
+                        ball.select(left),
+                    )
+                    found = _Found(found.x[left], found.score[left], found.success[left])
+                if size == 0:
+                    return whole
+            ball.climb_(x, gradient, self.step_size)
+        _write(whole, rows, found)
+        return whole
 
-    def _look(self, x: Tensor, labels: Tensor) -> tuple[_State, Tensor]:
-        """Score and success at x, and the gradient of the score."""
-        x = x.detach().requires_grad_()
+    def look(self, x: Tensor, labels: Tensor) -> tuple[_Found, Tensor]:
+        """What is at x, and the direction of the score's gradient, to a positive factor an example.
+
+        The factor makes the largest slope at the outputs 1: half precision, and confident networks whose slopes
+        are 1e-20 and less, then lose nothing on the way back to the image.
+        """
         with torch.enable_grad():
-            outputs = self._outputs(x)
-            scores = self._scores(outputs, labels)
-            (gradient,) = torch.autograd.grad(scores.sum(), x)
-        return _State(x.detach(), scores.detach(), self._success(outputs.detach(), labels)), gradient
+            leaf = x.detach().requires_grad_()
+            outputs = self.outputs(leaf)
+            ends = outputs.detach().requires_grad_()
+            scores = self.scores(ends, labels)
+            (slope,) = torch.autograd.grad(scores.sum(), ends)  # (N, K)
+        largest = slope.abs().amax(dim=1, keepdim=True)  # (N, 1)
+        slope = slope / torch.where(largest > 0, largest, 1)
+        if outputs.requires_grad:
+            (gradient,) = torch.autograd.grad(outputs, leaf, slope)
+        else:  # a network that hides its gradient altogether
+            gradient = torch.zeros_like(x)
+        ends = ends.detach()
+        return _Found(x, scores.detach(), self.succeeds(ends, labels)), gradient
 
-    @torch.no_grad()
-    def _judge(self, x: Tensor, labels: Tensor) -> _State:
-        outputs = self._outputs(x)
-        return _State(x, self._scores(outputs, labels), self._success(outputs, labels))
+    def judge(self, x: Tensor, labels: Tensor) -> _Found:
+        """What is at x."""
+        outputs = self.outputs(x)
+        return _Found(x, self.scores(outputs, labels), self.succeeds(outputs, labels))
 
-    def _outputs(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> Tensor:
         network = self.model.representation if self.loss.reads == "representation" else self.model
         outputs: Tensor = network(x)  # type: ignore[operator]
         return outputs
 
-    def _scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
         losses = self.loss.function(outputs, labels)
         if losses.shape != (len(outputs),):
             raise ValueError(f"the loss must give one value an example, ({len(outputs)},), not {tuple(losses.shape)}")
         return -losses if self.targeted else losses
 
-    def _success(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def succeeds(self, outputs: Tensor, labels: Tensor) -> Tensor:
         if self.loss.reads != "logits" or not _are_classes(labels, len(outputs)):
             return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
         called = outputs.argmax(dim=1)
         return called == labels if self.targeted else called != labels
 
-    def _step(self, inputs: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
-        return self.inside(inputs, x + self.step_size * NORMS[self.norm].steepest_step(gradient))
 
-    def inside(self, inputs: Tensor, x: Tensor) -> Tensor:
-        """The point of the ball around `inputs` that is nearest to x, clipped to [0, 1]."""
-        # Clipping moves every pixel towards `inputs`, which lies in [0, 1], so it never leaves the ball.
-        return NORMS[self.norm].project(x - inputs, self.eps).add_(inputs).clamp_(0, 1)
+CUDA_COUNTS_EVERY = 8
+"""Steps between two counts of the examples that are left on CUDA."""
 
 
-def _better(best: _State, here: _State) -> _State:
-    gain = here.score > best.score
-    column = gain.view(-1, *[1] * (here.x.ndim - 1))
-    return _State(
-        torch.where(column, here.x, best.x),
-        torch.where(gain, here.score, best.score),
-        torch.where(gain, here.success, best.success),
-    )
+def _next_size(left: int, size: int, is_cuda: bool) -> int:
+    """How many rows a batch of `size` is cut to when `left` examples are to be worked on."""
+    if not is_cuda or left == 0:
+        return left
+    while size // 2 >= left:
+        size //= 2
+    return size
+
+
+def _write(whole: _Found, rows: Tensor, part: _Found) -> None:
+    whole.x[rows], whole.score[rows], whole.success[rows] = part.x, part.score, part.success
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """(N,) -> (N, 1, ..., 1), to broadcast against `like` (N, ...)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def _are_classes(labels: Tensor, count: int) -> bool:

@@ -13,16 +13,15 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _direction_and_norm(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """t/‖t‖₂ (zero where t is zero) and ‖t‖₂, per example: (N, ...), (N,).
+def lengths(tensor: Tensor) -> Tensor:
+    """‖t‖₂ of each example: (N, ...) -> (N,) float64.
 
-    Divided by the largest entry first: a confident network's gradients of 1e-20 and less neither underflow in
-    the squares nor need a guard that would shorten them.
+    Summed in float64: a confident network's gradients of 1e-20 and less neither underflow in the squares nor
+    need a guard that would shorten them.
     """
-    largest = torch.linalg.vector_norm(tensor.flatten(1), ord=torch.inf, dim=1)  # (N,)
-    scaled = tensor / _column(torch.where(largest > 0, largest, 1), tensor)
-    lengths = torch.linalg.vector_norm(scaled.flatten(1), dim=1)  # (N,) 0, or in [1, √d]
-    return scaled / _column(lengths.clamp(min=1), tensor), largest * lengths
+    if tensor.ndim == 1:
+        return tensor.abs().double()
+    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), dtype=torch.float64)
 
 
 def project_l2(delta: Tensor, eps: float) -> Tensor:
@@ -38,8 +37,7 @@ def project_l2(delta: Tensor, eps: float) -> Tensor:
     Source: Boyd & Vandenberghe 2004, section 8.1.
     """
     _check_eps(eps)
-    direction, norms = _direction_and_norm(delta)
-    return torch.where(_column(norms > eps, delta), direction * eps, delta)
+    return (delta * _column(_shrinkage(lengths(delta), eps), delta)).to(delta.dtype)
 
 
 def project_linf(delta: Tensor, eps: float) -> Tensor:
@@ -67,7 +65,8 @@ def steepest_l2(gradient: Tensor) -> Tensor:
         gradient: (N, ...).
     Returns: Same shape, each example of norm 1 or 0.
     """
-    return _direction_and_norm(gradient)[0]
+    norms = lengths(gradient)
+    return (gradient / _column(torch.where(norms > 0, norms, 1), gradient)).to(gradient.dtype)
 
 
 def steepest_linf(gradient: Tensor) -> Tensor:
@@ -87,6 +86,72 @@ def random_linf(like: Tensor, eps: float, generator: torch.Generator | None) -> 
     return (torch.rand(like.shape, generator=generator).to(like) * 2 - 1) * eps
 
 
+class L2Ball:
+    """The L2 balls around a batch of images, for an attack's loop: everything in place, nothing allocated.
+
+    Args:
+        centre: images in [0, 1], (N, ...).
+        eps: radius, pixel units.
+    """
+
+    def __init__(self, centre: Tensor, eps: float) -> None:
+        self.centre, self.eps = centre, eps
+        self._delta = torch.empty_like(centre)
+
+    def climb_(self, x: Tensor, gradient: Tensor, step_size: float) -> None:
+        """x ← x + step_size · g/‖g‖₂, projected."""
+        norms = lengths(gradient)  # (N,)
+        factors = torch.where(norms > 0, step_size / norms, 0).clamp_(max=torch.finfo(x.dtype).max)
+        x.addcmul_(gradient, _column(factors, x).to(x.dtype))
+        self.project_(x)
+
+    def project_(self, x: Tensor) -> None:
+        """x ← the nearest point of the ball, clipped to [0, 1].
+
+        Clipping moves every pixel towards the centre, which lies in [0, 1], so it never leaves the ball.
+        """
+        torch.sub(x, self.centre, out=self._delta)
+        factors = _shrinkage(lengths(self._delta), self.eps)
+        torch.addcmul(self.centre, self._delta, _column(factors, x).to(x.dtype), out=x)
+        x.clamp_(0, 1)
+
+    def select(self, rows: Tensor) -> "L2Ball":
+        """The balls of some of the examples; rows: (n,) indices."""
+        return type(self)(self.centre[rows], self.eps)
+
+
+class Box(L2Ball):
+    """No ball at all: steps of fixed L2 length, bounded by [0, 1] alone."""
+
+    def project_(self, x: Tensor) -> None:
+        """x ← clip(x, 0, 1)."""
+        x.clamp_(0, 1)
+
+
+class LinfBall:
+    """The same for L-infinity: steps along sign(g), clamped to [centre − eps, centre + eps] ∩ [0, 1]."""
+
+    def __init__(self, centre: Tensor, eps: float) -> None:
+        self.centre, self.eps = centre, eps
+        self._low, self._high = (centre - eps).clamp_(min=0), (centre + eps).clamp_(max=1)
+
+    def climb_(self, x: Tensor, gradient: Tensor, step_size: float) -> None:
+        """x ← x + step_size · sign(g), projected."""
+        x.add_(gradient.sign_(), alpha=step_size)
+        self.project_(x)
+
+    def project_(self, x: Tensor) -> None:
+        """x ← the nearest point of the ball and of [0, 1]."""
+        torch.clamp(x, self._low, self._high, out=x)
+
+    def select(self, rows: Tensor) -> "LinfBall":
+        """The balls of some of the examples; rows: (n,) indices."""
+        return type(self)(self.centre[rows], self.eps)
+
+
+Ball = L2Ball | LinfBall
+
+
 @dataclass(frozen=True)
 class Norm:
     """What the attack loop needs to know of a norm.
@@ -95,19 +160,26 @@ class Norm:
         project: (delta (N, ...), eps) -> the nearest point of the ball.
         steepest_step: gradient (N, ...) -> unit direction of steepest ascent.
         random: (like (N, ...), eps, generator) -> uniform points of the ball.
+        ball: (centre (N, ...), eps) -> the two above in place, for the loop.
     """
 
     project: Callable[[Tensor, float], Tensor]
     steepest_step: Callable[[Tensor], Tensor]
     random: Callable[[Tensor, float, torch.Generator | None], Tensor]
+    ball: Callable[[Tensor, float], Ball]
 
 
 NORMS = {
-    "l2": Norm(project_l2, steepest_l2, random_l2),
-    "linf": Norm(project_linf, steepest_linf, random_linf),
-    "box": Norm(project_box, steepest_l2, random_l2),
+    "l2": Norm(project_l2, steepest_l2, random_l2, L2Ball),
+    "linf": Norm(project_linf, steepest_linf, random_linf, LinfBall),
+    "box": Norm(project_box, steepest_l2, random_l2, Box),
 }
 """`box` is no ball: steps of fixed L2 length, bounded by [0, 1] alone."""
+
+
+def _shrinkage(norms: Tensor, eps: float) -> Tensor:
+    """Factors that bring vectors of these norms into the ball: min(1, eps/norm), (N,)."""
+    return torch.where(norms > eps, eps / norms, 1.0)
 
 
 def _check_eps(eps: float) -> None:

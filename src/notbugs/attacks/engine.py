@@ -1,0 +1,174 @@
+"""The engine: a frozen copy of a network, made for being attacked.
+
+An attack runs a network hundreds of times and wants one thing of it, the gradient with respect to the image. So
+the copy keeps no parameter gradients, has its BatchNorms folded into its convolutions, lies in memory in the order
+that convolutions like (channels last), may be compiled, and on CUDA convolves in half precision. Images, steps and
+projections stay in float32 outside it.
+"""
+
+import copy
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
+from notbugs.config import ConfigError
+
+EngineName = Literal["auto", "plain", "compiled"]
+"""plain: folded, not compiled. auto: compiled where the work is long enough for it to pay."""
+COMPILING_PAYS = {"cpu": 1e13, "cuda": 1e16}
+"""Forward multiply-adds of the whole work from which `auto` compiles (docs/performance.md)."""
+HALVED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+class Engine(nn.Module):
+    """A network that is only attacked; called like the network: (N, C, H, W) in [0, 1] -> logits (N, K).
+
+    Args:
+        model: any module, on any device; it is copied and not changed. `refresh` follows later changes.
+        inputs: a few images as they will come, (n, ...). What is folded (or halved) must give the model's own
+            logits on them, else it is left as it is.
+        compiled: use torch.compile, for the first batch size met; smaller batches are padded to it.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor, *, compiled: bool = False) -> None:
+        super().__init__()
+        self.compiled = compiled
+        self._source = [model]  # in a list, so that it is no submodule
+        self._batch_size = 0
+        self.network, self._folds = _folded_copy(model, inputs)
+        self._half = inputs.is_cuda and inputs.dtype == torch.float32
+        if self._half:
+            self._halve(inputs)
+        self.channels_last = inputs.ndim == 4
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self._logits = self.network
+        self._features = getattr(self.network, "representation", None)
+        if compiled:
+            mode = "reduce-overhead" if inputs.is_cuda else None
+            self._logits = torch.compile(self.network, dynamic=False, mode=mode)  # type: ignore[assignment]
+            if self._features is not None:
+                self._features = torch.compile(self._features, dynamic=False, mode=mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (N, ...) -> (N, K) in the precision of x."""
+        return self._run(self._logits, x)
+
+    def representation(self, x: Tensor) -> Tensor:
+        """Penultimate activations, (N, ...) -> (N, F) in the precision of x.
+
+        Raises: AttributeError if the network has no `representation`.
+        """
+        if self._features is None:
+            raise AttributeError(f"{type(self.network).__name__} has no representation")
+        return self._run(self._features, x)
+
+    def refresh(self) -> None:
+        """Take over the weights and statistics that the model has now."""
+        refold_(self.network, self._source[0], self._folds)
+
+    def train(self, mode: bool = True) -> "Engine":
+        """Does nothing: an engine is always in eval mode."""
+        return self
+
+    def _run(self, network, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        count = len(x)
+        if self.compiled:
+            self._batch_size = max(self._batch_size, count)
+            if count < self._batch_size:
+                x = functional.pad(x, [0, 0] * (x.ndim - 1) + [0, self._batch_size - count])
+        with torch.autocast("cuda", torch.float16) if self._half else nullcontext():
+            outputs: Tensor = network(x)
+        return outputs[:count].to(x.dtype)
+
+    def _halve(self, inputs: Tensor) -> None:
+        """Store the weights of convolutions in half precision, unless that changes what the network says."""
+        expected, whole = self._run(self.network, inputs), copy.deepcopy(self.network)
+        for module in self.network.modules():
+            if type(module) in HALVED:
+                module.half()
+        found = self._run(self.network, inputs)
+        if not _agree(found, expected, 0.05):
+            self.network, self._half = whole, False
+
+
+def pays_to_compile(engine: EngineName, model: nn.Module, inputs: Tensor, *, num_images: int, num_steps: int) -> bool:
+    """Whether a work of so many images and steps is done by a compiled engine.
+
+    `auto` decides by a fixed rule, not by a timing, so that a rerun does the same: from COMPILING_PAYS forward
+    multiply-adds on, where there is a compiler.
+
+    Args:
+        engine: as params.yaml writes it.
+        model: what is attacked.
+        inputs: at least one image, (n, ...).
+        num_images, num_steps: size of the work.
+    Raises: ConfigError if `compiled` is asked for where there is no compiler.
+    """
+    if engine != "auto":
+        if engine == "compiled" and not can_compile(inputs.device):
+            raise ConfigError("params.yaml: engine = 'compiled': no C++ compiler was found; allowed: auto, plain")
+        return engine == "compiled"
+    if not can_compile(inputs.device):
+        return False
+    return multiply_adds(model, inputs[:1]) * num_images * num_steps >= COMPILING_PAYS[inputs.device.type]
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs: on the CPU a C++ compiler."""
+    if device.type == "cuda":
+        return True
+    return device.type == "cpu" and any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "c++", "clang++"))
+
+
+def multiply_adds(model: nn.Module, image: Tensor) -> float:
+    """Multiply-adds of one forward pass; image: (1, ...)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with frozen(model), torch.no_grad(), counter:
+        model(image)
+    return counter.get_total_flops() / 2
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode with parameters that need no gradient; as found afterwards, module by module."""
+    modes = [(module, module.training) for module in model.modules()]
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in needs:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, needed in needs:
+            parameter.requires_grad_(needed)
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def _folded_copy(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, list[Fold]]:
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    folds = find_folds(network)
+    if folds:
+        expected = network(inputs)
+        fold_(network, folds)
+        refold_(network, model, folds)
+        if not _agree(network(inputs), expected, 1e-3):
+            return copy.deepcopy(model).eval().requires_grad_(False), []
+    return network, folds
+
+
+def _agree(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether all logits are equal to within a share of the largest."""
+    scale = expected.abs().amax().clamp(min=1e-12)
+    return bool((found - expected).abs().amax() <= tolerance * scale) if len(found) else True
