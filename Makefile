@@ -36,7 +36,8 @@ sweep: $(READY) ## Repeat D_rand at each of EPS=0.25,0.5,1.0 as DVC experiments
 
 bench: $(READY) ## Measure our PGD beside other libraries' (installs them)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[bench]'
-	@python benchmarks/attacks.py
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'torchattacks>=3.5'
+	@python benchmarks/engine.py
 
 clean: ## Remove .venv and caches; data, models and runs stay
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -153,12 +154,12 @@ def attacks(name: str, device: torch.device, rounds: int, compiled: bool) -> lis
         elif task.targeted:
             y = shifted_labels(labels, 10)
         runs: dict[str, Callable[[], Any]] = {
-            peer: lambda attack=attack: attack(model, start, y, task)  # type: ignore[misc]
+            peer: partial(attack, model, start, y, task)
             for peer, attack in PEERS.items()
             if task.loss == "cross_entropy" or peer == "robustness"
         }
         for engine_name, engine in engines.items():
-            runs[engine_name] = lambda engine=engine: notbugs_attack(engine, start, y, task)  # type: ignore[misc]
+            runs[engine_name] = partial(notbugs_attack, engine, start, y, task)
         found, problems = {}, {}
         for peer, run in list(runs.items()):
             try:
@@ -166,12 +167,12 @@ def attacks(name: str, device: torch.device, rounds: int, compiled: bool) -> lis
             except ImportError as error:
                 problems[peer] = str(error)
                 del runs[peer]
-        runs["limit"] = lambda: limit(engines["notbugs"], start, task)
+        runs["limit"] = partial(limit, engines["notbugs"], start, task)
         for peer, problem in problems.items():
             print(f"{title} on {name}: {peer} left out ({problem})", flush=True)
         seconds = take_turns(runs, rounds, device)
         rates = {peer: count * num_steps / value for peer, value in seconds.items()}
-        loss, called = found_at(model, found["robustness"], y, task)
+        _, called = found_at(model, found["robustness"], y, task)
         agreement: dict[str, dict[str, float]] = {"p99_dx": {}, "same_calls": {}, "loss": {}}
         for peer, x_adv in found.items():
             its_loss, its_called = found_at(model, x_adv, y, task)
@@ -310,8 +311,6 @@ def peak_memory(name: str, implementation: str, device: torch.device) -> float:
 
 
 def print_peak(name: str, implementation: str, device: torch.device) -> None:
-    import resource
-
     model, _, test = trained(name, device)
     count, _ = SIZES[device.type][name]
     rows = torch.arange(count) % len(test)
@@ -327,18 +326,9 @@ def print_peak(name: str, implementation: str, device: torch.device) -> None:
         print((torch.cuda.max_memory_allocated() - before) / 2**20)
         return
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = resource_now()
+    before = status_kib("VmRSS")
     attack(attacked, x, y, replace(TASKS["PGD L2"], num_steps=3))
-    print((resource_peak() - before) / 2**10)
-    del resource
-
-
-def resource_now() -> float:
-    return status_kib("VmRSS")
-
-
-def resource_peak() -> float:
-    return status_kib("VmHWM")
+    print((status_kib("VmHWM") - before) / 2**10)
 
 
 def status_kib(key: str) -> float:
