@@ -6,7 +6,7 @@
 All implementations of a task take turns in one process, so that whatever else the machine does slows all of them; a
 rate is the median over the rounds. "limit" is the bare forward pass and input gradient of the folded network, as
 often as the attack has steps. What an attack found is compared with the plain loop's ("robustness"). Writes
-engine-<device>.json, .md and .png beside this file.
+engine-<device>.json beside this file.
 """
 
 import argparse
