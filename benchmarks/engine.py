@@ -48,7 +48,7 @@ MODELS = {
 }
 """Name -> network, pixels."""
 SIZES = {
-    "cpu": {"small_cnn": (360, 20), "resnet18-16": (128, 10), "resnet18-64": (32, 5)},
+    "cpu": {"small_cnn": (360, 10), "resnet18-16": (128, 10), "resnet18-64": (32, 5)},
     "cuda": {"small_cnn": (1000, 20), "resnet18-64": (512, 20), "resnet50-64": (512, 20)},
 }
 """Device -> model -> images, steps of the attacks."""

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -17,14 +18,16 @@ from notbugs.construction import (
     construct,
     construct_settings,
     describe,
-    inverted_dataset,
+    joined,
     nearest_neighbour,
+    parts,
+    set_up,
     summarise,
-    target_dataset,
     target_labels,
 )
 from notbugs.images import ImageData
 from notbugs.models.base import Classifier
+from notbugs.store import load_dataset, save_dataset
 
 INVERT = {"recipe": "invert", "model": "robust", "num_steps": 100, "step_size": 0.05}
 TARGET = {"recipe": "random_target", "model": "standard", "num_steps": 20, "step_size": 0.1, "eps": 1.0}
@@ -71,12 +74,12 @@ def base(digits) -> ImageData:
 
 @pytest.fixture(scope="module")
 def inverted(base, robust_model) -> Constructed:
-    return inverted_dataset(robust_model, base, InvertSettings(**INVERT), generator=generator())
+    return construct(robust_model, base, InvertSettings(**INVERT), generator=generator())
 
 
 @pytest.fixture(scope="module")
 def targeted(base, standard_model) -> Constructed:
-    return target_dataset(standard_model, base, TargetSettings(**TARGET), generator=generator())
+    return construct(standard_model, base, TargetSettings(**TARGET), generator=generator())
 
 
 # D_R and D_NR
@@ -105,7 +108,7 @@ def test_inversion_of_a_linear_representation():
     images = 0.45 + 0.1 * torch.rand(20, 1, 2, 3, generator=generator(1))
     data = ImageData(images, torch.arange(20) % 3, ("a", "b", "c"))
     config = InvertSettings(recipe="invert", model="robust", num_steps=300, step_size=0.002)
-    found = inverted_dataset(linear_classifier(weight), data, config, generator=generator())
+    found = construct(linear_classifier(weight), data, config, generator=generator())
     x, start = images.flatten(1), images[found.start_index].flatten(1)
     expected = start + (x - start) @ weight.T @ weight
     torch.testing.assert_close(found.data.images.flatten(1), expected, rtol=0, atol=0.0025)
@@ -115,7 +118,7 @@ def test_inversion_of_a_linear_representation():
 def test_inversion_is_the_plain_loop(base, robust_model):
     """From x', descending ‖g(z) − g(x)‖₂ by normalised steps, clipped to [0, 1]; the last iterate."""
     config = InvertSettings(**{**INVERT, "num_steps": 8})
-    found = inverted_dataset(robust_model, base, config, generator=generator())
+    found = construct(robust_model, base, config, generator=generator())
     goal = robust_model.representation(base.images).detach()
     z = base.images[found.start_index].clone()
     for _ in range(8):
@@ -132,7 +135,7 @@ def test_start_is_a_uniformly_random_other_image():
     images = torch.rand(count, 1, 2, 3, generator=generator())
     data = ImageData(images, torch.arange(count) % 3, ("a", "b", "c"))
     config = InvertSettings(recipe="invert", model="robust", num_steps=1, step_size=0.01, batch_size=6000)
-    start = inverted_dataset(linear_classifier(torch.eye(2, 6)), data, config, generator=generator(1)).start_index
+    start = construct(linear_classifier(torch.eye(2, 6)), data, config, generator=generator(1)).start_index
     rows = torch.arange(count)
     assert (start != rows).all()
     assert start.min() >= 0
@@ -146,13 +149,12 @@ def test_start_is_a_uniformly_random_other_image():
 def test_two_images_start_from_each_other():
     data = ImageData(torch.rand(2, 1, 2, 3, generator=generator()), torch.tensor([0, 1]), ("a", "b", "c"))
     config = InvertSettings(recipe="invert", model="robust", num_steps=1, step_size=0.01)
-    assert inverted_dataset(
-        linear_classifier(torch.eye(2, 6)), data, config, generator=generator()
-    ).start_index.tolist() == [1, 0]
+    assert construct(linear_classifier(torch.eye(2, 6)), data, config, generator=generator()).start_index.tolist() == [
+        1,
+        0,
+    ]
     with pytest.raises(ValueError, match="inversion starts from another image: D needs at least 2, not 1"):
-        inverted_dataset(
-            linear_classifier(torch.eye(2, 6)), data.select(torch.tensor([0])), config, generator=generator()
-        )
+        construct(linear_classifier(torch.eye(2, 6)), data.select(torch.tensor([0])), config, generator=generator())
 
 
 # D_rand and D_det
@@ -162,7 +164,7 @@ def test_two_images_start_from_each_other():
 @pytest.mark.parametrize("recipe", ["random_target", "deterministic_target"])
 def test_targeted_images_lie_in_the_ball_with_the_labels_given(base, standard_model, norm, order, eps, recipe):
     config = TargetSettings(**{**TARGET, "recipe": recipe, "norm": norm, "eps": eps, "step_size": eps / 5})
-    found = target_dataset(standard_model, base, config, generator=generator())
+    found = construct(standard_model, base, config, generator=generator())
     delta = (found.data.images - base.images).flatten(1)
     lengths = torch.linalg.vector_norm(delta, ord=order, dim=1)
     assert (lengths <= eps * (1 + 1e-5)).all()
@@ -180,7 +182,7 @@ def test_targeted_images_lie_in_the_ball_with_the_labels_given(base, standard_mo
 def test_target_is_the_plain_loop(base, standard_model):
     """Every example takes all steps and the last iterate stays, also where t is reached at once."""
     config = TargetSettings(**{**TARGET, "num_steps": 6})
-    found = target_dataset(standard_model, base, config, generator=generator())
+    found = construct(standard_model, base, config, generator=generator())
     x = base.images.clone()
     for _ in range(6):
         x.requires_grad_()
@@ -322,9 +324,9 @@ def test_nearest_neighbour_leaves_the_source_out():
 
 def test_nearest_neighbour_needs_pairs():
     data = ImageData(torch.zeros(3, 1, 1, 2), torch.zeros(3, dtype=torch.int64), ("a", "b"))
-    with pytest.raises(ValueError, match="need as many images as references, at least 2, not 2 and 3"):
-        nearest_neighbour(data.images[:2], data)
-    with pytest.raises(ValueError, match="not 1 and 1"):
+    with pytest.raises(ValueError, match="need a reference for each of images 2 to 4, not 3"):
+        nearest_neighbour(data.images[:2], data, first=2)
+    with pytest.raises(ValueError, match="each of images 0 to 1, not 1"):
         nearest_neighbour(data.images[:1], data.select(torch.tensor([0])))
 
 
@@ -415,3 +417,39 @@ def test_what_is_said_of_a_float16_dataset_holds_for_the_stored_images(base, sta
     assert torch.equal(images, images.half().float())
     full = construct(standard_model, base, TargetSettings(**TARGET), generator=generator()).data.images
     assert 0 < float((images - full).abs().max()) <= 2**-12
+
+
+# part by part
+
+
+@pytest.mark.parametrize("settings", [InvertSettings(**{**INVERT, "num_steps": 6}), TargetSettings(**TARGET)])
+def test_parts_from_disk_are_the_whole_from_memory(tmp_path, base, robust_model, settings):
+    """D read from shards of 50 and made in parts of 32, described part by part: the dataset made at once."""
+    save_dataset(
+        tmp_path / "d", base, pd.DataFrame({"i": range(120)}), name="D", source="digits", settings={}, shard_size=50
+    )
+    stored = load_dataset(tmp_path / "d")
+    settings = settings.model_copy(update={"batch_size": 32})
+    recipe = set_up(robust_model, stored, settings, generator=generator())
+    made = {
+        rows.start: (part, describe(part, stored, robust_model, robust_model, first=rows.start))
+        for rows, part in parts(recipe, len(stored), settings)
+    }
+    assert sorted(made) == [0, 32, 64, 96]
+    together = joined([part for part, _ in made.values()])
+    at_once = construct(robust_model, base, settings.model_copy(update={"batch_size": 120}), generator=generator())
+    assert torch.equal(together.data.labels, at_once.data.labels)
+    assert torch.equal(together.start_index, at_once.start_index)
+    torch.testing.assert_close(together.data.images, at_once.data.images, rtol=0, atol=1e-3)
+    facts = describe(together, base, robust_model, robust_model)
+    for name in ("success", "robust_prediction", "neighbour_prediction", "delta_norm", "pixel_distance_start"):
+        in_parts = torch.cat([columns[name] for _, columns in made.values()])
+        torch.testing.assert_close(in_parts, facts[name], rtol=0, atol=1e-4, equal_nan=True)
+
+
+def test_a_part_does_not_depend_on_the_others(base, robust_model):
+    settings = InvertSettings(**{**INVERT, "num_steps": 4})
+    recipes = [set_up(robust_model, base, settings, generator=generator()) for _ in range(2)]
+    recipes[0].part(slice(0, 60))
+    late, alone = (recipe.part(slice(60, 120)) for recipe in recipes)
+    assert torch.equal(late.data.images, alone.data.images)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from notbugs.files import sha256
 from notbugs.images import ImageData
-from notbugs.store import StoreError, load_dataset, save_dataset
+from notbugs.store import DatasetWriter, StoreError, load_dataset, save_dataset
 
 NAMES = ("cat", "dog", "owl")
 
@@ -138,3 +138,51 @@ def test_no_dataset_there(tmp_path: Path) -> None:
 def test_wrong_number_of_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="10 images and 9 rows"):
         save_dataset(tmp_path / "x", example_data(), pd.DataFrame({"i": range(9)}), name="x", source="", settings={})
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        torch.tensor([8, 0, 3, 3, 7]),
+        torch.tensor([True, False, False, True, True, False, False, False, True, True]),
+        slice(2, 7),
+        slice(0, 0),
+    ],
+)
+def test_select_reads_only_some(tmp_path, indices):
+    data = example_data()
+    save(tmp_path / "x", data, shard_size=4)
+    found, expected = load_dataset(tmp_path / "x").select(indices), data.select(indices)
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.labels, expected.labels)
+    assert found.class_names == data.class_names
+
+
+def test_written_in_parts_is_written_at_once(tmp_path):
+    data = example_data()
+    save(tmp_path / "x", data, shard_size=4)
+    (tmp_path / "y").mkdir()
+    writer = DatasetWriter(tmp_path / "y", shard_size=4)
+    for rows in (slice(0, 1), slice(1, 1), slice(1, 7), slice(7, 10)):
+        writer.add(data.select(rows))
+    made = load_dataset(tmp_path / "x").manifest
+    writer.finish(pd.DataFrame({"index": range(10)}), name=made.name, source=made.source, settings=made.settings)
+    files = sorted(path.name for path in (tmp_path / "x").iterdir())
+    assert [shard.num_examples for shard in made.shards] == [4, 4, 2]
+    assert files == sorted(path.name for path in (tmp_path / "y").iterdir())
+    assert all((tmp_path / "x" / file).read_bytes() == (tmp_path / "y" / file).read_bytes() for file in files)
+
+
+def test_parts_must_be_alike(tmp_path):
+    writer = DatasetWriter(tmp_path)
+    writer.add(ImageData(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), ("a",)))
+    with pytest.raises(ValueError, match=r"parts of one dataset must be alike: \(1, 4, 4\) and \(1, 5, 4\)"):
+        writer.add(ImageData(torch.zeros(2, 1, 5, 4), torch.zeros(2, dtype=torch.int64), ("a",)))
+
+
+def test_large_images_make_shards_of_at_most_128_mib(tmp_path, monkeypatch):
+    monkeypatch.setattr("notbugs.store.SHARD_BYTES", 3 * 4 * 16)
+    writer = DatasetWriter(tmp_path)
+    writer.add(ImageData(torch.zeros(7, 1, 4, 4), torch.zeros(7, dtype=torch.int64), ("a",)))
+    manifest = writer.finish(pd.DataFrame({"i": range(7)}), name="x", source="", settings={})
+    assert [shard.num_examples for shard in manifest.shards] == [3, 3, 1]

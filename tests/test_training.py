@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import notbugs.training
-from notbugs.attacks import AttackSettings
+from notbugs.attacks import AttackSettings, run_attack
 from notbugs.config import ConfigError, validate
 from notbugs.evaluation import adversarially_correct, predict
 from notbugs.images import ImageData
-from notbugs.training import FitSettings, TrainingError, TrainSettings, attack_batch, augment, kept_record, train
+from notbugs.training import FitSettings, TrainingError, TrainSettings, augment, kept_record, train
 
 ATTACK = AttackSettings(eps=0.5, num_steps=2, random_start=True)
 
@@ -78,7 +78,7 @@ def test_adversarial_batches_are_the_worst_of_the_ball(standard_model, digits):
     attack = AttackSettings(eps=0.5, num_steps=7, step_size=0.1)
     standard_model.train()
     try:
-        found = attack_batch(standard_model, data.images, data.labels, attack, generator())
+        found = run_attack(standard_model, data.images, data.labels, attack, generator=generator()).x_adv
         assert standard_model.training  # goes on training
     finally:
         standard_model.eval()
@@ -92,7 +92,7 @@ def test_the_attack_is_trained_against(digits, new_model):
     data = few(digits[0], 64)
     attack = AttackSettings(eps=1.0, num_steps=3)
     model = new_model(data, width=4)
-    worst = attack_batch(copy.deepcopy(model).eval(), data.images, data.labels, attack, generator())
+    worst = run_attack(copy.deepcopy(model).eval(), data.images, data.labels, attack, generator=generator()).x_adv
     with torch.no_grad():
         expected = functional.cross_entropy(copy.deepcopy(model).train()(worst), data.labels)
         unperturbed = functional.cross_entropy(copy.deepcopy(model).train()(data.images), data.labels)

@@ -14,8 +14,7 @@ _HOMES = {
     "create_model": "notbugs.models",
     "pgd": "notbugs.attacks",
     "train": "notbugs.training",
-    "inverted_dataset": "notbugs.construction",
-    "target_dataset": "notbugs.construction",
+    "construct": "notbugs.construction",
     "evaluate": "notbugs.evaluation",
     "wilson_interval": "notbugs.intervals",
 }

@@ -18,6 +18,7 @@ SECTIONS = (
     "seed",
     "num_threads",
     "device",
+    "engine",
     "data",
     "model",
     "train",
@@ -38,6 +39,9 @@ DATASET_NAMES = {
     "det_from_robust": "D_det_from_robust",
 }
 """Name of a construction in params.yaml -> its name in the paper, in results and in the report."""
+
+
+EngineName = Literal["auto", "plain", "compiled"]
 
 
 class UserError(ValueError):
@@ -71,6 +75,8 @@ class Runtime(Settings):
     """CPU threads of torch; part of the result, since rounding depends on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
+    engine: EngineName = "auto"
+    """How attacked networks run: `plain` (folded), `compiled` (torch.compile besides), or by the amount of work."""
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

@@ -4,9 +4,9 @@ The algorithms are the paper's (Ilyas et al. 2019, sections 3.1 and 3.2, appendi
 it starts, the projection, the target rule, last iterate for every example, model in eval mode.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.config import ConfigError, Settings, validate
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
-from notbugs.images import ImageData
+from notbugs.images import ImageData, Images
 from notbugs.models.base import Classifier
 from notbugs.progress import Track, silent
 from notbugs.store import DTYPES, Dtype
@@ -94,61 +94,124 @@ class Constructed:
         return replace(self, data=replace(self.data, images=images))
 
 
-def inverted_dataset(
-    model: Classifier,
-    data: ImageData,
-    settings: InvertSettings,
-    *,
-    generator: torch.Generator,
-    compiled: bool = False,
-    progress: Track = silent,
-    description: str = "invert",
-) -> Constructed:
+class Recipe(Protocol):
+    """A dataset that can be made in parts, in any order: everything random was drawn when it was set up."""
+
+    def part(self, rows: slice) -> Constructed:
+        """The examples made from these rows of D."""
+        ...
+
+
+class Inversion:
     """D_R (g of a robust model) or D_NR (g of a standard model).
 
     x_r = argmin over z in [0, 1]^d of ‖g(z) − g(x)‖₂, from z = x', a uniformly random other image of D; label y.
 
     Args:
         model: gives g, its penultimate layer.
-        data: D, (N, C, H, W) and labels, N >= 2.
+        data: D, N >= 2 images.
         settings: steps and step size.
-        generator: draws x', for all examples before any work, so that batches do not matter.
+        generator: draws x', for all examples, so that parts do not matter.
         compiled: compile the engine (see `attacks.engine.pays_to_compile`).
-        progress: shows the batches.
+    Raises: ValueError if D has fewer than two images.
     Source: Ilyas et al. 2019, section 3.1 and appendix C.3.
     """
-    count = len(data)
-    if count < 2:
-        raise ValueError(f"inversion starts from another image: D needs at least 2, not {count}")
-    start_index = (torch.arange(count) + torch.randint(1, count, (count,), generator=generator)) % count
-    device = model_device(model)
-    engine = Engine(model, data.images[:8].to(device), compiled=compiled)
-    images, reached, before = [], [], []
-    for batch in progress(list(batches(count, settings.batch_size)), description):
-        start = data.images[start_index[batch]].to(device)
-        targets = _representation(model, data.images[batch].to(device))  # (n, F)
+
+    def __init__(
+        self,
+        model: Classifier,
+        data: Images,
+        settings: InvertSettings,
+        *,
+        generator: torch.Generator,
+        compiled: bool = False,
+    ) -> None:
+        count = len(data)
+        if count < 2:
+            raise ValueError(f"inversion starts from another image: D needs at least 2, not {count}")
+        self.start_index = (torch.arange(count) + torch.randint(1, count, (count,), generator=generator)) % count
+        self._model, self._data, self._settings = model, data, settings
+        self._device = model_device(model)
+        few = data.select(slice(0, FEW)).images.to(self._device)
+        self._engine = Engine(model, few, compiled=compiled)
+
+    def part(self, rows: slice) -> Constructed:
+        """The examples made from these rows of D."""
+        given = self._data.select(rows)
+        beginning = self._data.select(self.start_index[rows]).images
+        start = beginning.to(self._device)
+        targets = _representation(self._model, given.images.to(self._device))  # (n, F)
         found = pgd(
-            engine,
+            self._engine,
             start,
             targets,
             norm="box",
             eps=float("inf"),
-            step_size=settings.step_size,
-            num_steps=settings.num_steps,
+            step_size=self._settings.step_size,
+            num_steps=self._settings.num_steps,
             loss="representation_distance",
             targeted=True,
             judge=False,
         ).x_adv
-        before.append((_representation(model, start) - targets).norm(dim=1).cpu())
-        reached.append((_representation(model, found) - targets).norm(dim=1).cpu())
-        images.append(found.cpu())
-    constructed = ImageData(torch.cat(images), data.labels, data.class_names)
-    columns = {
-        "representation_distance": torch.cat(reached),
-        "representation_distance_start": torch.cat(before),
-    }
-    columns["pixel_distance_start"] = _pixel_distance(constructed.images, data.images[start_index])
-    return Constructed(constructed, data.labels, start_index, columns)
+        images = found.cpu()
+        columns = {
+            "representation_distance": (_representation(self._model, found) - targets).norm(dim=1).cpu(),
+            "representation_distance_start": (_representation(self._model, start) - targets).norm(dim=1).cpu(),
+            "pixel_distance_start": _pixel_distance(images, beginning),
+        }
+        data = ImageData(images, given.labels, given.class_names)
+        return Constructed(data, given.labels, self.start_index[rows], columns)
+
+
+class Targeting:
+    """D_rand or D_det: x_adv = argmin over ‖x' − x‖ <= eps of L(x', t), labelled t.
+
+    Every example runs all steps and its last iterate is kept, solved or not.
+
+    Args:
+        model: C of the paper.
+        data: D.
+        settings: target rule, norm, eps, steps, step size.
+        generator: draws the random targets, for all examples, so that parts do not matter.
+        compiled: compile the engine (see `attacks.engine.pays_to_compile`).
+    Source: Ilyas et al. 2019, section 3.2 and appendix C.4.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        data: Images,
+        settings: TargetSettings,
+        *,
+        generator: torch.Generator,
+        compiled: bool = False,
+    ) -> None:
+        self.targets = target_labels(settings.recipe, data.labels, len(data.class_names), generator)
+        self._data, self._settings = data, settings
+        self._device = model_device(model)
+        few = data.select(slice(0, FEW)).images.to(self._device)
+        self._engine = Engine(model, few, compiled=compiled)
+
+    def part(self, rows: slice) -> Constructed:
+        """The examples made from these rows of D."""
+        given, targets = self._data.select(rows), self.targets[rows]
+        found = pgd(
+            self._engine,
+            given.images.to(self._device),
+            targets.to(self._device),
+            norm=self._settings.norm,
+            eps=self._settings.eps,
+            step_size=self._settings.step_size,
+            num_steps=self._settings.num_steps,
+            targeted=True,
+            judge=False,
+        )
+        data = ImageData(found.x_adv.cpu(), targets, given.class_names)
+        return Constructed(data, given.labels, torch.full_like(targets, -1), {})
+
+
+FEW = 8
+"""Images on which an engine is checked."""
 
 
 @torch.no_grad()
@@ -158,50 +221,6 @@ def _representation(model: Classifier, images: Tensor) -> Tensor:
         return model.representation(images)
 
 
-def target_dataset(
-    model: Classifier,
-    data: ImageData,
-    settings: TargetSettings,
-    *,
-    generator: torch.Generator,
-    compiled: bool = False,
-    progress: Track = silent,
-    description: str = "target",
-) -> Constructed:
-    """D_rand or D_det: x_adv = argmin over ‖x' − x‖ <= eps of L(x', t), labelled t.
-
-    Every example runs all steps and its last iterate is kept, solved or not.
-
-    Args:
-        model: C of the paper.
-        data: D, (N, C, H, W) and labels.
-        settings: target rule, norm, eps, steps, step size.
-        generator: draws the random targets, for all examples before any work.
-        compiled: compile the engine (see `attacks.engine.pays_to_compile`).
-        progress: shows the batches.
-    Source: Ilyas et al. 2019, section 3.2 and appendix C.4.
-    """
-    targets = target_labels(settings.recipe, data.labels, len(data.class_names), generator)
-    device = model_device(model)
-    engine = Engine(model, data.images[:8].to(device), compiled=compiled)
-    images = []
-    for batch in progress(list(batches(len(data), settings.batch_size)), description):
-        found = pgd(
-            engine,
-            data.images[batch].to(device),
-            targets[batch].to(device),
-            norm=settings.norm,
-            eps=settings.eps,
-            step_size=settings.step_size,
-            num_steps=settings.num_steps,
-            targeted=True,
-            judge=False,
-        )
-        images.append(found.x_adv.cpu())
-    constructed = ImageData(torch.cat(images), targets, data.class_names)
-    return Constructed(constructed, data.labels, torch.full_like(targets, -1), {})
-
-
 def target_labels(recipe: str, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
     """Target t of each example: uniform over all classes (y among them), or (y + 1) mod C. Shape (N,)."""
     if recipe == "random_target":
@@ -209,9 +228,36 @@ def target_labels(recipe: str, labels: Tensor, num_classes: int, generator: torc
     return shifted_labels(labels, num_classes)
 
 
+def set_up(
+    model: Classifier,
+    data: Images,
+    settings: ConstructSettings,
+    *,
+    generator: torch.Generator,
+    compiled: bool = False,
+) -> Recipe:
+    """The recipe that `settings` asks for, ready to make parts."""
+    if isinstance(settings, InvertSettings):
+        return Inversion(model, data, settings, generator=generator, compiled=compiled)
+    return Targeting(model, data, settings, generator=generator, compiled=compiled)
+
+
+def parts(
+    recipe: Recipe,
+    num_examples: int,
+    settings: ConstructSettings,
+    *,
+    progress: Track = silent,
+    description: str = "construct",
+) -> Iterator[tuple[slice, Constructed]]:
+    """All of a dataset in order, a batch at a time, in its stored precision, with the rows of D it was made from."""
+    for rows in progress(list(batches(num_examples, settings.batch_size)), description):
+        yield rows, recipe.part(rows).rounded(settings.dtype)
+
+
 def construct(
     model: Classifier,
-    data: ImageData,
+    data: Images,
     settings: ConstructSettings,
     *,
     generator: torch.Generator,
@@ -219,39 +265,55 @@ def construct(
     progress: Track = silent,
     description: str = "construct",
 ) -> Constructed:
-    """Build the dataset that `settings` describes, in its stored precision, by one of the two recipes above."""
-    arguments: dict[str, Any] = {
-        "generator": generator,
-        "compiled": compiled,
-        "progress": progress,
-        "description": description,
-    }
-    if isinstance(settings, InvertSettings):
-        constructed = inverted_dataset(model, data, settings, **arguments)
-    else:
-        constructed = target_dataset(model, data, settings, **arguments)
-    return constructed.rounded(settings.dtype)
+    """The dataset that `settings` describes, whole, in memory and in its stored precision.
+
+    Args: see `Inversion` and `Targeting`; `progress` shows the batches.
+    """
+    recipe = set_up(model, data, settings, generator=generator, compiled=compiled)
+    return joined([part for _, part in parts(recipe, len(data), settings, progress=progress, description=description)])
+
+
+def joined(made: Sequence[Constructed]) -> Constructed:
+    """Parts in their order, as one.
+
+    Raises: ValueError if there is none.
+    """
+    if not made:
+        raise ValueError("no parts to join")
+    data = ImageData(
+        torch.cat([part.data.images for part in made]),
+        torch.cat([part.data.labels for part in made]),
+        made[0].data.class_names,
+    )
+    return Constructed(
+        data,
+        torch.cat([part.true_labels for part in made]),
+        torch.cat([part.start_index for part in made]),
+        {name: torch.cat([part.columns[name] for part in made]) for name in made[0].columns},
+    )
 
 
 def describe(
-    constructed: Constructed, data: ImageData, model: Classifier, robust_model: Classifier
+    constructed: Constructed, data: Images, model: Classifier, robust_model: Classifier, *, first: int = 0
 ) -> dict[str, Tensor]:
-    """The per-example facts of a constructed dataset, (N,) each, by the names of examples.parquet.
+    """The per-example facts of a constructed dataset or of a part, (N,) each, by the names of examples.parquet.
 
     Args:
         constructed: the dataset.
         data: D, from which it was made, row by row.
         model: its source model: probabilities before and after, success.
         robust_model: one of the two judges of what an image still shows; the other is 1-NN on D.
+        first: row of D that the first example was made from.
     """
     new, true, given = constructed.data.images, constructed.true_labels, constructed.data.labels
-    before = predict(model, data.images).softmax(dim=1)
+    old = data.select(slice(first, first + len(new))).images
+    before = predict(model, old).softmax(dim=1)
     after = predict(model, new).softmax(dim=1)
     nan = torch.full((len(new),), torch.nan)
     columns = {
         "true_label": true,
         "given_label": given,
-        "delta_norm": _pixel_distance(new, data.images),
+        "delta_norm": _pixel_distance(new, old),
         "pixel_distance_start": nan,
         "representation_distance": nan,
         "representation_distance_start": nan,
@@ -262,33 +324,42 @@ def describe(
         "probability_given_after": _of(after, given),
         "success": after.argmax(dim=1) == given,
         "robust_prediction": predict(robust_model, new).argmax(dim=1),
-        "neighbour_prediction": nearest_neighbour(new, data, device=model_device(model)),
+        "neighbour_prediction": nearest_neighbour(new, data, first=first, device=model_device(model)),
     }
     columns["still_y"] = (columns["robust_prediction"] == true) & (columns["neighbour_prediction"] == true)
     return columns
 
 
-@torch.no_grad()
 def nearest_neighbour(
-    images: Tensor, reference: ImageData, *, device: torch.device | str = "cpu", batch_size: int = 1000
+    images: Tensor, reference: Images, *, first: int = 0, device: torch.device | str = "cpu", batch_size: int = 1000
 ) -> Tensor:
-    """Label of the nearest image of `reference` in L2 over pixels: (N, C, H, W) -> (N,), on the CPU.
+    """Label of the nearest image of `reference` in L2 over pixels: (n, C, H, W) -> (n,), on the CPU.
 
-    Image i is not compared with the i-th image of `reference`, from which it was made: that one is never
+    Image i is not compared with number first + i of `reference`, from which it was made: that one is never
     further than the perturbation, and would answer y for the image whatever it shows.
 
-    Raises: ValueError if the two do not pair up.
+    Args:
+        reference: read part by part, so that memory does not grow with it.
+        batch_size: images and references compared at a time.
+    Raises: ValueError if an image has no partner in `reference`, or that has fewer than two images.
     """
-    if len(images) != len(reference) or len(reference) < 2:
-        raise ValueError(f"need as many images as references, at least 2, not {len(images)} and {len(reference)}")
-    known = reference.images.flatten(1).to(device)  # (M, d)
-    called = []
-    for batch in batches(len(images), batch_size):
-        distances = torch.cdist(images[batch].flatten(1).to(device), known)  # (n, M)
-        rows = torch.arange(batch.stop - batch.start, device=distances.device)
-        distances[rows, rows + batch.start] = torch.inf
-        called.append(reference.labels[distances.argmin(dim=1).cpu()])
-    return torch.cat(called)
+    if len(reference) < max(2, first + len(images)):
+        raise ValueError(f"need a reference for each of images {first} to {first + len(images)}, not {len(reference)}")
+    nearest = torch.full((len(images),), torch.inf)
+    called = torch.zeros(len(images), dtype=torch.int64)
+    for some in batches(len(reference), batch_size):
+        known = reference.select(some)
+        flat = known.images.flatten(1).to(device)  # (m, d)
+        for batch in batches(len(images), batch_size):
+            distances = torch.cdist(images[batch].flatten(1).to(device), flat)  # (n, m)
+            own = torch.arange(batch.start, batch.stop) + first - some.start
+            mine = ((own >= 0) & (own < len(flat))).nonzero().flatten()
+            distances[mine, own[mine]] = torch.inf
+            shortest, which = distances.cpu().min(dim=1)
+            closer = shortest < nearest[batch]
+            called[batch] = torch.where(closer, known.labels[which], called[batch])
+            nearest[batch] = torch.where(closer, shortest, nearest[batch])
+    return called
 
 
 def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.config import Settings
-from notbugs.images import ImageData
+from notbugs.images import Images
 from notbugs.intervals import wilson_interval
 
 
@@ -71,17 +71,20 @@ def batches(num_examples: int, batch_size: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
+def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000) -> Tensor:
     """Logits in eval mode, on the CPU.
 
     Args:
         model: on any device; left in the mode it was in.
-        images: (N, C, H, W), on any device.
+        images: (N, C, H, W), on any device; or a dataset, read batch by batch.
     Returns: (N, K) float32.
     """
     device = model_device(model)
+    parts = []
     with frozen(model):
-        parts = [model(images[batch].to(device)).float().cpu() for batch in batches(len(images), batch_size)]
+        for batch in batches(len(images), batch_size):
+            part = images[batch] if isinstance(images, Tensor) else images.select(batch).images
+            parts.append(model(part.to(device)).float().cpu())
     return torch.cat(parts)
 
 
@@ -92,7 +95,7 @@ def shifted_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 def adversarially_correct(
     model: nn.Module,
-    data: ImageData,
+    data: Images,
     attack: AttackSettings,
     *,
     batch_size: int = 500,
@@ -114,40 +117,23 @@ def adversarially_correct(
     device = model_device(model)
     parts = []
     for batch in batches(len(data), batch_size):
-        inputs, labels = data.images[batch].to(device), data.labels[batch].to(device)
+        part = data.select(batch)
+        inputs, labels = part.images.to(device), part.labels.to(device)
         if engine is None:
             engine = Engine(model, inputs[:8])
-        x_adv, fooled = _attacked(engine, inputs, labels, attack, generator)
-        withstood = _calls(model, x_adv, labels)
-        unsure = withstood & fooled  # of the engine's rounding alone
+        found = run_attack(engine, inputs, labels, attack, iterate="first_success", generator=generator)
+        withstood = _calls(model, found.x_adv, labels)
+        assert found.success is not None  # it was asked for
+        unsure = withstood & found.success  # of the engine's rounding alone
         if unsure.any():
-            x_adv, _ = _attacked(model, inputs[unsure], labels[unsure], attack, generator)
-            withstood[unsure] = _calls(model, x_adv, labels[unsure])
+            again = run_attack(
+                model, inputs[unsure], labels[unsure], attack, iterate="first_success", generator=generator
+            )
+            withstood[unsure] = _calls(model, again.x_adv, labels[unsure])
         if attack.random_start:  # no iterate was the unperturbed image
             withstood &= _calls(model, inputs, labels)
         parts.append(withstood.cpu())
     return torch.cat(parts)
-
-
-def _attacked(
-    model: nn.Module, inputs: Tensor, labels: Tensor, attack: AttackSettings, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """For each image the first point that fooled the model, else the last, (N, C, H, W), and whether one did, (N,)."""
-    found = pgd(
-        model,
-        inputs,
-        labels,
-        norm=attack.norm,
-        eps=attack.eps,
-        step_size=attack.step,
-        num_steps=attack.num_steps,
-        random_start=attack.random_start,
-        num_restarts=attack.num_restarts,
-        iterate="first_success",
-        generator=generator,
-    )
-    assert found.success is not None  # it was asked for
-    return found.x_adv, found.success
 
 
 @torch.no_grad()
@@ -166,7 +152,12 @@ def measure(correct: Tensor, labels: Literal["true", "shifted"], attack: str, no
 
 
 def evaluate(
-    model: nn.Module, data: ImageData, settings: EvaluateSettings, *, generator: torch.Generator
+    model: nn.Module,
+    data: Images,
+    settings: EvaluateSettings,
+    *,
+    generator: torch.Generator,
+    compiled: bool = False,
 ) -> tuple[list[Measurement], dict[str, tuple[float, int]]]:
     """All measurements of one model.
 
@@ -175,16 +166,17 @@ def evaluate(
         data: the test split, with its own labels.
         settings: attacks and radii.
         generator: for random starts.
+        compiled: compile the engine (see `attacks.engine.pays_to_compile`).
     Returns: the measurements, and per class name (clean accuracy, number of images).
     """
-    called = predict(model, data.images, batch_size=settings.batch_size).argmax(dim=1)  # (N,)
+    called = predict(model, data, batch_size=settings.batch_size).argmax(dim=1)  # (N,)
     correct = called == data.labels
     shifted = called == shifted_labels(data.labels, len(data.class_names))
     rows = [
         measure(correct, "true", "clean", settings.norm, 0.0),
         measure(shifted, "shifted", "clean", settings.norm, 0.0),
     ]
-    engine = Engine(model, data.images[:8].to(model_device(model)))
+    engine = Engine(model, data.select(slice(0, 8)).images.to(model_device(model)), compiled=compiled)
     for name, attack in settings.attacks():
         withstood = adversarially_correct(
             model, data, attack, batch_size=settings.batch_size, generator=generator, engine=engine

@@ -2,14 +2,35 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
+class Images(Protocol):
+    """Labelled images that are read part by part: in memory (`ImageData`) or on disk (`store.StoredDataset`)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,), int64, all in memory."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in label order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def select(self, indices: Tensor | slice) -> "ImageData":
+        """Some of the examples, in memory; indices: (M,), a mask (N,), or a slice of step 1."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageData:
-    """Labelled images.
+    """Labelled images in memory.
 
     Attributes:
         images: (N, C, H, W), float32 in [0, 1].
@@ -36,8 +57,8 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, indices: Tensor) -> "ImageData":
-        """The examples at `indices` (M,), or where a mask (N,) is true."""
+    def select(self, indices: Tensor | slice) -> "ImageData":
+        """The examples at `indices` (M,), of a slice, or where a mask (N,) is true."""
         return ImageData(self.images[indices], self.labels[indices], self.class_names)
 
     def to(self, device: torch.device) -> "ImageData":

@@ -8,8 +8,11 @@ Nothing is pickled. Checksums are compared when a dataset is opened, so a trunca
 before anything is computed from it.
 """
 
+import itertools
 import json
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SHARD_SIZE = 8192
-"""Default number of images in a shard."""
+"""Default number of images in a shard, unless SHARD_BYTES are fewer."""
+SHARD_BYTES = 2**27
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 Dtype = Literal["float32", "float16"]
 
@@ -91,6 +95,35 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
         data = self._data
         return data.images[index], int(data.labels[index])
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in label order."""
+        return self.manifest.class_names
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Given labels of all examples, (N,) int64."""
+        return torch.cat([_read_labels(self.path / shard.file) for shard in self.manifest.shards])
+
+    def select(self, indices: Tensor | slice) -> ImageData:
+        """Some of the examples, read from their shards; memory grows with their number only.
+
+        Args:
+            indices: (M,) in any order, a mask (N,), or a slice of step 1.
+        """
+        if isinstance(indices, slice):
+            rows = torch.arange(len(self))[indices]
+        else:
+            rows = indices.nonzero().flatten() if indices.dtype == torch.bool else indices
+        images = torch.empty(len(rows), *self.manifest.image_shape)
+        first = 0
+        for shard in self.manifest.shards:
+            mine = ((rows >= first) & (rows < first + shard.num_examples)).nonzero().flatten()
+            if len(mine):
+                images[mine] = _read_rows(self.path / shard.file, rows[mine] - first)
+            first += shard.num_examples
+        return ImageData(images, self.labels[rows], self.class_names)
+
     def shards(self) -> Iterator[ImageData]:
         """The examples shard by shard, so that memory does not grow with the dataset."""
         for shard in self.manifest.shards:
@@ -133,7 +166,7 @@ def save_dataset(
     source: str,
     settings: dict[str, Any],
     dtype: Dtype = "float32",
-    shard_size: int = SHARD_SIZE,
+    shard_size: int | None = None,
 ) -> Manifest:
     """Write a dataset; an interrupted call leaves what was there before.
 
@@ -143,36 +176,91 @@ def save_dataset(
         examples: one row an example.
         name, source, settings: recorded in the manifest.
         dtype: float32, or float16 (error about 0.01 in L2 on 32-pixel images; uint8 would cost 0.063).
-        shard_size: images in a file.
+        shard_size: images in a file; None takes as many as fit in 128 MiB, at most 8192.
     Raises: ValueError if there are no examples or the table has another length.
     """
-    from safetensors.torch import save_file
-
     if len(data) == 0 or len(examples) != len(data):
         raise ValueError(f"{name}: {len(data)} images and {len(examples)} rows: need the same number, at least 1")
-    shards = []
     with whole_folder(path) as folder:
-        for number, start in enumerate(range(0, len(data), shard_size)):
-            images = data.images[start : start + shard_size].to("cpu", DTYPES[dtype]).contiguous()
-            labels = data.labels[start : start + shard_size].cpu().contiguous()
-            file = folder / f"images-{number:05d}.safetensors"
-            save_file({"images": images, "labels": labels}, file)
-            shards.append(Shard(file=file.name, num_examples=len(labels), sha256=sha256(file)))
-        table = folder / "examples.parquet"
+        writer = DatasetWriter(folder, dtype=dtype, shard_size=shard_size)
+        writer.add(data)
+        return writer.finish(examples, name=name, source=source, settings=settings)
+
+
+class DatasetWriter:
+    """Writes a dataset part by part; memory does not grow with it.
+
+    Args:
+        folder: an empty folder; `files.whole_folder` gives one that appears only when all is written.
+        dtype: stored precision.
+        shard_size: images in a file; None takes as many as fit in 128 MiB, at most 8192.
+    """
+
+    def __init__(self, folder: Path, *, dtype: Dtype = "float32", shard_size: int | None = None) -> None:
+        self.folder = folder
+        self.dtype: Dtype = dtype
+        self.shard_size = shard_size
+        self._shards: list[Shard] = []
+        self._waiting: list[ImageData] = []
+        self._class_names: tuple[str, ...] = ()
+        self._image_shape: tuple[int, ...] = ()
+
+    def add(self, part: ImageData) -> None:
+        """Append examples; full shards are written at once.
+
+        Raises: ValueError if their shape or classes are not those of the parts before.
+        """
+        shape = tuple(part.images.shape[1:])
+        if not self._image_shape:
+            self._class_names, self._image_shape = part.class_names, shape
+        if (part.class_names, shape) != (self._class_names, self._image_shape):
+            raise ValueError(f"parts of one dataset must be alike: {self._image_shape} and {shape}")
+        if self.shard_size is None:
+            self.shard_size = min(SHARD_SIZE, max(1, SHARD_BYTES // (4 * math.prod(shape))))
+        start = 0
+        while start < len(part):
+            piece = part.select(slice(start, start + self.shard_size - sum(map(len, self._waiting))))
+            self._waiting.append(piece)
+            start += len(piece)
+            if sum(map(len, self._waiting)) == self.shard_size:
+                self._write_shard()
+
+    def finish(self, examples: "pd.DataFrame", *, name: str, source: str, settings: dict[str, Any]) -> Manifest:
+        """Write what is left, the table of the examples and the manifest.
+
+        Raises: ValueError if there are no examples or the table has another length.
+        """
+        if self._waiting:
+            self._write_shard()
+        count = sum(shard.num_examples for shard in self._shards)
+        if count == 0 or len(examples) != count:
+            raise ValueError(f"{name}: {count} images and {len(examples)} rows: need the same number, at least 1")
+        table = self.folder / "examples.parquet"
         examples.to_parquet(table, index=False)
+        channels, height, width = self._image_shape
         manifest = Manifest(
             name=name,
             source=source,
-            num_examples=len(data),
-            image_shape=tuple(data.images.shape[1:]),
-            dtype=dtype,
-            class_names=data.class_names,
-            shards=tuple(shards),
+            num_examples=count,
+            image_shape=(channels, height, width),
+            dtype=self.dtype,
+            class_names=self._class_names,
+            shards=tuple(self._shards),
             examples=Table(sha256=sha256(table)),
             settings=settings,
         )
-        write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
-    return manifest
+        write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
+        return manifest
+
+    def _write_shard(self) -> None:
+        from safetensors.torch import save_file
+
+        images = torch.cat([part.images.to("cpu", DTYPES[self.dtype]) for part in self._waiting])
+        labels = torch.cat([part.labels.cpu() for part in self._waiting])
+        file = self.folder / f"images-{len(self._shards):05d}.safetensors"
+        save_file({"images": images, "labels": labels}, file)
+        self._shards.append(Shard(file=file.name, num_examples=len(labels), sha256=sha256(file)))
+        self._waiting = []
 
 
 def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
@@ -211,6 +299,33 @@ def _check(file: Path, expected: str, verify: bool) -> None:
             raise StoreError(f"{file}: truncated or altered (its SHA-256 is not the manifest's); make it again")
     except FileNotFoundError:
         raise StoreError(f"{file}: missing, though the manifest names it; make the dataset again") from None
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A shard whose tensors are read when they are asked for."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as shard:
+            yield shard
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{file}: cannot be read: {error}") from None
+
+
+def _read_labels(file: Path) -> Tensor:
+    with _opened(file) as shard:
+        labels: Tensor = shard.get_tensor("labels")
+        return labels
+
+
+def _read_rows(file: Path, rows: Tensor) -> Tensor:
+    """Some images of a shard, (n, C, H, W) float32; rows: (n,). Neighbours are read together."""
+    ends = [0, *((rows.diff() != 1).nonzero().flatten() + 1).tolist(), len(rows)]
+    runs = [(int(rows[a]), int(rows[b - 1]) + 1) for a, b in itertools.pairwise(ends)]
+    with _opened(file) as shard:
+        images = shard.get_slice("images")
+        return torch.cat([images[start:stop].float() for start, stop in runs])
 
 
 def _read_shard(file: Path, num_examples: int, manifest: Manifest) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypedDict
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine
 from notbugs.config import Settings, UserError
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
@@ -177,7 +178,7 @@ def train(
         if validation is not None and measured and best.stop(model, record):
             break
     best.restore(model)
-    model.eval()
+    model.eval().to(memory_format=torch.contiguous_format)
     return records
 
 
@@ -205,8 +206,9 @@ def _train_epoch(
         labels = data.labels[index]
         if engine is not None and settings.attack is not None:
             engine.refresh()
-            inputs = attack_batch(engine, inputs, labels, settings.attack, generator)
-        logits = model(inputs)
+            inputs = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False).x_adv
+        with _precision(device):
+            logits = model(inputs).float()
         loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -221,23 +223,11 @@ def _train_epoch(
     return float(total_loss) / seen, int(total_right) / seen
 
 
-def attack_batch(
-    model: nn.Module, inputs: Tensor, labels: Tensor, attack: AttackSettings, generator: torch.Generator
-) -> Tensor:
-    """The inner maximisation of adversarial training: (N, C, H, W) -> same shape, last iterate."""
-    return pgd(
-        model,
-        inputs,
-        labels,
-        norm=attack.norm,
-        eps=attack.eps,
-        step_size=attack.step,
-        num_steps=attack.num_steps,
-        random_start=attack.random_start,
-        num_restarts=attack.num_restarts,
-        generator=generator,
-        judge=False,
-    ).x_adv
+def _precision(device: torch.device) -> AbstractContextManager[object]:
+    """On CUDA convolutions train in bfloat16, where the device has it; weights and the loss stay in float32."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
 
 
 def augment(images: Tensor, crop_padding: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -333,9 +323,10 @@ def _optimizer(model: nn.Module, settings: TrainSettings, steps: int) -> tuple[O
             momentum=settings.momentum,
             nesterov=settings.nesterov,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
     else:
-        optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     if settings.schedule == "one_cycle":
         total = settings.epochs * steps
         return optimizer, OneCycleLR(optimizer, settings.lr, total_steps=total, cycle_momentum=False)

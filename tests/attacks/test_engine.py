@@ -108,14 +108,14 @@ def test_auto_follows_the_amount_of_work(monkeypatch, standard_model, digits):
     enough = COMPILING_PAYS["cpu"] / multiply_adds(standard_model, image)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     below, above = int(enough * 0.99 / 100), int(enough * 1.01 / 100)
-    assert not pays_to_compile("auto", standard_model, image, num_images=below, num_steps=100)
-    assert pays_to_compile("auto", standard_model, image, num_images=above, num_steps=100)
-    assert not pays_to_compile("plain", standard_model, image, num_images=above, num_steps=100)
-    assert pays_to_compile("compiled", standard_model, image, num_images=1, num_steps=1)
+    assert not pays_to_compile("auto", standard_model, image, num_looks=100 * below)
+    assert pays_to_compile("auto", standard_model, image, num_looks=100 * above)
+    assert not pays_to_compile("plain", standard_model, image, num_looks=100 * above)
+    assert pays_to_compile("compiled", standard_model, image, num_looks=1)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert not pays_to_compile("auto", standard_model, image, num_images=above, num_steps=100)
+    assert not pays_to_compile("auto", standard_model, image, num_looks=100 * above)
     with pytest.raises(ConfigError, match=r"engine = 'compiled': no C\+\+ compiler was found; allowed: auto, plain"):
-        pays_to_compile("compiled", standard_model, image, num_images=1, num_steps=1)
+        pays_to_compile("compiled", standard_model, image, num_looks=1)
 
 
 @pytest.mark.parametrize(

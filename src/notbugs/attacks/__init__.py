@@ -2,14 +2,16 @@
 
 from typing import Literal
 
+import torch
 from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
 
 from notbugs.attacks.losses import LOSSES, Loss
 from notbugs.attacks.pgd import PGDResult, pgd
 from notbugs.attacks.projections import NORMS, project_l2, project_linf
 from notbugs.config import Settings
 
-__all__ = ["LOSSES", "NORMS", "AttackSettings", "Loss", "PGDResult", "pgd", "project_l2", "project_linf"]
+__all__ = ["LOSSES", "NORMS", "AttackSettings", "Loss", "PGDResult", "pgd", "project_l2", "project_linf", "run_attack"]
 
 
 class AttackSettings(Settings):
@@ -39,3 +41,30 @@ class AttackSettings(Settings):
     def step(self) -> float:
         """The step size in force."""
         return self.step_size if self.step_size is not None else 2.5 * self.eps / self.num_steps
+
+
+def run_attack(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    settings: AttackSettings,
+    *,
+    iterate: Literal["last", "best", "first_success"] = "last",
+    generator: torch.Generator | None = None,
+    judge: bool = True,
+) -> PGDResult:
+    """`pgd` on the cross-entropy, untargeted, as `settings` say; the other arguments are `pgd`'s."""
+    return pgd(
+        model,
+        inputs,
+        labels,
+        norm=settings.norm,
+        eps=settings.eps,
+        step_size=settings.step,
+        num_steps=settings.num_steps,
+        random_start=settings.random_start,
+        num_restarts=settings.num_restarts,
+        iterate=iterate,
+        generator=generator,
+        judge=judge,
+    )

@@ -11,19 +11,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
-from notbugs.config import ConfigError
+from notbugs.config import ConfigError, EngineName
 
-EngineName = Literal["auto", "plain", "compiled"]
-"""plain: folded, not compiled. auto: compiled where the work is long enough for it to pay."""
 COMPILING_PAYS = {"cpu": 1e13, "cuda": 1e16}
 """Forward multiply-adds of the whole work from which `auto` compiles (docs/performance.md)."""
+SMALLEST_PART = 16
+"""A compiled engine pads small batches to this share of the first size met."""
 HALVED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -34,7 +33,7 @@ class Engine(nn.Module):
         model: any module, on any device; it is copied and not changed. `refresh` follows later changes.
         inputs: a few images as they will come, (n, ...). What is folded (or halved) must give the model's own
             logits on them, else it is left as it is.
-        compiled: use torch.compile, for the first batch size met; smaller batches are padded to it.
+        compiled: use torch.compile, for the first batch size met and its halves; others are padded to them.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor, *, compiled: bool = False) -> None:
@@ -80,13 +79,21 @@ class Engine(nn.Module):
 
     def _run(self, network, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         count = len(x)
-        if self.compiled:
-            self._batch_size = max(self._batch_size, count)
-            if count < self._batch_size:
-                x = functional.pad(x, [0, 0] * (x.ndim - 1) + [0, self._batch_size - count])
+        missing = self._padded(count) - count
+        if missing:
+            x = functional.pad(x, [0, 0] * (x.ndim - 1) + [0, missing])
         with torch.autocast("cuda", torch.float16) if self._half else nullcontext():
             outputs: Tensor = network(x)
-        return outputs[:count].to(x.dtype)
+        return (outputs[:count] if missing else outputs).to(x.dtype)
+
+    def _padded(self, count: int) -> int:
+        """The batch size that `count` examples run at: compiled code is made for the first size met and its halves."""
+        if not self.compiled:
+            return count
+        self._batch_size = size = max(self._batch_size, count)
+        while size // 2 >= count and size > self._batch_size // SMALLEST_PART:
+            size //= 2
+        return size
 
     def _halve(self, inputs: Tensor) -> None:
         """Store the weights of convolutions in half precision, unless that changes what the network says."""
@@ -99,8 +106,8 @@ class Engine(nn.Module):
             self.network, self._half = whole, False
 
 
-def pays_to_compile(engine: EngineName, model: nn.Module, inputs: Tensor, *, num_images: int, num_steps: int) -> bool:
-    """Whether a work of so many images and steps is done by a compiled engine.
+def pays_to_compile(engine: EngineName, model: nn.Module, inputs: Tensor, *, num_looks: int) -> bool:
+    """Whether a work of so many images × steps is done by a compiled engine.
 
     `auto` decides by a fixed rule, not by a timing, so that a rerun does the same: from COMPILING_PAYS forward
     multiply-adds on, where there is a compiler.
@@ -109,7 +116,7 @@ def pays_to_compile(engine: EngineName, model: nn.Module, inputs: Tensor, *, num
         engine: as params.yaml writes it.
         model: what is attacked.
         inputs: at least one image, (n, ...).
-        num_images, num_steps: size of the work.
+        num_looks: images × steps of the whole work.
     Raises: ConfigError if `compiled` is asked for where there is no compiler.
     """
     if engine != "auto":
@@ -118,7 +125,7 @@ def pays_to_compile(engine: EngineName, model: nn.Module, inputs: Tensor, *, num
         return engine == "compiled"
     if not can_compile(inputs.device):
         return False
-    return multiply_adds(model, inputs[:1]) * num_images * num_steps >= COMPILING_PAYS[inputs.device.type]
+    return multiply_adds(model, inputs[:1]) * num_looks >= COMPILING_PAYS[inputs.device.type]
 
 
 def can_compile(device: torch.device) -> bool:

@@ -17,10 +17,13 @@ class Loss:
         function: (outputs (N, K), targets (N, ...)) -> (N,).
         reads: whether the outputs are the model's logits or its representation; in the second case the last
             layer is not computed.
+        slope: (outputs (N, K), targets) -> (N, K), the derivative of `function`, to a positive factor an example;
+            None differentiates `function` by autograd.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
     reads: Literal["logits", "representation"] = "logits"
+    slope: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -60,8 +63,13 @@ def representation_distance(representation: Tensor, targets: Tensor) -> Tensor:
     return torch.linalg.vector_norm(representation - targets, dim=1)
 
 
+def _cross_entropy_slope(logits: Tensor, labels: Tensor) -> Tensor:
+    slope = logits.softmax(dim=1)
+    return slope.scatter_add_(1, labels[:, None], slope.new_full((len(slope), 1), -1.0))
+
+
 LOSSES = {
-    "cross_entropy": Loss(cross_entropy),
+    "cross_entropy": Loss(cross_entropy, slope=_cross_entropy_slope),
     "margin": Loss(margin),
-    "representation_distance": Loss(representation_distance, reads="representation"),
+    "representation_distance": Loss(representation_distance, reads="representation", slope=torch.sub),
 }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import LOSSES, Loss
-from notbugs.attacks.projections import NORMS, Ball
+from notbugs.attacks.projections import NORMS, Ball, column
 
 
 class PGDResult(NamedTuple):
@@ -123,10 +123,18 @@ class _Found:
     def replaced(self, other: "_Found", gain: Tensor) -> "_Found":
         """`other` where gain (N,), else this."""
         return _Found(
-            torch.where(_column(gain, self.x), other.x, self.x),
+            torch.where(column(gain, self.x), other.x, self.x),
             torch.where(gain, other.score, self.score),
             torch.where(gain, other.success, self.success),
         )
+
+    def select(self, rows: Tensor) -> "_Found":
+        """Some of the examples; rows: (n,) indices."""
+        return _Found(self.x[rows], self.score[rows], self.success[rows])
+
+    def write_(self, rows: Tensor, part: "_Found") -> None:
+        """Put what was found for some of the examples in its place."""
+        self.x[rows], self.score[rows], self.success[rows] = part.x, part.score, part.success
 
     def or_restarted(self, other: "_Found") -> "_Found":
         """Per example the better of two tries: success first, then the score."""
@@ -144,19 +152,25 @@ class _Climb:
     step_size: float
     num_steps: int
 
+    @property
+    def step(self) -> float:
+        """Signed length of a step: negative where the loss is to fall."""
+        return -self.step_size if self.targeted else self.step_size
+
     def to_the_end(self, ball: Ball, x: Tensor, labels: Tensor) -> Tensor:
         """All steps; the last iterate, (N, C, H, W)."""
         for _ in range(self.num_steps):
-            ball.climb_(x, self.look(x, labels)[1], self.step_size)
+            ball.climb_(x, self.look(x, labels)[1], self.step)
         return x
 
     def to_the_best(self, ball: Ball, x: Tensor, labels: Tensor) -> _Found:
         """All steps; of all points, the start included, the one with the highest score."""
         best: _Found | None = None
         for _ in range(self.num_steps):
-            here, gradient = self.look(x, labels)
+            outputs, gradient = self.look(x, labels)
+            here = self.found(x, outputs, labels)
             best = replace(here, x=x.clone()) if best is None else best.replaced(here, here.score > best.score)
-            ball.climb_(x, gradient, self.step_size)
+            ball.climb_(x, gradient, self.step)
         last = self.judge(x, labels)
         assert best is not None  # num_steps >= 1
         return best.replaced(last, last.score > best.score)
@@ -169,33 +183,25 @@ class _Climb:
         """
         whole = _Found(x.clone(), x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device))
         rows, found = torch.arange(len(x), device=x.device), whole  # what is still worked on
-        for step in range(self.num_steps + 1):
-            last = step == self.num_steps
-            here, gradient = (self.judge(x, labels), x) if last else self.look(x, labels)
+        for step in range(self.num_steps):
+            outputs, gradient = self.look(x, labels)
+            here = self.found(x, outputs, labels)
             found = here.replaced(found, found.success) if step else replace(here, x=x.clone())
-            if last:
-                break
             if not x.is_cuda or step % CUDA_COUNTS_EVERY == 0:
                 size = _next_size(int((~found.success).sum()), len(x), x.is_cuda)
                 if size < len(x):
-                    _write(whole, rows, found)
+                    whole.write_(rows, found)
                     left = found.success.to(torch.uint8).argsort(stable=True)[:size]
-                    rows, x, labels, gradient, ball = (
-                        rows[left],
-                        x[left],
-                        labels[left],
-                        gradient[left],
-                        ball.select(left),
-                    )
-                    found = _Found(found.x[left], found.score[left], found.success[left])
+                    rows, x, labels, gradient = (tensor[left] for tensor in (rows, x, labels, gradient))
+                    ball, found = ball.select(left), found.select(left)
                 if size == 0:
                     return whole
-            ball.climb_(x, gradient, self.step_size)
-        _write(whole, rows, found)
+            ball.climb_(x, gradient, self.step)
+        whole.write_(rows, self.judge(x, labels).replaced(found, found.success))
         return whole
 
-    def look(self, x: Tensor, labels: Tensor) -> tuple[_Found, Tensor]:
-        """What is at x, and the direction of the score's gradient, to a positive factor an example.
+    def look(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs at x, (N, K), and the loss's gradient, (N, ...), to a positive factor an example.
 
         The factor makes the largest slope at the outputs 1: half precision, and confident networks whose slopes
         are 1e-20 and less, then lose nothing on the way back to the image.
@@ -203,35 +209,50 @@ class _Climb:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             outputs = self.outputs(leaf)
-            ends = outputs.detach().requires_grad_()
-            scores = self.scores(ends, labels)
-            (slope,) = torch.autograd.grad(scores.sum(), ends)  # (N, K)
-        largest = slope.abs().amax(dim=1, keepdim=True)  # (N, 1)
-        slope = slope / torch.where(largest > 0, largest, 1)
-        if outputs.requires_grad:
-            (gradient,) = torch.autograd.grad(outputs, leaf, slope)
-        else:  # a network that hides its gradient altogether
-            gradient = torch.zeros_like(x)
-        ends = ends.detach()
-        return _Found(x, scores.detach(), self.succeeds(ends, labels)), gradient
+        seen = outputs.detach()
+        slope = self.loss.slope(seen, labels) if self.loss.slope else self.differentiated(seen, labels)  # (N, K)
+        largest = torch.linalg.vector_norm(slope, torch.inf, dim=1, keepdim=True)  # (N, 1)
+        slope = slope / largest.clamp_(min=torch.finfo(slope.dtype).tiny)
+        if not outputs.requires_grad:  # a network that hides its gradient altogether
+            return seen, torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(outputs, leaf, slope)
+        return seen, gradient
 
     def judge(self, x: Tensor, labels: Tensor) -> _Found:
         """What is at x."""
-        outputs = self.outputs(x)
-        return _Found(x, self.scores(outputs, labels), self.succeeds(outputs, labels))
+        return self.found(x, self.outputs(x), labels)
+
+    def found(self, x: Tensor, outputs: Tensor, labels: Tensor) -> _Found:
+        """What is at x, where the outputs are (N, K)."""
+        losses = self.losses(outputs, labels)
+        return _Found(x, -losses if self.targeted else losses, self.succeeds(outputs, labels))
 
     def outputs(self, x: Tensor) -> Tensor:
+        """What the loss reads at x: logits or representation, (N, K)."""
         network = self.model.representation if self.loss.reads == "representation" else self.model
         outputs: Tensor = network(x)  # type: ignore[operator]
         return outputs
 
-    def scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def differentiated(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss's derivative at the outputs by autograd, (N, K)."""
+        with torch.enable_grad():
+            leaf = outputs.requires_grad_()
+            (slope,) = torch.autograd.grad(self.losses(leaf, labels).sum(), leaf)
+        outputs.requires_grad_(False)
+        return slope
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each example, (N,).
+
+        Raises: ValueError if the loss gives anything else.
+        """
         losses = self.loss.function(outputs, labels)
         if losses.shape != (len(outputs),):
             raise ValueError(f"the loss must give one value an example, ({len(outputs)},), not {tuple(losses.shape)}")
-        return -losses if self.targeted else losses
+        return losses
 
     def succeeds(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Which examples the network calls by another label (targeted: by the label), (N,) bool."""
         if self.loss.reads != "logits" or not _are_classes(labels, len(outputs)):
             return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
         called = outputs.argmax(dim=1)
@@ -249,15 +270,6 @@ def _next_size(left: int, size: int, is_cuda: bool) -> int:
     while size // 2 >= left:
         size //= 2
     return size
-
-
-def _write(whole: _Found, rows: Tensor, part: _Found) -> None:
-    whole.x[rows], whole.score[rows], whole.success[rows] = part.x, part.score, part.success
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """(N,) -> (N, 1, ..., 1), to broadcast against `like` (N, ...)."""
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def _are_classes(labels: Tensor, count: int) -> bool:

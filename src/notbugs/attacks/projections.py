@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
     """(N,) -> (N, 1, ..., 1), to broadcast against `like` (N, ...)."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
@@ -37,7 +37,7 @@ def project_l2(delta: Tensor, eps: float) -> Tensor:
     Source: Boyd & Vandenberghe 2004, section 8.1.
     """
     _check_eps(eps)
-    return (delta * _column(_shrinkage(lengths(delta), eps), delta)).to(delta.dtype)
+    return (delta * column(_shrinkage(lengths(delta), eps), delta)).to(delta.dtype)
 
 
 def project_linf(delta: Tensor, eps: float) -> Tensor:
@@ -66,7 +66,7 @@ def steepest_l2(gradient: Tensor) -> Tensor:
     Returns: Same shape, each example of norm 1 or 0.
     """
     norms = lengths(gradient)
-    return (gradient / _column(torch.where(norms > 0, norms, 1), gradient)).to(gradient.dtype)
+    return (gradient / column(torch.where(norms > 0, norms, 1), gradient)).to(gradient.dtype)
 
 
 def steepest_linf(gradient: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def random_l2(like: Tensor, eps: float, generator: torch.Generator | None) -> Te
     """Uniform in the L2 ball: a Gaussian direction, a radius eps·u^(1/d)."""
     noise = torch.randn(like.shape, generator=generator).to(like)
     radius = torch.rand(len(like), generator=generator).to(like) ** (1 / math.prod(like.shape[1:]))
-    return steepest_l2(noise) * _column(eps * radius, like)
+    return steepest_l2(noise) * column(eps * radius, like)
 
 
 def random_linf(like: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
@@ -99,10 +99,9 @@ class L2Ball:
         self._delta = torch.empty_like(centre)
 
     def climb_(self, x: Tensor, gradient: Tensor, step_size: float) -> None:
-        """x ← x + step_size · g/‖g‖₂, projected."""
-        norms = lengths(gradient)  # (N,)
-        factors = torch.where(norms > 0, step_size / norms, 0).clamp_(max=torch.finfo(x.dtype).max)
-        x.addcmul_(gradient, _column(factors, x).to(x.dtype))
+        """x ← x + step_size · g/‖g‖₂, projected; a negative step descends."""
+        norms = lengths(gradient).clamp_(min=abs(step_size) / torch.finfo(x.dtype).max)  # (N,); 0 gives no step
+        x.addcmul_(gradient, column(step_size / norms, x).to(x.dtype))
         self.project_(x)
 
     def project_(self, x: Tensor) -> None:
@@ -112,7 +111,7 @@ class L2Ball:
         """
         torch.sub(x, self.centre, out=self._delta)
         factors = _shrinkage(lengths(self._delta), self.eps)
-        torch.addcmul(self.centre, self._delta, _column(factors, x).to(x.dtype), out=x)
+        torch.addcmul(self.centre, self._delta, column(factors, x).to(x.dtype), out=x)
         x.clamp_(0, 1)
 
     def select(self, rows: Tensor) -> "L2Ball":
@@ -178,8 +177,8 @@ NORMS = {
 
 
 def _shrinkage(norms: Tensor, eps: float) -> Tensor:
-    """Factors that bring vectors of these norms into the ball: min(1, eps/norm), (N,)."""
-    return torch.where(norms > eps, eps / norms, 1.0)
+    """Factors that bring vectors of these norms (overwritten) into the ball: min(1, eps/norm), (N,)."""
+    return (eps / norms.clamp_(min=torch.finfo(norms.dtype).tiny)).clamp_(max=1)
 
 
 def _check_eps(eps: float) -> None:

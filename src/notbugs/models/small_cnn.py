@@ -18,7 +18,8 @@ class SmallCNN(Classifier):
         layers: list[nn.Module] = []
         previous = channels
         for out, stride in ((2 * width, 1), (4 * width, 2), (width, 2)):
-            layers += [nn.Conv2d(previous, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            layers += [nn.Conv2d(previous, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out)]
+            layers.append(nn.ReLU(inplace=True))
             previous = out
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         super().__init__(nn.Sequential(*layers), channels, previous, num_classes)

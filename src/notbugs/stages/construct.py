@@ -1,13 +1,18 @@
 """Stage `construct`: the datasets D_R, D_NR, D_rand, D_det and their controls, made from D by a source model."""
 
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
 from notbugs.config import DATASET_NAMES, ConfigError, settings
-from notbugs.construction import construct as build
-from notbugs.construction import construct_settings, describe, summarise
-from notbugs.files import write_json
+from notbugs.construction import construct_settings, describe, parts, set_up, summarise
+from notbugs.files import whole_folder, write_json
 from notbugs.images import make_generator
 from notbugs.models import load_model
+from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
-from notbugs.store import load_dataset, save_dataset
+from notbugs.store import DatasetWriter, load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import TrainSettings
 
@@ -42,37 +47,43 @@ def construct(project: Context, name: str) -> None:
         outputs=[folder, metrics_file],
         metrics_file=metrics_file,
     ):
-        stored = load_dataset(project.dataset("train"))
-        data = stored.data()
+        data = load_dataset(project.dataset("train"))
         model = load_model(source_file, device=project.device)
         robust_model = load_model(robust_file, device=project.device)
-        constructed = build(
+        recipe = set_up(
             model,
             data,
             config,
             generator=make_generator(project.seed, "construct", name),
-            progress=project.progress,
-            description=f"construct {name}",
+            compiled=compiles(
+                project, f"construct {name}", model, data.manifest.image_shape, len(data) * config.num_steps
+            ),
         )
-        columns = describe(constructed, data, model, robust_model)
-        examples = pd.DataFrame(
-            {
-                "index": range(len(data)),
-                "source_index": range(len(data)),
-                "start_index": constructed.start_index.numpy(),
-                **{key: values.numpy() for key, values in columns.items()},
-            }
-        )
-        save_dataset(
-            folder,
-            constructed.data,
-            examples,
-            name=DATASET_NAMES[name],
-            source=stored.manifest.source,
-            settings={**config.model_dump(mode="json"), "source_seed": source_seed},
-            dtype=config.dtype,
-        )
-        summary = summarise(columns)
+        columns: dict[str, list[Tensor]] = defaultdict(list)
+        with whole_folder(folder) as unfinished:
+            writer = DatasetWriter(unfinished, dtype=config.dtype)
+            for rows, part in parts(
+                recipe, len(data), config, progress=project.progress, description=f"construct {name}"
+            ):
+                writer.add(part.data)
+                columns["start_index"].append(part.start_index)
+                for key, values in describe(part, data, model, robust_model, first=rows.start).items():
+                    columns[key].append(values)
+            facts = {key: torch.cat(values) for key, values in columns.items()}
+            examples = pd.DataFrame(
+                {
+                    "index": range(len(data)),
+                    "source_index": range(len(data)),
+                    **{key: values.numpy() for key, values in facts.items()},
+                }
+            )
+            writer.finish(
+                examples,
+                name=DATASET_NAMES[name],
+                source=data.manifest.source,
+                settings={**config.model_dump(mode="json"), "source_seed": source_seed},
+            )
+        summary = summarise(facts)
         write_json(metrics_file, summary)
     project.say(
         f"construct {name}: success {summary['success_rate']:.1%}, "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from notbugs.config import ConfigError, Runtime, read_params, runtime, settings
+from notbugs.memory import keep_freed_memory
 from notbugs.models import ModelSettings
 from notbugs.progress import Track, track
 
@@ -77,6 +78,7 @@ def open_project(root: Path) -> Context:
         raise ConfigError("params.yaml: device = 'cuda': this machine has no CUDA device; allowed: auto, cpu")
     use_cuda = shared.device != "cpu" and torch.cuda.is_available()
     torch.set_num_threads(shared.num_threads)
+    keep_freed_memory()
     if use_cuda:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True

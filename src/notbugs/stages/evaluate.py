@@ -16,11 +16,11 @@ from notbugs.config import DATASET_NAMES, ConfigError, settings
 from notbugs.evaluation import EvaluateSettings
 from notbugs.evaluation import evaluate as measure_model
 from notbugs.files import sha256, write_json, write_text
-from notbugs.images import ImageData, make_generator
+from notbugs.images import make_generator
 from notbugs.models import ModelError, load_model
 from notbugs.results import COLUMNS
 from notbugs.stages.context import Context
-from notbugs.store import load_dataset
+from notbugs.store import StoredDataset, load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import FitSettings, TrainSettings
 
@@ -66,9 +66,8 @@ def evaluate(project: Context) -> None:
         outputs=outputs,
         metrics_file=metrics / "evaluate.json",
     ) as run:
-        stored = load_dataset(project.dataset("test"))
-        data = stored.data()
-        subjects = list(_subjects(project, stored.manifest.source))
+        data = load_dataset(project.dataset("test"))
+        subjects = list(_subjects(project, data.manifest.source))
         common = _common_key(project, config)
         rows, class_rows = [], []
         for subject in project.progress(subjects, "evaluate"):
@@ -129,6 +128,7 @@ def _common_key(project: Context, config: EvaluateSettings) -> str:
         sha256(project.dataset("test") / "manifest.json"),
         config.model_dump_json(exclude={"batch_size"}),
         project.runtime.num_threads,
+        project.runtime.engine == "compiled",
         project.seed,
         project.device.type,
         torch.__version__,
@@ -137,7 +137,7 @@ def _common_key(project: Context, config: EvaluateSettings) -> str:
 
 
 def _measured(
-    project: Context, subject: Subject, data: ImageData, config: EvaluateSettings, common: str
+    project: Context, subject: Subject, data: StoredDataset, config: EvaluateSettings, common: str
 ) -> dict[str, Any]:
     """The measurements of one model, from the work folder if it holds them."""
     if not subject.file.exists():
@@ -149,7 +149,11 @@ def _measured(
     except (FileNotFoundError, ValueError):
         model = load_model(subject.file, device=project.device)
         rows, per_class = measure_model(
-            model, data, config, generator=make_generator(project.seed, "evaluate", "random start")
+            model,
+            data,
+            config,
+            generator=make_generator(project.seed, "evaluate", "random start"),
+            compiled=project.runtime.engine == "compiled",
         )
         measured = {"rows": [asdict(row) for row in rows], "per_class": per_class}
         write_json(kept, measured)

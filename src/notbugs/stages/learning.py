@@ -10,6 +10,7 @@ from typing import Any
 from notbugs.files import write_text
 from notbugs.images import ImageData, make_generator
 from notbugs.models import create_model, save_model, set_normalisation
+from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
 from notbugs.tracking import Run
 from notbugs.training import EpochRecord, TrainSettings, kept_record, train
@@ -50,6 +51,10 @@ def train_seeds(
             generator=make_generator(project.seed, stage, name, seed, "weights"),
         ).to(project.device)
         set_normalisation(model, data.images)
+        compiled = False
+        if config.attack is not None:
+            looks = len(data) * config.epochs * config.attack.num_steps * config.attack.num_restarts
+            compiled = compiles(project, f"{stage} {name}{suffix}", model, tuple(data.images.shape[1:]), looks)
         records = train(
             model,
             data,
@@ -59,6 +64,7 @@ def train_seeds(
             on_epoch=lambda record, seed=seed: run.curve(  # type: ignore[misc]
                 record["epoch"], _curve_names(record, subset, seed)
             ),
+            compiled=compiled,
             progress=project.progress,
             description=f"{stage} {name}{suffix}, seed {seed}",
         )
