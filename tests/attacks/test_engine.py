@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import time
 
 import pytest
 import torch
@@ -132,6 +133,67 @@ def test_auto_follows_the_amount_of_work(monkeypatch, standard_model, digits):
 def test_batches_shrink_at_once_on_the_cpu_and_by_halves_on_cuda(left, size, on_cpu, on_cuda):
     assert _next_size(left, size, is_cuda=False) == on_cpu
     assert _next_size(left, size, is_cuda=True) == on_cuda
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("iterate", ["last", "best", "first_success"])
+def test_threads_find_what_one_finds(two_threads, standard_model, digits, iterate):
+    images, labels = digits[1].images[:101], digits[1].labels[:101]
+    arguments = {"eps": 0.5, "step_size": 0.1, "num_steps": 10, "iterate": iterate, "random_start": True}
+    found = {}
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        engine = Engine(standard_model, images[:4])
+        found[num_threads] = pgd(engine, images, labels, generator=torch.Generator().manual_seed(1), **arguments)
+        assert torch.get_num_threads() == num_threads
+    torch.testing.assert_close(found[1].x_adv, found[2].x_adv, rtol=0, atol=1e-4)
+    assert torch.equal(found[1].success, found[2].success)
+
+
+class Forgetful(nn.Module):
+    """Keeps on itself what it saw, as networks with hooks do: two threads in one of it would mix their images up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        self.seen = x.flatten(1)
+        time.sleep(0.001)
+        return self.head(self.seen)
+
+
+def test_threads_do_not_share_what_a_network_keeps(two_threads):
+    model, images = Forgetful(), torch.rand(64, 1, 2, 2)
+    labels = torch.arange(64) % 3
+    arguments = {"eps": 0.5, "step_size": 0.1, "num_steps": 5}
+    plain = pgd(model, images, labels, **arguments)
+    torch.testing.assert_close(pgd(Engine(model, images[:2]), images, labels, **arguments).x_adv, plain.x_adv)
+
+
+def test_an_error_in_one_thread_ends_the_others(two_threads):
+    class Failing(nn.Module):
+        def forward(self, x):
+            if x.shape[0] > 4 and bool((x > 0.9).any()):
+                raise RuntimeError("no more")
+            time.sleep(0.01)
+            return x.flatten(1)
+
+    images = torch.zeros(64, 1, 2, 2)
+    images[0] = 0.95  # in the first part
+    engine = Engine(Failing(), images[1:3])
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="no more"):
+        pgd(engine, images, torch.zeros(64, dtype=torch.int64), eps=0.1, step_size=0.01, num_steps=1000)
+    assert time.monotonic() - started < 5  # a thousand steps are ten seconds and more
+    engine(images[1:])  # and it still works
 
 
 @pytest.mark.cuda

@@ -3,14 +3,19 @@
 An attack runs a network hundreds of times and wants one thing of it, the gradient with respect to the image. So
 the copy keeps no parameter gradients, has its BatchNorms folded into its convolutions, lies in memory in the order
 that convolutions like (channels last), may be compiled, and on CUDA convolves in half precision. Images, steps and
-projections stay in float32 outside it.
+projections stay in float32 outside it. On several CPU threads each works on its own part of the batch from the first
+step to the last, instead of all of them meeting after every layer.
 """
 
 import copy
+import itertools
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +26,14 @@ from notbugs.config import ConfigError, EngineName
 
 COMPILING_PAYS = {"cpu": 1e13, "cuda": 1e16}
 """Forward multiply-adds of the whole work from which `auto` compiles (docs/performance.md)."""
+SMALLEST_SHARE = 8
+"""Images below which another thread is not worth it."""
 SMALLEST_PART = 16
 """A compiled engine pads small batches to this share of the first size met."""
 HALVED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+Part = TypeVar("Part")
 
 
 class Engine(nn.Module):
@@ -36,23 +46,67 @@ class Engine(nn.Module):
         compiled: use torch.compile, for the first batch size met and its halves; others are padded to them.
     """
 
+    network: nn.Module
+    """The copy."""
+    _logits: Callable[[Tensor], Tensor]
+    _features: Callable[[Tensor], Tensor] | None
+
     def __init__(self, model: nn.Module, inputs: Tensor, *, compiled: bool = False) -> None:
         super().__init__()
         self.compiled = compiled
         self._source = [model]  # in a list, so that it is no submodule
         self._batch_size = 0
         self.network, self._folds = _folded_copy(model, inputs)
+        self._on_cuda = inputs.is_cuda
         self._half = inputs.is_cuda and inputs.dtype == torch.float32
         if self._half:
             self._halve(inputs)
         self.channels_last = inputs.ndim == 4
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._logits = self.network
-        self._features = getattr(self.network, "representation", None)
-        if compiled:
-            mode = "reduce-overhead" if inputs.is_cuda else None
-            self._logits = torch.compile(self.network, dynamic=False, mode=mode)  # type: ignore[assignment]
+        self._stopped = threading.Event()
+        self._use(self.network)
+
+    def in_parts(self, count: int, work: "Callable[[Engine, slice], Part]") -> "list[Part]":
+        """Do a work on `count` examples, on the CPU a part of them in each of torch's threads.
+
+        Args:
+            work: (engine, rows) -> anything; engines of different parts share their weights and nothing else.
+        Returns: what `work` gave, in the order of the rows.
+        """
+        num_threads = min(torch.get_num_threads(), count // SMALLEST_SHARE)
+        if num_threads < 2 or self.compiled or self._on_cuda:
+            return [work(self, slice(0, count))]
+        ends = [count * number // num_threads for number in range(num_threads + 1)]
+        stopped = threading.Event()
+        before = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                jobs = [
+                    pool.submit(work, self._twin(stopped), slice(start, stop))
+                    for start, stop in itertools.pairwise(ends)
+                ]
+                try:
+                    return [job.result() for job in jobs]
+                finally:
+                    stopped.set()  # after Ctrl-C the others end at their next step
+        finally:
+            torch.set_num_threads(before)  # the pool's setting reaches beyond its own threads
+
+    def _twin(self, stopped: threading.Event) -> "Engine":
+        """An engine that shares the weights; what a network may write on itself, it writes on its own copy."""
+        shared = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
+        twin = copy.copy(self)
+        twin._modules, twin._stopped = {}, stopped
+        twin._use(copy.deepcopy(self.network, memo=shared))
+        return twin
+
+    def _use(self, network: nn.Module) -> None:
+        self.network = self._logits = network
+        self._features = getattr(network, "representation", None)
+        if self.compiled:
+            mode = "reduce-overhead" if self._on_cuda else None
+            self._logits = torch.compile(network, dynamic=False, mode=mode)
             if self._features is not None:
                 self._features = torch.compile(self._features, dynamic=False, mode=mode)
 
@@ -78,6 +132,8 @@ class Engine(nn.Module):
         return self
 
     def _run(self, network, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        if self._stopped.is_set():
+            raise InterruptedError("the attack was stopped")
         count = len(x)
         missing = self._padded(count) - count
         if missing:

@@ -1,6 +1,6 @@
 """Projected gradient descent: one loop for every norm, loss and goal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -80,24 +80,32 @@ def pgd(
     if isinstance(model, Engine) and model.channels_last:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     inputs = inputs.detach()
-    climb = _Climb(model, objective, targeted, step_size, num_steps)
-    ball = NORMS[norm].ball(inputs, eps)
-    found: _Found | None = None
-    with frozen(model), torch.no_grad():
+    best: _Found | None = None
+
+    def attempt(network: nn.Module, rows: slice) -> _Found:
+        climb = _Climb(network, objective, targeted, step_size, num_steps)
+        ball = NORMS[norm].ball(inputs[rows], eps)
+        beginning = [None if tensor is None else tensor[rows] for tensor in (start, noise)]
+        with torch.no_grad():
+            x = _start(inputs[rows], ball, *beginning)
+            if iterate == "first_success":
+                return climb.to_success(ball, x, labels[rows])
+            if iterate == "best":
+                return climb.to_the_best(ball, x, labels[rows])
+            x = climb.to_the_end(ball, x, labels[rows])
+            return climb.judge(x, labels[rows]) if judge or num_restarts > 1 else _Found.unjudged(x)
+
+    with frozen(model):
         for _ in range(num_restarts):
-            x = _start(inputs, ball, start, NORMS[norm].random(inputs, eps, generator) if random_start else None)
-            if iterate == "last":
-                x = climb.to_the_end(ball, x, labels)
-                if not judge and num_restarts == 1:
-                    return PGDResult(x.contiguous(), None)
-                here = climb.judge(x, labels)
-            elif iterate == "best":
-                here = climb.to_the_best(ball, x, labels)
+            noise = NORMS[norm].random(inputs, eps, generator) if random_start else None
+            if isinstance(model, Engine):
+                found = _Found.joined(model.in_parts(len(inputs), attempt))
             else:
-                here = climb.to_success(ball, x, labels)
-            found = here if found is None else found.or_restarted(here)
-    assert found is not None  # num_restarts >= 1
-    return PGDResult(found.x.contiguous(), found.success)
+                found = attempt(model, slice(0, len(inputs)))
+            best = found if best is None else best.or_restarted(found)
+    assert best is not None  # num_restarts >= 1
+    judged = judge or num_restarts > 1 or iterate != "last"
+    return PGDResult(best.x.contiguous(), best.success if judged else None)
 
 
 def _start(inputs: Tensor, ball: Ball, start: Tensor | None, noise: Tensor | None) -> Tensor:
@@ -119,6 +127,18 @@ class _Found:
     x: Tensor  # (N, C, H, W)
     score: Tensor  # (N,)
     success: Tensor  # (N,)
+
+    @classmethod
+    def unjudged(cls, x: Tensor) -> "_Found":
+        """A point that nobody looks at."""
+        return cls(x, x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Found]") -> "_Found":
+        """Parts in their order, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "score", "success")))
 
     def replaced(self, other: "_Found", gain: Tensor) -> "_Found":
         """`other` where gain (N,), else this."""
@@ -181,7 +201,7 @@ class _Climb:
         The batch shrinks to the examples that are left: on the CPU at once; on CUDA to halves of its size, every
         few steps, since asking how many are left makes the host wait for the device.
         """
-        whole = _Found(x.clone(), x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+        whole = _Found.unjudged(x.clone())
         rows, found = torch.arange(len(x), device=x.device), whole  # what is still worked on
         for step in range(self.num_steps):
             outputs, gradient = self.look(x, labels)
