@@ -34,7 +34,7 @@ from notbugs.attacks.engine import Engine
 from notbugs.config import read_params, settings
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
 from notbugs.images import ImageData, make_generator
-from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models import ModelSettings, create_model, load_model, save_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.sources import DataSettings, load_source
 from notbugs.training import TrainSettings, train
@@ -77,18 +77,24 @@ def digits(pixels: int) -> tuple[ImageData, ImageData]:
 
 
 def trained(name: str, device: torch.device, section: str | None = None) -> tuple[Classifier, ImageData, ImageData]:
-    """A trained network with its training and test images; `section` of the digits preset says how it is trained."""
+    """A trained network (kept for the next run) with its training and test images.
+
+    `section` of the digits preset says how it is trained; None trains a few epochs.
+    """
     model_settings, pixels = MODELS[name]
     data, test = digits(pixels)
+    kept = HERE.parent / ".notbugs" / "benchmarks" / f"{name}-{section}.safetensors"
+    if kept.exists():
+        return load_model(kept, device=device), data, test
     model = create_model(model_settings, tuple(data.images.shape[1:]), data.class_names, generator=make_generator(0))
     set_normalisation(model, data.images)
     if section is None:
-        few = data.select(torch.arange(512))
-        config = TrainSettings(epochs=3, batch_size=32, lr=0.02, schedule="one_cycle")
-        train(model.to(device), few, config, generator=make_generator(1))
+        epochs = {"resnet18-16": 6, "resnet18-64": 2, "resnet50-64": 2}.get(name, 20)
+        config = TrainSettings(epochs=epochs, batch_size=64, lr=0.05, schedule="one_cycle")
     else:
         config = settings(read_params(HERE.parent / "presets" / "digits.yaml"), f"train.{section}", TrainSettings)
-        train(model.to(device), data, config, generator=make_generator(1))
+    train(model.to(device), data, config, generator=make_generator(1))
+    save_model(model, kept)
     return model.eval(), data, test
 
 
