@@ -185,7 +185,7 @@ def _apgd_ce(task: _Task) -> Tensor:
     from pyautoattack.autopgd_base import APGDAttack
 
     attack = APGDAttack(task.network, n_iter=task.num_steps, loss="ce", logger=_LOG, **task.common)
-    return attack.perturb(task.inputs, task.labels)  # type: ignore[no-any-return]
+    return attack.perturb(task.inputs, task.labels)
 
 
 def _apgd_t(task: _Task) -> Tensor:
@@ -194,7 +194,7 @@ def _apgd_t(task: _Task) -> Tensor:
     attack = APGDAttack_targeted(
         task.network, n_iter=task.num_steps, n_target_classes=_targets(task), logger=_LOG, **task.common
     )
-    return attack.perturb(task.inputs, task.labels)  # type: ignore[no-any-return]
+    return attack.perturb(task.inputs, task.labels)
 
 
 def _fab_t(task: _Task) -> Tensor:
@@ -203,14 +203,14 @@ def _fab_t(task: _Task) -> Tensor:
     attack = FABAttack_PT(
         task.network, n_iter=task.num_steps, targeted=True, n_target_classes=_targets(task), **task.common
     )
-    return attack.perturb(task.inputs, task.labels)  # type: ignore[no-any-return]
+    return attack.perturb(task.inputs, task.labels)
 
 
 def _square(task: _Task) -> Tensor:
     from pyautoattack.square import SquareAttack
 
     attack = SquareAttack(task.network, n_queries=task.num_steps, resc_schedule=False, **task.common)
-    return attack.perturb(task.inputs, task.labels)  # type: ignore[no-any-return]
+    return attack.perturb(task.inputs, task.labels)
 
 
 def _targets(task: _Task) -> int:

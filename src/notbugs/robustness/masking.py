@@ -151,9 +151,7 @@ def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
     return Check(name, _share(before & ~after), _share(before) - low)
 
 
-def _fooled_by_noise(
-    model: nn.Module, data: ImageData, settings: SuiteSettings, generator: torch.Generator
-) -> Tensor:
+def _fooled_by_noise(model: nn.Module, data: ImageData, settings: SuiteSettings, generator: torch.Generator) -> Tensor:
     """Which images any of NOISE_DRAWS uniform points of the ball fools, (N,) bool."""
     fooled = torch.zeros(len(data), dtype=torch.bool)
     for _ in range(NOISE_DRAWS):

@@ -10,13 +10,11 @@ from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import allows, library_attack
 from notbugs.evaluation import Outcome, adversarially_correct, batches, model_device, outcomes, predict
 from notbugs.images import ImageData
+from notbugs.results import WORST
 from notbugs.robustness.certificate import Certificate, certify
 from notbugs.robustness.masking import Check, Standing, masking_checks
 from notbugs.robustness.minimum_norm import minimum_norms
 from notbugs.robustness.settings import SuiteSettings, pgd_name
-
-WORST = "worst"
-"""The attack that is all attacks: an example counts as fooled if any of them fooled it."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class _Suite:
         level = self.settings.attacks_of_level
         self._restarts = self._pgd(*level.restarts)
         self._more_steps = (self._fewer_steps, self._fewer_steps & self._headline)
-        if level.more_steps[0] > self.settings.headline_num_steps:
+        if level.more_steps[0] > max(self.settings.headline_num_steps, self.settings.num_steps):
             self._more_steps = self._pgd(*level.more_steps)
         for name, num_steps in level.minimum[self.settings.norm]:
             self._minimum(name, num_steps)
