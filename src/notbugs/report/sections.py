@@ -139,7 +139,7 @@ def curves(content: Content) -> Section | None:
 def attacks(content: Content) -> Section | None:
     """The attack suite, the smallest perturbations, the checks and the certificates."""
     project = content.project
-    sentence = robustness.checks_sentence(project)
+    sentences = " ".join(filter(None, (robustness.checks_sentence(project), robustness.gap_sentence(project))))
     pictures = content.picture(
         "minimum_norm",
         "Accuracy of each model against the length of the smallest perturbation that fools it",
@@ -150,7 +150,7 @@ def attacks(content: Content) -> Section | None:
     return _section(
         "attacks",
         "How far the attacks can be trusted",
-        Text(sentence) if sentence else None,
+        Text(sentences) if sentences else None,
         robustness.suite_table(project),
         *pictures,
         robustness.checks_table(project),
