@@ -5,9 +5,12 @@ FMN (docs/evaluation.md says why these two). Both are imported when an attack is
 """
 
 import logging
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -181,36 +184,44 @@ class _Plain(nn.Module):
         return logits
 
 
-def _apgd_ce(task: _Task) -> Tensor:
-    from pyautoattack.autopgd_base import APGDAttack
+def _library(module: str) -> Any:
+    """Import a library without its complaints: foolbox's about SciPy and, through GitPython, a missing git."""
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return import_module(module)
 
-    attack = APGDAttack(task.network, n_iter=task.num_steps, loss="ce", logger=_LOG, **task.common)
-    return attack.perturb(task.inputs, task.labels)
+
+def _apgd_ce(task: _Task) -> Tensor:
+    attack = _library("pyautoattack.autopgd_base").APGDAttack(
+        task.network, n_iter=task.num_steps, loss="ce", logger=_LOG, **task.common
+    )
+    found: Tensor = attack.perturb(task.inputs, task.labels)
+    return found
 
 
 def _apgd_t(task: _Task) -> Tensor:
-    from pyautoattack.autopgd_base import APGDAttack_targeted
-
-    attack = APGDAttack_targeted(
+    attack = _library("pyautoattack.autopgd_base").APGDAttack_targeted(
         task.network, n_iter=task.num_steps, n_target_classes=_targets(task), logger=_LOG, **task.common
     )
-    return attack.perturb(task.inputs, task.labels)
+    found: Tensor = attack.perturb(task.inputs, task.labels)
+    return found
 
 
 def _fab_t(task: _Task) -> Tensor:
-    from pyautoattack.fab_pt import FABAttack_PT
-
-    attack = FABAttack_PT(
+    attack = _library("pyautoattack.fab_pt").FABAttack_PT(
         task.network, n_iter=task.num_steps, targeted=True, n_target_classes=_targets(task), **task.common
     )
-    return attack.perturb(task.inputs, task.labels)
+    found: Tensor = attack.perturb(task.inputs, task.labels)
+    return found
 
 
 def _square(task: _Task) -> Tensor:
-    from pyautoattack.square import SquareAttack
-
-    attack = SquareAttack(task.network, n_queries=task.num_steps, resc_schedule=False, **task.common)
-    return attack.perturb(task.inputs, task.labels)
+    attack = _library("pyautoattack.square").SquareAttack(
+        task.network, n_queries=task.num_steps, resc_schedule=False, **task.common
+    )
+    found: Tensor = attack.perturb(task.inputs, task.labels)
+    return found
 
 
 def _targets(task: _Task) -> int:
@@ -218,9 +229,7 @@ def _targets(task: _Task) -> int:
 
 
 def _cw(task: _Task) -> Tensor:
-    from foolbox.attacks import L2CarliniWagnerAttack
-
-    attack = L2CarliniWagnerAttack(
+    attack = _library("foolbox.attacks").L2CarliniWagnerAttack(
         binary_search_steps=CW_SEARCHES, steps=task.num_steps, stepsize=CW_PATH / task.num_steps
     )
     found = _foolbox(attack, task)
@@ -229,22 +238,17 @@ def _cw(task: _Task) -> Tensor:
 
 
 def _ddn(task: _Task) -> Tensor:
-    from foolbox.attacks import DDNAttack
-
-    return _foolbox(DDNAttack(steps=task.num_steps), task)
+    return _foolbox(_library("foolbox.attacks").DDNAttack(steps=task.num_steps), task)
 
 
 def _fmn(task: _Task) -> Tensor:
-    from foolbox.attacks import LInfFMNAttack
-
-    return _foolbox(LInfFMNAttack(steps=task.num_steps), task)
+    return _foolbox(_library("foolbox.attacks").LInfFMNAttack(steps=task.num_steps), task)
 
 
 def _foolbox(attack: Any, task: _Task) -> Tensor:
-    from foolbox import Misclassification, PyTorchModel
-
-    bounded = PyTorchModel(task.network, bounds=(0, 1), device=task.inputs.device)
-    found: Tensor = attack.run(bounded, task.inputs, Misclassification(task.labels))
+    foolbox = _library("foolbox")
+    bounded = foolbox.PyTorchModel(task.network, bounds=(0, 1), device=task.inputs.device)
+    found: Tensor = attack.run(bounded, task.inputs, foolbox.criteria.Misclassification(task.labels))
     return found
 
 

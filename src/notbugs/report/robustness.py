@@ -61,11 +61,11 @@ def gap_sentence(project: Project) -> str:
     gaps = (pgd.reindex(worst.index) - worst).dropna().astype(float)
     if not len(gaps):
         return ""
-    dataset, estimator, _ = gaps.idxmax()  # type: ignore[misc]
+    place: Any = gaps.idxmax()  # (dataset, estimator, seed)
     return (
-        f"At eps {project.headline_eps:g} all attacks together leave up to {percent(float(gaps.max()))} points less than "
-        f"PGD with {steps} steps ({model_label(dataset, estimator)}): where a model's robustness itself is the claim, "
-        "quote the worst case."
+        f"At eps {project.headline_eps:g} all attacks together leave up to {percent(float(gaps.max()))} points less "
+        f"than PGD with {steps} steps ({model_label(place[0], place[1])}): where a model's robustness itself is the "
+        "claim, quote the worst case."
     )
 
 
