@@ -17,6 +17,8 @@ _HOMES = {
     "inverted_dataset": "notbugs.construction",
     "target_dataset": "notbugs.construction",
     "evaluate": "notbugs.evaluation",
+    "SuiteSettings": "notbugs.robustness",
+    "audit": "notbugs.robustness",
     "wilson_interval": "notbugs.intervals",
 }
 __all__ = list(_HOMES)

@@ -104,7 +104,9 @@ def claims(content: Content) -> Section | None:
         "The intervals join both sources of chance, the finite number of test images and the spread over "
         "seeds."
     )
-    return _section("claims", "The claims", Text(how), tables.claims_table(content.claims))
+    failed = any(not row["passed"] for row in content.project.checks)
+    warning = Text(robustness.checks_sentence(content.project)) if failed else None
+    return _section("claims", "The claims", Text(how), warning, tables.claims_table(content.claims))
 
 
 def figure_2(content: Content) -> Section | None:

@@ -62,7 +62,7 @@ class Kept:
         file = self._folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()}.json"
         try:
             return _from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or not whole
             found = measure()
             write_json(file, _to_json(found))
             return found
