@@ -11,7 +11,7 @@ from notbugs.images import ImageData
 from notbugs.robustness import Check, SuiteSettings, audit
 from notbugs.robustness.masking import transfer_images
 
-SETTINGS = SuiteSettings(eps=(0.5,), headline_eps=0.5)
+SETTINGS = SuiteSettings(eps=(0.5,), headline_eps=0.5, headline_num_steps=40)
 NAMES = [
     "iterative_beats_one_step",
     "white_box_beats_transfer",
@@ -63,18 +63,14 @@ class Noisy(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.generator = torch.Generator().manual_seed(0)
-
-    def __deepcopy__(self, memo: dict) -> "Noisy":
-        return Noisy(self.network)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x + 0.1 * torch.randn(x.shape, generator=self.generator))
+        return self.network(x + 0.1 * torch.randn_like(x))
 
 
 @pytest.fixture(scope="module")
 def few(digits: tuple[ImageData, ImageData]) -> ImageData:
-    return digits[1].select(torch.arange(100))
+    return digits[1].select(torch.arange(60))
 
 
 def checks_of(model: nn.Module, data: ImageData, source: nn.Module | None = None) -> dict[str, Check]:
@@ -94,17 +90,13 @@ def test_honest_models_pass_every_check(standard_model, robust_model, few):
         assert list(checks) == NAMES
         assert failed(checks) == set()
         assert checks["iterative_beats_one_step"].value < 0
-        assert checks["square_does_not_beat_gradients"].threshold == 0.01  # one image of 100
+        assert checks["square_does_not_beat_gradients"].threshold == 1 / 60  # one image
 
 
 def test_a_quantised_input_layer_is_flagged(standard_model, few):
     checks = checks_of(Quantised(standard_model), few, standard_model)
-    assert {
-        "white_box_beats_transfer",
-        "white_box_beats_noise",
-        "large_eps_always_succeeds",
-        "gradients_not_zero",
-    } <= failed(checks)
+    flagged = {"white_box_beats_transfer", "large_eps_always_succeeds", "gradients_not_zero"}
+    assert flagged <= failed(checks)
     assert checks["gradients_not_zero"].value == 1.0
     assert checks["large_eps_always_succeeds"].value > 0.9
 
