@@ -160,8 +160,9 @@ def _run(
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The libraries draw from torch's global generators: seed them, and put them back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """The libraries draw from torch's global generators, and seed those of all devices: seed them, and put them back."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
