@@ -160,7 +160,7 @@ def _run(
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The libraries draw from torch's global generators, and seed those of all devices: seed them, and put them back."""
+    """The libraries draw from torch's global generators, and seed those of all devices: put all of them back."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
