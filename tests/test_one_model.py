@@ -123,7 +123,7 @@ def test_settings_come_from_params_where_there_are_some(folder: Path) -> None:
         (["--model", "standard.safetensors", "--data", "test"], "--eps: must be given"),
         (["--model", "none.safetensors", "--data", "test", "--eps", "1"], "none.json: no model there"),
         (["--model", "standard.safetensors", "--data", "nowhere", "--eps", "1"], "nowhere: no dataset there"),
-        (["--model", "standard.safetensors", "--data", "test", "--eps", "-1"], "headline_eps = -1.0: must be greater"),
+        (["--model", "standard.safetensors", "--data", "test", "--eps", "-1"], "--eps -1: must be a number > 0"),
         (["--model", "mine", "--data", "test", "--eps", "1"], "must be a .safetensors file or package.module:factory"),
         (["--model", "mine:nothing", "--data", "test", "--eps", "1"], "mine:nothing: AttributeError"),
         (["--model", "mine:broken", "--data", "test", "--eps", "1"], "mine:broken: RuntimeError: no such thing"),

@@ -101,6 +101,8 @@ def _quartiles(values: list[float]) -> dict[str, float | None]:
 
 def _settings(changes: dict[str, Any]) -> SuiteSettings:
     """The section `evaluate` of params.yaml here, if there is one, with changes."""
+    if not changes.get("headline_eps", 1) > 0:
+        raise UserError(f"--eps {changes['headline_eps']:g}: must be a number > 0")
     try:
         params = read_params(find_root() / "params.yaml")
         base = settings(params, "evaluate", SuiteSettings).model_dump()
