@@ -11,6 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -90,7 +91,7 @@ def make_project(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     for name in ("src", "presets"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("data", "mlruns", "models", "plots", "reports", ".dvc"):
+    for name in ("data", "metrics", "mlruns", "models", "plots", "reports", ".dvc"):
         (folder / name).mkdir()
         if (ROOT / name / ".gitignore").exists():
             shutil.copy(ROOT / name / ".gitignore", folder / name)
@@ -135,7 +136,7 @@ def test_every_measurement_is_in_the_results(project: Path) -> None:
     models = {(row["dataset"], row["estimator"], row["seed"]) for row in found}
     assert {"D", "D_R", "D_rand"} <= {dataset for dataset, _, _ in models}
     assert {("D", "standard", "0"), ("D", "robust", "1"), ("D_rand", "standard", "1")} <= models
-    attacks = {(row["labels"], row["attack"], row["eps"]) for row in found}
+    attacks = {(row["labels"], row["attack"], row["eps"]) for row in found if row["seed"] == "1"}
     assert attacks == {
         ("true", "clean", "0.0"),
         ("shifted", "clean", "0.0"),
@@ -143,7 +144,9 @@ def test_every_measurement_is_in_the_results(project: Path) -> None:
         ("true", "pgd2", "0.5"),
         ("true", "pgd3", "0.5"),
     }
-    assert len(found) == len(models) * len(attacks)
+    suite = {(row["labels"], row["attack"], row["eps"]) for row in found if row["seed"] == "0"} - attacks
+    assert suite == {("true", attack, "0.5") for attack in ("pgd20x3", "ddn50", "apgd_t20", "square200", "worst")}
+    assert len(found) == len(models) * len(attacks) + len(models) // 2 * len(suite)
     for row in found:
         assert row["n"] == "60"
         assert 0 <= float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) <= 1
@@ -159,6 +162,26 @@ def test_metrics_agree_with_results(project: Path) -> None:
         if (row["dataset"], row["estimator"], row["labels"], row["attack"]) == ("D", "standard", "true", "clean")
     ]
     assert metrics["D"]["standard"]["clean"] == pytest.approx(sum(clean) / len(clean), abs=1e-6)
+
+
+def test_checks_and_examples_agree_with_results(project: Path) -> None:
+    checks = json.loads((project / "metrics" / "checks.json").read_text())
+    assert {tuple(row) for row in checks} == {("model", "check", "passed", "value", "threshold")}
+    assert {row["model"] for row in checks} >= {"D/standard/seed-0", "D/robust/seed-0", "D_rand/standard/seed-0"}
+    examples = pd.read_parquet(project / "metrics" / "per_example.parquet")
+    found = rows(project)
+    key = ["dataset", "estimator", "seed", "labels", "attack", "eps"]
+    shares = examples.groupby(key)["correct"].mean()
+    assert len(shares) == len(found)
+    for row in found:
+        place = (row["dataset"], row["estimator"], int(row["seed"]), row["labels"], row["attack"], float(row["eps"]))
+        assert float(row["accuracy"]) == pytest.approx(shares[place])
+    norms = pd.read_parquet(project / "metrics" / "minimum_norms.parquet")
+    own = norms[(norms["dataset"] == "D") & (norms["estimator"] == "robust")]
+    assert len(own) == 60
+    with (project / "plots" / "accuracy_vs_minimum_norm.csv").open() as file:
+        curve = list(csv.DictReader(file))
+    assert float(curve[0]["D_robust"]) == pytest.approx(float((own["distance"] > 0).mean()), abs=1e-6)
 
 
 def test_constructions_are_what_they_say(project: Path) -> None:

@@ -16,6 +16,8 @@ _HOMES = {
     "train": "notbugs.training",
     "construct": "notbugs.construction",
     "evaluate": "notbugs.evaluation",
+    "SuiteSettings": "notbugs.robustness",
+    "audit": "notbugs.robustness",
     "wilson_interval": "notbugs.intervals",
 }
 __all__ = list(_HOMES)

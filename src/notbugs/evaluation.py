@@ -51,6 +51,18 @@ class EvaluateSettings(Settings):
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """Which examples were right: on D's labels or the shifted ones, untouched or under an attack."""
+
+    labels: Literal["true", "shifted"]
+    attack: str
+    norm: str
+    eps: float
+    correct: Tensor
+    """(N,) bool, on the CPU."""
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One accuracy: a fraction of `n` images with its Wilson 95% interval."""
 
@@ -151,15 +163,15 @@ def measure(correct: Tensor, labels: Literal["true", "shifted"], attack: str, no
     return Measurement(labels, attack, norm, eps, count / n, low, high, n)
 
 
-def evaluate(
+def outcomes(
     model: nn.Module,
     data: Images,
     settings: EvaluateSettings,
     *,
     generator: torch.Generator,
     compiled: bool = False,
-) -> tuple[list[Measurement], dict[str, tuple[float, int]]]:
-    """All measurements of one model.
+) -> list[Outcome]:
+    """Every measurement of one model, example by example: clean, shifted, then the attacks of `settings`.
 
     Args:
         model: logits from images in [0, 1].
@@ -167,27 +179,49 @@ def evaluate(
         settings: attacks and radii.
         generator: for random starts.
         compiled: compile the engine (see `attacks.engine.pays_to_compile`).
-    Returns: the measurements, and per class name (clean accuracy, number of images).
     """
     called = predict(model, data, batch_size=settings.batch_size).argmax(dim=1)  # (N,)
-    correct = called == data.labels
-    shifted = called == shifted_labels(data.labels, len(data.class_names))
-    rows = [
-        measure(correct, "true", "clean", settings.norm, 0.0),
-        measure(shifted, "shifted", "clean", settings.norm, 0.0),
+    found = [
+        Outcome("true", "clean", settings.norm, 0.0, called == data.labels),
+        Outcome("shifted", "clean", settings.norm, 0.0, called == shifted_labels(data.labels, len(data.class_names))),
     ]
     engine = Engine(model, data.select(slice(0, 8)).images.to(model_device(model)), compiled=compiled)
     for name, attack in settings.attacks():
         withstood = adversarially_correct(
             model, data, attack, batch_size=settings.batch_size, generator=generator, engine=engine
         )
-        rows.append(measure(withstood, "true", name, attack.norm, attack.eps))
-    per_class = {}
+        found.append(Outcome("true", name, attack.norm, attack.eps, withstood))
+    return found
+
+
+def measure_outcome(outcome: Outcome) -> Measurement:
+    """The accuracy that an outcome comes to."""
+    return measure(outcome.correct, outcome.labels, outcome.attack, outcome.norm, outcome.eps)
+
+
+def class_accuracies(correct: Tensor, data: Images) -> dict[str, tuple[float, int]]:
+    """Class name -> (share of its images that are right, number of its images); classes without images are left out.
+
+    Args:
+        correct: (N,) bool.
+    """
+    found = {}
     for label, class_name in enumerate(data.class_names):
         members = data.labels == label
         if members.any():
-            per_class[class_name] = (float(correct[members].double().mean()), int(members.sum()))
-    return rows, per_class
+            found[class_name] = (float(correct[members].double().mean()), int(members.sum()))
+    return found
+
+
+def evaluate(
+    model: nn.Module, data: Images, settings: EvaluateSettings, *, generator: torch.Generator
+) -> tuple[list[Measurement], dict[str, tuple[float, int]]]:
+    """All accuracies of one model; the arguments are those of `outcomes`.
+
+    Returns: the measurements, and per class name (clean accuracy, number of images).
+    """
+    found = outcomes(model, data, settings, generator=generator)
+    return [measure_outcome(outcome) for outcome in found], class_accuracies(found[0].correct, data)
 
 
 def model_device(model: nn.Module) -> torch.device:

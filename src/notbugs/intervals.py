@@ -2,8 +2,11 @@
 
 import math
 
+Z_95 = 1.959963984540054
+"""Normal quantile of two-sided 95% intervals."""
 
-def wilson_interval(successes: float, n: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+
+def wilson_interval(successes: float, n: int, *, z: float = Z_95) -> tuple[float, float]:
     """Score interval of a share.
 
     (p + z²/2n ± z·sqrt(p(1−p)/n + z²/4n²)) / (1 + z²/n),  p = successes/n

@@ -182,6 +182,15 @@ def attack_steps(attack: str) -> int:
     return int(match[1]) if match else 0
 
 
+WORST = "worst"
+"""Name in the results of all attacks together, example by example (`notbugs.robustness.suite`)."""
+
+
+def strength(attack: str, num_seeds: int) -> tuple[int, bool, int]:
+    """Orders attacks at one eps: those that more seeds went through, then all attacks together, then more steps."""
+    return num_seeds, attack == WORST, attack_steps(attack)
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """Mean over seeds of one measurement; fractions. See `summarise`."""
@@ -216,11 +225,13 @@ class AccuracyRow:
         return model_label(self.dataset, self.estimator)
 
     def under_attack(self, eps: float) -> Accuracy | None:
-        """Accuracy at `eps` under the attack with the most steps; clean accuracy at 0."""
+        """Accuracy at `eps` under the strongest attack that all seeds went through; clean accuracy at 0."""
         if eps == 0:
             return self.clean
-        attacks = [key for key in self.adversarial if key[0] == eps]
-        return self.adversarial[max(attacks, key=lambda key: attack_steps(key[1]))] if attacks else None
+        attacks = [
+            (strength(attack, cell.num_seeds), cell) for (at, attack), cell in self.adversarial.items() if at == eps
+        ]
+        return max(attacks, key=lambda item: item[0])[1] if attacks else None
 
 
 def accuracy_table(results: "pd.DataFrame") -> list[AccuracyRow]:
@@ -293,7 +304,7 @@ def terminal_table(results: "pd.DataFrame", headline_eps: float, width: int = TE
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Accuracy on {first['n']} test images of {first['source']}, {first['architecture']} (%)",
-        caption=f"{spread}eps: on y under PGD; * headline eps",
+        caption=f"{spread}eps: on y under attack; * headline eps",
         padding=(0, 1, 0, 0),
         show_edge=False,
     )

@@ -100,6 +100,52 @@ def result_rows(
     return rows
 
 
+def correct_examples(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Which test images are right, as the rows' accuracies say: the first ones; on shifted labels the last ones."""
+    parts = []
+    for row in rows:
+        count, n = round(row["accuracy"] * row["n"]), row["n"]
+        example = np.arange(n)
+        correct = example < count if row["labels"] == "true" else example >= n - count
+        identity = {key: row[key] for key in ("dataset", "estimator", "seed", "labels", "attack", "eps")}
+        parts.append(pd.DataFrame({**identity, "example": example, "correct": correct}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def suite_rows(models: dict[tuple[str, str], Any]) -> list[dict[str, Any]]:
+    """The suite at the headline radius on seed 0 of every model: `worst` is one image in fifty below PGD."""
+    rows = []
+    for row in result_rows(models):
+        if row["seed"] == 0 and row["attack"] == "pgd100":
+            for attack, loss in (("apgd_t20", 5), ("square200", 0), ("worst", 0)):
+                count = max(0, round(row["accuracy"] * N_TEST) - loss)
+                low, high = wilson_interval(count, N_TEST)
+                row = {**row, "attack": attack, "accuracy": count / N_TEST, "low": low, "high": high}
+                rows.append(row)
+    return rows
+
+
+def write_robustness(root: Path, models: dict[tuple[str, str], Any]) -> None:
+    """What stage `evaluate` writes beside the table of results."""
+    rows = [*result_rows(models), *suite_rows(models)]
+    write_csv(root / "metrics/results.csv", rows)
+    correct_examples(rows).to_parquet(root / "metrics/per_example.parquet", index=False)
+    norms = [
+        pd.DataFrame(
+            {"dataset": d, "estimator": e, "seed": 0, "attack": "ddn50", "norm": "l2", "example": np.arange(N_TEST)}
+        ).assign(distance=np.linspace(0, attacked[1] + 0.3, N_TEST))
+        for (d, e), (_, _, attacked) in models.items()
+    ]
+    pd.concat(norms, ignore_index=True).to_parquet(root / "metrics/minimum_norms.parquet", index=False)
+    checks = [
+        {"model": f"{d}/{e}/seed-0", "check": name, "passed": True, "value": 0.0, "threshold": threshold}
+        for d, e in models
+        for name, threshold in (("white_box_beats_noise", 0.0028), ("gradients_not_zero", 0.01))
+    ]
+    write_json(root / "metrics/checks.json", checks)
+    (root / "metrics/certificates.csv").write_text("dataset,estimator,seed,sigma,eps,accuracy,abstained,n\n")
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -228,7 +274,8 @@ def write_project(root: Path, *, constructions: tuple[str, ...] = tuple(DATASET_
     params["report"] = {"grid_examples": grid_examples}
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    write_csv(root / "metrics/results.csv", result_rows(models))
+    (root / "metrics").mkdir()
+    write_robustness(root, models)
     per_class = [
         {
             "dataset": d,

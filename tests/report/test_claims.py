@@ -1,11 +1,14 @@
 """The verdicts: for every claim made-up results for seen, not seen, cannot be judged; and the intervals."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from notbugs.intervals import wilson_interval
 from notbugs.report.claims import RULES, Claim, judge
@@ -43,8 +46,11 @@ def world(
     num_classes: int = 10,
     robust_eps: float | None = 1.0,
 ) -> Evidence:
-    """The WORLD with changes, without some datasets, with other judges."""
-    rows = []
+    """The WORLD with changes, without some datasets, with other judges.
+
+    Example by example the right images are nested, the first ones; on shifted labels they are the last ones.
+    """
+    rows, examples = [], []
     for model, cells in WORLD.items():
         for (labels, attack, eps), mean in {**cells, **(changes or {}).get(model, {})}.items():
             low, high = wilson_interval(mean * N, N)
@@ -56,8 +62,13 @@ def world(
                 "norm": "l2",
             }
             numbers = {"eps": eps, "mean": mean, "std": std, "low": low, "high": high, "n": N}
-            if model[0] not in without:
-                rows.append({**facts, **numbers, "num_seeds": num_seeds})
+            if model[0] in without:
+                continue
+            rows.append({**facts, **numbers, "num_seeds": num_seeds})
+            order = np.arange(N) if labels == "true" else np.arange(N)[::-1]
+            for seed in range(num_seeds):
+                correct = pd.DataFrame({**facts, "eps": eps, "seed": seed, "example": order})
+                examples.append(correct.assign(correct=np.arange(N) < round(mean * N)))
     judges = {**dict.fromkeys(JUDGED, (0.93, 0.91)), **(still_y or {})}
     constructions: dict[str, dict[str, Any]] = {
         key: {
@@ -68,7 +79,9 @@ def world(
         }
         for key, (robust, neighbour) in judges.items()
     }
-    return Evidence(pd.DataFrame(rows), num_classes, 0.5, robust_eps, constructions)
+    return Evidence(
+        pd.DataFrame(rows), num_classes, 0.5, robust_eps, constructions, pd.concat(examples, ignore_index=True)
+    )
 
 
 def verdict(key: str, evidence: Evidence) -> Claim:
@@ -197,14 +210,14 @@ def test_strongest_attack_is_used() -> None:
 
 def test_estimate_joins_test_images_and_seeds() -> None:
     low, high = wilson_interval(0.85 * N, N)
-    spread = 4.303 * 0.02 / math.sqrt(3)  # t with 2 degrees of freedom
+    spread = 4.302653 * 0.02 / math.sqrt(3)  # t with 2 degrees of freedom
     found = world(std=0.02).accuracy("D_rand")
     assert found.low == pytest.approx(0.85 - math.hypot(0.85 - low, spread))
     assert found.high == pytest.approx(0.85 + math.hypot(high - 0.85, spread))
     one = world(std=math.nan, num_seeds=1).accuracy("D_rand")
     assert (one.low, one.high) == pytest.approx((low, high))
     many = world(std=0.02, num_seeds=50).accuracy("D_rand")
-    assert many.low == pytest.approx(0.85 - math.hypot(0.85 - low, 2.262 * 0.02 / math.sqrt(50)))
+    assert many.low == pytest.approx(0.85 - math.hypot(0.85 - low, 2.009575 * 0.02 / math.sqrt(50)))
 
 
 def test_difference_is_newcombes() -> None:
@@ -230,3 +243,65 @@ def test_missing_measurements_are_named() -> None:
         world().accuracy("D_rand", labels="shifted")
     with pytest.raises(NotMeasuredError, match="D_R is not in this pipeline"):
         world().still_y("robust")
+
+
+# Paired comparison
+
+
+def shuffled(evidence: Evidence, model: tuple[str, str], *, seeds: tuple[int, ...]) -> Evidence:
+    """The same accuracies, but the model's right images are the last ones: as many disagreements as there can be."""
+    table = evidence.per_example
+    assert table is not None
+    own = (table["dataset"] == model[0]) & (table["estimator"] == model[1]) & table["seed"].isin(seeds)
+    turned = table["example"].where(~own, N - 1 - table["example"])
+    return dataclasses.replace(evidence, per_example=table.assign(example=turned))
+
+
+def test_pairs_by_hand() -> None:
+    pairs = world().paired(("D_R", "standard"), ("D", "standard"), eps=0.5)
+    assert [(pair.only_first, pair.only_second, pair.n) for pair in pairs.seeds] == [(72, 0, N)] * 3
+    assert pairs.support
+    assert str(pairs) == (
+        "On the same images for each of 3 seeds, only D_R is right on 72, only D, standard on 0 of 360 "
+        "(McNemar: p < 0.001, asked: below 0.05)."
+    )
+    turned = shuffled(world(), ("D_R", "standard"), seeds=(1,)).paired(("D_R", "standard"), ("D", "standard"), eps=0.5)
+    assert [(pair.only_first, pair.only_second) for pair in turned.seeds] == [(72, 0), (198, 126), (72, 0)]
+
+
+def test_one_seed_without_support_is_enough_to_doubt() -> None:
+    """10 points with a clear interval, yet on one seed the models disagree everywhere, 198 against 162 images."""
+    close = world({("D", "standard"): {HEADLINE: 0.45}}, std=0.0)
+    assert verdict("robust_features", close).seen == "seen"
+    doubted = shuffled(close, ("D_R", "standard"), seeds=(2,))
+    pairs = doubted.paired(("D_R", "standard"), ("D", "standard"), eps=0.5)
+    assert max(pair.p_value for pair in pairs.seeds) == pytest.approx(binomtest(198, 360).pvalue)
+    assert not pairs.support
+    claim = verdict("robust_features", doubted)
+    assert claim.seen == "not seen"
+    assert "p at most 0.06" in claim.sentence
+    closer = world({("D_det", "standard"): {CLEAN: 0.45, SHIFTED: 0.36}}, std=0.0)
+    assert verdict("det", closer).seen == "not seen"  # 162 against 130 images: p is 0.07
+
+
+def test_seeds_without_a_partner_are_paired_in_their_order() -> None:
+    evidence = world()
+    table = evidence.per_example
+    assert table is not None
+    moved = table.assign(seed=table["seed"] + 10 * (table["dataset"] == "D_NR"))
+    pairs = dataclasses.replace(evidence, per_example=moved).paired(("D_R", "standard"), ("D_NR", "standard"), eps=0.5)
+    assert len(pairs.seeds) == 3
+
+
+def test_without_examples_nothing_is_judged() -> None:
+    claim = verdict("robust_training", dataclasses.replace(world(), per_example=None))
+    assert claim.seen == "cannot be judged"
+    assert claim.sentence == "Cannot be judged: D, robust was not kept example by example."
+
+
+def test_the_worst_case_counts_once_all_seeds_have_it() -> None:
+    worst = ("true", "worst", 0.5)
+    evidence = world({("D_R", "standard"): {worst: 0.4}})
+    assert evidence.accuracy("D_R", eps=0.5).value == 0.4
+    evidence.summary.loc[evidence.summary["attack"] == "worst", "num_seeds"] = 1
+    assert evidence.accuracy("D_R", eps=0.5).value == 0.55

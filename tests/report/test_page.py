@@ -239,6 +239,11 @@ def write(name: str, text: str) -> Callable[[Path], None]:
     [
         (remove("metrics/results.csv"), ResultsError, r"results\.csv: not found; `dvc repro evaluate`"),
         (remove("metrics/per_class.csv"), ResultsError, r"per_class\.csv: not found; `dvc repro evaluate`"),
+        (remove("metrics/checks.json"), ResultsError, r"checks\.json: not found; `dvc repro evaluate`"),
+        (write("metrics/checks.json", "{}"), ResultsError, r"checks\.json: must be a list of model, check"),
+        (remove("metrics/per_example.parquet"), ResultsError, r"per_example\.parquet: not found; `dvc repro evaluate`"),
+        (write("metrics/minimum_norms.parquet", "x"), ResultsError, r"minimum_norms\.parquet: cannot be read"),
+        (remove("metrics/certificates.csv"), ResultsError, r"certificates\.csv: not found; `dvc repro evaluate`"),
         (remove("metrics/prepare.json"), ResultsError, r"prepare\.json: not found; `dvc repro prepare`"),
         (
             remove("metrics/construct/rand.json"),
@@ -287,3 +292,40 @@ def test_errors_name_the_file_and_the_command(
 def test_defaults() -> None:
     assert ReportSettings().grid_examples == 10
     assert json.loads(ReportSettings().model_dump_json()) == {"grid_examples": 10}
+
+
+# The attack suite
+
+
+def test_the_suite_the_checks_and_the_gap_are_shown(fake_project: Path, tmp_path: Path) -> None:
+    write_report(fake_project, tmp_path / "report.html", tmp_path / "figures")
+    text = " ".join(" ".join(Page((tmp_path / "report.html").read_text()).parts).split())
+    assert "All 20 checks for masked gradients passed." in text
+    assert "all attacks together leave up to 1.4 points less than PGD with 100 steps" in text
+    assert (tmp_path / "figures" / "minimum_norm.png").exists()
+    assert "McNemar: p < 0.001" in text
+
+
+def test_a_failed_check_is_named_at_the_claims(make_project: MakeProject, tmp_path: Path) -> None:
+    root = make_project(tmp_path / "lab", constructions=("robust",))
+    file = root / "metrics/checks.json"
+    checks = json.loads(file.read_text())
+    checks[0] |= {"passed": False, "value": None}
+    file.write_text(json.dumps(checks))
+    write_report(root, tmp_path / "report.html", tmp_path / "figures")
+    page = (tmp_path / "report.html").read_text()
+    sentence = "failed (D, standard, seed 0: white-box beats noise)"
+    assert page.count(sentence) == 2
+    assert page.index(sentence) < page.index("Figure 2 of the paper, remade</h2>")
+    assert "no number not ≤ 0.0028" in page
+
+
+def test_certificates_are_shown_where_there_are_some(make_project: MakeProject, tmp_path: Path) -> None:
+    root = make_project(tmp_path / "lab", constructions=("robust",))
+    rows = ["dataset,estimator,seed,sigma,eps,accuracy,abstained,n"]
+    rows += [f"D,robust,0,0.25,{eps},{accuracy},0.125,40" for eps, accuracy in ((0.0, 0.875), (0.5, 0.25))]
+    (root / "metrics/certificates.csv").write_text("\n".join(rows) + "\n")
+    write_report(root, tmp_path / "report.html", tmp_path / "figures")
+    text = " ".join(" ".join(Page((tmp_path / "report.html").read_text()).parts).split())
+    assert "Randomised smoothing with sigma 0.25, 40 images" in text
+    assert "12.5 87.5 25.0" in text

@@ -1,8 +1,9 @@
 """What the paper claims, and whether the measurements show it.
 
 Every verdict follows a rule written down here before the numbers are seen: a difference counts when its mean
-over seeds reaches a named margin and the lower end of its 95% interval is above zero. "Cannot be judged"
-means that a measurement is not in this pipeline, or that it would prove nothing either way.
+over seeds reaches a named margin, the lower end of its 95% interval is above zero, and McNemar's paired test on the
+same test images rejects chance for every seed. "Cannot be judged" means that a measurement is not in this
+pipeline, or that it would prove nothing either way.
 """
 
 from collections.abc import Callable
@@ -59,11 +60,12 @@ def _robust_training(evidence: Evidence) -> Judgement:
     robust, standard = (evidence.accuracy("D", name, eps=eps) for name in ("robust", "standard"))
     clean = evidence.accuracy("D", "robust")
     gain = robust.minus(standard)
-    seen = gain.reaches(ROBUST_MARGIN) and clean.low > evidence.far_above_chance
+    pairs = evidence.paired(("D", "robust"), ("D", "standard"), eps=eps)
+    seen = gain.reaches(ROBUST_MARGIN) and pairs.support and clean.low > evidence.far_above_chance
     return _verdict(seen), (
         f"At the eps of robust training ({eps:g}) the robust model's adversarial accuracy is {robust}, the "
         f"standard model's {standard}: {gain.points} (asked: {_points(ROBUST_MARGIN)}); the robust model's "
-        f"clean accuracy is {clean} (asked: lower end above {percent(evidence.far_above_chance)}%)."
+        f"clean accuracy is {clean} (asked: lower end above {percent(evidence.far_above_chance)}%). {pairs}"
     )
 
 
@@ -72,15 +74,17 @@ def _robust_features(evidence: Evidence) -> Judgement:
     robust, base, other = (evidence.accuracy(name, eps=eps) for name in ("D_R", "D", "D_NR"))
     clean = evidence.accuracy("D_R")
     over_base, over_other = robust.minus(base), robust.minus(other)
+    pairs = [evidence.paired(_fit("D_R"), _fit(name), eps=eps) for name in ("D", "D_NR")]
     seen = (
         over_base.reaches(D_R_OVER_D_MARGIN)
         and over_other.reaches(D_R_OVER_D_NR_MARGIN)
+        and all(pair.support for pair in pairs)
         and clean.low > evidence.far_above_chance
     )
     return _verdict(seen), (
         f"Standard training on D_R gives {clean} clean and {robust} adversarial accuracy at eps {eps:g}: "
         f"{over_base.points} over D (asked: {_points(D_R_OVER_D_MARGIN)}) and {over_other.points} over D_NR "
-        f"(asked: {_points(D_R_OVER_D_NR_MARGIN)})."
+        f"(asked: {_points(D_R_OVER_D_NR_MARGIN)}). {pairs[0]} {pairs[1]}"
     )
 
 
@@ -94,17 +98,22 @@ def _not_robust_features(evidence: Evidence) -> Judgement:
         f"Standard training on D_NR gives {clean} clean and {found} adversarial accuracy at eps {eps:g}; on "
         f"D, standard training gives {base} and robust training {robust} at that eps."
     )
-    if not robust.minus(base).reaches(ROBUST_MARGIN):
+    over_base, over_found = (evidence.paired(("D", "robust"), _fit(name), eps=eps) for name in ("D", "D_NR"))
+    if not (robust.minus(base).reaches(ROBUST_MARGIN) and over_base.support):
         return "cannot be judged", (
             f"{numbers} The robust model is not {_points(ROBUST_MARGIN)} above the standard one there, so "
             "this eps does not tell a robust model from one that is not."
         )
     accurate = clean.low > evidence.far_above_chance
-    not_robust = found.value - base.value <= NOT_ROBUST_MARGIN + 1e-9 and robust.minus(found).reaches(ROBUST_MARGIN)
+    not_robust = (
+        found.value - base.value <= NOT_ROBUST_MARGIN + 1e-9
+        and robust.minus(found).reaches(ROBUST_MARGIN)
+        and over_found.support
+    )
     return _verdict(accurate and not_robust), (
         f"{numbers} Asked: clean accuracy with its lower end above {percent(evidence.far_above_chance)}%, "
         f"adversarial accuracy at most {_points(NOT_ROBUST_MARGIN)} above D's and {_points(ROBUST_MARGIN)} "
-        "below the robust model's."
+        f"below the robust model's. {over_found}"
     )
 
 
@@ -112,11 +121,12 @@ def _same_but_for_g(evidence: Evidence) -> Judgement:
     eps = evidence.headline_eps
     clean, clean_other = evidence.accuracy("D_R"), evidence.accuracy("D_NR")
     gap = evidence.accuracy("D_R", eps=eps).minus(evidence.accuracy("D_NR", eps=eps))
+    pairs = evidence.paired(_fit("D_R"), _fit("D_NR"), eps=eps)
     learnt = min(clean.low, clean_other.low) > evidence.far_above_chance
-    return _verdict(learnt and gap.reaches(D_R_OVER_D_NR_MARGIN)), (
+    return _verdict(learnt and gap.reaches(D_R_OVER_D_NR_MARGIN) and pairs.support), (
         "Made from the same images by the same recipe, D_R with the robust and D_NR with the standard "
         f"model's representation, they give {clean} and {clean_other} clean accuracy, and at eps {eps:g} a "
-        f"difference in adversarial accuracy of {gap.points} (asked: {_points(D_R_OVER_D_NR_MARGIN)})."
+        f"difference in adversarial accuracy of {gap.points} (asked: {_points(D_R_OVER_D_NR_MARGIN)}). {pairs}"
     )
 
 
@@ -142,7 +152,8 @@ def _deterministic_target(evidence: Evidence) -> Judgement:
         f"that learnt only what is visible: 0% and 100%; asked: lower end on y above {percent(bar)}%, and "
         "more often y than y + 1)."
     )
-    if clean.low > bar and clean.minus(shifted).low > 0:
+    pairs = evidence.paired(_fit("D_det"), _fit("D_det"), labels=("true", "shifted"))
+    if clean.low > bar and clean.minus(shifted).low > 0 and pairs.support:
         return _if_honest(evidence, "det", numbers)
     if shifted.low > bar:
         why = "A collapse to the visible content: it mostly learnt the labels as given, y + 1."
@@ -157,16 +168,17 @@ def _control(evidence: Evidence, key: str) -> Judgement:
     name, control_key = DATASET_NAMES[key], f"{key}_from_robust"
     own, control = evidence.accuracy(name), evidence.accuracy(DATASET_NAMES[control_key])
     loss = own.minus(control)
+    pairs = evidence.paired(_fit(name), _fit(DATASET_NAMES[control_key]))
     numbers = (
         f"The fit on {name} made with the robust model reaches {control} on y, with the standard model "
-        f"{own}: a difference of {loss.points} (asked: {_points(CONTROL_MARGIN)})."
+        f"{own}: a difference of {loss.points} (asked: {_points(CONTROL_MARGIN)}). {pairs}"
     )
     if own.low <= evidence.far_above_chance:
         return (
             "cannot be judged",
             f"{numbers} {name} itself does not generalise here, so there is nothing to lose.",
         )
-    if loss.reaches(CONTROL_MARGIN):
+    if loss.reaches(CONTROL_MARGIN) and pairs.support:
         return "seen", f"{numbers} {_judges(evidence, control_key)}"
     return _if_honest(evidence, control_key, numbers, otherwise="not seen")
 
@@ -203,6 +215,11 @@ def _still_y_fit(evidence: Evidence, key: str) -> str:
     number = evidence.constructions.get(key, {}).get("num_still_y")
     only = f"only the {number} images" if number is not None else "only those"
     return f" Fitted on {only} that both still call y: {clean} on y."
+
+
+def _fit(dataset: str) -> tuple[str, str]:
+    """The model of standard training on a dataset."""
+    return dataset, "standard"
 
 
 def _points(margin: float) -> str:

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
+from notbugs.report.robustness import minimum_norm
 from notbugs.report.style import GREY, look, new_figure, percent_axis
 from notbugs.results import STILL_Y, Accuracy, AccuracyRow, accuracy_table, attack_steps, model_label
 
@@ -285,6 +286,7 @@ def _model_of(curves: str) -> tuple[str, str]:
 FIGURES: dict[str, Callable[[Project], Figure | None]] = {
     "figure_2": figure_2,
     "accuracy_vs_eps": accuracy_against_eps,
+    "minimum_norm": minimum_norm,
     "label_accuracies": label_accuracies,
     "distances": distances,
     "learning_curves": learning_curves,

@@ -34,6 +34,9 @@ PER_CLASS_COLUMNS = {
     "accuracy": "Float64",
     "n": "Int64",
 }
+PER_EXAMPLE_COLUMNS = ("dataset", "estimator", "seed", "labels", "attack", "eps", "example", "correct")
+MINIMUM_NORM_COLUMNS = ("dataset", "estimator", "seed", "attack", "norm", "example", "distance")
+CHECK_KEYS = ("model", "check", "passed", "value", "threshold")
 QUANTILES = ("q05", "q25", "median", "q75", "q95", "mean")
 
 
@@ -51,6 +54,10 @@ class Project:
         per_class: accuracy on y for each class and seed.
         prepare: metrics/prepare.json.
         constructions: key in params.yaml -> metrics/construct/<key>.json.
+        per_example: which test images each model gets right, under each attack.
+        minimum_norms: smallest ‖δ‖ that fools, for each test image; no rows if the suite was not run.
+        checks: rows of metrics/checks.json.
+        certificates: certified accuracies; no rows if none were asked for.
         curves: name of the training or fit ("train-standard", "fit-rand") -> learning curves.
     """
 
@@ -64,6 +71,10 @@ class Project:
     per_class: "pd.DataFrame"
     prepare: dict[str, Any]
     constructions: dict[str, dict[str, Any]]
+    per_example: "pd.DataFrame"
+    minimum_norms: "pd.DataFrame"
+    checks: list[dict[str, Any]]
+    certificates: "pd.DataFrame"
     curves: dict[str, "pd.DataFrame"]
 
     @property
@@ -117,6 +128,10 @@ def load_project(root: Path) -> Project:
             name: _read_json(root / f"metrics/construct/{name}.json", f"construct@{name}", ("num_examples",))
             for name in constructions
         },
+        per_example=_read_parquet(root / "metrics/per_example.parquet", PER_EXAMPLE_COLUMNS),
+        minimum_norms=_read_parquet(root / "metrics/minimum_norms.parquet", MINIMUM_NORM_COLUMNS),
+        checks=_read_checks(root / "metrics/checks.json"),
+        certificates=_read_certificates(root / "metrics/certificates.csv"),
         curves={name: _read_curves(root, name) for name in curves},
     )
 
@@ -155,6 +170,46 @@ def _read_json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
     if missing:
         raise ResultsError(f"{path}: {', '.join(missing)} is missing; `dvc repro {stage}` writes it again")
     return dict(value)
+
+
+def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
+    """A table that stage `evaluate` wrote; texts become categories, which take less memory."""
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise ResultsError(f"{path}: not found; `dvc repro evaluate` makes it") from None
+    except Exception as error:  # pyarrow raises many kinds for a damaged file
+        raise ResultsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ResultsError(f"{path}: column {', '.join(missing)} is missing; `dvc repro evaluate` writes it again")
+    texts = [name for name in columns if name in ("dataset", "estimator", "labels", "attack", "norm")]
+    return table.astype(dict.fromkeys(texts, "category"))
+
+
+def _read_checks(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(f"{path}: not found; `dvc repro evaluate` makes it") from None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or set(CHECK_KEYS) - set(row) for row in rows):
+        raise ResultsError(f"{path}: must be a list of {', '.join(CHECK_KEYS)}; `dvc repro evaluate` writes it again")
+    return rows
+
+
+def _read_certificates(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError:
+        raise ResultsError(f"{path}: not found; `dvc repro evaluate` makes it") from None
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise ResultsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _read_curves(root: Path, name: str) -> "pd.DataFrame":

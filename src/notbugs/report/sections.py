@@ -6,7 +6,7 @@ A builder takes the Content and gives a Section, or None where this pipeline has
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from notbugs.report import tables
+from notbugs.report import robustness, tables
 from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
 from notbugs.report.claims import Claim
 from notbugs.report.evidence import STILL_Y_SHARE
@@ -42,7 +42,7 @@ GLOSSARY = (
     ("clean accuracy", "Accuracy on the untouched test images, always with D's own labels y."),
     (
         "adversarial accuracy",
-        "Share of test images still classified as y under the worst perturbation PGD finds.",
+        "Share of test images still classified as y under the worst perturbation that the attack finds.",
     ),
     (
         "accuracy on the shifted label",
@@ -55,6 +55,16 @@ GLOSSARY = (
         "classifier on D both call it y. A fit marked still y was trained on only those images. Where fewer "
         f"than {100 * STILL_Y_SHARE:g}% are, the labels t are partly simply right, and high accuracy proves "
         "nothing.",
+    ),
+    ("worst", "All attacks together: a test image counts only if none of them fooled the model."),
+    (
+        "McNemar's test",
+        "Compares two models by the images that one gets right and the other wrong: were both equally good, each such "
+        "image would be a fair coin.",
+    ),
+    (
+        "masked gradients",
+        "A model whose gradients do not lead to its adversarial examples looks robust without being so.",
     ),
     ("Wilson 95% interval", "Interval of a share that accounts for the finite number of test images."),
     ("seed", "Each model is trained anew for each seed; ± is the standard deviation over them."),
@@ -89,11 +99,14 @@ def claims(content: Content) -> Section | None:
     """The verdicts."""
     how = (
         "Each verdict follows a rule fixed before the numbers were seen: a difference counts when its mean "
-        "over seeds reaches the margin asked for and its 95% interval, given in brackets, lies above zero. "
+        "over seeds reaches the margin asked for, its 95% interval, given in brackets, lies above zero, and for every "
+        "seed McNemar's test on the same test images rejects chance. "
         "The intervals join both sources of chance, the finite number of test images and the spread over "
         "seeds."
     )
-    return _section("claims", "The claims", Text(how), tables.claims_table(content.claims))
+    failed = any(not row["passed"] for row in content.project.checks)
+    warning = Text(robustness.checks_sentence(content.project)) if failed else None
+    return _section("claims", "The claims", Text(how), warning, tables.claims_table(content.claims))
 
 
 def figure_2(content: Content) -> Section | None:
@@ -123,6 +136,28 @@ def curves(content: Content) -> Section | None:
         "Accuracy on y under attack. Bands: one standard deviation over seeds. Controls are dashed.",
     )
     return _section("eps", "Accuracy against eps", *pictures)
+
+
+def attacks(content: Content) -> Section | None:
+    """The attack suite, the smallest perturbations, the checks and the certificates."""
+    project = content.project
+    sentences = " ".join(filter(None, (robustness.checks_sentence(project), robustness.gap_sentence(project))))
+    pictures = content.picture(
+        "minimum_norm",
+        "Accuracy of each model against the length of the smallest perturbation that fools it",
+        "Lines: for each test image the smallest perturbation that an attack without a fixed radius found, one seed; "
+        "the line at eps is the share of images that needs a longer one. Marks: PGD at that radius. Marks above their "
+        "line mean that PGD missed images that the other attack fooled.",
+    )
+    return _section(
+        "attacks",
+        "How far the attacks can be trusted",
+        Text(sentences) if sentences else None,
+        robustness.suite_table(project),
+        *pictures,
+        robustness.checks_table(project),
+        robustness.certificates_table(project),
+    )
 
 
 def labels(content: Content) -> Section | None:
@@ -214,6 +249,7 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     figure_2,
     accuracies,
     curves,
+    attacks,
     labels,
     construction,
     grids,

@@ -5,9 +5,9 @@ from typing import Any
 
 from notbugs.config import DATASET_NAMES, ConfigError, runtime, settings
 from notbugs.construction import construct_settings
-from notbugs.evaluation import EvaluateSettings
 from notbugs.models import ModelSettings
 from notbugs.report import ReportSettings
+from notbugs.robustness import SuiteSettings
 from notbugs.sources import DataSettings
 from notbugs.training import FitSettings, TrainSettings
 
@@ -31,7 +31,7 @@ def check(params: Mapping[str, Any]) -> None:
         settings(params, f"fit.{name}", FitSettings)
         if name not in params["construct"]:
             raise ConfigError(f"params.yaml: fit.{name}: there is no construct.{name} to fit on")
-    settings(params, "evaluate", EvaluateSettings)
+    settings(params, "evaluate", SuiteSettings)
     settings(params, "report", ReportSettings)
 
 

@@ -1,31 +1,32 @@
 """Stage `evaluate`: every model on the test split; models that did not change are not measured again."""
 
-import hashlib
 import json
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-import notbugs
 from notbugs.config import DATASET_NAMES, ConfigError, settings
-from notbugs.evaluation import EvaluateSettings
-from notbugs.evaluation import evaluate as measure_model
-from notbugs.files import sha256, write_json, write_text
-from notbugs.images import make_generator
+from notbugs.evaluation import EvaluateSettings, class_accuracies, measure_outcome
+from notbugs.files import sha256, write_json
+from notbugs.images import ImageData, make_generator
 from notbugs.models import ModelError, load_model
 from notbugs.results import COLUMNS
+from notbugs.robustness import Audit, SuiteSettings, audit
+from notbugs.robustness.masking import transfer_images
+from notbugs.robustness.minimum_norm import smallest
+from notbugs.stages import records
 from notbugs.stages.context import Context
-from notbugs.store import StoredDataset, load_dataset
+from notbugs.stages.kept import Kept
+from notbugs.store import load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import FitSettings, TrainSettings
-
-MEASURING_CODE = ("attacks", "models", "config.py", "evaluation.py", "images.py", "intervals.py", "stages/evaluate.py")
-"""Modules whose change makes kept measurements stale."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,12 @@ class Subject:
 
 
 def evaluate(project: Context) -> None:
-    """Write metrics/results.csv, metrics/per_class.csv, metrics/evaluate.json and plots/accuracy_vs_eps.csv.
+    """Write metrics/results.csv and what lies beside it: see `_outputs`.
 
-    Command: `notbugs evaluate`. On digits about 2 s a model. Expected there: see the README's table.
+    Command: `notbugs evaluate`. On digits about 3 s a model at level quick. Expected there: see the README's table.
     """
-    config = settings(project.params, "evaluate", EvaluateSettings)
-    metrics = project.root / "metrics"
-    outputs = [
-        metrics / "results.csv",
-        metrics / "per_class.csv",
-        metrics / "evaluate.json",
-        project.root / "plots" / "accuracy_vs_eps.csv",
-    ]
+    config = settings(project.params, "evaluate", SuiteSettings)
+    outputs = _outputs(project.root)
     with live_run(
         "evaluate",
         None,
@@ -63,28 +58,99 @@ def evaluate(project: Context) -> None:
         params=project.params,
         seed=project.seed,
         inputs=[project.dataset("test"), project.root / "models" / "train", project.root / "models" / "fit"],
-        outputs=outputs,
-        metrics_file=metrics / "evaluate.json",
+        outputs=list(outputs.values()),
+        metrics_file=outputs["headlines"],
     ) as run:
-        data = load_dataset(project.dataset("test"))
-        subjects = list(_subjects(project, data.manifest.source))
-        common = _common_key(project, config)
+        stored = load_dataset(project.dataset("test"))
+        data = stored.data()
+        subjects = list(_subjects(project, stored.manifest.source))
+        measure = _measurer(project, subjects, data, config)
+        audits = [(subject.facts, measure(subject)) for subject in project.progress(subjects, "evaluate")]
         rows, class_rows = [], []
-        for subject in project.progress(subjects, "evaluate"):
-            measured = _measured(project, subject, data, config, common)
-            rows += [{**subject.facts, **row} for row in measured["rows"]]
-            identity = {key: subject.facts[key] for key in ("dataset", "estimator", "seed")}
+        for facts, found in audits:
+            rows += [{**facts, **asdict(measure_outcome(outcome))} for outcome in found.outcomes]
+            identity = {key: facts[key] for key in records.IDENTITY}
             class_rows += [
                 {**identity, "class_name": name, "accuracy": accuracy, "n": n}
-                for name, (accuracy, n) in measured["per_class"].items()
+                for name, (accuracy, n) in class_accuracies(found.outcomes[0].correct, data).items()
             ]
-        _write_csv(outputs[0], tuple(COLUMNS), rows)
-        _write_csv(outputs[1], tuple(class_rows[0]), class_rows)
-        write_json(outputs[2], _headlines(rows))
-        _write_csv(outputs[3], *_curves(rows, config))
-        for file in (outputs[0], outputs[1], outputs[3]):
-            run.artifact(file)
-    project.say(f"evaluate: {len(subjects)} models, {len(rows)} measurements on {len(data)} test images")
+        records.write_csv(outputs["results"], tuple(COLUMNS), rows)
+        records.write_csv(outputs["per_class"], tuple(class_rows[0]), class_rows)
+        records.write_csv(outputs["curves"], *_curves(rows, config))
+        records.write_per_example(outputs["per_example"], audits)
+        records.write_minimum_norms(outputs["minimum_norms"], audits)
+        records.write_minimum_norm_curves(outputs["minimum_norm_curves"], audits, config)
+        records.write_checks(outputs["checks"], audits)
+        records.write_certificates(outputs["certificates"], audits, config, data.labels.tolist())
+        write_json(outputs["headlines"], _headlines(rows, audits))
+        for name in ("results", "per_class", "curves", "minimum_norm_curves", "checks", "certificates"):
+            run.artifact(outputs[name])
+    failed = sum(not check.passed for _, found in audits for check in found.checks)
+    checks = f"; {failed} checks failed: metrics/checks.json" if failed else ""
+    project.say(f"evaluate: {len(subjects)} models, {len(rows)} measurements on {len(data)} test images{checks}")
+
+
+def _outputs(root: Path) -> dict[str, Path]:
+    """Every file that the stage writes."""
+    return {
+        "results": root / "metrics" / "results.csv",
+        "per_class": root / "metrics" / "per_class.csv",
+        "headlines": root / "metrics" / "evaluate.json",
+        "checks": root / "metrics" / "checks.json",
+        "certificates": root / "metrics" / "certificates.csv",
+        "per_example": root / "metrics" / "per_example.parquet",
+        "minimum_norms": root / "metrics" / "minimum_norms.parquet",
+        "curves": root / "plots" / "accuracy_vs_eps.csv",
+        "minimum_norm_curves": root / "plots" / "accuracy_vs_minimum_norm.csv",
+    }
+
+
+def _measurer(
+    project: Context, subjects: list[Subject], data: ImageData, config: SuiteSettings
+) -> Callable[[Subject], Audit]:
+    """A function that measures a model, or takes what is kept of it.
+
+    The level's attacks and checks are run on each kind's first `suite_seeds` models. Transfer is tried from D's
+    first standard model, for the standard models themselves from the first robust one.
+    """
+    kept = Kept(project, config)
+    first: dict[str, Path] = {}
+    seen: dict[tuple[str, str], int] = defaultdict(int)
+    thorough = set()
+    for subject in subjects:
+        kind = (subject.facts["dataset"], subject.facts["estimator"])
+        if subject.facts["dataset"] == "D":
+            first.setdefault(subject.facts["estimator"], subject.file)
+        if seen[kind] < config.suite_seeds:
+            thorough.add(subject.file)
+        seen[kind] += 1
+
+    @cache
+    def transferred(source: Path) -> Tensor:
+        return transfer_images(load_model(source, device=project.device), data, config)
+
+    def measure(subject: Subject) -> Audit:
+        if not subject.file.exists():
+            raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
+        deep = subject.file in thorough
+        is_standard = (subject.facts["dataset"], subject.facts["estimator"]) == ("D", "standard")
+        source = first.get("robust" if is_standard else "standard")
+
+        def find() -> Audit:
+            return audit(
+                load_model(subject.file, device=project.device),
+                data,
+                config,
+                generator=make_generator(project.seed, "evaluate", "random start"),
+                transferred=transferred(source) if deep and source else None,
+                thorough=deep,
+                compiled=project.runtime.engine == "compiled",
+            )
+
+        others = (deep, sha256(source) if deep and source and source.exists() else None)
+        return kept.get(subject.file, *others, measure=find)
+
+    return measure
 
 
 def _subjects(project: Context, source: str) -> Iterator[Subject]:
@@ -115,63 +181,30 @@ def _subjects(project: Context, source: str) -> Iterator[Subject]:
                 yield Subject(project.fitted_model(name, subset, seed), {**facts, "seed": seed})
 
 
-def _common_key(project: Context, config: EvaluateSettings) -> str:
-    """What all measurements depend on besides the model's file."""
-    code = hashlib.sha256()
-    package = Path(notbugs.__file__).parent
-    for part in MEASURING_CODE:
-        files = sorted((package / part).rglob("*.py")) if (package / part).is_dir() else [package / part]
-        for file in files:
-            code.update(file.read_bytes())
-    parts = (
-        code.hexdigest(),
-        sha256(project.dataset("test") / "manifest.json"),
-        config.model_dump_json(exclude={"batch_size"}),
-        project.runtime.num_threads,
-        project.runtime.engine == "compiled",
-        project.seed,
-        project.device.type,
-        torch.__version__,
-    )
-    return repr(parts)
-
-
-def _measured(
-    project: Context, subject: Subject, data: StoredDataset, config: EvaluateSettings, common: str
-) -> dict[str, Any]:
-    """The measurements of one model, from the work folder if it holds them."""
-    if not subject.file.exists():
-        raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
-    key = hashlib.sha256(repr((common, sha256(subject.file), subject.file.name)).encode()).hexdigest()
-    kept = project.root / ".notbugs" / "evaluate" / f"{key}.json"
-    try:
-        measured: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        model = load_model(subject.file, device=project.device)
-        rows, per_class = measure_model(
-            model,
-            data,
-            config,
-            generator=make_generator(project.seed, "evaluate", "random start"),
-            compiled=project.runtime.engine == "compiled",
-        )
-        measured = {"rows": [asdict(row) for row in rows], "per_class": per_class}
-        write_json(kept, measured)
-    return measured
-
-
-def _headlines(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds, nested as `dvc metrics show` prints them."""
+def _headlines(rows: list[dict[str, Any]], audits: list[tuple[dict[str, Any], Audit]]) -> dict[str, Any]:
+    """Means over seeds, nested as `dvc metrics show` prints them; values of the checks and how many failed."""
     groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in rows:
         attack = "shifted" if row["labels"] == "shifted" else row["attack"]
         if row["eps"]:
             attack += f"_eps_{row['eps']:g}"
         groups[row["dataset"], row["estimator"], attack].append(row["accuracy"])
+    failed: dict[tuple[str, str], int] = defaultdict(int)
+    for facts, found in audits:
+        kind = (facts["dataset"], facts["estimator"])
+        for check in found.checks:
+            groups[(*kind, f"check_{check.check}")].append(check.value)
+            failed[kind] += not check.passed
+        if found.norms:
+            median = float(smallest(list(found.norms.values())).median())
+            groups[(*kind, "median_minimum_norm")].append(median)
     nested: dict[str, Any] = {}
     for (dataset, estimator, attack), values in groups.items():
         place = nested.setdefault(dataset, {}).setdefault(estimator, {})
-        place[attack] = round(statistics.fmean(values), 6)
+        mean = statistics.fmean(values)
+        place[attack] = round(mean, 6) if math.isfinite(mean) else None
+        if (dataset, estimator) in failed:
+            place["checks_failed"] = failed[dataset, estimator]
     return nested
 
 
@@ -181,7 +214,7 @@ def _curves(rows: list[dict[str, Any]], config: EvaluateSettings) -> tuple[tuple
     names: dict[str, None] = {}
     for row in rows:
         if row["labels"] == "true" and row["attack"] in ("clean", f"pgd{config.num_steps}"):
-            name = "D_robust" if row["estimator"] == "robust" else row["dataset"]
+            name = records.column_name(row)
             names[name] = None
             cells[row["eps"]][name].append(row["accuracy"])
     table = [
@@ -189,15 +222,3 @@ def _curves(rows: list[dict[str, Any]], config: EvaluateSettings) -> tuple[tuple
         for eps in sorted(cells)
     ]
     return ("eps", *names), table
-
-
-def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value is None else value for key, value in row.items()})
-    write_text(path, text.getvalue())

@@ -1,0 +1,264 @@
+"""The usual attacks of other libraries, behind one call: Carlini-Wagner, DDN, FMN, and AutoAttack's four.
+
+pyautoattack is the code of AutoAttack's authors; foolbox has Carlini-Wagner with a search over its constant, DDN and
+FMN (docs/evaluation.md says why these two). Both are imported when an attack is asked for.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from notbugs.attacks.engine import frozen
+from notbugs.attacks.projections import NORMS, lengths
+
+Norm = Literal["l2", "linf"]
+NEEDS_CLASSES = {"apgd_t": 4}
+"""Attack -> fewest classes that its loss is defined for (the targeted DLR loss reads the four largest logits)."""
+SQUARE_PIXELS = 5
+"""Smallest height and width that Square's L2 version is defined for."""
+MOST_TARGETS = 9
+"""Target classes that apgd_t and fab_t try, the likeliest first; AutoAttack's number."""
+CW_SEARCHES = 9
+"""Values of the constant that Carlini-Wagner tries, by tenfold steps and then by halving."""
+CW_PATH = 10.0
+"""Carlini-Wagner's Adam steps have length CW_PATH/num_steps: 0.01 at 1,000 steps, as its authors took."""
+_LOG = logging.getLogger("notbugs.attacks.library")
+_LOG.addHandler(logging.NullHandler())
+_LOG.propagate = False  # pyautoattack's own flags; `robustness.masking` looks for the same things
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What an attack is told. `eps` is None for those that look for the smallest perturbation."""
+
+    network: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    norm: Norm
+    eps: float | None
+    num_steps: int
+    num_classes: int
+    seed: int
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Arguments that all attacks of pyautoattack share."""
+        return {
+            "norm": "L2" if self.norm == "l2" else "Linf",
+            "eps": self.eps,
+            "seed": self.seed,
+            "device": self.inputs.device,
+        }
+
+
+def library_attack(
+    name: str,
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm = "l2",
+    eps: float,
+    num_steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Look for adversarial images within a ball.
+
+    Args:
+        name: one of FIXED_EPS: apgd_ce, apgd_t, fab_t (targeted at the likeliest classes), square.
+        model: (N, C, H, W) in [0, 1] -> logits (N, K); an `Engine` is fastest.
+        inputs: (N, C, H, W), in [0, 1].
+        labels: (N,) true labels.
+        eps: radius, pixel units.
+        num_steps: iterations for each target class; queries of square.
+        generator: seeds the attack; torch's global generators are as before afterwards.
+    Returns: (N, C, H, W) in the ball and in [0, 1]; the input where nothing was found. Whether an image fools is
+        for the caller's model to say.
+    Raises: ValueError for an unknown name, or an attack that these classes or image sizes do not allow.
+    Source: Croce & Hein 2020 (APGD, AutoAttack); Croce & Hein 2020 (FAB); Andriushchenko et al. 2020 (Square).
+    """
+    if name not in FIXED_EPS:
+        raise ValueError(f"name must be one of {', '.join(FIXED_EPS)}, not {name!r}")
+    if not eps > 0:
+        raise ValueError(f"eps must be > 0, not {eps}")
+    found = _run(FIXED_EPS[name], name, model, inputs, labels, norm, eps, num_steps, generator)
+    NORMS[norm].ball(inputs, eps).project_(found)  # against rounding in the library
+    assert (distances(found - inputs, norm) <= eps * (1 + 1e-5)).all()
+    return found
+
+
+def library_minimum(
+    name: str,
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm = "l2",
+    num_steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Look for the nearest adversarial image of each input.
+
+    Args:
+        name: one of MINIMUM_NORM[norm]: cw, ddn for L2; fmn for L-infinity.
+        num_steps: gradient steps; cw takes as many for each of CW_SEARCHES values of its constant, unless its loss
+            stops falling.
+    Returns: (N, C, H, W) in [0, 1]; the input where nothing was found. The rest is as for `library_attack`.
+    Source: Carlini & Wagner 2017; Rony et al. 2019 (DDN); Pintor et al. 2021 (FMN).
+    """
+    if name not in MINIMUM_NORM[norm]:
+        raise ValueError(f"name must be one of {', '.join(MINIMUM_NORM[norm])} for {norm}, not {name!r}")
+    return _run(MINIMUM_NORM[norm][name], name, model, inputs, labels, norm, None, num_steps, generator)
+
+
+def allows(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:
+    """Whether an attack is defined for so many classes and images of this shape (C, H, W)."""
+    if name == "square":
+        return len(image_shape) == 3 and min(image_shape[1:]) >= SQUARE_PIXELS
+    return num_classes >= NEEDS_CLASSES.get(name, 2)
+
+
+def distances(delta: Tensor, norm: Norm) -> Tensor:
+    """‖δ‖ of each example, (N, ...) -> (N,) float64."""
+    return lengths(delta) if norm == "l2" else delta.flatten(1).abs().amax(dim=1).double()
+
+
+def _run(
+    attack: Callable[[_Task], Tensor],
+    name: str,
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    norm: Norm,
+    eps: float | None,
+    num_steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    if not len(inputs):
+        return inputs.clone()
+    inputs = inputs.detach().contiguous()
+    with frozen(model), _seeded(seed, inputs.device):
+        network = _Plain(model)
+        with torch.no_grad():
+            num_classes = network(inputs[:1]).shape[1]
+        if not allows(name, num_classes, tuple(inputs.shape[1:])):
+            raise ValueError(f"{name} is not defined for {num_classes} classes and images {tuple(inputs.shape[1:])}")
+        found = attack(_Task(network, inputs, labels, norm, eps, num_steps, num_classes, seed)).detach()
+    # What is no image at all counts as nothing found.
+    bad = ~torch.isfinite(found).flatten(1).all(dim=1).view(-1, *[1] * (inputs.ndim - 1))
+    return torch.where(bad, inputs, found).clamp(0, 1).contiguous()
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The libraries draw from torch's global generators, and seed those of all devices: put all of them back."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+class _Plain(nn.Module):
+    """A network in eval mode whose input gradients are contiguous, which pyautoattack takes for granted."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x = x.view_as(x)
+            x.register_hook(lambda gradient: gradient.contiguous())
+        logits: Tensor = self.network(x)
+        return logits
+
+
+def _library(module: str) -> Any:
+    """Import a library without its complaints: foolbox's about SciPy and, through GitPython, a missing git."""
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return import_module(module)
+
+
+def _apgd_ce(task: _Task) -> Tensor:
+    attack = _library("pyautoattack.autopgd_base").APGDAttack(
+        task.network, n_iter=task.num_steps, loss="ce", logger=_LOG, **task.common
+    )
+    found: Tensor = attack.perturb(task.inputs, task.labels)
+    return found
+
+
+def _apgd_t(task: _Task) -> Tensor:
+    attack = _library("pyautoattack.autopgd_base").APGDAttack_targeted(
+        task.network, n_iter=task.num_steps, n_target_classes=_targets(task), logger=_LOG, **task.common
+    )
+    found: Tensor = attack.perturb(task.inputs, task.labels)
+    return found
+
+
+def _fab_t(task: _Task) -> Tensor:
+    attack = _library("pyautoattack.fab_pt").FABAttack_PT(
+        task.network, n_iter=task.num_steps, targeted=True, n_target_classes=_targets(task), **task.common
+    )
+    found: Tensor = attack.perturb(task.inputs, task.labels)
+    return found
+
+
+def _square(task: _Task) -> Tensor:
+    attack = _library("pyautoattack.square").SquareAttack(
+        task.network, n_queries=task.num_steps, resc_schedule=False, **task.common
+    )
+    found: Tensor = attack.perturb(task.inputs, task.labels)
+    return found
+
+
+def _targets(task: _Task) -> int:
+    return min(MOST_TARGETS, task.num_classes - 1)
+
+
+def _cw(task: _Task) -> Tensor:
+    attack = _library("foolbox.attacks").L2CarliniWagnerAttack(
+        binary_search_steps=CW_SEARCHES, steps=task.num_steps, stepsize=CW_PATH / task.num_steps
+    )
+    found = _foolbox(attack, task)
+    nothing = (found == 0).flatten(1).all(dim=1).view(-1, *[1] * (found.ndim - 1))  # how foolbox says so
+    return torch.where(nothing, task.inputs, found)
+
+
+def _ddn(task: _Task) -> Tensor:
+    return _foolbox(_library("foolbox.attacks").DDNAttack(steps=task.num_steps), task)
+
+
+def _fmn(task: _Task) -> Tensor:
+    return _foolbox(_library("foolbox.attacks").LInfFMNAttack(steps=task.num_steps), task)
+
+
+def _foolbox(attack: Any, task: _Task) -> Tensor:
+    foolbox = _library("foolbox")
+    bounded = foolbox.PyTorchModel(task.network, bounds=(0, 1), device=task.inputs.device)
+    found: Tensor = attack.run(bounded, task.inputs, foolbox.criteria.Misclassification(task.labels))
+    return found
+
+
+FIXED_EPS: dict[str, Callable[[_Task], Tensor]] = {
+    "apgd_ce": _apgd_ce,
+    "apgd_t": _apgd_t,
+    "fab_t": _fab_t,
+    "square": _square,
+}
+"""Attacks within a ball, by their name in the results."""
+MINIMUM_NORM: dict[str, dict[str, Callable[[_Task], Tensor]]] = {"l2": {"ddn": _ddn, "cw": _cw}, "linf": {"fmn": _fmn}}
+"""Norm -> attacks that look for the smallest perturbation, by their name in the results."""

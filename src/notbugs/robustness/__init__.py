@@ -1,0 +1,8 @@
+"""Robustness that a sceptic accepts: a suite of attacks, smallest perturbations, checks of the evaluation itself."""
+
+from notbugs.robustness.certificate import CertificateSettings
+from notbugs.robustness.masking import Check
+from notbugs.robustness.settings import SuiteSettings
+from notbugs.robustness.suite import Audit, audit
+
+__all__ = ["Audit", "CertificateSettings", "Check", "SuiteSettings", "audit"]

@@ -1,0 +1,225 @@
+"""The adapter: in the ball, deterministic, nothing outside changed, and in agreement with the libraries and ours."""
+
+import importlib
+import importlib.util
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks.engine import Engine
+from notbugs.attacks.library import (
+    FIXED_EPS,
+    MINIMUM_NORM,
+    allows,
+    distances,
+    library_attack,
+    library_minimum,
+)
+from notbugs.evaluation import adversarially_correct, predict
+from notbugs.images import ImageData
+
+EPS = 0.5
+STEPS = {"apgd_ce": 10, "apgd_t": 5, "fab_t": 5, "square": 40, "ddn": 20, "cw": 20, "fmn": 20}
+ALL_MINIMUM = [(norm, name) for norm, names in MINIMUM_NORM.items() for name in names]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def few(digits: tuple[ImageData, ImageData]) -> ImageData:
+    return digits[1].select(torch.arange(40))
+
+
+def fooled(model: nn.Module, x_adv: Tensor, data: ImageData) -> Tensor:
+    return predict(model, x_adv).argmax(dim=1) != data.labels
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("name", FIXED_EPS)
+def test_fixed_eps_attacks_stay_in_the_ball_and_fool(name, norm, standard_model, few):
+    eps = EPS if norm == "l2" else 0.1
+    engine = Engine(standard_model, few.images[:8])
+    x_adv = library_attack(
+        name, engine, few.images, few.labels, norm=norm, eps=eps, num_steps=STEPS[name], generator=generator()
+    )
+    assert x_adv.shape == few.images.shape
+    assert x_adv.dtype == few.images.dtype
+    assert float(distances(x_adv - few.images, norm).max()) <= eps * (1 + 1e-5)
+    assert float(x_adv.min()) >= 0
+    assert float(x_adv.max()) <= 1
+    clean = int(fooled(standard_model, few.images, few).sum())
+    assert int(fooled(standard_model, x_adv, few).sum()) > clean
+
+
+@pytest.mark.parametrize(("norm", "name"), ALL_MINIMUM)
+def test_minimum_norm_attacks_fool_almost_every_image(norm, name, standard_model, few):
+    steps = 100 if name == "cw" else 30
+    x_adv = library_minimum(
+        name, standard_model, few.images, few.labels, norm=norm, num_steps=steps, generator=generator()
+    )
+    assert float(x_adv.min()) >= 0
+    assert float(x_adv.max()) <= 1
+    assert int(fooled(standard_model, x_adv, few).sum()) >= 39
+    assert float(distances(x_adv - few.images, norm).median()) < (1.0 if norm == "l2" else 0.2)
+
+
+@pytest.mark.parametrize("name", ["apgd_ce", "square"])
+def test_the_generator_decides_and_torch_is_left_as_it_was(name, robust_model, few):
+    def attack(seed: int) -> Tensor:
+        return library_attack(
+            name, robust_model, few.images, few.labels, eps=EPS, num_steps=STEPS[name], generator=generator(seed)
+        )
+
+    state = torch.get_rng_state()
+    modes = [module.training for module in robust_model.modules()]
+    first = attack(0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in robust_model.modules()] == modes
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in robust_model.parameters())
+    torch.rand(7)  # what others draw meanwhile plays no part
+    assert torch.equal(attack(0), first)
+    assert not torch.equal(attack(1), first)
+
+
+def test_images_with_channels_work(few):
+    """pyautoattack flattens gradients with `view`, which an engine's channels-last ones would not allow."""
+    torch_generator = torch.random.fork_rng(devices=[])
+    with torch_generator:
+        torch.default_generator.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5))
+    x, y = torch.rand(6, 3, 8, 8, generator=generator()), torch.arange(6) % 5
+    engine = Engine(model, x)
+    for name in FIXED_EPS:
+        x_adv = library_attack(name, engine, x, y, eps=0.5, num_steps=3, generator=generator())
+        assert float(distances(x_adv - x, "l2").max()) <= 0.5 * (1 + 1e-5)
+
+
+def test_a_linear_model_is_fooled_at_its_distance():
+    """Two classes, w·x: the nearest adversarial image lies |w·x + b|/‖w‖ away."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.zeros(16), torch.linspace(-1, 1, 16)]))
+        model[1].bias.copy_(torch.tensor([0.0, 0.3]))
+    x = 0.5 + 0.1 * torch.randn(10, 1, 4, 4, generator=generator()).clamp(-1, 1)
+    w, b = torch.linspace(-1, 1, 16), 0.3
+    score = x.flatten(1) @ w + b
+    labels = (score > 0).long()
+    expected = (score.abs() / w.norm()).double()
+    for name, steps in (("ddn", 300), ("cw", 300)):
+        x_adv = library_minimum(name, model, x, labels, num_steps=steps, generator=generator())
+        found = distances(x_adv - x, "l2")
+        assert float((found / expected).min()) > 0.999
+        assert float((found / expected).max()) < 1.06
+
+
+def test_what_is_not_defined_is_refused(few):
+    two = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    assert not allows("apgd_t", 3, (1, 8, 8))
+    assert allows("apgd_t", 4, (1, 8, 8))
+    assert not allows("square", 10, (1, 4, 4))
+    labels = few.labels % 2
+    with pytest.raises(ValueError, match="apgd_t is not defined for 2 classes"):
+        library_attack("apgd_t", two, few.images, labels, eps=EPS, num_steps=2, generator=generator())
+    with pytest.raises(ValueError, match=r"name must be one of apgd_ce, .*, not 'pgd'"):
+        library_attack("pgd", two, few.images, labels, eps=EPS, num_steps=2, generator=generator())
+    with pytest.raises(ValueError, match="must be one of fmn for linf, not 'cw'"):
+        library_minimum("cw", two, few.images, labels, norm="linf", num_steps=2, generator=generator())
+    with pytest.raises(ValueError, match=r"eps must be > 0, not 0\.0"):
+        library_attack("square", two, few.images, labels, eps=0.0, num_steps=2, generator=generator())
+
+
+def test_no_images_are_no_work(standard_model, few):
+    none = few.select(torch.zeros(40, dtype=torch.bool))
+    x_adv = library_attack(
+        "apgd_t", standard_model, none.images, none.labels, eps=EPS, num_steps=5, generator=generator()
+    )
+    assert x_adv.shape == (0, 1, 8, 8)
+
+
+# Agreement with peers on a trained network
+
+
+@pytest.fixture(scope="module")
+def foolbox() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports from a place that SciPy has moved
+        return importlib.import_module("foolbox")
+
+
+@pytest.mark.parametrize("which", ["standard", "robust"])
+def test_our_pgd_agrees_with_foolbox(which, foolbox, standard_model, robust_model, digits):
+    model, data = (standard_model if which == "standard" else robust_model), digits[1]
+    attack = foolbox.attacks.L2PGD(abs_stepsize=2.5 * EPS / 100, steps=100, random_start=False)
+    bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    theirs = attack.run(bounded, data.images, foolbox.criteria.Misclassification(data.labels), epsilon=EPS)
+    agree_within_a_point(model, data, theirs)
+
+
+@pytest.mark.parametrize("which", ["standard", "robust"])
+def test_our_pgd_agrees_with_torchattacks(which, standard_model, robust_model, digits):
+    if importlib.util.find_spec("torchattacks") is None:
+        pytest.skip("torchattacks is not installed: it pins versions that MLflow cannot use")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torchattacks
+
+    model, data = (standard_model if which == "standard" else robust_model), digits[1]
+    attack = torchattacks.PGDL2(model, eps=EPS, alpha=2.5 * EPS / 100, steps=100, random_start=False)
+    agree_within_a_point(model, data, attack(data.images, data.labels))
+
+
+def agree_within_a_point(model: nn.Module, data: ImageData, theirs: Tensor) -> None:
+    """The last iterates' accuracy is theirs; and what no iterate fooled is no more than that."""
+    ours = pgd(model, data.images, data.labels, eps=EPS, step_size=2.5 * EPS / 100, num_steps=100).x_adv
+    accuracy = [float((~fooled(model, x_adv, data)).double().mean()) for x_adv in (ours, theirs)]
+    assert 0.05 < accuracy[0] < 0.95
+    assert accuracy[0] == pytest.approx(accuracy[1], abs=0.01)
+    stood = adversarially_correct(model, data, AttackSettings(eps=EPS, num_steps=100), generator=generator())
+    assert float(stood.double().mean()) == pytest.approx(accuracy[1], abs=0.01)
+
+
+def test_carlini_wagner_agrees_with_foolboxs_own_settings(foolbox, standard_model, few):
+    """Ours takes few long steps on the engine; theirs many short ones on the network."""
+    bounded = foolbox.PyTorchModel(standard_model, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=500, stepsize=0.01)
+    right = ~fooled(standard_model, few.images, few)
+    data = few.select(right)
+    theirs = attack.run(bounded, data.images, foolbox.criteria.Misclassification(data.labels))
+    engine = Engine(standard_model, data.images[:8])
+    ours = library_minimum("cw", engine, data.images, data.labels, num_steps=100, generator=generator())
+    medians = []
+    for x_adv in (ours, theirs):
+        norms = distances(x_adv - data.images, "l2")
+        norms[~fooled(standard_model, x_adv, data)] = torch.inf
+        medians.append(float(norms.median()))
+    assert medians[0] == pytest.approx(medians[1], rel=0.05)
+
+
+def test_carlini_wagner_agrees_with_art(standard_model, few):
+    if importlib.util.find_spec("art") is None:
+        pytest.skip("adversarial-robustness-toolbox is not installed: it belongs to the extra `bench`")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from art.attacks.evasion import CarliniL2Method
+        from art.estimators.classification import PyTorchClassifier
+
+        data = few.select(~fooled(standard_model, few.images, few)).select(torch.arange(20))
+        network = PyTorchClassifier(
+            Engine(standard_model, data.images), nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0, 1),
+            device_type="cpu",
+        )  # fmt: skip
+        attack = CarliniL2Method(
+            network, max_iter=50, binary_search_steps=9, learning_rate=0.05, batch_size=20, verbose=False
+        )
+        theirs = torch.from_numpy(attack.generate(data.images.numpy(), data.labels.numpy()))
+    ours = library_minimum("cw", standard_model, data.images, data.labels, num_steps=100, generator=generator())
+    medians = [
+        float(distances(x - data.images, "l2")[fooled(standard_model, x, data)].median()) for x in (ours, theirs)
+    ]
+    assert medians[0] == pytest.approx(medians[1], rel=0.05)

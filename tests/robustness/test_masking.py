@@ -1,0 +1,122 @@
+"""Masked models are flagged, each by the checks that it should fail; honest ones are not."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from notbugs.images import ImageData
+from notbugs.robustness import Check, SuiteSettings, audit
+from notbugs.robustness.masking import transfer_images
+
+SETTINGS = SuiteSettings(eps=(0.5,), headline_eps=0.5, headline_num_steps=40)
+NAMES = [
+    "iterative_beats_one_step",
+    "white_box_beats_transfer",
+    "white_box_beats_noise",
+    "more_steps_change_nothing",
+    "more_restarts_change_nothing",
+    "large_eps_always_succeeds",
+    "gradients_not_random",
+    "gradients_not_zero",
+    "outputs_are_logits",
+    "square_does_not_beat_gradients",
+]
+
+
+class Quantised(nn.Module):
+    """Rounds every pixel to one of 8 grey values: the derivative is 0 almost everywhere."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x * 7).round() / 7)
+
+
+class Scaled(nn.Module):
+    """Logits times a factor: softmax saturates, its gradient vanishes."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * self.factor
+
+
+class Softmax(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.softmax(self.network(x), dim=1)
+
+
+class Noisy(nn.Module):
+    """Adds noise to the image each time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x + 0.1 * torch.randn_like(x))
+
+
+@pytest.fixture(scope="module")
+def few(digits: tuple[ImageData, ImageData]) -> ImageData:
+    return digits[1].select(torch.arange(60))
+
+
+def checks_of(model: nn.Module, data: ImageData, source: nn.Module | None = None) -> dict[str, Check]:
+    generator = torch.Generator().manual_seed(0)
+    transferred = None if source is None else transfer_images(source, data, SETTINGS)
+    found = audit(model, data, SETTINGS, generator=generator, transferred=transferred)
+    return {check.check: check for check in found.checks}
+
+
+def failed(checks: dict[str, Check]) -> set[str]:
+    return {name for name, check in checks.items() if not check.passed}
+
+
+def test_honest_models_pass_every_check(standard_model, robust_model, few):
+    for model, source in ((standard_model, robust_model), (robust_model, standard_model)):
+        checks = checks_of(model, few, source)
+        assert list(checks) == NAMES
+        assert failed(checks) == set()
+        assert checks["iterative_beats_one_step"].value < 0
+        assert checks["square_does_not_beat_gradients"].threshold == 1 / 60  # one image
+
+
+def test_a_quantised_input_layer_is_flagged(standard_model, few):
+    checks = checks_of(Quantised(standard_model), few, standard_model)
+    flagged = {"white_box_beats_transfer", "large_eps_always_succeeds", "gradients_not_zero"}
+    assert flagged <= failed(checks)
+    assert checks["gradients_not_zero"].value == 1.0
+    assert checks["large_eps_always_succeeds"].value > 0.9
+
+
+def test_saturated_logits_are_flagged(standard_model, few):
+    assert "gradients_not_zero" in failed(checks_of(Scaled(standard_model, 1e6), few, standard_model))
+    assert failed(checks_of(Scaled(standard_model, 2.0), few, standard_model)) == set()
+
+
+def test_probabilities_instead_of_logits_are_flagged(standard_model, few):
+    checks = checks_of(Softmax(standard_model), few)
+    assert "outputs_are_logits" in failed(checks)
+    assert checks["outputs_are_logits"].value == 1.0
+    assert "white_box_beats_transfer" not in checks  # no other model was given
+
+
+def test_random_outputs_are_flagged(standard_model, few):
+    assert "gradients_not_random" in failed(checks_of(Noisy(standard_model), few))
+
+
+@pytest.mark.parametrize(("value", "passed"), [(0.01, True), (0.02, True), (0.0201, False), (math.nan, False)])
+def test_a_check_passes_up_to_its_threshold(value, passed):
+    assert Check("any", value, 0.02).passed is passed
