@@ -114,6 +114,38 @@ def evaluate() -> None:
 
 
 @main.command()
+def transfer() -> None:
+    """Stage: fit other architectures on D_rand and D_det, and try the source's adversarial examples on them."""
+    from notbugs.stages.transfer import transfer as stage
+
+    stage(_project())
+
+
+@main.command()
+def inversion() -> None:
+    """Stage: look closely at inverted images: what they resemble, other objectives, overfitting."""
+    from notbugs.stages.inversion import inversion as stage
+
+    stage(_project())
+
+
+@main.command()
+def diversity() -> None:
+    """Stage: measure how diverse D, D_R and D_NR are, class by class."""
+    from notbugs.stages.diversity import diversity as stage
+
+    stage(_project())
+
+
+@main.command()
+def estimator() -> None:
+    """Stage: vary the model behind D_R: its eps, seed, architecture, training."""
+    from notbugs.stages.estimator import estimator as stage
+
+    stage(_project())
+
+
+@main.command()
 def report() -> None:
     """Stage: write reports/report.html and the figures."""
     from notbugs.stages.report import report as stage

@@ -24,6 +24,10 @@ SECTIONS = (
     "construct",
     "fit",
     "evaluate",
+    "transfer",
+    "inversion",
+    "diversity",
+    "estimator",
     "report",
 )
 """Every top-level key of params.yaml."""

@@ -79,7 +79,7 @@ def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -
     ]
     for number, group in enumerate(INCEPTION):
         if number:
-            layers.append(nn.MaxPool2d(3, 2, ceil_mode=True, padding=1))
+            layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
         for factors in group:
             sizes = [max(round(factor * width), 1) for factor in factors]
             layers.append(Inception(channels, *sizes))
