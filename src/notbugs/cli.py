@@ -185,6 +185,29 @@ def results(form: str | None) -> None:
 
 
 @main.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--out", type=click.Path(path_type=Path), help="Write every line as .html or .csv.")
+def compare(run_a: str, run_b: str, out: Path | None) -> None:
+    """Set two pipelines side by side: RUN_A and RUN_B are project folders or Git revisions.
+
+    Prints settings that differ, accuracies, and what may explain how robust D_R is; --out also writes every metric.
+    """
+    from rich.console import Console
+
+    from notbugs import compare as module
+
+    lines = module.compare(module.read_run(run_a, _root()), module.read_run(run_b, _root()))
+    if out is not None:
+        module.write_comparison(lines, run_a, run_b, out)
+        click.echo(f"written: {out}")
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)
+    console.print(module.terminal_table(lines, run_a, run_b))
+
+
+@main.command()
 @click.argument("name", required=False)
 @click.option("--list", "list_them", is_flag=True, help="Show what each preset runs and costs.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key on the way.")

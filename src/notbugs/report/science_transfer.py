@@ -1,19 +1,21 @@
 """Section "Transfer": Figure 3 of the paper, accuracy from D_rand and D_det beside transfer success."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from notbugs.report.blocks import Section, Table, Text, name, number
+from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.evidence import STILL_Y_SHARE, NotMeasuredError, evidence_of
 from notbugs.report.project import Project
-from notbugs.report.sections import Content
 from notbugs.report.style import GREY, new_figure
 from notbugs.report.verdicts import Verdict, estimate, listed, science_metrics, share_cell, verdict_table
 from notbugs.results import percent
+
+if TYPE_CHECKING:
+    from notbugs.report.sections import Content
 
 KEYS = ("attack", "source", "architectures", "correlation")
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
@@ -74,7 +76,7 @@ def _point(axes: Axes, x: dict[str, Any], y: dict[str, Any] | None, colour: str,
     )
 
 
-def transfer_section(content: Content) -> Section | None:
+def transfer_section(content: "Content") -> Section | None:
     """Definition, figure, table and verdicts."""
     found = science_metrics(content.project, "transfer", KEYS)
     if found is None:
@@ -95,7 +97,7 @@ def transfer_section(content: Content) -> Section | None:
         "(45%, 100%), read off a plot."
     )
     pictures = content.picture("transfer", "Accuracy from D_det and D_rand against transfer success", caption)
-    blocks = [Text(how), *pictures, verdict_table(verdicts(content.project, found)), table(found)]
+    blocks: list[Block] = [Text(how), *pictures, verdict_table(verdicts(content.project, found)), table(found)]
     return Section("transfer", "Transfer: Figure 3 of the paper", blocks)
 
 
@@ -154,7 +156,9 @@ def _rise_together(project: Project, found: dict[str, Any]) -> Verdict:
     facts = found["correlation"]["D_det"]["targeted"]
     count = len(found["architectures"])
     if facts is None:
-        return Verdict(title, "cannot be judged", f"{count} architectures with a defined rate are too few, or all alike.")
+        return Verdict(
+            title, "cannot be judged", f"{count} architectures with a defined rate are too few, or all alike."
+        )
     low, high = facts["rho_without_one"] or (facts["spearman"], facts["spearman"])
     rises = facts["spearman"] >= RISE and low > 0
     falls = facts["spearman"] <= 0

@@ -47,7 +47,9 @@ def share_cell(share: Mapping[str, Any] | None) -> Cell:
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """The verdicts as a table."""
     rows = [[name(one.title), Cell(one.seen, mark=MARKS[one.seen]), Cell(one.sentence)] for one in verdicts]
-    return Table("Verdicts, by rules fixed before the numbers were seen", [Cell("claim"), Cell("here"), Cell("measured")], rows)
+    return Table(
+        "Verdicts, by rules fixed before the numbers were seen", [Cell("claim"), Cell("here"), Cell("measured")], rows
+    )
 
 
 def listed(items: Sequence[str]) -> str:

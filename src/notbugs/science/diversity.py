@@ -101,7 +101,9 @@ def _exp_entropy(eigenvalues: Tensor) -> Tensor:
 MEASURES = ("effective_rank", "vendi_score", "spread", "coverage")
 
 
-def rows_by_class(data: Mapping[str, ImageData], settings: DiversitySettings, generator: torch.Generator) -> list[Tensor]:
+def rows_by_class(
+    data: Mapping[str, ImageData], settings: DiversitySettings, generator: torch.Generator
+) -> list[Tensor]:
     """The rows compared, for each class; the same in every dataset.
 
     Raises: DiversityError if the datasets have different labels, or a class has too few images.

@@ -8,6 +8,7 @@ what is learnt from each dataset is always learnt the same way, by standard trai
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class EstimatorSettings(Settings):
     @field_validator("eps")
     @classmethod
     def _rise_from_zero(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
-        if eps[0] != 0 or any(later <= earlier for earlier, later in zip(eps, eps[1:], strict=False)):
+        if eps[0] != 0 or any(later <= earlier for earlier, later in pairwise(eps)):
             raise ValueError("a rising list of radii that begins with 0 (standard training)")
         return eps
 

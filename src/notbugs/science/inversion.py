@@ -172,7 +172,12 @@ def resemblance(
 
 
 def summary(
-    columns: dict[str, Tensor], target_labels: Tensor, start_labels: Tensor, *, num_bootstrap: int, generator: torch.Generator
+    columns: dict[str, Tensor],
+    target_labels: Tensor,
+    start_labels: Tensor,
+    *,
+    num_bootstrap: int,
+    generator: torch.Generator,
 ) -> dict[str, Any]:
     """Medians of the distances, and shares that resemble the target, over the pairs of different classes.
 

@@ -164,7 +164,10 @@ def _hit(called: Tensor, labels: Tensor, targets: Tensor, goal: Goal) -> Tensor:
 def pooled(rates: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dict[str, Share | None]]:
     """`transfer_rates` of several seeds as shares with intervals."""
     return {
-        goal: {rate: share([seed[goal][rate] for seed in rates]) for rate in ("conditional", "unconditional", "clean", "noise")}
+        goal: {
+            rate: share([seed[goal][rate] for seed in rates])
+            for rate in ("conditional", "unconditional", "clean", "noise")
+        }
         for goal in GOALS
     }
 

@@ -64,7 +64,14 @@ def diversity(project: Context) -> None:
         near = {name: share([mask]) for name, mask in prototypicality(data, rows).items()}
         sizes = dict(zip(data["D"].class_names, map(len, rows), strict=True))
         write_json(
-            metrics_file, {"sizes": sizes, "spaces": table, "nearest_own_mean": near, "classes": per_class}
+            metrics_file,
+            {
+                "sizes": sizes,
+                "num_neighbours": config.num_neighbours,
+                "spaces": table,
+                "nearest_own_mean": near,
+                "classes": per_class,
+            },
         )
     found = table["pixels"]["D_R"]
     project.say(

@@ -77,10 +77,17 @@ def estimator(project: Context) -> None:
                     )
                 )
             table[one.name] = pooled(one, measured)
-            run.curve(number, {key: table[one.name][key]["mean"] for key in ("g_attacked", "fit_clean", "fit_attacked")})
+            run.curve(
+                number, {key: table[one.name][key]["mean"] for key in ("g_attacked", "fit_clean", "fit_attacked")}
+            )
         write_json(
             metrics_file,
-            {"eps": config.attack.eps, "num_examples": len(pairs.target), "num_seeds": len(config.seeds), "table": table},
+            {
+                "eps": config.attack.eps,
+                "num_examples": len(pairs.target),
+                "num_seeds": len(config.seeds),
+                "table": table,
+            },
         )
     rise = [facts["fit_attacked"]["mean"] for facts in table.values() if facts["kind"] == "radius"]
     project.say(

@@ -144,9 +144,7 @@ def _shown(config: InversionSettings, labels: Tensor, start_labels: Tensor) -> T
     return torch.tensor(found)
 
 
-def _facts(
-    name: str, objective: str, pairs: Pairs, columns: Columns, labels: Tensor, shown: Tensor
-) -> pd.DataFrame:
+def _facts(name: str, objective: str, pairs: Pairs, columns: Columns, labels: Tensor, shown: Tensor) -> pd.DataFrame:
     """One row an image of the panel."""
     target, start = pairs.target[shown], pairs.start[shown]
     return pd.DataFrame(

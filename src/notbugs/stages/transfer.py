@@ -102,7 +102,9 @@ def _architecture(
         "width": trained.description.width,
         "num_parameters": sum(parameter.numel() for parameter in trained.parameters()),
         "accuracy": {DATASETS[key]: share([seed == test.labels for seed in calls]) for key, calls in called.items()},
-        "accuracy_shifted": {DATASETS[key]: share([seed == shifted for seed in calls]) for key, calls in called.items()},
+        "accuracy_shifted": {
+            DATASETS[key]: share([seed == shifted for seed in calls]) for key, calls in called.items()
+        },
         "transfer": pooled(rates),
     }
 
