@@ -22,9 +22,9 @@ KEYS = ("num_examples", "resemblance", "fits", "eps")
 MODELS = ("robust", "standard")
 SPACES = {"pixels": "in pixels", "robust": "in the robust g", "standard": "in the standard g"}
 MEASURES = {
-    "nearer_target": "nearer to x than to x'",
-    "neighbour_target": "nearest other image has\nx's class",
-    "neighbour_start": "nearest other image has\nthe class of x'",
+    "nearer_target": "nearer to x\nthan to x'",
+    "neighbour_target": "neighbour:\nx's class",
+    "neighbour_start": "neighbour:\nclass of x'",
 }
 MADE = {"robust": "D_R", "standard": "D_NR"}
 GAP = 0.05
@@ -67,7 +67,7 @@ def inversion_figure(project: Project) -> Figure | None:
             entry = found["resemblance"][model]["representation"][space]
             for place, measure in enumerate(MEASURES):
                 _bar(panel, place + offset, entry[measure], look(MADE[model]).colour)
-        panel.set_xticks(range(len(MEASURES)), list(MEASURES.values()), fontsize=7)
+        panel.set_xticks(range(len(MEASURES)), list(MEASURES.values()), fontsize=8)
         panel.set_title(text)
         percent_axis(panel, "share of x_r" if space == "pixels" else "")
     handles = [

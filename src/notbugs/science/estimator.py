@@ -6,7 +6,7 @@ Here g's training radius, seed, architecture and training itself are varied, x a
 what is learnt from each dataset is always learnt the same way, by standard training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,7 +24,7 @@ from notbugs.models.base import Classifier
 from notbugs.progress import Track, silent
 from notbugs.science.inversion import Pairs, invert, resemblance
 from notbugs.science.recipe import Recipe
-from notbugs.science.shares import share
+from notbugs.science.shares import share_table
 from notbugs.training import train
 
 
@@ -226,18 +226,30 @@ def _tested(
     }
 
 
-def pooled(estimator: Estimator, seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What `measure_estimator` found for each seed, as shares with intervals and medians averaged over seeds."""
-    masks = seeds[0]["masks"]
-    distances = seeds[0]["distances"]
+def pooled(measured: Mapping[Estimator, Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What `measure_estimator` found for each estimator and seed: shares with intervals, medians, values by seed.
+
+    Returns: the estimator's name -> facts.
+    """
+    columns = {
+        one.name: {name: [seed["masks"][name] for seed in seeds] for name in seeds[0]["masks"]}
+        for one, seeds in measured.items()
+    }
+    shares = share_table(columns)
     return {
-        "kind": estimator.kind,
-        "architecture": estimator.model.architecture,
-        "eps": estimator.eps,
-        **{name: share([seed["masks"][name] for seed in seeds]) for name in masks},
-        **{name: round(sum(seed["distances"][name] for seed in seeds) / len(seeds), 6) for name in distances},
-        "seeds": {
-            name: [round(float(seed["masks"][name].double().mean()), 6) for seed in seeds]
-            for name in ("g_attacked", "fit_clean", "fit_attacked", "blend_attacked")
-        },
+        one.name: {
+            "kind": one.kind,
+            "architecture": one.model.architecture,
+            "eps": one.eps,
+            **shares[one.name],
+            **{
+                name: round(sum(seed["distances"][name] for seed in seeds) / len(seeds), 6)
+                for name in seeds[0]["distances"]
+            },
+            "seeds": {
+                name: [round(float(mask.double().mean()), 6) for mask in columns[one.name][name]]
+                for name in ("g_attacked", "fit_clean", "fit_attacked", "blend_attacked")
+            },
+        }
+        for one, seeds in measured.items()
     }

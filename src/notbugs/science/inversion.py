@@ -213,12 +213,10 @@ def median(values: Tensor, num_bootstrap: int, generator: torch.Generator) -> di
 
 def accuracies(
     model: nn.Module, splits: dict[str, ImageData], attack: AttackSettings, *, generator: torch.Generator
-) -> dict[str, dict[str, Tensor]]:
-    """Which images a model gets right, untouched and attacked: split -> {"clean", "attacked"} -> (N,) bool."""
-    return {
-        split: {
-            "clean": predict(model, data.images).argmax(dim=1) == data.labels,
-            "attacked": adversarially_correct(model, data, attack, generator=generator),
-        }
-        for split, data in splits.items()
-    }
+) -> dict[str, Tensor]:
+    """Which images a model gets right, untouched and attacked: "<split>.clean", "<split>.attacked" -> (N,) bool."""
+    masks = {}
+    for split, data in splits.items():
+        masks[f"{split}.clean"] = predict(model, data.images).argmax(dim=1) == data.labels
+        masks[f"{split}.attacked"] = adversarially_correct(model, data, attack, generator=generator)
+    return masks

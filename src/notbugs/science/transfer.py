@@ -8,7 +8,7 @@ rightly and whose adversarial example fools the source, the share that X gets wr
 (targeted, t = y + 1). Unconditional: of all test images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,6 @@ from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.images import ImageData
 from notbugs.models import ModelSettings
 from notbugs.science.recipe import Recipe
-from notbugs.science.shares import Share, share
 
 Goal = Literal["untargeted", "targeted"]
 GOALS: tuple[Goal, ...] = ("untargeted", "targeted")
@@ -127,8 +126,8 @@ def _with_noise(images: Tensor, lengths: Tensor, generator: torch.Generator) -> 
     return (images + noise).clamp(0, 1)
 
 
-def transfer_rates(model: nn.Module, data: ImageData, examples: Examples) -> dict[str, dict[str, Tensor]]:
-    """What X says of the source's examples: goal -> rate -> (n,) bool, one entry an image that counts.
+def transfer_rates(model: nn.Module, data: ImageData, examples: Examples) -> dict[str, Tensor]:
+    """What X says of the source's examples: "<goal>.<rate>" -> (n,) bool, one entry an image that counts.
 
     Rates: `conditional` over the images that both models get right and that fool the source; `unconditional`
     over all images; `clean` over all untouched images and `noise` over all randomly perturbed ones, by the same
@@ -139,37 +138,22 @@ def transfer_rates(model: nn.Module, data: ImageData, examples: Examples) -> dic
         data: the test images, with D's own labels.
         examples: from `adversarial_examples` on the same images.
     """
-    right = predict(model, data.images).argmax(dim=1) == data.labels
+    seen = {"clean": data.images, **examples.images}
+    called = {kind: predict(model, images).argmax(dim=1) for kind, images in seen.items()}
+    right = called["clean"] == data.labels
     rates = {}
     for goal in GOALS:
-        hit = {
-            kind: _hit(predict(model, images).argmax(dim=1), data.labels, examples.targets, goal)
-            for kind, images in (("example", examples.images[goal]), ("clean", data.images))
-        }
-        noisy = _hit(predict(model, examples.images["noise"]).argmax(dim=1), data.labels, examples.targets, goal)
+        hit = {kind: _hit(answer, data.labels, examples.targets, goal) for kind, answer in called.items()}
         counts = right & examples.source_right & examples.fooled[goal]
-        rates[str(goal)] = {
-            "conditional": hit["example"][counts],
-            "unconditional": hit["example"],
-            "clean": hit["clean"],
-            "noise": noisy,
-        }
+        rates[f"{goal}.conditional"] = hit[goal][counts]
+        rates[f"{goal}.unconditional"] = hit[goal]
+        rates[f"{goal}.clean"] = hit["clean"]
+        rates[f"{goal}.noise"] = hit["noise"]
     return rates
 
 
 def _hit(called: Tensor, labels: Tensor, targets: Tensor, goal: Goal) -> Tensor:
     return called != labels if goal == "untargeted" else called == targets
-
-
-def pooled(rates: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dict[str, Share | None]]:
-    """`transfer_rates` of several seeds as shares with intervals."""
-    return {
-        goal: {
-            rate: share([seed[goal][rate] for seed in rates])
-            for rate in ("conditional", "unconditional", "clean", "noise")
-        }
-        for goal in GOALS
-    }
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any] | None:

@@ -1,9 +1,12 @@
 """Stage `estimator`: D_R and D_NR from many estimators g, and how robust what is learnt from each is."""
 
+from typing import Any
+
 from notbugs.config import ConfigError, settings
 from notbugs.files import write_json
-from notbugs.images import make_generator
+from notbugs.images import ImageData, make_generator
 from notbugs.science.estimator import (
+    Estimator,
     EstimatorSettings,
     choose_pairs,
     estimate,
@@ -11,6 +14,7 @@ from notbugs.science.estimator import (
     measure_estimator,
     pooled,
 )
+from notbugs.science.inversion import Pairs
 from notbugs.stages.context import Context
 from notbugs.store import load_dataset
 from notbugs.tracking import live_run
@@ -48,38 +52,12 @@ def estimator(project: Context) -> None:
                 f"{len(data.labels.unique())}..{len(data)}, one of each class and no more than D has"
             )
         pairs = choose_pairs(data, config.num_examples, make_generator(project.seed, "estimator", "pairs"))
-        table = {}
-        for number, one in enumerate(estimators(config, own)):
-            measured = []
-            for seed in config.seeds:
-                stream = ("estimator", seed)
-                g = estimate(
-                    one,
-                    config,
-                    data,
-                    seed=project.seed,
-                    stream=stream,
-                    device=project.device,
-                    progress=project.progress,
-                )
-                measured.append(
-                    measure_estimator(
-                        g,
-                        config,
-                        own,
-                        data,
-                        pairs,
-                        test,
-                        seed=project.seed,
-                        stream=stream,
-                        progress=project.progress,
-                        description=f"estimator: {one.name}, seed {seed}",
-                    )
-                )
-            table[one.name] = pooled(one, measured)
-            run.curve(
-                number, {key: table[one.name][key]["mean"] for key in ("g_attacked", "fit_clean", "fit_attacked")}
-            )
+        measured = {}
+        for one in estimators(config, own):
+            measured[one] = [_measured(project, config, one, data, pairs, test, seed) for seed in config.seeds]
+        table = pooled(measured)
+        for number, facts in enumerate(table.values()):
+            run.curve(number, {key: facts[key]["mean"] for key in ("g_attacked", "fit_clean", "fit_attacked")})
         write_json(
             metrics_file,
             {
@@ -94,3 +72,19 @@ def estimator(project: Context) -> None:
         f"estimator: adversarial accuracy of the fits at eps {config.attack.eps:g} for g trained at eps "
         + ", ".join(f"{eps:g}: {value:.1%}" for eps, value in zip(config.eps, rise, strict=True))
     )
+
+
+def _measured(
+    project: Context,
+    config: EstimatorSettings,
+    one: Estimator,
+    data: ImageData,
+    pairs: Pairs,
+    test: ImageData,
+    seed: int,
+) -> dict[str, Any]:
+    """Train g, invert with it, fit and measure, for one seed."""
+    stream: Any = {"seed": project.seed, "stream": ("estimator", seed), "progress": project.progress}
+    g = estimate(one, config, data, device=project.device, **stream)
+    name = f"estimator: {one.name}, seed {seed}"
+    return measure_estimator(g, config, project.model_settings(), data, pairs, test, description=name, **stream)

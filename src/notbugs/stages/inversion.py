@@ -1,5 +1,6 @@
 """Stage `inversion`: what inverted images resemble, other objectives, and the train/test gap of the fits on them."""
 
+from collections import defaultdict
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,7 @@ from notbugs.science.inversion import (
     resemblance,
     summary,
 )
-from notbugs.science.shares import share
+from notbugs.science.shares import nested, share, share_table
 from notbugs.stages.context import Context
 from notbugs.store import load_dataset, save_dataset
 from notbugs.tracking import live_run
@@ -191,17 +192,14 @@ def _gaps(
         seeds = settings(project.params, f"fit.{key}", FitSettings).seeds
         files = [project.fitted_model(key, "full", seed) for seed in seeds]
         subjects[name] = (files, {"train": some[key], "inverted_test": inverted, "test": some["test"]})
-    table: dict[str, Any] = {}
+    masks: dict[str, dict[str, list[Tensor]]] = {}
     for name, (files, splits) in subjects.items():
-        measured = [
-            accuracies(load_model(file, device=project.device), splits, config.gap_attack, generator=stream)
-            for file in files
-        ]
-        table[name] = {
-            split: {kind: share([seed[split][kind] for seed in measured]) for kind in ("clean", "attacked")}
-            for split in splits
-        }
-    return table
+        masks[name] = defaultdict(list)
+        for file in files:
+            measured = accuracies(load_model(file, device=project.device), splits, config.gap_attack, generator=stream)
+            for column, mask in measured.items():
+                masks[name][column].append(mask)
+    return {name: nested(shares) for name, shares in share_table(masks).items()}
 
 
 def _source_files(project: Context, name: str) -> list[Any]:

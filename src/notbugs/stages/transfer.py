@@ -1,5 +1,6 @@
 """Stage `transfer`: other architectures, fitted on D_rand and D_det and shown the source's adversarial examples."""
 
+from collections import defaultdict
 from typing import Any
 
 from torch import Tensor
@@ -10,14 +11,13 @@ from notbugs.files import write_json
 from notbugs.images import ImageData, make_generator
 from notbugs.models import ModelSettings, create_model, load_model, set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.science.shares import share
+from notbugs.science.shares import nested, share, share_table
 from notbugs.science.transfer import (
     GOALS,
     Examples,
     TransferSettings,
     adversarial_examples,
     correlation,
-    pooled,
     transfer_rates,
 )
 from notbugs.stages.context import Context
@@ -55,10 +55,10 @@ def transfer(project: Context) -> None:
         examples = adversarial_examples(
             source, test, config.attack, generator=make_generator(project.seed, "transfer", "noise")
         )
-        table = {
-            name: _architecture(project, config, name, model, data, test, examples)
-            for name, model in config.architectures.items()
-        }
+        facts, masks = {}, {}
+        for name, model in config.architectures.items():
+            facts[name], masks[name] = _architecture(project, config, name, model, data, test, examples)
+        table = {name: {**facts[name], **nested(shares)} for name, shares in share_table(masks).items()}
         write_json(
             metrics_file,
             {
@@ -86,27 +86,25 @@ def _architecture(
     data: dict[str, ImageData],
     test: ImageData,
     examples: Examples,
-) -> dict[str, Any]:
-    """All that is measured of one architecture: accuracy from each dataset, transfer from the source."""
+) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
+    """What X is, and all that is measured of it: accuracy from each dataset, transfer from the source, by seed."""
     shifted = shifted_labels(test.labels, len(test.class_names))
-    called: dict[str, list[Tensor]] = {key: [] for key in DATASETS}
-    rates = []
+    masks: dict[str, list[Tensor]] = defaultdict(list)
     for seed in config.seeds:
-        for key in DATASETS:
+        for key, dataset in DATASETS.items():
             trained = _trained(project, getattr(config, key), model, data[key], name, key, seed)
-            called[key].append(predict(trained, test.images).argmax(dim=1))
+            called = predict(trained, test.images).argmax(dim=1)
+            masks[f"accuracy.{dataset}"].append(called == test.labels)
+            masks[f"accuracy_shifted.{dataset}"].append(called == shifted)
             if key == "d":
-                rates.append(transfer_rates(trained, test, examples))
-    return {
+                for rate, mask in transfer_rates(trained, test, examples).items():
+                    masks[f"transfer.{rate}"].append(mask)
+    facts = {
         "architecture": trained.description.architecture,
         "width": trained.description.width,
         "num_parameters": sum(parameter.numel() for parameter in trained.parameters()),
-        "accuracy": {DATASETS[key]: share([seed == test.labels for seed in calls]) for key, calls in called.items()},
-        "accuracy_shifted": {
-            DATASETS[key]: share([seed == shifted for seed in calls]) for key, calls in called.items()
-        },
-        "transfer": pooled(rates),
     }
+    return facts, masks
 
 
 def _trained(
