@@ -82,7 +82,11 @@ def test_the_default_is_valid() -> None:
         ("transfer.det.early_stopping", 3, r"transfer\.det\.early_stopping = 3: must be null"),
         ("transfer.seeds", [1, 1], r"transfer\.seeds = \[1, 1\]: must be seeds that differ"),
         ("inversion.gap_attack.eps", -1.0, r"inversion\.gap_attack\.eps = -1\.0: must be greater than 0"),
-        ("inversion.objectives", ["cosine"], r"inversion\.objectives = \['cosine'\]: must be different objectives, rep"),
+        (
+            "inversion.objectives",
+            ["cosine"],
+            r"inversion\.objectives = \['cosine'\]: must be different objectives, rep",
+        ),
         ("inversion.objectives", ["l1"], r"inversion\.objectives\.0 = 'l1': must be 'representation', 'cosine' or"),
         ("diversity.num_neighbours", 0, r"diversity\.num_neighbours = 0: must be greater than or equal to 1"),
         ("estimator.eps", [0.5, 1.0], r"estimator\.eps = \[0\.5, 1\.0\]: must be a rising list of radii that begins"),
