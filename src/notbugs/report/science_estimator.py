@@ -177,8 +177,9 @@ def _beyond_pixels(radii: Mapping[float, Any], trained: float) -> Verdict:
         "seen" if gain.reaches(MARGIN) else "not seen",
         f"x_r comes nearer to x as g's radius grows (median distance {radii[0.0]['pixels_to_target']:.2f} at eps 0, "
         f"{radii[trained]['pixels_to_target']:.2f} at {trained:g}). Blends of x' and x just as near teach "
-        f"{estimate(radii[trained]['blend_attacked'])} adversarial accuracy, the inverted images {gain.points} more "
-        f"(asked: {percent(MARGIN)} points and the interval above zero).",
+        f"{estimate(radii[trained]['blend_attacked'])} adversarial accuracy (clean "
+        f"{percent(radii[trained]['blend_clean']['mean'])}%), the inverted images {gain.points} more (asked: "
+        f"{percent(MARGIN)} points and the interval above zero).",
     )
 
 

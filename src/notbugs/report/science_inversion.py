@@ -68,7 +68,7 @@ def inversion_figure(project: Project) -> Figure | None:
             for place, measure in enumerate(MEASURES):
                 _bar(panel, place + offset, entry[measure], look(MADE[model]).colour)
         panel.set_xticks(range(len(MEASURES)), list(MEASURES.values()), fontsize=8)
-        panel.set_title(text)
+        panel.set_title(text, pad=12)
         percent_axis(panel, "share of x_r" if space == "pixels" else "")
     handles = [
         Patch(facecolor=look(MADE[model]).colour, label=f"x_r of the {model} model ({MADE[model]})") for model in MODELS
