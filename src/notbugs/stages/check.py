@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from notbugs.config import DATASET_NAMES, ConfigError, runtime, settings
+from notbugs.config import DATASET_NAMES, ConfigError, Settings, runtime, settings
 from notbugs.construction import construct_settings
 from notbugs.evaluation import EvaluateSettings
 from notbugs.models import ModelSettings
@@ -15,7 +15,7 @@ from notbugs.science.transfer import TransferSettings
 from notbugs.sources import DataSettings
 from notbugs.training import FitSettings, TrainSettings
 
-SCIENCE = {
+SCIENCE: dict[str, type[Settings]] = {
     "transfer": TransferSettings,
     "inversion": InversionSettings,
     "diversity": DiversitySettings,
