@@ -160,8 +160,8 @@ def compare(a: Outcome, b: Outcome) -> list[Line]:
 def _settings(a: Outcome, b: Outcome) -> list[Line]:
     """The source, the sizes, and every setting that differs."""
     first = [Line("what ran", key, _fact(a, key), _fact(b, key)) for key in ("source", "architecture")]
-    sizes = ("prepare.train", "prepare.test", "prepare.classes")
-    first += [Line("what ran", key, a.metrics.get(key), b.metrics.get(key)) for key in sizes]
+    sizes = {"training images": "prepare.train", "test images": "prepare.test", "classes": "prepare.classes"}
+    first += [Line("what ran", what, a.metrics.get(key), b.metrics.get(key)) for what, key in sizes.items()]
     keys = [*a.params, *(key for key in b.params if key not in a.params)]
     differ = [key for key in keys if a.params.get(key) != b.params.get(key) and key != "experiment"]
     return first + [Line("settings", key, _shown(a.params.get(key)), _shown(b.params.get(key))) for key in differ]

@@ -44,7 +44,7 @@ def test_what_differs_and_what_was_measured(folders):
     settings = [(one.what, one.a, one.b) for one in lines if one.part == "settings"]
     assert settings == [("evaluate.headline_eps", 0.5, 0.25)]
     assert line(lines, "source").a == "digits"
-    assert line(lines, "prepare.train").a == 200
+    assert line(lines, "training images").a == 200
     attacked = line(lines, "D_R, at headline eps")
     assert (attacked.a, attacked.b) == pytest.approx((0.54, 0.90), abs=0.003)
     assert attacked.difference == pytest.approx(0.36, abs=0.005)
@@ -66,7 +66,7 @@ def test_what_may_explain_it(folders):
 def test_csv_and_html_hold_every_line(folders, tmp_path):
     lines = compare(*outcomes(folders))
     write_comparison(lines, "A", "B", tmp_path / "out.csv")
-    rows = list(csv.reader((tmp_path / "out.csv").open()))
+    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
     assert rows[0] == ["part", "what", "A", "B", "difference"]
     assert len(rows) == len(lines) + 1
     write_comparison(lines, "A<b>", "B", tmp_path / "out.html")
