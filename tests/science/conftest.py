@@ -69,7 +69,7 @@ def tiny_project(tmp_path_factory, digits, standard_model, robust_model) -> Path
     """Read only; copy it to change it."""
     root = tmp_path_factory.mktemp("science")
     base, test = (part.select(torch.arange(count)) for part, count in zip(digits, (240, 60), strict=True))
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
     models = {"standard": standard_model, "robust": robust_model}
     for name, model in models.items():
         save_model(model, root / f"models/train/{name}/seed-0.safetensors")

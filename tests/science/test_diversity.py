@@ -90,9 +90,9 @@ def test_prototypes_are_found_out():
 
 def test_the_bootstrap_interval_covers_the_ratio_of_spreads():
     """Independent normal sets with true ratio 2: the interval holds it in about 95 of 100 trials."""
-    settings = DiversitySettings(num_bootstrap=60, num_neighbours=2)
+    settings = DiversitySettings(num_bootstrap=40, num_neighbours=2)
     hits = 0
-    for seed in range(60):
+    for seed in range(40):
         base = torch.randn(40, 3, generator=generator(seed))
         other = 2 * torch.randn(40, 3, generator=generator(500 + seed))
         table = compare_class({"D": base, "D_R": other}, settings, generator=generator(1000 + seed))
@@ -100,7 +100,7 @@ def test_the_bootstrap_interval_covers_the_ratio_of_spreads():
         assert found["low"] is not None
         assert found["high"] is not None
         hits += found["low"] <= 2 <= found["high"]
-    assert hits >= 51
+    assert hits >= 33
 
 
 def test_a_measure_of_nothing_has_no_ratio():
