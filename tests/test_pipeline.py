@@ -25,10 +25,17 @@ STAGES = [
     "train@standard",
     "train@robust",
     "construct@robust",
+    "construct@nonrobust",
     "construct@rand",
+    "construct@det",
     "fit@robust",
+    "fit@nonrobust",
     "fit@rand",
     "evaluate",
+    "transfer",
+    "inversion",
+    "diversity",
+    "estimator",
     "report",
 ]
 TINY_TRAIN = {
@@ -39,6 +46,7 @@ TINY_TRAIN = {
     "schedule": "one_cycle",
     "measure_every": 2,
 }
+TINY_RECIPE = {"epochs": 2, "batch_size": 64, "lr": 0.1}
 TINY_PARAMS = {
     "experiment": "tiny",
     "seed": 0,
@@ -52,6 +60,7 @@ TINY_PARAMS = {
     },
     "construct": {
         "robust": {"recipe": "invert", "model": "robust", "num_steps": 3, "step_size": 0.1},
+        "nonrobust": {"recipe": "invert", "model": "standard", "num_steps": 3, "step_size": 0.1},
         "rand": {
             "recipe": "random_target",
             "model": "standard",
@@ -59,9 +68,48 @@ TINY_PARAMS = {
             "num_steps": 3,
             "step_size": 0.2,
         },
+        "det": {
+            "recipe": "deterministic_target",
+            "model": "standard",
+            "eps": 0.5,
+            "num_steps": 3,
+            "step_size": 0.2,
+        },
     },
-    "fit": {"robust": {**TINY_TRAIN, "still_y": False}, "rand": TINY_TRAIN},
+    "fit": {
+        "robust": {**TINY_TRAIN, "still_y": False},
+        "nonrobust": {**TINY_TRAIN, "still_y": False},
+        "rand": TINY_TRAIN,
+    },
     "evaluate": {"eps": [0.25, 0.5], "num_steps": 2, "headline_eps": 0.5, "headline_num_steps": 3},
+    "transfer": {
+        "architectures": {"mlp": {"architecture": "mlp", "width": 8}},
+        "d": TINY_RECIPE,
+        "rand": TINY_RECIPE,
+        "det": TINY_RECIPE,
+        "attack": {"eps": 0.5, "num_steps": 2},
+    },
+    "inversion": {
+        "num_examples": 20,
+        "num_test": 20,
+        "num_steps": 2,
+        "step_size": 0.1,
+        "gap_attack": {"eps": 0.5, "num_steps": 2},
+        "num_bootstrap": 10,
+    },
+    "diversity": {"num_bootstrap": 10, "num_neighbours": 2},
+    "estimator": {
+        "eps": [0, 0.5],
+        "num_examples": 20,
+        "standard": TINY_RECIPE,
+        "robust": {**TINY_RECIPE, "attack": {"eps": 0.5, "num_steps": 2}},
+        "other": {"architecture": "mlp", "width": 8},
+        "other_eps": 0.5,
+        "num_steps": 2,
+        "step_size": 0.1,
+        "fit": TINY_RECIPE,
+        "attack": {"eps": 0.5, "num_steps": 2},
+    },
     "report": {"grid_examples": 3},
 }
 
@@ -134,7 +182,7 @@ def mlflow_runs(project: Path) -> list[dict]:
 def test_every_measurement_is_in_the_results(project: Path) -> None:
     found = rows(project)
     models = {(row["dataset"], row["estimator"], row["seed"]) for row in found}
-    assert {"D", "D_R", "D_rand"} <= {dataset for dataset, _, _ in models}
+    assert {"D", "D_R", "D_NR", "D_rand"} <= {dataset for dataset, _, _ in models}
     assert {("D", "standard", "0"), ("D", "robust", "1"), ("D_rand", "standard", "1")} <= models
     attacks = {(row["labels"], row["attack"], row["eps"]) for row in found if row["seed"] == "1"}
     assert attacks == {
@@ -234,7 +282,7 @@ def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path
     assert set(status) == {"construct@rand", "report"}
     done = run(copy, "dvc", "repro").stdout
     ran = {line.split("'")[1] for line in done.splitlines() if line.startswith("Running stage")}
-    assert ran == {"construct@rand", "fit@rand", "evaluate", "report"}
+    assert ran == {"construct@rand", "fit@rand", "evaluate", "transfer", "report"}
     assert {row["construction_eps"] for row in rows(copy) if row["dataset"].startswith("D_rand")} == {"0.25"}
 
 

@@ -144,6 +144,38 @@ def evaluate(
 
 
 @main.command()
+def transfer() -> None:
+    """Stage: fit other architectures on D_rand and D_det, and try the source's adversarial examples on them."""
+    from notbugs.stages.transfer import transfer as stage
+
+    stage(_project())
+
+
+@main.command()
+def inversion() -> None:
+    """Stage: look closely at inverted images: what they resemble, other objectives, overfitting."""
+    from notbugs.stages.inversion import inversion as stage
+
+    stage(_project())
+
+
+@main.command()
+def diversity() -> None:
+    """Stage: measure how diverse D, D_R and D_NR are, class by class."""
+    from notbugs.stages.diversity import diversity as stage
+
+    stage(_project())
+
+
+@main.command()
+def estimator() -> None:
+    """Stage: vary the model behind D_R: its eps, seed, architecture, training."""
+    from notbugs.stages.estimator import estimator as stage
+
+    stage(_project())
+
+
+@main.command()
 def report() -> None:
     """Stage: write reports/report.html and the figures."""
     from notbugs.stages.report import report as stage
@@ -180,6 +212,29 @@ def results(form: str | None) -> None:
         click.echo(module.to_csv(table), nl=False)
     else:
         module.print_table(table, _headline_eps())
+
+
+@main.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--out", type=click.Path(path_type=Path), help="Write every line as .html or .csv.")
+def compare(run_a: str, run_b: str, out: Path | None) -> None:
+    """Set two pipelines side by side: RUN_A and RUN_B are project folders or Git revisions.
+
+    Prints settings that differ, accuracies, and what may explain how robust D_R is; --out also writes every metric.
+    """
+    from rich.console import Console
+
+    from notbugs import compare as module
+
+    lines = module.compare(module.read_run(run_a, _root()), module.read_run(run_b, _root()))
+    if out is not None:
+        module.write_comparison(lines, run_a, run_b, out)
+        click.echo(f"written: {out}")
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)
+    console.print(module.terminal_table(lines, run_a, run_b))
 
 
 @main.command()

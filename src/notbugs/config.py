@@ -25,6 +25,10 @@ SECTIONS = (
     "construct",
     "fit",
     "evaluate",
+    "transfer",
+    "inversion",
+    "diversity",
+    "estimator",
     "report",
 )
 """Every top-level key of params.yaml."""

@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from notbugs.config import DATASET_NAMES, UserError
 
@@ -85,10 +85,22 @@ def read_table(
         check: called with (path, table); raises ResultsError.
     Raises: ResultsError naming the file and the column.
     """
+    return parse_table(path, path, columns, stage, may_be_empty, check)
+
+
+def parse_table(
+    source: "Path | TextIO",
+    path: Path,
+    columns: dict[str, str],
+    stage: str,
+    may_be_empty: tuple[str, ...] = (),
+    check: Any = None,
+) -> "pd.DataFrame":
+    """`read_table` from a file or an open text; `path` is what errors call it."""
     import pandas as pd
 
     try:
-        raw = pd.read_csv(path, dtype="string", keep_default_na=False)
+        raw = pd.read_csv(source, dtype="string", keep_default_na=False)
     except FileNotFoundError:
         raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:

@@ -8,6 +8,7 @@ import torch
 from notbugs.config import ConfigError, validate
 from notbugs.images import ImageData, make_generator
 from notbugs.models import (
+    BUILDERS,
     DEFAULT_WIDTHS,
     ModelError,
     ModelSettings,
@@ -19,7 +20,8 @@ from notbugs.models import (
 from notbugs.models.base import Classifier
 
 NAMES = tuple("abcdefghij")
-ARCHITECTURES = ("small_cnn", "resnet18", "resnet50")
+CONVOLUTIONAL = ("small_cnn", "deep_cnn", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception")
+ARCHITECTURES = (*CONVOLUTIONAL, "mlp")
 
 
 def make(architecture="small_cnn", width=4, shape=(3, 32, 32), names=NAMES, seed=0) -> Classifier:
@@ -32,7 +34,7 @@ def picture(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 20, 28)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 20, 28), (1, 4, 4)])
 def test_logits_are_the_head_of_the_representation(architecture, shape):
     model = make(architecture, shape=shape).eval()
     x = picture(2, *shape)
@@ -44,23 +46,52 @@ def test_logits_are_the_head_of_the_representation(architecture, shape):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "count", "features"), [("resnet18", 11_173_962, 512), ("resnet50", 23_520_842, 2048)]
+    ("architecture", "count", "features"),
+    [
+        ("resnet18", 11_173_962, 512),
+        ("resnet50", 23_520_842, 2048),
+        ("vgg16", 14_728_266 - 4_224, 512),  # no biases before BatchNorm: 4,224 channels
+        ("densenet121", 6_956_298, 1024),
+        ("resnet8", 78_042, 64),
+    ],
 )
-def test_resnets_have_the_usual_number_of_parameters(architecture, count, features):
+def test_networks_have_the_usual_number_of_parameters(architecture, count, features):
     model = make(architecture, width=None)
     assert sum(p.numel() for p in model.parameters()) == count
     assert model.head.in_features == features
 
 
-@pytest.mark.parametrize(("architecture", "side"), [("resnet18", 4), ("resnet50", 4)])
-def test_resnets_have_the_stem_for_32_pixels(architecture, side):
-    """Stride 1 and no max-pooling: 32 pixels are still 4 before the average."""
+@pytest.mark.parametrize(
+    ("architecture", "side"),
+    [("resnet8", 8), ("resnet18", 4), ("resnet50", 4), ("vgg16", 1), ("densenet121", 4), ("inception", 8)],
+)
+def test_networks_have_the_stem_for_32_pixels(architecture, side):
+    """Stride 1 and no max-pooling in front: so many of 32 pixels are left before the average."""
     model = make(architecture)
-    features = model.body[:-2](picture(1, 3, 32, 32))
+    features = model.body[:-2](picture(2, 3, 32, 32))
     assert features.shape[2:] == (side, side)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_inception_has_the_channels_of_googlenet():
+    """Szegedy et al. 2015, table 1: what the blocks 3a to 5b give on, at width 64."""
+    with torch.device("meta"):
+        body = BUILDERS["inception"]((3, 32, 32), 10, 64).body
+    blocks = [module for module in body if type(module).__name__ == "Inception"]
+    assert [block.branch1.conv.in_channels for block in blocks] == [192, 256, 480, 512, 512, 512, 528, 832, 832]
+    assert [block.branch1.conv.out_channels for block in blocks] == [64, 128, 192, 160, 128, 112, 256, 256, 384]
+
+
+def test_a_perceptron_does_not_see_neighbourhood():
+    """The pixels in another order, and the first layer's columns with them: the same logits."""
+    model = make("mlp", shape=(3, 4, 4)).eval()
+    x = picture(5, 3, 4, 4)
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(0))
+    expected = model(x)
+    model.body[1].weight.data = model.body[1].weight.data[:, order]
+    torch.testing.assert_close(model(x.flatten(1)[:, order].view_as(x)), expected)
+
+
+@pytest.mark.parametrize("architecture", CONVOLUTIONAL)
 def test_no_width_is_the_usual_width(architecture):
     model = make(architecture, width=None, shape=(3, 8, 8))
     assert model.description.width == DEFAULT_WIDTHS[architecture]
@@ -126,7 +157,7 @@ def test_default_settings():
     [
         (
             {"architecture": "resnet34"},
-            r"model\.architecture = 'resnet34': must be 'small_cnn', 'resnet18' or 'resnet50'",
+            r"model\.architecture = 'resnet34': must be 'small_cnn', 'deep_cnn', 'mlp', 'resnet8', ",
         ),
         ({"width": 0}, r"model\.width = 0: must be greater than or equal to 1"),
         ({"width": 16.0}, r"model\.width = 16\.0: must be a valid integer"),

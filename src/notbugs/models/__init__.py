@@ -15,17 +15,36 @@ from pydantic import Field, PositiveInt, ValidationError
 from notbugs.config import Settings, UserError
 from notbugs.files import whole_file, write_json
 from notbugs.models.base import Classifier
-from notbugs.models.resnet import resnet18, resnet50
-from notbugs.models.small_cnn import SmallCNN
+from notbugs.models.imagenet import densenet121, inception, vgg16
+from notbugs.models.resnet import resnet8, resnet18, resnet50
+from notbugs.models.small_cnn import MLP, DeepCNN, SmallCNN
 
-Architecture = Literal["small_cnn", "resnet18", "resnet50"]
+Architecture = Literal[
+    "small_cnn", "deep_cnn", "mlp", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception"
+]
 BUILDERS: dict[str, Callable[[tuple[int, int, int], int, int], Classifier]] = {
     "small_cnn": SmallCNN,
+    "deep_cnn": DeepCNN,
+    "mlp": MLP,
+    "resnet8": resnet8,
     "resnet18": resnet18,
     "resnet50": resnet50,
+    "vgg16": vgg16,
+    "densenet121": densenet121,
+    "inception": inception,
 }
 """Each takes the image shape (C, H, W), the number of classes and the width."""
-DEFAULT_WIDTHS = {"small_cnn": 16, "resnet18": 64, "resnet50": 64}
+DEFAULT_WIDTHS = {
+    "small_cnn": 16,
+    "deep_cnn": 16,
+    "mlp": 64,
+    "resnet8": 16,
+    "resnet18": 64,
+    "resnet50": 64,
+    "vgg16": 64,
+    "densenet121": 64,
+    "inception": 64,
+}
 
 
 class ModelError(UserError):
@@ -36,9 +55,9 @@ class ModelSettings(Settings):
     """Which classifier is trained."""
 
     architecture: Architecture = "small_cnn"
-    """Network, by its usual name; the ResNets have the stem for 32 pixels."""
+    """Network, by its usual name; those made for ImageNet have the stem for 32 pixels."""
     width: int | None = Field(default=None, ge=1, le=1024)
-    """Channels of the first layer; null takes the usual width (16 for small_cnn, 64 for ResNets)."""
+    """Scales all layers; null takes the usual width (16 for small_cnn, 64 for those made for ImageNet)."""
 
 
 class Description(Settings):

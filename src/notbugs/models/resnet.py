@@ -9,6 +9,11 @@ from torch import nn
 from notbugs.models.base import Classifier
 
 
+def resnet8(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
+    """A small ResNet of three blocks; the representation has 4·width numbers (64 at width 16)."""
+    return _resnet("BasicBlock", (1, 1, 1), image_shape, num_classes, width)
+
+
 def resnet18(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
     """ResNet-18; the representation has 8·width numbers (512 at width 64)."""
     return _resnet("BasicBlock", (2, 2, 2, 2), image_shape, num_classes, width)

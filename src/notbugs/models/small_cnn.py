@@ -1,4 +1,6 @@
-"""A small convolutional network for small images."""
+"""Small networks for small images: a CNN, a deeper one, and a multilayer perceptron."""
+
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -14,12 +16,39 @@ class SmallCNN(Classifier):
     """
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int) -> None:
-        channels = image_shape[0]
-        layers: list[nn.Module] = []
-        previous = channels
-        for out, stride in ((2 * width, 1), (4 * width, 2), (width, 2)):
-            layers += [nn.Conv2d(previous, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out)]
-            layers.append(nn.ReLU(inplace=True))
+        stages = ((2 * width, 1), (4 * width, 2), (width, 2))
+        super().__init__(_convolutions(image_shape[0], stages), image_shape[0], width, num_classes)
+
+
+class DeepCNN(Classifier):
+    """SmallCNN with two convolutions in place of each: six, then global average pooling to `width` numbers."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int) -> None:
+        stages = ((2 * width, 1), (2 * width, 1), (4 * width, 2), (4 * width, 1), (2 * width, 2), (width, 1))
+        super().__init__(_convolutions(image_shape[0], stages), image_shape[0], width, num_classes)
+
+
+class MLP(Classifier):
+    """Three fully connected layers of 2·width, 2·width and width units; it knows nothing of neighbouring pixels."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int) -> None:
+        channels, height, breadth = image_shape
+        layers: list[nn.Module] = [nn.Flatten()]
+        previous = channels * height * breadth
+        for out in (2 * width, 2 * width, width):
+            layers += [nn.Linear(previous, out, bias=False), nn.BatchNorm1d(out), nn.ReLU(inplace=True)]
             previous = out
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        super().__init__(nn.Sequential(*layers), channels, previous, num_classes)
+        super().__init__(nn.Sequential(*layers), channels, width, num_classes)
+
+
+def _convolutions(channels: int, stages: Sequence[tuple[int, int]]) -> nn.Sequential:
+    """A 3x3 convolution, BatchNorm and ReLU for each (channels out, stride), then the average over pixels."""
+    layers: list[nn.Module] = []
+    for out, stride in stages:
+        layers += [
+            nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+        ]
+        channels = out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -16,6 +16,10 @@ from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
 from notbugs.report.robustness import minimum_norm
+from notbugs.report.science_diversity import diversity_figure
+from notbugs.report.science_estimator import estimator_figure
+from notbugs.report.science_inversion import inversion_figure, inversion_panel
+from notbugs.report.science_transfer import transfer_figure
 from notbugs.report.style import GREY, look, new_figure, percent_axis
 from notbugs.results import STILL_Y, Accuracy, AccuracyRow, accuracy_table, attack_steps, model_label
 
@@ -290,5 +294,10 @@ FIGURES: dict[str, Callable[[Project], Figure | None]] = {
     "label_accuracies": label_accuracies,
     "distances": distances,
     "learning_curves": learning_curves,
+    "transfer": transfer_figure,
+    "inversion": inversion_figure,
+    "inversion_panel": inversion_panel,
+    "diversity": diversity_figure,
+    "estimator": estimator_figure,
 }
 """File name -> function."""

@@ -41,11 +41,11 @@ def targeted_grid(project: Project, key: str) -> Figure | None:
     if not keys:
         return None
     train, rows = _chosen(project)
-    original = _images(train, rows)
+    original = images_at(train, rows)
     names, labels = train.manifest.class_names, train.examples["label"].to_numpy()
     strips = [Strip("D", original, [f"y: {names[labels[row]]}" for row in rows])]
     made = {name: project.dataset(name) for name in keys}
-    images = {name: _images(dataset, _rows_of(dataset, rows)) for name, dataset in made.items()}
+    images = {name: images_at(dataset, _rows_of(dataset, rows)) for name, dataset in made.items()}
     factor = amplification(torch.cat([images[name] - original for name in keys]))
     for name in keys:
         facts = made[name].examples.iloc[_rows_of(made[name], rows)]
@@ -65,20 +65,20 @@ def inverted_grid(project: Project) -> Figure | None:
         return None
     train, rows = _chosen(project)
     names, labels = train.manifest.class_names, train.examples["label"].to_numpy()
-    strips = [Strip("D: x", _images(train, rows), [f"y: {names[labels[row]]}" for row in rows])]
+    strips = [Strip("D: x", images_at(train, rows), [f"y: {names[labels[row]]}" for row in rows])]
     for key in keys:
         dataset = project.dataset(key)
         places = _rows_of(dataset, rows)
         facts = dataset.examples.iloc[places]
         starts = [int(start) for start in facts["start_index"]]
-        strips.append(Strip("start x'", _images(train, starts), [str(names[labels[start]]) for start in starts]))
+        strips.append(Strip("start x'", images_at(train, starts), [str(names[labels[start]]) for start in starts]))
         captions = [
             f"y: {names[label]}\nto x {to_x:.2f}\nto x' {to_start:.2f}"
             for label, to_x, to_start in zip(
                 facts["given_label"], facts["delta_norm"], facts["pixel_distance_start"], strict=True
             )
         ]
-        strips.append(Strip(dataset_name(key), _images(dataset, places), captions))
+        strips.append(Strip(dataset_name(key), images_at(dataset, places), captions))
     return draw(strips)
 
 
@@ -96,7 +96,7 @@ def _rows_of(dataset: StoredDataset, sources: list[int]) -> list[int]:
     return [row_of[source] for source in sources]
 
 
-def _images(dataset: StoredDataset, rows: list[int]) -> Tensor:
+def images_at(dataset: StoredDataset, rows: list[int]) -> Tensor:
     """Images at `rows`, (M, C, H, W), reading one shard at a time."""
     found: dict[int, Tensor] = {}
     start = 0

@@ -41,21 +41,29 @@ def draw_pictures(project: Project) -> dict[str, bytes]:
 
 def render(content: Content) -> str:
     """The page as HTML; all text is escaped by the template."""
-    environment = Environment(
+    project = content.project
+    sections = [section for build in SECTIONS if (section := build(content)) is not None]
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=f"Robust and non-robust features on {project.source}",
+            subtitle=what_ran(project),
+            abstract=abstract(project, content.claims),
+            sections=sections,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Where templates come from; all text put into them is escaped."""
+    return Environment(
         loader=PackageLoader("notbugs.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    )
-    project = content.project
-    sections = [section for build in SECTIONS if (section := build(content)) is not None]
-    return environment.get_template("report.html.j2").render(
-        title=f"Robust and non-robust features on {project.source}",
-        subtitle=what_ran(project),
-        abstract=abstract(project, content.claims),
-        sections=sections,
     )
 
 

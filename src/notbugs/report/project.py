@@ -123,9 +123,9 @@ def load_project(root: Path) -> Project:
         results=results,
         summary=summarise(results),
         per_class=read_table(root / "metrics/per_class.csv", PER_CLASS_COLUMNS, "evaluate"),
-        prepare=_read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes")),
+        prepare=read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes")),
         constructions={
-            name: _read_json(root / f"metrics/construct/{name}.json", f"construct@{name}", ("num_examples",))
+            name: read_json(root / f"metrics/construct/{name}.json", f"construct@{name}", ("num_examples",))
             for name in constructions
         },
         per_example=_read_parquet(root / "metrics/per_example.parquet", PER_EXAMPLE_COLUMNS),
@@ -159,7 +159,11 @@ def dataset_name(key: str) -> str:
     return DATASET_NAMES.get(key, key)
 
 
-def _read_json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
+def read_json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Read a metrics file that holds at least these keys.
+
+    Raises: ResultsError naming the file, and the stage that makes it.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

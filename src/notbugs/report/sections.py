@@ -12,6 +12,10 @@ from notbugs.report.claims import Claim
 from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
 from notbugs.report.project import Project
+from notbugs.report.science_diversity import diversity_section
+from notbugs.report.science_estimator import estimator_section
+from notbugs.report.science_inversion import inversion_section
+from notbugs.report.science_transfer import transfer_section
 
 GLOSSARY = (
     (
@@ -253,6 +257,10 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     labels,
     construction,
     grids,
+    transfer_section,
+    inversion_section,
+    diversity_section,
+    estimator_section,
     learning,
     per_class,
     provenance,

@@ -3,13 +3,25 @@
 from collections.abc import Mapping
 from typing import Any
 
-from notbugs.config import DATASET_NAMES, ConfigError, runtime, settings
+from notbugs.config import DATASET_NAMES, ConfigError, Settings, runtime, settings
 from notbugs.construction import construct_settings
 from notbugs.models import ModelSettings
 from notbugs.report import ReportSettings
 from notbugs.robustness import SuiteSettings
+from notbugs.science.diversity import DiversitySettings
+from notbugs.science.estimator import EstimatorSettings
+from notbugs.science.inversion import InversionSettings
+from notbugs.science.transfer import TransferSettings
 from notbugs.sources import DataSettings
 from notbugs.training import FitSettings, TrainSettings
+
+SCIENCE: dict[str, type[Settings]] = {
+    "transfer": TransferSettings,
+    "inversion": InversionSettings,
+    "diversity": DiversitySettings,
+    "estimator": EstimatorSettings,
+}
+"""Section -> settings of the stage of the same name."""
 
 
 def check(params: Mapping[str, Any]) -> None:
@@ -32,6 +44,8 @@ def check(params: Mapping[str, Any]) -> None:
         if name not in params["construct"]:
             raise ConfigError(f"params.yaml: fit.{name}: there is no construct.{name} to fit on")
     settings(params, "evaluate", SuiteSettings)
+    for name, model in SCIENCE.items():
+        settings(params, name, model)
     settings(params, "report", ReportSettings)
 
 

@@ -1,0 +1,96 @@
+"""Networks made for ImageNet, with stems for 32-pixel images: VGG-16, DenseNet-121 and an Inception network.
+
+The stem is a 3x3 convolution of stride 1 without max-pooling, as in `resnet`; everything behind it is as usual.
+Smaller images pass too: pooling stops at one pixel.
+"""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from notbugs.models.base import Classifier
+
+VGG16 = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
+"""Channels of each convolution in multiples of the width; max-pooling after every group."""
+INCEPTION = (
+    ((1, 1.5, 2, 0.25, 0.5, 0.5), (2, 2, 3, 0.5, 1.5, 1)),
+    (
+        (3, 1.5, 3.25, 0.25, 0.75, 1),
+        (2.5, 1.75, 3.5, 0.375, 1, 1),
+        (2, 2, 4, 0.375, 1, 1),
+        (1.75, 2.25, 4.5, 0.5, 1, 1),
+        (4, 2.5, 5, 0.5, 2, 2),
+    ),
+    ((4, 2.5, 5, 0.5, 2, 2), (6, 3, 6, 0.75, 2, 2)),
+)
+"""GoogLeNet's blocks 3a to 5b, in multiples of the width (64): 1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, pooled."""
+
+
+def vgg16(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
+    """VGG-16 with BatchNorm and one linear layer at the end; the representation has 8·width numbers.
+
+    Source: Simonyan & Zisserman 2015, configuration D.
+    """
+    layers: list[nn.Module] = []
+    channels = image_shape[0]
+    for group in VGG16:
+        for factor in group:
+            out = factor * width
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return _initialised(Classifier(nn.Sequential(*layers), image_shape[0], channels, num_classes))
+
+
+def densenet121(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
+    """DenseNet-121 of growth rate width/2, from torchvision; the representation has 16·width numbers.
+
+    Source: Huang et al. 2017.
+    """
+    from torchvision.models import DenseNet  # imported here: it costs seconds that other models need not pay
+
+    whole = DenseNet(growth_rate=max(width // 2, 1), num_init_features=width)
+    features = OrderedDict(whole.features.named_children())
+    for name in ("norm0", "relu0", "pool0"):
+        del features[name]
+    features["conv0"] = nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False)
+    for number in (1, 2, 3):  # an image of 8 pixels is one pixel after the third
+        features[f"transition{number}"].pool = nn.AvgPool2d(2, ceil_mode=True)
+    body = nn.Sequential(nn.Sequential(features), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return _initialised(Classifier(body, image_shape[0], whole.classifier.in_features, num_classes))
+
+
+def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
+    """GoogLeNet's nine Inception blocks, from torchvision, with BatchNorm; the representation has 16·width numbers.
+
+    Source: Szegedy et al. 2015, table 1; the auxiliary classifiers are left out.
+    """
+    from torchvision.models.googlenet import Inception
+
+    channels = 3 * width
+    layers: list[nn.Module] = [
+        nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+    ]
+    for number, group in enumerate(INCEPTION):
+        if number:
+            layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
+        for factors in group:
+            sizes = [max(round(factor * width), 1) for factor in factors]
+            layers.append(Inception(channels, *sizes))
+            channels = sizes[0] + sizes[2] + sizes[4] + sizes[5]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return _initialised(Classifier(nn.Sequential(*layers), image_shape[0], channels, num_classes))
+
+
+def _initialised(model: Classifier) -> Classifier:
+    """Convolutions drawn as He et al. 2015 have it: variance 2 / (inputs of a unit)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+    return model

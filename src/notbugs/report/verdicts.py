@@ -1,0 +1,57 @@
+"""What the sections about the science share: their metrics files, shares as estimates, verdicts as a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from notbugs.report.blocks import Cell, Table, name, number
+from notbugs.report.claims import Seen
+from notbugs.report.evidence import Estimate
+from notbugs.report.project import Project, read_json
+from notbugs.results import percent
+
+MARKS = {"seen": "seen", "not seen": "not-seen", "cannot be judged": "open"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A question, what was found, and the numbers behind it."""
+
+    title: str
+    seen: Seen
+    sentence: str
+
+
+def science_metrics(project: Project, stage: str, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    """metrics/<stage>.json; None where params.yaml has no such section.
+
+    Raises: ResultsError if the section is there and the file is not.
+    """
+    if stage not in project.params:
+        return None
+    return read_json(project.root / f"metrics/{stage}.json", stage, keys)
+
+
+def estimate(share: Mapping[str, Any]) -> Estimate:
+    """A share of a metrics file with its interval."""
+    return Estimate(share["mean"], share["low"], share["high"])
+
+
+def share_cell(share: Mapping[str, Any] | None) -> Cell:
+    """Percentage with its interval; a dash where there was nothing to count."""
+    if share is None:
+        return number("–")
+    return number(percent(share["mean"]), f"{percent(share['low'])}–{percent(share['high'])}")
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """The verdicts as a table."""
+    rows = [[name(one.title), Cell(one.seen, mark=MARKS[one.seen]), Cell(one.sentence)] for one in verdicts]
+    return Table(
+        "Verdicts, by rules fixed before the numbers were seen", [Cell("claim"), Cell("here"), Cell("measured")], rows
+    )
+
+
+def listed(items: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else list(items))

@@ -1,0 +1,219 @@
+"""How diverse datasets are, class by class: are D_R's images less diverse than D's, mere prototypes?
+
+Asked by Reviewer 3 of Ilyas et al. 2019. Image i of D_R and of D_NR was made from image i of D, so the three are
+compared on the same rows, and the bootstrap resamples these rows.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from notbugs.config import Settings, UserError
+from notbugs.images import ImageData
+
+Z_975 = 1.959963984540054
+
+
+class DiversitySettings(Settings):
+    """How many images of each class are compared, and how sure one wants to be."""
+
+    max_per_class: int | None = Field(default=None, ge=8)
+    """At most so many images of each class, drawn at random; null takes all."""
+    num_bootstrap: int = Field(ge=10)
+    """Resamplings of the images of each class for the intervals."""
+    num_neighbours: int = Field(default=5, ge=1, le=50)
+    """k of the coverage: an image counts as covered if a new one lies within the distance of its k-th neighbour."""
+
+
+class DiversityError(UserError):
+    """Datasets cannot be compared."""
+
+
+class Ratio(TypedDict):
+    """A measure of a dataset beside D's: its own value, and its share of D's with a 95% interval."""
+
+    value: float
+    ratio: float | None
+    low: float | None
+    high: float | None
+
+
+def effective_rank(points: Tensor) -> Tensor:
+    """exp(H(p)), p the eigenvalues of the covariance divided by their sum; (..., n, d) -> (...).
+
+    The number of directions that the points use: 1 for points on a line, at most min(n − 1, d); 0 where all points
+    are equal.
+
+    Source: Roy & Vetterli 2007, on the covariance's eigenvalues.
+    """
+    centred = points - points.mean(dim=-2, keepdim=True)
+    n, d = centred.shape[-2:]
+    gram = centred.mT @ centred if d < n else centred @ centred.mT  # the same eigenvalues but for zeros
+    return _exp_entropy(torch.linalg.eigvalsh(gram))
+
+
+def vendi_score(points: Tensor, bandwidth: float) -> Tensor:
+    """exp(H(eigenvalues of K/n)), K = exp(−‖a − b‖² / 2h²): an effective number of different images.
+
+    1 where all are equal, n where all are far apart beside the bandwidth h; (..., n, d) -> (...).
+
+    Source: Friedman & Dieng 2023.
+    """
+    squared = torch.cdist(points, points).square()
+    return _exp_entropy(torch.linalg.eigvalsh(torch.exp(-squared / (2 * bandwidth**2))))
+
+
+def spread(points: Tensor) -> Tensor:
+    """Root mean square distance from the mean: (..., n, d) -> (...)."""
+    centred = points - points.mean(dim=-2, keepdim=True)
+    return centred.square().sum(dim=-1).mean(dim=-1).sqrt()
+
+
+def covered(reference: Tensor, points: Tensor, num_neighbours: int) -> Tensor:
+    """Which reference points have a point within the distance of their own k-th nearest neighbour.
+
+    Their share is the coverage.
+
+    Args:
+        reference: (m, d), m > k. points: (n, d).
+        num_neighbours: k.
+    Returns: (m,) bool.
+    Source: Naeem et al. 2020.
+    """
+    among = torch.cdist(reference, reference).fill_diagonal_(0.0)
+    radius = among.kthvalue(num_neighbours + 1, dim=1).values  # the nearest is the point itself
+    return torch.cdist(reference, points).amin(dim=1) <= radius
+
+
+def _exp_entropy(eigenvalues: Tensor) -> Tensor:
+    """exp(−Σ p log p) of eigenvalues (..., k) divided by their sum; 0 where the sum is 0."""
+    positive = eigenvalues.clamp(min=0)
+    total = positive.sum(dim=-1, keepdim=True)
+    share = positive / torch.where(total > 0, total, 1)
+    entropy = -torch.special.xlogy(share, share).sum(dim=-1)
+    return torch.where(total[..., 0] > 0, entropy.exp(), 0.0)
+
+
+MEASURES = ("effective_rank", "vendi_score", "spread", "coverage")
+
+
+def rows_by_class(
+    data: Mapping[str, ImageData], settings: DiversitySettings, generator: torch.Generator
+) -> list[Tensor]:
+    """The rows compared, for each class; the same in every dataset.
+
+    Raises: DiversityError if the datasets have different labels, or a class has too few images.
+    """
+    (base_name, base), *others = data.items()
+    for name, other in others:
+        if not torch.equal(other.labels, base.labels):
+            raise DiversityError(f"{name}: its labels are not {base_name}'s, row by row; `dvc repro` makes both anew")
+    least = 2 * (settings.num_neighbours + 2)
+    found = []
+    for label, class_name in enumerate(base.class_names):
+        rows = (base.labels == label).nonzero().flatten()
+        if len(rows) < least:
+            raise DiversityError(
+                f"class {class_name}: {len(rows)} images; at least {least} are needed for "
+                f"diversity.num_neighbours = {settings.num_neighbours}"
+            )
+        if settings.max_per_class is not None and len(rows) > settings.max_per_class:
+            rows = rows[torch.randperm(len(rows), generator=generator)[: settings.max_per_class]].sort().values
+        found.append(rows)
+    return found
+
+
+def compare_class(
+    points: Mapping[str, Tensor], settings: DiversitySettings, *, generator: torch.Generator
+) -> dict[str, dict[str, Tensor]]:
+    """All measures of one class in one space, on the images as they are and on bootstrap samples of their rows.
+
+    Coverage is of one half of D's images by the other half's: by D's own other half, by the images that D_R holds
+    for the other half, and so on. So D's own coverage is no more than its other half's, and the sets are compared
+    on an equal footing.
+
+    Args:
+        points: dataset -> (n, d), "D" first; row i of each belongs to row i of D.
+    Returns: dataset -> measure -> (1 + num_bootstrap,) values; the first is of the images as they are.
+    """
+    base = points["D"].double()
+    n = len(base)
+    bandwidth = float(torch.pdist(base).median().clamp(min=1e-12))
+    order = torch.randperm(n, generator=generator)
+    draws = torch.cat([torch.arange(n)[None], torch.randint(0, n, (settings.num_bootstrap, n), generator=generator)])
+    halves = (order[: n // 2], order[n // 2 :])
+    table = {}
+    for name, values in points.items():
+        values = values.double()
+        measures: dict[str, Callable[[Tensor], Tensor]] = {
+            "effective_rank": lambda rows, values=values: effective_rank(values[rows]),  # type: ignore[misc]
+            "vendi_score": lambda rows, values=values: vendi_score(values[rows], bandwidth),  # type: ignore[misc]
+            "spread": lambda rows, values=values: spread(values[rows]),  # type: ignore[misc]
+        }
+        table[name] = {key: torch.stack([measure(rows) for rows in draws]) for key, measure in measures.items()}
+        table[name]["coverage"] = _coverage(base, values, halves, draws, settings.num_neighbours)
+    return table
+
+
+def _coverage(
+    base: Tensor, values: Tensor, halves: tuple[Tensor, Tensor], draws: Tensor, num_neighbours: int
+) -> Tensor:
+    """Coverage of each half of D by the other half's images, for each draw of the covered ones: (len(draws),)."""
+    hit = torch.empty(len(base), dtype=torch.float64)
+    for one, other in (halves, halves[::-1]):
+        hit[one] = covered(base[one], values[other], num_neighbours).double()
+    return hit[draws].mean(dim=1)
+
+
+def mean_over_classes(classes: list[dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Ratio]]:
+    """Each measure averaged over classes, and its ratio to D's: dataset -> measure -> Ratio."""
+    names = classes[0]
+    return {
+        name: {
+            measure: ratio_to(
+                torch.stack([table[name][measure] for table in classes]).mean(dim=0),
+                torch.stack([table["D"][measure] for table in classes]).mean(dim=0),
+            )
+            for measure in MEASURES
+        }
+        for name in names
+    }
+
+
+def ratio_to(values: Tensor, base: Tensor) -> Ratio:
+    """A measure beside D's, with a normal bootstrap interval of the logarithm of their ratio.
+
+        ratio · exp(± 1.96 · sd of log(ratio) over the bootstrap samples)
+
+    A bootstrap sample repeats images, which lowers ranks and scores; in the ratio, and in its spread, this cancels,
+    where percentiles would be off.
+
+    Args:
+        values, base: (1 + B,), the first of the images as they are.
+    """
+    value, reference = float(values[0]), float(base[0])
+    if value <= 0 or reference <= 0:
+        return Ratio(value=round(value, 6), ratio=None, low=None, high=None)
+    log_ratio = (values.clamp(min=1e-12) / base.clamp(min=1e-12)).log()
+    half = Z_975 * float(log_ratio[1:].std())
+    centre = math.log(value / reference)
+    low, high = math.exp(centre - half), math.exp(centre + half)
+    return Ratio(value=round(value, 6), ratio=round(value / reference, 6), low=round(low, 6), high=round(high, 6))
+
+
+def prototypicality(data: Mapping[str, ImageData], rows: list[Tensor]) -> dict[str, Any]:
+    """Which images of each dataset lie nearest the mean image of their own class in D: dataset -> (N,) bool.
+
+    A set of prototypes would score higher than D itself.
+    """
+    base = data["D"]
+    means = torch.stack([base.images[members].flatten(1).mean(dim=0) for members in rows])  # (C, d)
+    every = torch.cat(rows)
+    return {
+        name: torch.cdist(part.images[every].flatten(1), means).argmin(dim=1) == part.labels[every]
+        for name, part in data.items()
+    }

@@ -1,0 +1,255 @@
+"""Does D_R show features of the data, or only the estimator that made it? One dataset, many estimators g.
+
+The SEI/CMU discussion of Ilyas et al. 2019 holds data and model fixed and varies the estimation procedure alone;
+since D_R and D_NR differ in nothing but the estimator of g, it holds that "features of the data" does not follow.
+Here g's training radius, seed, architecture and training itself are varied, x and x' are the same for all, and
+what is learnt from each dataset is always learnt the same way, by standard training.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from notbugs.attacks import AttackSettings
+from notbugs.config import Settings
+from notbugs.evaluation import adversarially_correct, model_device, predict
+from notbugs.images import ImageData, make_generator, stratified_subset
+from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models.base import Classifier
+from notbugs.progress import Track, silent
+from notbugs.science.inversion import Pairs, invert, resemblance
+from notbugs.science.recipe import Recipe
+from notbugs.science.shares import share_table
+from notbugs.training import train
+
+
+class RobustRecipe(Recipe):
+    """Adversarial training; the radius is replaced by each of the estimator's."""
+
+    attack: AttackSettings
+    """The inner attack: norm and number of steps; its radius is the estimator's eps, a step eps/5."""
+
+
+class HeadlineAttack(AttackSettings):
+    """The attack under which estimators and fits are measured."""
+
+    eps: float = Field(gt=0, allow_inf_nan=False)
+    """Radius of the perturbation ball, pixel units on [0, 1]."""
+
+
+class EstimatorSettings(Settings):
+    """Which estimators g are tried, and how what they make is learnt and measured."""
+
+    eps: tuple[float, ...] = Field(strict=False, min_length=2)
+    """Training radii of g, pixel units; 0 is standard training, whose inversions are D_NR."""
+    seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
+    """Each g is trained, inverted and fitted once for each."""
+    num_examples: int | None = Field(default=None, ge=10)
+    """Images of D that are inverted, drawn by class; null takes all. Each g learns all of D."""
+    standard: Recipe
+    """Training of g at eps 0."""
+    robust: RobustRecipe
+    """Training of g at any larger eps."""
+    other: ModelSettings
+    """The different architecture, trained at eps 0 and at other_eps."""
+    other_eps: float = Field(gt=0, allow_inf_nan=False)
+    """Training radius of the different architecture's robust model."""
+    num_steps: int = Field(ge=1)
+    """Gradient steps of the inversion."""
+    step_size: float = Field(gt=0, allow_inf_nan=False)
+    """Length of a step, pixel units."""
+    fit: Recipe
+    """Standard training on what was made, with the pipeline's own architecture."""
+    attack: HeadlineAttack
+    """How adversarial accuracy is measured."""
+
+    @field_validator("eps")
+    @classmethod
+    def _rise_from_zero(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
+        if eps[0] != 0 or any(later <= earlier for earlier, later in pairwise(eps)):
+            raise ValueError("a rising list of radii that begins with 0 (standard training)")
+        return eps
+
+    @field_validator("standard", "fit")
+    @classmethod
+    def _is_standard(cls, recipe: Recipe) -> Recipe:
+        if recipe.attack is not None:
+            raise ValueError("without an attack: this is standard training")
+        return recipe
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """One way to a representation g.
+
+    Attributes:
+        name: such as "eps 0.5".
+        kind: "radius", "untrained" or "architecture".
+        model: architecture.
+        eps: training radius; None if untrained.
+    """
+
+    name: str
+    kind: str
+    model: ModelSettings
+    eps: float | None
+
+
+def estimators(settings: EstimatorSettings, model: ModelSettings) -> list[Estimator]:
+    """Every estimator that the settings ask for; `model` is the pipeline's own architecture."""
+    other = settings.other
+    return [
+        *(Estimator(f"eps {eps:g}", "radius", model, eps) for eps in settings.eps),
+        Estimator("untrained", "untrained", model, None),
+        Estimator(f"{other.architecture}, eps 0", "architecture", other, 0.0),
+        Estimator(f"{other.architecture}, eps {settings.other_eps:g}", "architecture", other, settings.other_eps),
+    ]
+
+
+def recipe_at(settings: EstimatorSettings, eps: float) -> Recipe:
+    """How g is trained at a radius: standard at 0, else adversarially with steps of eps/5."""
+    if eps == 0:
+        return settings.standard
+    attack = settings.robust.attack.model_copy(update={"eps": eps, "step_size": eps / 5})
+    return settings.robust.model_copy(update={"attack": attack})
+
+
+def estimate(
+    estimator: Estimator,
+    settings: EstimatorSettings,
+    data: ImageData,
+    *,
+    seed: int,
+    stream: Sequence[str | int],
+    device: torch.device,
+    progress: Track = silent,
+) -> Classifier:
+    """Train g on D, or leave it untrained, with its normalisation set."""
+    purpose = (*stream, estimator.model.architecture, str(estimator.eps))
+    model = _new(estimator.model, data, make_generator(seed, *purpose, "weights")).to(device)
+    if estimator.eps is not None:
+        recipe = recipe_at(settings, estimator.eps)
+        generator = make_generator(seed, *purpose, "batches")
+        train(model, data, recipe, generator=generator, progress=progress, description=f"estimator: {estimator.name}")
+    return model.eval()
+
+
+def _new(settings: ModelSettings, data: ImageData, generator: torch.Generator) -> Classifier:
+    shape: Any = tuple(data.images.shape[1:])
+    model = create_model(settings, shape, data.class_names, generator=generator)
+    set_normalisation(model, data.images)
+    return model
+
+
+def choose_pairs(data: ImageData, num_examples: int | None, generator: torch.Generator) -> Pairs:
+    """x drawn by class and x' uniformly among the other images of D: the same for every estimator.
+
+    Raises: ValueError if more examples are asked for than D has, or fewer than it has classes.
+    """
+    count = len(data)
+    target = stratified_subset(data.labels, min(num_examples or count, count), generator)
+    offset = torch.randint(1, count, (len(target),), generator=generator)
+    return Pairs(target, (target + offset) % count)
+
+
+def blend(data: ImageData, pairs: Pairs, inverted: Tensor) -> Tensor:
+    """The pixel control: x' moved straight towards x until it is as near to x in pixels as x_r is.
+
+        z = x + r·(x' − x),  r = min(1, ‖x_r − x‖ / ‖x' − x‖)
+
+    No model takes part. If z teaches as much robustness as x_r, then nearness in pixels explains it.
+
+    Returns: (M, C, H, W), in [0, 1].
+    """
+    target, start = data.images[pairs.target], data.images[pairs.start]
+    whole = (start - target).flatten(1).norm(dim=1).clamp(min=1e-12)
+    ratio = ((inverted - target).flatten(1).norm(dim=1) / whole).clamp(max=1)
+    return target + ratio.view(-1, 1, 1, 1) * (start - target)
+
+
+def measure_estimator(
+    g: Classifier,
+    settings: EstimatorSettings,
+    model: ModelSettings,
+    data: ImageData,
+    pairs: Pairs,
+    test: ImageData,
+    *,
+    seed: int,
+    stream: Sequence[str | int],
+    progress: Track = silent,
+    description: str = "estimator",
+) -> dict[str, Any]:
+    """Invert with g, fit on the result and on its pixel control, and measure g and the two fits on the test images.
+
+    Args:
+        g: the estimator. model: architecture of the fits.
+        data: D. pairs: x and x'. test: D's test images.
+    Returns: `masks`: name -> (N,) bool, and `distances`: name -> median.
+    """
+    inverted = invert(
+        g,
+        data.images[pairs.target],
+        data.images[pairs.start],
+        "representation",
+        num_steps=settings.num_steps,
+        step_size=settings.step_size,
+        progress=progress,
+        description=description,
+    )
+    columns = resemblance(inverted, data, pairs, {"pixels": None, "own": g})
+    pixels, own = columns["pixels"], columns["own"]
+    labels = data.labels[pairs.target]
+    masks = {"still_y": pixels["neighbour"] == labels, **_tested("g", g, settings, test, seed, stream)}
+    for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
+        made = ImageData(images, labels, data.class_names)
+        fitted = _new(model, made, make_generator(seed, *stream, name, "weights")).to(model_device(g))
+        train(fitted, made, settings.fit, generator=make_generator(seed, *stream, name, "batches"))
+        masks |= _tested(name, fitted, settings, test, seed, stream)
+    ratio = own["to_target"] / own["start_to_target"].clamp(min=1e-12)
+    distances = {"pixels_to_target": pixels["to_target"], "pixels_to_start": pixels["to_start"], "reached": ratio}
+    return {"masks": masks, "distances": {name: float(values.median()) for name, values in distances.items()}}
+
+
+def _tested(
+    name: str, model: Classifier, settings: EstimatorSettings, test: ImageData, seed: int, stream: Sequence[str | int]
+) -> dict[str, Tensor]:
+    generator = make_generator(seed, *stream, name, "attack")
+    return {
+        f"{name}_clean": predict(model, test.images).argmax(dim=1) == test.labels,
+        f"{name}_attacked": adversarially_correct(model, test, settings.attack, generator=generator),
+    }
+
+
+def pooled(measured: Mapping[Estimator, Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What `measure_estimator` found for each estimator and seed: shares with intervals, medians, values by seed.
+
+    Returns: the estimator's name -> facts.
+    """
+    columns = {
+        one.name: {name: [seed["masks"][name] for seed in seeds] for name in seeds[0]["masks"]}
+        for one, seeds in measured.items()
+    }
+    shares = share_table(columns)
+    return {
+        one.name: {
+            "kind": one.kind,
+            "architecture": one.model.architecture,
+            "eps": one.eps,
+            **shares[one.name],
+            **{
+                name: round(sum(seed["distances"][name] for seed in seeds) / len(seeds), 6)
+                for name in seeds[0]["distances"]
+            },
+            "seeds": {
+                name: [round(float(mask.double().mean()), 6) for mask in columns[one.name][name]]
+                for name in ("g_attacked", "fit_clean", "fit_attacked", "blend_attacked")
+            },
+        }
+        for one, seeds in measured.items()
+    }

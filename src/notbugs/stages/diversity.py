@@ -1,0 +1,102 @@
+"""Stage `diversity`: how diverse the images of D, D_R and D_NR are, class by class."""
+
+from typing import Any
+
+from torch import Tensor
+
+from notbugs.config import settings
+from notbugs.files import write_json
+from notbugs.images import make_generator
+from notbugs.models import load_model
+from notbugs.science.diversity import (
+    MEASURES,
+    DiversitySettings,
+    compare_class,
+    mean_over_classes,
+    prototypicality,
+    rows_by_class,
+)
+from notbugs.science.inversion import features
+from notbugs.science.shares import share
+from notbugs.stages.context import Context
+from notbugs.store import load_dataset
+from notbugs.tracking import live_run
+from notbugs.training import TrainSettings
+
+DATASETS = {"D": "train", "D_R": "robust", "D_NR": "nonrobust"}
+ESTIMATORS = ("robust", "standard")
+
+
+def diversity(project: Context) -> None:
+    """Write metrics/diversity.json.
+
+    Command: `notbugs diversity`. On digits about 20 s.
+    """
+    config = settings(project.params, "diversity", DiversitySettings)
+    folders = {name: project.dataset(key) for name, key in DATASETS.items()}
+    first = {name: settings(project.params, f"train.{name}", TrainSettings).seeds[0] for name in ESTIMATORS}
+    files = {name: project.source_model(name, seed) for name, seed in first.items()}
+    metrics_file = project.root / "metrics" / "diversity.json"
+    with live_run(
+        "diversity",
+        None,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params={"diversity": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
+        seed=project.seed,
+        inputs=[*folders.values(), *files.values()],
+        outputs=[metrics_file],
+        metrics_file=metrics_file,
+    ):
+        data = {name: load_dataset(folder).data() for name, folder in folders.items()}
+        rows = rows_by_class(data, config, make_generator(project.seed, "diversity", "rows"))
+        spaces = {"pixels": {name: part.images.flatten(1) for name, part in data.items()}}
+        for name, file in files.items():
+            model = load_model(file, device=project.device)
+            spaces[name] = {key: features(model, part.images) for key, part in data.items()}
+        table: dict[str, Any] = {}
+        per_class: dict[str, Any] = {class_name: {} for class_name in data["D"].class_names}
+        for space, points in spaces.items():
+            classes = _classes(project, config, space, points, rows)
+            table[space] = mean_over_classes(classes)
+            for class_name, measured in zip(data["D"].class_names, classes, strict=True):
+                per_class[class_name][space] = _values(measured)
+        near = {name: share([mask]) for name, mask in prototypicality(data, rows).items()}
+        sizes = dict(zip(data["D"].class_names, map(len, rows), strict=True))
+        write_json(
+            metrics_file,
+            {
+                "sizes": sizes,
+                "num_neighbours": config.num_neighbours,
+                "spaces": table,
+                "nearest_own_mean": near,
+                "classes": per_class,
+            },
+        )
+    found = table["pixels"]["D_R"]
+    project.say(
+        "diversity: D_R beside D, in pixels: "
+        + ", ".join(f"{measure.replace('_', ' ')} × {found[measure]['ratio']:.2f}" for measure in MEASURES)
+    )
+
+
+def _classes(
+    project: Context, config: DiversitySettings, space: str, points: dict[str, Tensor], rows: list[Tensor]
+) -> list[dict[str, dict[str, Tensor]]]:
+    """`compare_class` for every class; every space draws the same bootstrap samples."""
+    return [
+        compare_class(
+            {name: values[members] for name, values in points.items()},
+            config,
+            generator=make_generator(project.seed, "diversity", "bootstrap", label),
+        )
+        for label, members in enumerate(project.progress(rows, f"diversity: {space}"))
+    ]
+
+
+def _values(measured: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, float]]:
+    """The measures of one class on the images as they are: dataset -> measure -> value."""
+    return {
+        name: {measure: round(float(values[0]), 6) for measure, values in measures.items()}
+        for name, measures in measured.items()
+    }

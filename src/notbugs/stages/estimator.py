@@ -1,0 +1,90 @@
+"""Stage `estimator`: D_R and D_NR from many estimators g, and how robust what is learnt from each is."""
+
+from typing import Any
+
+from notbugs.config import ConfigError, settings
+from notbugs.files import write_json
+from notbugs.images import ImageData, make_generator
+from notbugs.science.estimator import (
+    Estimator,
+    EstimatorSettings,
+    choose_pairs,
+    estimate,
+    estimators,
+    measure_estimator,
+    pooled,
+)
+from notbugs.science.inversion import Pairs
+from notbugs.stages.context import Context
+from notbugs.store import load_dataset
+from notbugs.tracking import live_run
+
+
+def estimator(project: Context) -> None:
+    """Write metrics/estimator.json.
+
+    Command: `notbugs estimator`. On digits about two minutes. Expected: the fit's adversarial accuracy rises with
+    the radius at which g was trained.
+    """
+    config = settings(project.params, "estimator", EstimatorSettings)
+    own = project.model_settings()
+    metrics_file = project.root / "metrics" / "estimator.json"
+    inputs = [project.dataset("train"), project.dataset("test")]
+    with live_run(
+        "estimator",
+        None,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params={
+            "estimator": config.model_dump(mode="json"),
+            "model": own.model_dump(mode="json"),
+            "runtime": project.runtime.model_dump(mode="json"),
+        },
+        seed=project.seed,
+        inputs=inputs,
+        outputs=[metrics_file],
+        metrics_file=metrics_file,
+    ) as run:
+        data, test = (load_dataset(folder).data() for folder in inputs)
+        if not len(data.labels.unique()) <= (config.num_examples or len(data)) <= len(data):
+            raise ConfigError(
+                f"params.yaml: estimator.num_examples = {config.num_examples}: must be in "
+                f"{len(data.labels.unique())}..{len(data)}, one of each class and no more than D has"
+            )
+        pairs = choose_pairs(data, config.num_examples, make_generator(project.seed, "estimator", "pairs"))
+        measured = {}
+        for one in estimators(config, own):
+            measured[one] = [_measured(project, config, one, data, pairs, test, seed) for seed in config.seeds]
+        table = pooled(measured)
+        for number, facts in enumerate(table.values()):
+            run.curve(number, {key: facts[key]["mean"] for key in ("g_attacked", "fit_clean", "fit_attacked")})
+        write_json(
+            metrics_file,
+            {
+                "eps": config.attack.eps,
+                "num_examples": len(pairs.target),
+                "num_seeds": len(config.seeds),
+                "table": table,
+            },
+        )
+    rise = [facts["fit_attacked"]["mean"] for facts in table.values() if facts["kind"] == "radius"]
+    project.say(
+        f"estimator: adversarial accuracy of the fits at eps {config.attack.eps:g} for g trained at eps "
+        + ", ".join(f"{eps:g}: {value:.1%}" for eps, value in zip(config.eps, rise, strict=True))
+    )
+
+
+def _measured(
+    project: Context,
+    config: EstimatorSettings,
+    one: Estimator,
+    data: ImageData,
+    pairs: Pairs,
+    test: ImageData,
+    seed: int,
+) -> dict[str, Any]:
+    """Train g, invert with it, fit and measure, for one seed."""
+    stream: Any = {"seed": project.seed, "stream": ("estimator", seed), "progress": project.progress}
+    g = estimate(one, config, data, device=project.device, **stream)
+    name = f"estimator: {one.name}, seed {seed}"
+    return measure_estimator(g, config, project.model_settings(), data, pairs, test, description=name, **stream)

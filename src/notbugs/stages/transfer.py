@@ -1,0 +1,144 @@
+"""Stage `transfer`: other architectures, fitted on D_rand and D_det and shown the source's adversarial examples."""
+
+from collections import defaultdict
+from typing import Any
+
+from torch import Tensor
+
+from notbugs.config import settings
+from notbugs.evaluation import predict, shifted_labels
+from notbugs.files import write_json
+from notbugs.images import ImageData, make_generator
+from notbugs.models import ModelSettings, create_model, load_model, set_normalisation
+from notbugs.models.base import Classifier
+from notbugs.science.shares import nested, share, share_table
+from notbugs.science.transfer import (
+    GOALS,
+    Examples,
+    TransferSettings,
+    adversarial_examples,
+    correlation,
+    transfer_rates,
+)
+from notbugs.stages.context import Context
+from notbugs.store import load_dataset
+from notbugs.tracking import live_run
+from notbugs.training import TrainSettings, train
+
+DATASETS = {"d": "D", "rand": "D_rand", "det": "D_det"}
+
+
+def transfer(project: Context) -> None:
+    """Write metrics/transfer.json.
+
+    Command: `notbugs transfer`. On digits about a minute and a half. Expected in the paper: accuracy from D_det
+    and transfer success rise together.
+    """
+    config = settings(project.params, "transfer", TransferSettings)
+    source_file = project.source_model("standard", settings(project.params, "train.standard", TrainSettings).seeds[0])
+    folders = {"d": project.dataset("train"), "rand": project.dataset("rand"), "det": project.dataset("det")}
+    metrics_file = project.root / "metrics" / "transfer.json"
+    with live_run(
+        "transfer",
+        None,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params={"transfer": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
+        seed=project.seed,
+        inputs=[*folders.values(), project.dataset("test"), source_file],
+        outputs=[metrics_file],
+        metrics_file=metrics_file,
+    ):
+        source = load_model(source_file, device=project.device)
+        data = {key: load_dataset(folder).data() for key, folder in folders.items()}
+        test = load_dataset(project.dataset("test")).data()
+        examples = adversarial_examples(
+            source, test, config.attack, generator=make_generator(project.seed, "transfer", "noise")
+        )
+        facts, masks = {}, {}
+        for name, model in config.architectures.items():
+            facts[name], masks[name] = _architecture(project, config, name, model, data, test, examples)
+        table = {name: {**facts[name], **nested(shares)} for name, shares in share_table(masks).items()}
+        write_json(
+            metrics_file,
+            {
+                "attack": {"norm": config.attack.norm, "eps": config.attack.eps, "num_steps": config.attack.num_steps},
+                "source": {
+                    "architecture": source.description.architecture,
+                    "width": source.description.width,
+                    "accuracy": share([examples.source_right]),
+                    "fooled": {goal: share([examples.fooled[goal]]) for goal in GOALS},
+                },
+                "architectures": table,
+                "correlation": _correlations(table),
+            },
+        )
+    rates = [facts["transfer"]["targeted"]["conditional"] for facts in table.values()]
+    shown = [f"{rate['mean']:.1%}" for rate in rates if rate]
+    project.say(f"transfer: {len(table)} architectures; targeted transfer success {', '.join(shown) or 'undefined'}")
+
+
+def _architecture(
+    project: Context,
+    config: TransferSettings,
+    name: str,
+    model: ModelSettings,
+    data: dict[str, ImageData],
+    test: ImageData,
+    examples: Examples,
+) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
+    """What X is, and all that is measured of it: accuracy from each dataset, transfer from the source, by seed."""
+    shifted = shifted_labels(test.labels, len(test.class_names))
+    masks: dict[str, list[Tensor]] = defaultdict(list)
+    for seed in config.seeds:
+        for key, dataset in DATASETS.items():
+            trained = _trained(project, getattr(config, key), model, data[key], name, key, seed)
+            called = predict(trained, test.images).argmax(dim=1)
+            masks[f"accuracy.{dataset}"].append(called == test.labels)
+            masks[f"accuracy_shifted.{dataset}"].append(called == shifted)
+            if key == "d":
+                for rate, mask in transfer_rates(trained, test, examples).items():
+                    masks[f"transfer.{rate}"].append(mask)
+    facts = {
+        "architecture": trained.description.architecture,
+        "width": trained.description.width,
+        "num_parameters": sum(parameter.numel() for parameter in trained.parameters()),
+    }
+    return facts, masks
+
+
+def _trained(
+    project: Context, config: TrainSettings, settings: ModelSettings, data: ImageData, name: str, key: str, seed: int
+) -> Classifier:
+    """X from scratch on one dataset; its random streams are its own, whatever else is trained."""
+    stream = ("transfer", settings.architecture, settings.width or 0, key, seed)
+    model = create_model(
+        settings,
+        tuple(data.images.shape[1:]),  # type: ignore[arg-type]
+        data.class_names,
+        generator=make_generator(project.seed, *stream, "weights"),
+    ).to(project.device)
+    set_normalisation(model, data.images)
+    train(
+        model,
+        data,
+        config,
+        generator=make_generator(project.seed, *stream, "batches"),
+        progress=project.progress,
+        description=f"transfer: {name} on {DATASETS[key]}, seed {seed}",
+    )
+    return model
+
+
+def _correlations(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy from D_rand and D_det against transfer success, over the architectures where both are defined."""
+    found: dict[str, Any] = {}
+    for dataset in ("D_rand", "D_det"):
+        for goal in GOALS:
+            pairs = [
+                (rate["mean"], facts["accuracy"][dataset]["mean"])
+                for facts in table.values()
+                if (rate := facts["transfer"][goal]["conditional"]) is not None
+            ]
+            found.setdefault(dataset, {})[goal] = correlation([x for x, _ in pairs], [y for _, y in pairs])
+    return found

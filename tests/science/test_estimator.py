@@ -1,0 +1,116 @@
+"""Estimator against data: what varies, the pixel control, the stage, its errors."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from notbugs.config import ConfigError, validate
+from notbugs.images import ImageData
+from notbugs.models import ModelSettings
+from notbugs.science.estimator import (
+    EstimatorSettings,
+    blend,
+    choose_pairs,
+    estimate,
+    estimators,
+    recipe_at,
+)
+from notbugs.science.inversion import Pairs
+from notbugs.stages.context import open_project
+from notbugs.stages.estimator import estimator
+
+SECTION = {
+    "eps": [0, 0.5, 2.0],
+    "standard": {"epochs": 1, "lr": 0.1},
+    "robust": {"epochs": 2, "lr": 0.1, "attack": {"eps": 1.0, "num_steps": 3, "step_size": 0.7}},
+    "other": {"architecture": "mlp"},
+    "other_eps": 0.25,
+    "num_steps": 2,
+    "step_size": 0.1,
+    "fit": {"epochs": 1, "lr": 0.1},
+    "attack": {"eps": 0.5, "num_steps": 2},
+}
+
+
+def config() -> EstimatorSettings:
+    return validate(SECTION, "estimator", EstimatorSettings)
+
+
+def test_estimators_vary_radius_training_and_architecture():
+    found = estimators(config(), ModelSettings(width=4))
+    assert [(one.name, one.kind, one.model.architecture, one.eps) for one in found] == [
+        ("eps 0", "radius", "small_cnn", 0.0),
+        ("eps 0.5", "radius", "small_cnn", 0.5),
+        ("eps 2", "radius", "small_cnn", 2.0),
+        ("untrained", "untrained", "small_cnn", None),
+        ("mlp, eps 0", "architecture", "mlp", 0.0),
+        ("mlp, eps 0.25", "architecture", "mlp", 0.25),
+    ]
+
+
+def test_the_radius_of_the_inner_attack_is_the_estimators():
+    assert recipe_at(config(), 0.0).attack is None
+    attack = recipe_at(config(), 2.0).attack
+    assert attack is not None
+    assert (attack.eps, attack.step, attack.num_steps) == (2.0, 0.4, 3)
+
+
+def test_an_untrained_estimator_is_as_initialised_and_seeds_differ(digits):
+    data = digits[0].select(torch.arange(40))
+    untrained = estimators(config(), ModelSettings(width=4))[3]
+    first, again, other = (
+        estimate(untrained, config(), data, seed=0, stream=("estimator", seed), device=torch.device("cpu"))
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first.head.weight, again.head.weight)
+    assert not torch.equal(first.head.weight, other.head.weight)
+    assert not first.training
+
+
+def test_blends_are_as_near_to_x_as_the_inverted_images():
+    images = torch.rand(8, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    data = ImageData(images, torch.zeros(8, dtype=torch.int64), ("a", "b"))
+    pairs = Pairs(target=torch.tensor([0, 1, 2]), start=torch.tensor([5, 6, 7]))
+    target, start = images[pairs.target], images[pairs.start]
+    inverted = target + 0.3 * (start - target).flip(3)  # some other way, 0.3 of the distance
+    inverted[2] = target[2] + 10  # further than x': the blend is x' itself
+    found = blend(data, pairs, inverted)
+    near = (found - target).flatten(1).norm(dim=1)
+    torch.testing.assert_close(near[:2], (inverted - target).flatten(1).norm(dim=1)[:2])
+    torch.testing.assert_close(found[:2], (target + 0.3 * (start - target))[:2])
+    torch.testing.assert_close(found[2], start[2])
+
+
+def test_pairs_are_by_class_and_never_the_image_itself(digits):
+    pairs = choose_pairs(digits[0], 100, torch.Generator().manual_seed(0))
+    assert torch.bincount(digits[0].labels[pairs.target]).min() >= 9
+    assert (pairs.target != pairs.start).all()
+    assert len(choose_pairs(digits[0], None, torch.Generator()).target) == len(digits[0])
+
+
+def test_the_stage_measures_every_estimator(tiny_project, tmp_path):
+    root = shutil.copytree(tiny_project, tmp_path / "lab")
+    estimator(open_project(root))
+    written = (root / "metrics/estimator.json").read_bytes()
+    found = json.loads(written)
+    assert list(found["table"]) == ["eps 0", "eps 0.5", "untrained", "mlp, eps 0", "mlp, eps 0.5"]
+    assert found["num_examples"] == 40
+    for facts in found["table"].values():
+        assert facts["fit_clean"]["n"] == 60
+        assert facts["still_y"]["n"] == 40
+        assert len(facts["seeds"]["fit_attacked"]) == 2
+        assert facts["fit_attacked"]["mean"] <= facts["fit_clean"]["mean"]
+    estimator(open_project(root))
+    assert (root / "metrics/estimator.json").read_bytes() == written
+
+
+def test_more_examples_than_images_is_one_line(tiny_project, tmp_path):
+    root = shutil.copytree(tiny_project, tmp_path / "lab")
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["estimator"]["num_examples"] = 241
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ConfigError, match=r"estimator\.num_examples = 241: must be in 10\.\.240"):
+        estimator(open_project(root))

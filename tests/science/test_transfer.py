@@ -1,0 +1,141 @@
+"""Transfer: rates counted as defined, controls, correlation, the stage and its errors."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from notbugs.config import ConfigError, validate
+from notbugs.images import ImageData
+from notbugs.models import ModelError
+from notbugs.science.transfer import (
+    Examples,
+    TransferAttack,
+    TransferSettings,
+    adversarial_examples,
+    correlation,
+    transfer_rates,
+)
+from notbugs.stages.context import open_project
+from notbugs.stages.transfer import transfer
+from notbugs.store import StoreError
+
+
+class Table(nn.Module):
+    """Says of the image whose first pixel is k/10 the k-th entry of its answers."""
+
+    def __init__(self, answers: list[int], num_classes: int = 3) -> None:
+        super().__init__()
+        self.register_buffer("answers", torch.tensor(answers))
+        self.num_classes = num_classes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        key = (x[:, 0, 0, 0] * 10).round().long()
+        return nn.functional.one_hot(self.answers[key], self.num_classes).float()
+
+
+def coded(*keys: int) -> torch.Tensor:
+    return torch.tensor(keys, dtype=torch.float32).view(-1, 1, 1, 1) / 10
+
+
+def test_rates_are_counted_as_defined():
+    """Four images of class 0 (t = 1); clean ones have keys 0-3, examples 4-7, noise 8-9."""
+    data = ImageData(coded(0, 1, 2, 3), torch.zeros(4, dtype=torch.int64), ("a", "b", "c"))
+    examples = Examples(
+        images={"untargeted": coded(4, 5, 6, 7), "targeted": coded(4, 5, 6, 7), "noise": coded(8, 8, 9, 9)},
+        source_right=torch.tensor([True, True, True, False]),
+        fooled={
+            "untargeted": torch.tensor([True, True, False, True]),
+            "targeted": torch.tensor([True, False, True, True]),
+        },
+        targets=torch.ones(4, dtype=torch.int64),
+    )
+    #              clean 0-3    examples 4-7  noise
+    answers = Table([0, 0, 2, 0, 1, 2, 0, 1, 0, 1])
+    rates = transfer_rates(answers, data, examples)
+    # Untargeted: X and the source are right on 0 and 1, both examples fool the source, both fool X.
+    assert rates["untargeted.conditional"].tolist() == [True, True]
+    assert rates["untargeted.unconditional"].tolist() == [True, True, False, True]
+    assert rates["untargeted.clean"].tolist() == [False, False, True, False]
+    assert rates["untargeted.noise"].tolist() == [False, False, True, True]
+    # Targeted: of 0 and 1 only 0's example fools the source; X calls it 1 = t.
+    assert rates["targeted.conditional"].tolist() == [True]
+    assert rates["targeted.unconditional"].tolist() == [True, False, False, True]
+    assert rates["targeted.clean"].tolist() == [False] * 4
+
+
+def test_examples_of_the_source_stay_in_the_ball_and_fool_it(digits, standard_model):
+    data = digits[1].select(torch.arange(80))
+    attack = TransferAttack(eps=1.2, num_steps=20)
+    found = adversarial_examples(standard_model, data, attack, generator=torch.Generator().manual_seed(0))
+    for name in ("untargeted", "targeted", "noise"):
+        lengths = (found.images[name] - data.images).flatten(1).norm(dim=1)
+        assert float(lengths.max()) <= 1.2 + 1e-4
+        assert found.images[name].min() >= 0
+        assert found.images[name].max() <= 1
+    assert found.targets.tolist() == ((data.labels + 1) % 10).tolist()
+    assert float(found.fooled["untargeted"].double().mean()) > 0.9
+    with torch.no_grad():
+        assert torch.equal(
+            standard_model(found.images["targeted"]).argmax(1) == found.targets, found.fooled["targeted"]
+        )
+    # On the source itself, conditional success is certain, and noise of that length is harmless.
+    rates = transfer_rates(standard_model, data, found)
+    assert rates["untargeted.conditional"].all()
+    assert rates["targeted.conditional"].all()
+    assert float(rates["untargeted.noise"].double().mean()) < 0.2
+
+
+def test_correlation_is_descriptive():
+    found = correlation([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 25.0])
+    assert found == {"pearson": 0.8315, "spearman": 0.8, "rho_without_one": [0.5, 1.0], "num_points": 4}
+    tied = correlation([1.0, 1.0, 2.0], [3.0, 5.0, 4.0])
+    assert tied is not None
+    assert tied["spearman"] == 0.0
+    assert correlation([1.0, 2.0], [1.0, 2.0]) is None
+    assert correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+
+
+def test_the_stage_measures_every_architecture(tiny_project, tmp_path):
+    root = shutil.copytree(tiny_project, tmp_path / "lab")
+    transfer(open_project(root))
+    written = (root / "metrics/transfer.json").read_bytes()
+    found = json.loads(written)
+    assert list(found["architectures"]) == ["cnn", "mlp", "deep"]
+    assert found["architectures"]["mlp"]["architecture"] == "mlp"
+    for facts in found["architectures"].values():
+        assert set(facts["accuracy"]) == {"D", "D_rand", "D_det"}
+        assert facts["accuracy"]["D"]["n"] == 60
+        assert facts["accuracy"]["D"]["num_seeds"] == 2
+        for rates in facts["transfer"].values():
+            assert set(rates) == {"conditional", "unconditional", "clean", "noise"}
+            assert rates["unconditional"]["n"] == 60
+            assert rates["conditional"] is None or rates["conditional"]["n"] <= 60
+    transfer(open_project(root))
+    assert (root / "metrics/transfer.json").read_bytes() == written
+
+
+def test_what_is_missing_is_named_with_its_command(tiny_project, tmp_path):
+    root = shutil.copytree(tiny_project, tmp_path / "lab")
+    shutil.rmtree(root / "data" / "det")
+    with pytest.raises(StoreError, match=r"data/det: no dataset there .*`dvc repro` makes it"):
+        transfer(open_project(root))
+    (root / "models/train/standard/seed-0.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"seed-0\.safetensors: no model there; `dvc repro` trains it"):
+        transfer(open_project(root))
+
+
+def test_an_unknown_architecture_is_one_line():
+    with pytest.raises(ConfigError, match=r"transfer\.architectures\.x\.architecture = 'vgg19': must be") as caught:
+        validate(
+            {
+                "architectures": {"x": {"architecture": "vgg19"}},
+                **{key: {"epochs": 1, "lr": 0.1} for key in ("d", "rand", "det")},
+                "attack": {"eps": 1.0, "num_steps": 1},
+            },
+            "transfer",
+            TransferSettings,
+        )
+    assert "\n" not in str(caught.value)
