@@ -24,6 +24,9 @@ SECTIONS = (
     "construct",
     "fit",
     "evaluate",
+    "features",
+    "planted",
+    "gaussian",
     "report",
 )
 """Every top-level key of params.yaml."""

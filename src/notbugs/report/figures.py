@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from notbugs.report import science_gaussian
 from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
@@ -288,5 +289,6 @@ FIGURES: dict[str, Callable[[Project], Figure | None]] = {
     "label_accuracies": label_accuracies,
     "distances": distances,
     "learning_curves": learning_curves,
+    "gaussian": science_gaussian.figure,
 }
 """File name -> function."""

@@ -8,6 +8,9 @@ from notbugs.construction import construct_settings
 from notbugs.evaluation import EvaluateSettings
 from notbugs.models import ModelSettings
 from notbugs.report import ReportSettings
+from notbugs.science.features_study import FeaturesSettings
+from notbugs.science.gaussian import GaussianSettings
+from notbugs.science.planted_study import PlantedStudySettings
 from notbugs.sources import DataSettings
 from notbugs.training import FitSettings, TrainSettings
 
@@ -32,6 +35,9 @@ def check(params: Mapping[str, Any]) -> None:
         if name not in params["construct"]:
             raise ConfigError(f"params.yaml: fit.{name}: there is no construct.{name} to fit on")
     settings(params, "evaluate", EvaluateSettings)
+    settings(params, "features", FeaturesSettings)
+    settings(params, "planted", PlantedStudySettings)
+    settings(params, "gaussian", GaussianSettings)
     settings(params, "report", ReportSettings)
 
 
