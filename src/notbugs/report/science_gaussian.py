@@ -35,7 +35,7 @@ def figure(project: Project) -> Figure | None:
     plane, random = found["plane"], found["random"]
     panels = [None, *plane["budgets"]]
     drawn = Figure(figsize=(WIDTH, 5.6), layout="constrained")
-    top, bottom = drawn.subfigures(2, 1, height_ratios=[1, 1])
+    top, bottom = drawn.subfigures(2, 1, squeeze=False).flat
     clouds = top.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, budget in zip(clouds, panels, strict=True):
         _clouds(axes, plane, budget)

@@ -6,7 +6,7 @@ A builder takes the Content and gives a Section, or None where this pipeline has
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from notbugs.report import science_gaussian, tables
+from notbugs.report import science_features, science_gaussian, science_planted, tables
 from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
 from notbugs.report.claims import Claim
 from notbugs.report.evidence import STILL_Y_SHARE
@@ -217,6 +217,8 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     labels,
     construction,
     grids,
+    science_features.section,
+    science_planted.section,
     science_gaussian.section,
     learning,
     per_class,

@@ -1,1 +1,1 @@
-"""The paper's theory and what its readers asked, as measurements: one noun a module, no files, no tracking."""
+"""What the paper, its critics and its reviewers asked beyond the headline experiments: one question a module."""

@@ -162,7 +162,7 @@ class Probabilities(nn.Module):
 
     def representation(self, x: Tensor) -> Tensor:
         """Softmax of the logits."""
-        return self.model(x).softmax(dim=1)  # type: ignore[no-any-return]
+        return self.model(x).softmax(dim=1)
 
 
 @dataclass(frozen=True)

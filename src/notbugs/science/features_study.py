@@ -166,7 +166,7 @@ class _Source:
     def _gamma(self, eps: float, data: ImageData, rho: list[Usefulness], progress: Track) -> list[Usefulness]:
         """γ of each feature: in closed form if linear, else by PGD."""
         if self.linear:
-            directions = self.features.network.source.directions[self.features.kept]  # type: ignore[union-attr, index]
+            directions = self.features.network.source.directions[self.features.kept]  # type: ignore[index]
             return [
                 Usefulness(linear_usefulness(found.value, a, float(std), eps, self.settings.norm), found.standard_error)
                 for found, a, std in zip(rho, directions, self.features.scaling.std, strict=True)

@@ -1,4 +1,4 @@
-"""The closed forms of `gaussian` beside what needs no formula: sampling, and optimising the minimax problem directly."""
+"""The closed forms of `gaussian` beside what needs no formula: sampling, and direct minimax optimisation."""
 
 import math
 from dataclasses import dataclass
@@ -144,7 +144,7 @@ def minimax(x: Tensor, y: Tensor, eps: float, *, num_steps: int = 200) -> Minima
         value.backward()
         return value
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     low = torch.tril(factor.detach())
     delta = _ascend(z - mu.detach(), low, eps, delta)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """The planted world's ground truth: usefulness of its matched filters in closed form, and what filters see.
 
-The filter of a pattern p is f(x) = ⟨p, x − ½⟩. Over the world it has a finite number of values, one for each class y and
-shown class k, plus noise of variance ν² = noise²/3 (uniform noise through a filter of length 1). So its mean, its
+The filter of a pattern p is f(x) = ⟨p, x − ½⟩. Over the world it has a finite number of values, one for each class y
+and shown class k, plus noise of variance ν² = noise²/3 (uniform noise through a filter of length 1). So its mean, its
 variance and ρ = E[y·f] are finite sums; and since the filter is linear and nothing is ever clipped,
 γ(eps) = ρ − eps·‖p‖*/std, exactly. Source: `sources.planted`; Goh 2019 for γ.
 """

@@ -9,9 +9,10 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from notbugs.config import Settings
-from notbugs.construction import Constructed, InvertSettings, TargetSettings, construct
+from notbugs.construction import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
 from notbugs.images import ImageData, make_generator
+from notbugs.intervals import wilson_interval
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.progress import Track, silent
@@ -90,7 +91,7 @@ def study(
     for name in ("standard", "robust"):
         config: TrainSettings = getattr(settings, name)
         models[name] = _trained(settings, config, data, name, config.seeds[0], seed, device, progress)
-    recipes = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
+    recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
     made = {
         name: construct(
             models[recipe.model],
@@ -220,8 +221,6 @@ def _fits(world: PlantedSettings, models: list[Classifier], test: ImageData) -> 
 
 def _mean_share(masks: list[Tensor]) -> dict[str, float]:
     """The mean over seeds, with the Wilson interval of one test set: the seeds share their images."""
-    from notbugs.intervals import wilson_interval
-
     mean, count = sum(float(mask.double().mean()) for mask in masks) / len(masks), len(masks[0])
     low, high = wilson_interval(min(mean * count, count), count)
     return {"value": round(mean, 6), "low": round(low, 6), "high": round(high, 6)}
@@ -232,7 +231,7 @@ def _pictures(data: ImageData, made: dict[str, Constructed]) -> tuple[ImageData,
     honest = says("smooth", data.images) == data.labels
     rows = torch.stack([((data.labels == label) & honest).nonzero()[0, 0] for label in range(len(CLASS_NAMES))])
     labels = torch.arange(len(CLASS_NAMES))
-    parts = {name: (unit / unit.abs().amax() / 2 + 0.5).float() for name, unit in patterns().items()}
+    parts: dict[str, Tensor] = {name: (unit / unit.abs().amax() / 2 + 0.5).float() for name, unit in patterns().items()}
     parts |= {"D": data.images[rows], **{key: constructed.data.images[rows] for key, constructed in made.items()}}
     kinds = [kind for kind in parts for _ in labels]
     return ImageData(torch.cat(list(parts.values())), labels.repeat(len(parts)), CLASS_NAMES), kinds

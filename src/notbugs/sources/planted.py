@@ -95,7 +95,7 @@ def draw(settings: PlantedSettings, count: int, generator: torch.Generator) -> t
     noise = (torch.rand(count, *SHAPE, generator=generator, dtype=torch.float64) * 2 - 1) * settings.noise
     smooth, fine = settings.smooth_amplitude * unit["smooth"][shown], settings.fine_amplitude * unit["fine"][labels]
     images = (0.5 + smooth + fine + noise).float()
-    assert float(images.min()) >= 0 and float(images.max()) <= 1, "a planted image left [0, 1]"
+    assert 0 <= float(images.min()) <= float(images.max()) <= 1, "a planted image left [0, 1]"
     return images, labels, shown
 
 

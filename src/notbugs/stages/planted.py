@@ -9,14 +9,14 @@ from notbugs.tracking import live_run
 
 
 def planted(project: Context) -> None:
-    """Write metrics/planted.json and, for the report's pictures, data/planted.
+    """Write metrics/planted.json and, for the report's pictures, plots/planted.
 
     Command: `notbugs planted`. With the digits preset about 80 s. Expected: D_det's fits reach 80% or more on y.
     """
     import pandas as pd
 
     config = settings(project.params, "planted", PlantedStudySettings)
-    folder, metrics_file = project.dataset("planted"), project.root / "metrics" / "planted.json"
+    folder, metrics_file = project.root / "plots" / "planted", project.root / "metrics" / "planted.json"
     with live_run(
         "planted",
         None,
@@ -40,6 +40,6 @@ def planted(project: Context) -> None:
         write_json(metrics_file, found.summary)
     filters, det = found.summary["filters"], found.summary["fits"]["D_det"]["y"]["value"]
     project.say(
-        f"planted: {sum(row['inside'] for row in filters)} of {len(filters)} measured usefulnesses have the planted one "
-        f"in their interval; D_det's fits reach {det:.1%} on y"
+        f"planted: {sum(row['inside'] for row in filters)} of {len(filters)} measured usefulnesses have the planted "
+        f"one in their interval; D_det's fits reach {det:.1%} on y"
     )

@@ -1,0 +1,318 @@
+"""The report's section on usefulness: the ρ-γ plane, every feature on every dataset, concentric circles."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from notbugs.config import DATASET_NAMES
+from notbugs.report.blocks import Cell, Section, Table, Text, name, number
+from notbugs.report.findings import (
+    Finding,
+    findings_table,
+    metrics_of,
+    number_with_interval,
+    share_with_interval,
+    verdict,
+)
+from notbugs.report.project import Project
+from notbugs.report.style import GREY, new_figure
+from notbugs.results import model_label, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from notbugs.report.sections import Content
+
+NAME = "features"
+KEYS = ("headline_eps", "num_examples", "sources", "circles")
+COLUMNS = {
+    "source": "string",
+    "feature": "Int64",
+    "class_name": "string",
+    "sign": "Int64",
+    "dataset": "string",
+    "eps": "Float64",
+    "value": "Float64",
+    "low": "Float64",
+    "high": "Float64",
+    "n": "Int64",
+}
+LOOKS = {
+    "standard": ("#000000", "o", "the standard model's representation"),
+    "robust": ("#0072B2", "s", "the robust model's representation"),
+    "linear": ("#E69F00", "v", "linear: principal components of D"),
+    "smooth": ("#009E73", "D", "planted: the smooth patterns' filters"),
+    "fine": ("#CC79A7", "P", "planted: the fine patterns' filters"),
+}
+"""Colour, marker and title of every source."""
+PANELS = (("standard",), ("robust",), ("linear", "smooth", "fine"))
+MODELS = ("standard", "robust")
+NOTHING = "–"
+
+
+def _rows(project: Project) -> "pd.DataFrame":
+    return read_table(project.root / "metrics/features.csv", COLUMNS, NAME)
+
+
+def plane_figure(project: Project) -> Figure | None:
+    """ρ against γ at the headline eps, a panel a kind of source; the circles in the last."""
+    found = metrics_of(project, NAME, KEYS)
+    if found is None:
+        return None
+    rows, eps = _rows(project), float(found["headline_eps"])
+    figure, axes = new_figure(6.4, 2, 2)
+    for panel, sources in zip(axes, PANELS, strict=False):
+        present = [source for source in sources if source in found["sources"]]
+        for source in present:
+            _plane(panel, rows[rows["source"] == source], source, eps, labelled=len(present) > 1)
+        panel.set_title(LOOKS[sources[0]][2])
+        panel.set_xlabel("ρ, usefulness")
+        panel.set_ylabel(f"γ, robust usefulness at eps {eps:g}")
+    _circles(axes[3], found["circles"])
+    return figure
+
+
+def _plane(axes: Axes, rows: "pd.DataFrame", source: str, eps: float, *, labelled: bool) -> None:
+    colour, marker, label = LOOKS[source]
+    test = rows[rows["dataset"] == "D_test"]
+    rho, gamma = (test[test["eps"] == radius].sort_values("feature") for radius in (0.0, eps))
+    x, y = (part["value"].to_numpy(dtype=float) for part in (rho, gamma))
+    reach = [
+        np.abs(part[["low", "high"]].to_numpy(dtype=float).T - part["value"].to_numpy(dtype=float))
+        for part in (rho, gamma)
+    ]
+    axes.errorbar(x, y, reach[1], reach[0], fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.35)
+    robust = y > 0
+    for mask, face in ((robust, colour), (~robust, "white")):
+        axes.plot(x[mask], y[mask], marker, mfc=face, mec=colour, mew=1.2, ms=5.5, ls="")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0, float(x.min()) - 0.02), max(high, float(x.max()) * 1.08))
+    axes.axhline(0, color=GREY, lw=1)
+    axes.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":")
+    note = f"{int(robust.sum())} of {len(y)} robust (filled)"
+    if labelled:
+        axes.plot([], [], marker, mfc=colour, mec=colour, ls="", label=f"{label.split(':')[-1].strip()}: {note}")
+        axes.legend(loc="lower right", fontsize=7.5)
+    else:
+        axes.annotate(note, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=8.5, color=GREY)
+
+
+def _circles(axes: Axes, found: Mapping[str, Any]) -> None:
+    """Usefulness of each feature of the circles, with intervals."""
+    for place, (_, value) in enumerate(found.items()):
+        axes.barh(place, value["value"], color="#56B4E9", height=0.6)
+        reach = [[value["value"] - value["low"]], [value["high"] - value["value"]]]
+        axes.errorbar(value["value"], place, xerr=reach, fmt="none", ecolor="black", elinewidth=1.1, capsize=3)
+        axes.annotate(
+            f"{value['value']:.3f}", (value["high"], place), xytext=(5, 0), textcoords="offset points", va="center"
+        )
+    axes.set_yticks(range(len(found)), list(found))
+    axes.invert_yaxis()
+    axes.set_xlim(-0.05, 1.1)
+    axes.grid(False)
+    axes.set_xlabel("ρ, usefulness")
+    axes.set_title("concentric circles")
+
+
+def datasets_figure(project: Project) -> Figure | None:
+    """Usefulness of each feature on each construction against its usefulness on D."""
+    found = metrics_of(project, NAME, KEYS)
+    if found is None:
+        return None
+    rows = _rows(project)
+    on_d = rows[rows["dataset"] == "D"].set_index(["source", "feature"])["value"].astype(float)
+    datasets = [dataset for dataset in DATASET_NAMES.values() if (rows["dataset"] == dataset).any()]
+    if not datasets:
+        return None
+    columns = min(3, len(datasets))
+    lines = -(-len(datasets) // columns)
+    figure, axes = new_figure(2.6 * lines + 0.5, lines, columns)
+    sources = [source for source in LOOKS if source in found["sources"] and source != "linear"]
+    for panel, dataset in zip(axes, datasets, strict=False):
+        for source in sources:
+            here = rows[(rows["dataset"] == dataset) & (rows["source"] == source)]
+            before = [on_d[source, feature] for feature in here["feature"]]
+            colour, marker, _ = LOOKS[source]
+            values = here[["value", "low", "high"]].astype(float)
+            reach = [values["value"] - values["low"], values["high"] - values["value"]]
+            panel.errorbar(before, values["value"], reach, fmt=marker, color=colour, ms=4, elinewidth=0.8, alpha=0.8)
+            kept = found["sources"][source]["kept"][dataset]["value"]
+            panel.axline((0, 0), slope=kept, color=colour, lw=1, alpha=0.6)
+        panel.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":")
+        panel.axhline(0, color=GREY, lw=0.9)
+        panel.set_title(model_label(dataset, "standard"))
+        panel.set_xlim(left=0)
+        panel.set_xlabel("usefulness on D")
+        panel.set_ylabel("usefulness there")
+    for panel in axes[len(datasets) :]:
+        panel.set_axis_off()
+    legend = [
+        Line2D([], [], color=LOOKS[source][0], marker=LOOKS[source][1], lw=1, label=LOOKS[source][2])
+        for source in sources
+    ]
+    legend.append(Line2D([], [], color=GREY, ls=":", lw=0.9, label="as on D"))
+    figure.legend(handles=legend, loc="outside upper center", ncols=len(legend))
+    return figure
+
+
+def section(content: "Content") -> Section | None:
+    """Definitions, findings, figures, tables."""
+    found = metrics_of(content.project, NAME, KEYS)
+    if found is None:
+        return None
+    sizes = ", ".join(f"{part['num_features']} {key}" for key, part in found["sources"].items())
+    how = (
+        "A feature f, scaled to mean 0 and variance 1 on D, speaks for or against one class; y = ±1 says whether an "
+        "image is of that class. ρ = E[y·f(x)] is its usefulness, γ = E[min over ‖δ‖ <= eps of y·f(x + δ)] its robust "
+        "usefulness, by PGD on y·f itself, for linear features ρ − eps·‖a‖*/‖a‖_Σ. Class and sign were chosen on "
+        "training images, ρ and γ measured on test images. With C equal classes no feature can exceed 2√(C − 1)/C. "
+        f"Measured: {sizes} features on {found['num_examples']} test images, first seed of each model."
+    )
+    plane = content.picture(
+        "features",
+        "Scatter of usefulness against robust usefulness for each source; usefulness in concentric circles",
+        "Each mark is a feature; bars are 95% intervals. Below the grey line a feature is useful but not robust. On "
+        "the dotted line an adversary could do nothing. Last panel: on concentric circles the coordinates are useless "
+        "one by one, the radius is useful, and nothing is as useful as p(y|x).",
+    )
+    datasets = content.picture(
+        "features_datasets",
+        "Usefulness of each feature on each constructed dataset against its usefulness on D",
+        "Usefulness with the constructed dataset's own labels. D_R is defined by this picture: what the robust model "
+        "uses should lie on the dotted line, all else at 0. Lines through 0 are least squares: the share kept.",
+    )
+    tables = [_sources_table(found), _kept_table(found)]
+    chosen = findings_table("What was found", findings(found))
+    return Section(NAME, "Useful features, robust or not", [Text(how), chosen, *plane, tables[0], *datasets, tables[1]])
+
+
+def findings(found: Mapping[str, Any]) -> list[Finding]:
+    """Statements of the paper and its reviewers about features."""
+    sources, eps = found["sources"], found["headline_eps"]
+    results = [_shares(sources, eps)]
+    for dataset, most, least, statement in (
+        (
+            "D_R",
+            "robust",
+            "standard",
+            "On D_R the robust model's features stay useful, more than the standard model's.",
+        ),
+        ("D_NR", "standard", "robust", "On D_NR it is the other way round."),
+        ("D_rand", "standard", "robust", "D_rand's labels follow the standard model's features, not the robust ones."),
+    ):
+        if dataset in sources["standard"]["kept"]:
+            results.append(_keeps(sources, dataset, most, least, statement))
+    results += [_classifiers(source, sources[source], eps) for source in ("standard", "robust", "linear")]
+    return [*results, _rings(found["circles"])]
+
+
+def _shares(sources: Mapping[str, Any], eps: float) -> Finding:
+    standard, robust = (sources[key]["share_nonrobust"] for key in MODELS)
+    seen = standard and robust and standard["low"] > robust["high"]
+    parts = [
+        f"the {key} model {sources[key]['num_useful_nonrobust']} of {sources[key]['num_useful']} useful features "
+        + (f"({share_with_interval(sources[key]['share_nonrobust'])})" if sources[key]["share_nonrobust"] else "")
+        for key in MODELS
+    ]
+    return Finding(
+        "Standard models use non-robust features",
+        "Of the standard model's useful features a larger share is not robust than of the robust model's.",
+        verdict(bool(seen)),
+        f"Not robust at eps {eps:g}: of {', of '.join(parts)}. In brackets: how many surely are and how many may be, "
+        "by the features' own 95% intervals.",
+    )
+
+
+def _keeps(sources: Mapping[str, Any], dataset: str, most: str, least: str, statement: str) -> Finding:
+    kept = {key: sources[key]["kept"][dataset] for key in MODELS}
+    return Finding(
+        f"What {dataset} keeps",
+        statement,
+        verdict(kept[most]["low"] > kept[least]["high"]),
+        f"Usefulness kept on {dataset}, as a share of that on D: robust model's features "
+        f"{number_with_interval(kept['robust'], 2)}, standard model's {number_with_interval(kept['standard'], 2)}.",
+    )
+
+
+def _classifiers(source: str, part: Mapping[str, Any], eps: float) -> Finding:
+    """A linear classifier on only the robust, on only the non-robust features."""
+    fitted = part["linear_classifier"]
+    what = {"standard": "the standard model", "robust": "the robust model", "linear": "the pixels"}[source]
+    sentence = "; ".join(
+        f"{label} ({cell['num_features']}): {share_with_interval(cell['clean'])} clean, "
+        f"{share_with_interval(cell['adversarial'])} at eps {eps:g}"
+        if (cell := fitted[key])
+        else f"{label}: there are none"
+        for key, label in (("robust", "robust features"), ("nonrobust", "non-robust features"), ("all", "all"))
+    )
+    robust, other = fitted["robust"], fitted["nonrobust"]
+    title = f"Linear classifiers on parts of {what}"
+    statement = "Non-robust features alone classify; robust features alone resist more."
+    if not robust or not other:
+        return Finding(title, statement, "cannot be judged", f"{sentence}.")
+    seen = robust["adversarial"]["low"] > other["adversarial"]["high"] and other["clean"]["low"] > 0.5
+    return Finding(title, statement, verdict(seen), f"{sentence}. Asked: non-robust alone above 50% clean.")
+
+
+def _rings(found: Mapping[str, Any]) -> Finding:
+    names = list(found)
+    raw = [found[key] for key in names if "coordinate" in key]
+    best, radius = found["p(y|x)"], found["radius"]
+    others = [found[key] for key in names if key != "p(y|x)"]
+    seen = (
+        all(value["low"] <= 0 for value in raw)
+        and radius["low"] > 0.5
+        and all(best["value"] >= value["value"] for value in others)
+    )
+    sentence = ", ".join(f"{key} {number_with_interval(found[key])}" for key in names)
+    return Finding(
+        "Single features can be useless where a combination is useful",
+        "On concentric circles the coordinates are useless, the radius is useful, p(y|x) is most useful of all.",
+        verdict(seen),
+        f"Usefulness: {sentence}.",
+    )
+
+
+def _sources_table(found: Mapping[str, Any]) -> Table:
+    radii = list(found["sources"]["standard"]["mean_gamma"])
+    rows = []
+    for key, part in found["sources"].items():
+        dead = f"\n{part['num_dead']} without variance left out" if part["num_dead"] else ""
+        shares = part["share_nonrobust"]
+        cells = [
+            number(str(part["num_useful"])),
+            number(f"{part['num_useful_nonrobust']}", share_with_interval(shares) if shares else ""),
+            number(f"{part['mean_rho']:.3f}"),
+            *(number(f"{part['mean_gamma'][eps]:.3f}".replace("-", "−")) for eps in radii),
+        ]
+        rows.append([name(LOOKS[key][2], f"{part['num_features']} features{dead}"), *cells])
+    head = [name("source"), number("useful"), number("of these not robust"), number("ρ")]
+    return Table(
+        f"Features of each source: how many are useful, how many of those are not robust at eps "
+        f"{found['headline_eps']:g}, and the mean over features of ρ and of γ.",
+        [*head, *(number(f"γ {eps}") for eps in radii)],
+        rows,
+    )
+
+
+def _kept_table(found: Mapping[str, Any]) -> Table:
+    datasets = list(found["sources"]["standard"]["kept"])
+    rows = [
+        [name(LOOKS[key][2]), *(_kept_cell(part["kept"][dataset]) for dataset in datasets)]
+        for key, part in found["sources"].items()
+    ]
+    return Table(
+        "Share of the features' usefulness on D that each construction keeps under its own labels, with 95% intervals; "
+        "1: all, 0: none, below 0: turned round.",
+        [name("source"), *(number(model_label(dataset, "standard")) for dataset in datasets)],
+        rows,
+    )
+
+
+def _kept_cell(found: Mapping[str, float]) -> Cell:
+    text = f"{found['value']:.2f}".replace("-", "−")
+    return number(text, f"{found['low']:.2f} to {found['high']:.2f}".replace("-", "−"))
