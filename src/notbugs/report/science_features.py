@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from notbugs.config import DATASET_NAMES
-from notbugs.report.blocks import Cell, Section, Table, Text, name, number
+from notbugs.report.blocks import Block, Cell, Section, Table, Text, name, number
 from notbugs.report.findings import (
     Finding,
     findings_table,
@@ -20,7 +20,7 @@ from notbugs.report.findings import (
 )
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, new_figure
-from notbugs.results import model_label, read_table
+from notbugs.results import model_label, percent, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,10 @@ LOOKS = {
 PANELS = (("standard",), ("robust",), ("linear", "smooth", "fine"))
 MODELS = ("standard", "robust")
 NOTHING = "–"
+GROUPS = (("robust", "robust features"), ("nonrobust", "non-robust features"), ("all", "features of all"))
+WHOSE = {"standard": "of the standard model", "linear": "of the pixels, principal components"}
+SUFFICE = 0.5
+"""Accuracy above which features are said to classify, by the lower end of its interval."""
 
 
 def _rows(project: Project) -> "pd.DataFrame":
@@ -72,6 +76,10 @@ def plane_figure(project: Project) -> Figure | None:
         panel.set_title(LOOKS[sources[0]][2])
         panel.set_xlabel("ρ, usefulness")
         panel.set_ylabel(f"γ, robust usefulness at eps {eps:g}")
+        if "linear" in sources:  # the γ of directions along which D hardly varies is far below 0
+            panel.set_yscale("asinh", linear_width=0.2)
+            panel.set_yticks([-100, -10, -1, 0, 0.3], ["−100", "−10", "−1", "0", "0.3"])
+            panel.minorticks_off()
     _circles(axes[3], found["circles"])
     return figure
 
@@ -92,7 +100,8 @@ def _plane(axes: Axes, rows: "pd.DataFrame", source: str, eps: float, *, labelle
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0, float(x.min()) - 0.02), max(high, float(x.max()) * 1.08))
     axes.axhline(0, color=GREY, lw=1)
-    axes.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":")
+    reached = np.linspace(*axes.get_xlim(), 50)
+    axes.plot(reached, reached, color=GREY, lw=0.9, ls=":")
     note = f"{int(robust.sum())} of {len(y)} robust (filled)"
     if labelled:
         axes.plot([], [], marker, mfc=colour, mec=colour, ls="", label=f"{label.split(':')[-1].strip()}: {note}")
@@ -145,7 +154,7 @@ def datasets_figure(project: Project) -> Figure | None:
         panel.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":")
         panel.axhline(0, color=GREY, lw=0.9)
         panel.set_title(model_label(dataset, "standard"))
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, 1.08 * float(on_d[sources].max()))
         panel.set_xlabel("usefulness on D")
         panel.set_ylabel("usefulness there")
     for panel in axes[len(datasets) :]:
@@ -185,9 +194,9 @@ def section(content: "Content") -> Section | None:
         "Usefulness with the constructed dataset's own labels. D_R is defined by this picture: what the robust model "
         "uses should lie on the dotted line, all else at 0. Lines through 0 are least squares: the share kept.",
     )
-    tables = [_sources_table(found), _kept_table(found)]
-    chosen = findings_table("What was found", findings(found))
-    return Section(NAME, "Useful features, robust or not", [Text(how), chosen, *plane, tables[0], *datasets, tables[1]])
+    blocks: list[Block] = [Text(how), findings_table("What was found", findings(found)), *plane]
+    blocks += [_sources_table(found), _classifier_table(found), *datasets, _kept_table(found)]
+    return Section(NAME, "Useful features, robust or not", blocks)
 
 
 def findings(found: Mapping[str, Any]) -> list[Finding]:
@@ -206,24 +215,23 @@ def findings(found: Mapping[str, Any]) -> list[Finding]:
     ):
         if dataset in sources["standard"]["kept"]:
             results.append(_keeps(sources, dataset, most, least, statement))
-    results += [_classifiers(source, sources[source], eps) for source in ("standard", "robust", "linear")]
-    return [*results, _rings(found["circles"])]
+    return [*results, _suffice(sources, eps), _rings(found["circles"])]
 
 
 def _shares(sources: Mapping[str, Any], eps: float) -> Finding:
-    standard, robust = (sources[key]["share_nonrobust"] for key in MODELS)
+    standard, robust = (sources[key]["share_nonrobust"].get(f"{eps:g}") for key in MODELS)
     seen = standard and robust and standard["low"] > robust["high"]
     parts = [
-        f"the {key} model {sources[key]['num_useful_nonrobust']} of {sources[key]['num_useful']} useful features "
-        + (f"({share_with_interval(sources[key]['share_nonrobust'])})" if sources[key]["share_nonrobust"] else "")
-        for key in MODELS
+        f"the {key} model's {sources[key]['num_useful']} useful features "
+        + (share_with_interval(share) if share else "–")
+        for key, share in zip(MODELS, (standard, robust), strict=True)
     ]
     return Finding(
         "Standard models use non-robust features",
         "Of the standard model's useful features a larger share is not robust than of the robust model's.",
         verdict(bool(seen)),
-        f"Not robust at eps {eps:g}: of {', of '.join(parts)}. In brackets: how many surely are and how many may be, "
-        "by the features' own 95% intervals.",
+        f"Not robust at eps {eps:g}: of {', of '.join(parts)}. In brackets: the share that surely is and the share that "
+        "may be, by the features' own 95% intervals.",
     )
 
 
@@ -238,24 +246,24 @@ def _keeps(sources: Mapping[str, Any], dataset: str, most: str, least: str, stat
     )
 
 
-def _classifiers(source: str, part: Mapping[str, Any], eps: float) -> Finding:
-    """A linear classifier on only the robust, on only the non-robust features."""
-    fitted = part["linear_classifier"]
-    what = {"standard": "the standard model", "robust": "the robust model", "linear": "the pixels"}[source]
-    sentence = "; ".join(
-        f"{label} ({cell['num_features']}): {share_with_interval(cell['clean'])} clean, "
-        f"{share_with_interval(cell['adversarial'])} at eps {eps:g}"
-        if (cell := fitted[key])
-        else f"{label}: there are none"
-        for key, label in (("robust", "robust features"), ("nonrobust", "non-robust features"), ("all", "all"))
-    )
-    robust, other = fitted["robust"], fitted["nonrobust"]
-    title = f"Linear classifiers on parts of {what}"
-    statement = "Non-robust features alone classify; robust features alone resist more."
-    if not robust or not other:
-        return Finding(title, statement, "cannot be judged", f"{sentence}.")
-    seen = robust["adversarial"]["low"] > other["adversarial"]["high"] and other["clean"]["low"] > 0.5
-    return Finding(title, statement, verdict(seen), f"{sentence}. Asked: non-robust alone above 50% clean.")
+def _suffice(sources: Mapping[str, Any], eps: float) -> Finding:
+    """Linear classifiers on only the non-robust features, beside those on only the robust ones."""
+    parts = []
+    for key in ("standard", "linear"):
+        fitted = sources[key]["linear_classifier"]
+        told = [
+            f"only the {fitted[group]['num_features']} {label} {share_with_interval(fitted[group]['clean'])}"
+            for group, label in GROUPS[:2]
+            if fitted[group]
+        ]
+        parts.append(f"{WHOSE[key]}: {', '.join(told)}")
+    others = [sources[key]["linear_classifier"]["nonrobust"] for key in ("standard", "linear")]
+    title = "Non-robust features alone classify"
+    statement = f"A linear classifier on only the features with γ < 0 is right in more than {SUFFICE:.0%}."
+    sentence = f"Clean accuracy at what eps {eps:g} calls robust or not: {'; '.join(parts)}."
+    if not all(others):
+        return Finding(title, statement, "cannot be judged", f"{sentence} There is no non-robust feature.")
+    return Finding(title, statement, verdict(all(found["clean"]["low"] > SUFFICE for found in others)), sentence)
 
 
 def _rings(found: Mapping[str, Any]) -> Finding:
@@ -285,16 +293,43 @@ def _sources_table(found: Mapping[str, Any]) -> Table:
         shares = part["share_nonrobust"]
         cells = [
             number(str(part["num_useful"])),
-            number(f"{part['num_useful_nonrobust']}", share_with_interval(shares) if shares else ""),
             number(f"{part['mean_rho']:.3f}"),
-            *(number(f"{part['mean_gamma'][eps]:.3f}".replace("-", "−")) for eps in radii),
+            *(
+                number(
+                    f"{part['mean_gamma'][eps]:.3f}".replace("-", "−"),
+                    f"{percent(shares[eps]['value'])}%\n{percent(shares[eps]['low'])}–{percent(shares[eps]['high'])}"
+                    if shares
+                    else NOTHING,
+                )
+                for eps in radii
+            ),
         ]
         rows.append([name(LOOKS[key][2], f"{part['num_features']} features{dead}"), *cells])
-    head = [name("source"), number("useful"), number("of these not robust"), number("ρ")]
+    head = [name("source"), number("useful"), number("ρ")]
     return Table(
-        f"Features of each source: how many are useful, how many of those are not robust at eps "
-        f"{found['headline_eps']:g}, and the mean over features of ρ and of γ.",
+        "Features of each source: how many are useful, and the mean over all features of ρ and of γ at each eps; "
+        "below γ, of the useful ones the share that is not robust, with the share that surely is and that may be.",
         [*head, *(number(f"γ {eps}") for eps in radii)],
+        rows,
+    )
+
+
+def _classifier_table(found: Mapping[str, Any]) -> Table:
+    """A row a source and group of features: a linear classifier on them, clean and under attack."""
+    rows = []
+    for key, part in found["sources"].items():
+        for group, label in GROUPS:
+            fitted = part["linear_classifier"][group]
+            what = name(LOOKS[key][2], label if group != "all" else "all features")
+            if fitted is None:
+                rows.append([what, number("0"), number(NOTHING), number(NOTHING)])
+                continue
+            cells = [share_with_interval(fitted[measured]) for measured in ("clean", "adversarial")]
+            rows.append([what, number(str(fitted["num_features"])), *map(number, cells)])
+    eps = f"eps {found['headline_eps']:g}"
+    return Table(
+        f"Logistic regression on only some features, on test images. Robust: γ > 0 at {eps} on training images.",
+        [name("source"), number("features"), number("accuracy"), number(f"at {eps}")],
         rows,
     )
 

@@ -142,9 +142,9 @@ def section(content: "Content") -> Section | None:
     how = (
         f"A world made for this check, {found['num_train']} training and {found['num_test']} test images of 32 pixels: "
         f"a smooth glow of L2 length {world['smooth_amplitude']:g}, which is the one of the class y in "
-        f"{100 * world['smooth_agreement']:g}% of the images, and a fine pattern of "
-        f"{world['fine_amplitude']:g}, always the one of y; noise keeps every value inside [0, 1]. Its matched filters' "
-        "usefulness is known exactly. "
+        f"{100 * world['smooth_agreement']:g}% of the images, and a fine pattern of length "
+        f"{world['fine_amplitude']:g}, always the one of y; noise keeps every value inside [0, 1]. The usefulness of "
+        "the patterns' matched filters is known exactly. "
         f"D_rand and D_det stay within eps {settings['rand']['eps']:g} and {settings['det']['eps']:g} "
         f"({settings['det'].get('norm', 'l2')}); the world's sizes are its own, whatever D is."
     )

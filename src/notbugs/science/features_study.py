@@ -225,25 +225,21 @@ class _Source:
         }
 
     def _counts(self) -> dict[str, Any]:
-        """How many features are useful; of these, how many are not robust: the count, at least, at most."""
-        gamma = self.gamma[self.settings.headline_eps]
+        """How many features are useful, and at each eps the share of these that is not robust (γ < 0).
+
+        Its interval: the share that surely is not (the interval of γ lies below 0), and that may be.
+        """
         useful = [
             place
             for place, found in enumerate(self.rho)
             if found.value >= self.settings.least_rho and found.interval()[0] > 0
         ]
-        counts = [
-            sum(below(gamma[place]) < 0 for place in useful)
-            for below in (lambda g: g.value, lambda g: g.interval()[1], lambda g: g.interval()[0])
-        ]
-        shares = dict(
-            zip(("value", "low", "high"), (round(count / max(len(useful), 1), 6) for count in counts), strict=True)
-        )
-        return {
-            "num_useful": len(useful),
-            "num_useful_nonrobust": counts[0],
-            "share_nonrobust": shares if useful else None,
-        }
+        shares = {}
+        for eps, gamma in self.gamma.items() if useful else ():
+            ends = [(gamma[place].value, *gamma[place].interval()) for place in useful]
+            below = [sum(end[side] < 0 for end in ends) / len(useful) for side in (0, 2, 1)]
+            shares[f"{eps:g}"] = dict(zip(("value", "low", "high"), (round(part, 6) for part in below), strict=True))
+        return {"num_useful": len(useful), "share_nonrobust": shares}
 
     def _classifier(self, columns: Tensor) -> dict[str, Any] | None:
         """A linear classifier on some features: (F,) bool; its accuracy clean and under attack."""

@@ -22,8 +22,8 @@ from notbugs.training import TrainSettings
 def features(project: Context) -> None:
     """Write metrics/features.csv and metrics/features.json.
 
-    Command: `notbugs features`. On digits about a minute. Expected there: at the headline eps the standard model's
-    useful features are mostly not robust, the robust model's mostly are.
+    Command: `notbugs features`. On digits about a minute. Expected there: D_R keeps all of the usefulness of
+    the robust model's features, and D_NR that of the standard model's.
     """
     config = settings(project.params, "features", FeaturesSettings)
     files = {name: _first_model(project, name) for name in ("standard", "robust")}
@@ -54,11 +54,13 @@ def features(project: Context) -> None:
         _write_rows(rows_file, found.rows)
         write_json(metrics_file, found.summary)
         run.artifact(rows_file)
+    headline = f"{config.headline_eps:g}"
     shares = ", ".join(
-        f"{name} {part['num_useful_nonrobust']} of {part['num_useful']}"
+        f"{name} {part['share_nonrobust'][headline]['value']:.0%} of {part['num_useful']}"
         for name, part in found.summary["sources"].items()
+        if part["share_nonrobust"]
     )
-    project.say(f"features: useful but not robust at eps {config.headline_eps:g}: {shares}")
+    project.say(f"features: not robust at eps {headline}, of the useful ones: {shares}")
 
 
 def _first_model(project: Context, name: str) -> Any:
