@@ -230,8 +230,8 @@ def _shares(sources: Mapping[str, Any], eps: float) -> Finding:
         "Standard models use non-robust features",
         "Of the standard model's useful features a larger share is not robust than of the robust model's.",
         verdict(bool(seen)),
-        f"Not robust at eps {eps:g}: of {', of '.join(parts)}. In brackets: the share that surely is and the share that "
-        "may be, by the features' own 95% intervals.",
+        f"Not robust at eps {eps:g}: of {', of '.join(parts)}. In brackets: the share that surely is and the one "
+        "that may be, by the features' own 95% intervals.",
     )
 
 
