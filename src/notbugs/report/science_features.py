@@ -44,12 +44,13 @@ COLUMNS = {
 LOOKS = {
     "standard": ("#000000", "o", "the standard model's representation"),
     "robust": ("#0072B2", "s", "the robust model's representation"),
+    "posterior": ("#D55E00", "X", "the standard model's p(y|x)"),
     "linear": ("#E69F00", "v", "linear: principal components of D"),
     "smooth": ("#009E73", "D", "planted: the smooth patterns' filters"),
     "fine": ("#CC79A7", "P", "planted: the fine patterns' filters"),
 }
 """Colour, marker and title of every source."""
-PANELS = (("standard",), ("robust",), ("linear", "smooth", "fine"))
+PANELS = (("standard", "posterior"), ("robust",), ("linear", "smooth", "fine"))
 MODELS = ("standard", "robust")
 NOTHING = "–"
 GROUPS = (("robust", "robust features"), ("nonrobust", "non-robust features"), ("all", "features of all"))
@@ -105,7 +106,7 @@ def _plane(axes: Axes, rows: "pd.DataFrame", source: str, eps: float, *, labelle
     note = f"{int(robust.sum())} of {len(y)} robust (filled)"
     if labelled:
         axes.plot([], [], marker, mfc=colour, mec=colour, ls="", label=f"{label.split(':')[-1].strip()}: {note}")
-        axes.legend(loc="lower right", fontsize=7.5)
+        axes.legend(loc="lower left", fontsize=7.5)
     else:
         axes.annotate(note, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=8.5, color=GREY)
 
@@ -140,7 +141,7 @@ def datasets_figure(project: Project) -> Figure | None:
     columns = min(3, len(datasets))
     lines = -(-len(datasets) // columns)
     figure, axes = new_figure(2.6 * lines + 0.5, lines, columns)
-    sources = [source for source in LOOKS if source in found["sources"] and source != "linear"]
+    sources = [source for source in LOOKS if source in found["sources"] and source not in ("posterior", "linear")]
     for panel, dataset in zip(axes, datasets, strict=False):
         for source in sources:
             here = rows[(rows["dataset"] == dataset) & (rows["source"] == source)]
@@ -215,7 +216,7 @@ def findings(found: Mapping[str, Any]) -> list[Finding]:
     ):
         if dataset in sources["standard"]["kept"]:
             results.append(_keeps(sources, dataset, most, least, statement))
-    return [*results, _suffice(sources, eps), _rings(found["circles"])]
+    return [*results, _suffice(sources, eps), _most_useful(sources), _rings(found["circles"])]
 
 
 def _shares(sources: Mapping[str, Any], eps: float) -> Finding:
@@ -264,6 +265,19 @@ def _suffice(sources: Mapping[str, Any], eps: float) -> Finding:
     if not all(others):
         return Finding(title, statement, "cannot be judged", f"{sentence} There is no non-robust feature.")
     return Finding(title, statement, verdict(all(found["clean"]["low"] > SUFFICE for found in others)), sentence)
+
+
+def _most_useful(sources: Mapping[str, Any]) -> Finding:
+    posterior, models = sources["posterior"], [sources[key] for key in MODELS]
+    largest = [part["largest_rho"] for part in models]
+    return Finding(
+        "p(y|x) is the most useful feature",
+        "The classifier's own probabilities, scaled, are on average more useful than any feature of a representation.",
+        verdict(all(posterior["mean_rho"] > found["value"] for found in largest)),
+        f"Mean usefulness of p(c|x) over the classes c: {posterior['mean_rho']:.3f}; the most useful feature of the "
+        f"standard model's representation has {number_with_interval(largest[0])}, of the robust model's "
+        f"{number_with_interval(largest[1])}.",
+    )
 
 
 def _rings(found: Mapping[str, Any]) -> Finding:

@@ -215,6 +215,7 @@ class _Source:
             "num_features": len(self.features),
             "num_dead": self.features.num_dead,
             "mean_rho": round(sum(found.value for found in self.rho) / len(self.rho), 6),
+            "largest_rho": with_interval(max(self.rho, key=lambda found: found.value)),
             "mean_gamma": {
                 f"{eps:g}": round(sum(found.value for found in gamma) / len(gamma), 6)
                 for eps, gamma in self.gamma.items()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,38 +119,32 @@ def minimax(x: Tensor, y: Tensor, eps: float, *, num_steps: int = 200) -> Minima
     """
     if not 0 < eps < math.inf:
         raise GaussianError(f"eps must be > 0, not {eps}")
+    from scipy.optimize import minimize
+
     begin = maximum_likelihood(x, y)
     z, size = y[:, None] * x, x.shape[1]
-    mu = begin.mu.clone().requires_grad_()
-    # Wide enough for the budget: where 1/σ_min is above the adversary's price, the ascent is slow.
-    wide = begin.Sigma + eps**2 / size * torch.eye(size, dtype=torch.float64)
-    factor = torch.linalg.cholesky(torch.linalg.inv(wide)).contiguous().requires_grad_()
     delta = torch.zeros_like(z)
 
-    def loss() -> Tensor:
-        low = torch.tril(factor)
+    def loss(numbers: Any) -> tuple[float, Any]:
+        """The inner maximum and its gradient with respect to μ and the factor (that of the δ at the maximum)."""
+        nonlocal delta
+        point = torch.from_numpy(numbers.copy()).requires_grad_()
+        mu, low = point[:size], torch.tril(point[size:].reshape(size, size))
+        delta = _ascend(z - mu.detach(), low.detach(), eps, delta)
         spread = ((z + delta - mu) @ low) ** 2  # (N, d)
         log_det = torch.diagonal(low).abs().log().sum()
-        return size / 2 * math.log(2 * math.pi) - log_det + spread.sum(dim=1).mean() / 2
+        value = size / 2 * math.log(2 * math.pi) - log_det + spread.sum(dim=1).mean() / 2
+        (slope,) = torch.autograd.grad(value, point)
+        return float(value.detach()), slope.numpy()
 
-    optimizer = torch.optim.LBFGS(
-        [mu, factor], max_iter=num_steps, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        nonlocal delta
-        delta = _ascend(z - mu.detach(), torch.tril(factor.detach()), eps, delta)
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    low = torch.tril(factor.detach())
-    delta = _ascend(z - mu.detach(), low, eps, delta)
-    with torch.no_grad():
-        value = float(loss())
-    return Minimax(TwoGaussians(mu.detach(), torch.linalg.inv(low @ low.T)), value)
+    # Wide enough for the budget: where 1/σ_min is above the adversary's price, the ascent is slow.
+    wide = begin.Sigma + eps**2 / size * torch.eye(size, dtype=torch.float64)
+    start = torch.cat([begin.mu, torch.linalg.cholesky(torch.linalg.inv(wide)).flatten()])
+    options = {"maxiter": num_steps, "ftol": 1e-15, "gtol": 1e-9}
+    found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options=options)
+    end = torch.from_numpy(found.x)
+    low = torch.tril(end[size:].reshape(size, size))
+    return Minimax(TwoGaussians(end[:size], torch.linalg.inv(low @ low.T)), float(found.fun))
 
 
 def _ascend(r: Tensor, low: Tensor, eps: float, delta: Tensor, *, max_steps: int = 2000) -> Tensor:

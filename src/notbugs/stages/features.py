@@ -9,7 +9,7 @@ from torch import nn
 from notbugs.config import DATASET_NAMES, settings
 from notbugs.files import write_json, write_text
 from notbugs.models import load_model
-from notbugs.science.features import LinearFeatures, principal_components
+from notbugs.science.features import LinearFeatures, Probabilities, principal_components
 from notbugs.science.features_study import FeaturesSettings, Worlds, study
 from notbugs.sources import DataSettings
 from notbugs.sources.planted import patterns
@@ -44,6 +44,7 @@ def features(project: Context) -> None:
         data = {name: load_dataset(path).data() for name, path in inputs.items()}
         worlds = Worlds(data["train"], data["test"], {DATASET_NAMES[name]: data[name] for name in names})
         sources: dict[str, nn.Module] = {name: load_model(file, device=project.device) for name, file in files.items()}
+        sources["posterior"] = Probabilities(load_model(files["standard"], device=project.device)).eval()
         source = settings(project.params, "data", DataSettings).source
         linear = principal_components(worlds.train.images, config.max_linear)
         sources["linear"] = LinearFeatures(linear).to(project.device)
