@@ -66,8 +66,8 @@ def monte_carlo(truth: TwoGaussians, eps: float, count: int, generator: torch.Ge
         _check("loss of maximum likelihood", expected_loss(truth, truth), likelihood),
         _check("excess loss of maximum likelihood", excess_loss(truth.Sigma, C), attacked - likelihood),
         _check("adversarial loss of the robust parameters", _robust_loss(robust, truth), adversarial),
-        _check("accuracy of maximum likelihood", accuracy(truth, truth), (z @ truth.direction > 0).double()),
-        _check("accuracy of the robust parameters", accuracy(robust, truth), (z @ robust.direction > 0).double()),
+        _share("accuracy of maximum likelihood", accuracy(truth, truth), z @ truth.direction > 0),
+        _share("accuracy of the robust parameters", accuracy(robust, truth), z @ robust.direction > 0),
     ]
     spread = torch.diagonal(truth.Sigma)
     scale = torch.sqrt((torch.outer(spread, spread) + truth.Sigma**2) / count)  # of the entries of a covariance
@@ -78,6 +78,12 @@ def monte_carlo(truth: TwoGaussians, eps: float, count: int, generator: torch.Ge
 
 def _check(name: str, closed_form: float, sample: Tensor) -> Check:
     return Check(name, closed_form, float(sample.mean()), float(sample.std()) / math.sqrt(len(sample)))
+
+
+def _share(name: str, closed_form: float, right: Tensor) -> Check:
+    """The standard error is the closed form's own, so that it is not 0 where all of the sample is right."""
+    error = math.sqrt(closed_form * (1 - closed_form) / len(right))
+    return Check(name, closed_form, float(right.double().mean()), error)
 
 
 def _worst(name: str, closed_form: Tensor, measured: Tensor, scale: Tensor) -> Check:
