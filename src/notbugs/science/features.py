@@ -311,15 +311,18 @@ def linear_usefulness(
 
 
 def principal_components(images: Tensor, count: int) -> Tensor:
-    """Unit directions of the most variance, (count, C, H, W); fewer where fewer pixels vary."""
-    flat = images.flatten(1).double()
-    centred = flat - flat.mean(dim=0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(flat))
-    alive = int((values > 1e-9 * values[-1]).sum())
-    count = min(count, alive)
-    chosen = vectors.T.flip(0)[:count]  # (count, d), most variance first
-    signs = chosen.gather(1, chosen.abs().argmax(dim=1, keepdim=True)).sign()
-    return (chosen * signs).reshape(count, *images.shape[1:])
+    """Unit directions of the most variance, (count, C, H, W); fewer where the images span fewer.
+
+    Args:
+        images: (N, C, H, W), N >= 2.
+    """
+    from sklearn.decomposition import PCA
+
+    flat = images.flatten(1).double().numpy()
+    solver = "covariance_eigh" if len(flat) > flat.shape[1] else "full"
+    fitted = PCA(min(count, *flat.shape), svd_solver=solver).fit(flat)
+    alive = fitted.explained_variance_ > 1e-9 * fitted.explained_variance_[0]
+    return torch.from_numpy(fitted.components_[alive]).reshape(-1, *images.shape[1:])
 
 
 def kept_share(before: Tensor, signed: Tensor) -> Usefulness:
