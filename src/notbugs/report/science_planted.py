@@ -29,7 +29,7 @@ PICTURES_FOLDER = "plots/planted"
 KEYS = ("filters", "models", "datasets", "fits")
 COLOURS = {"smooth": "#009E73", "fine": "#CC79A7"}
 PICTURES = {"smooth": "smooth pattern", "fine": "fine pattern"}
-CONSTRUCTIONS = ("D_R", "D_rand", "D_det")
+TARGETED = ("D_rand", "D_det")
 CARRIED = 0.85
 """Share of a construction's images in which a filter must say the class that it is expected to say."""
 LEARNT = 0.80
@@ -99,14 +99,14 @@ def _truth(axes: Axes, filters: list[dict[str, Any]]) -> None:
 
 def _says(axes: Axes, datasets: Mapping[str, Any]) -> None:
     """Share of each dataset's images in which the filters say y, and say t."""
-    places = []
-    for place, (_, patterns) in enumerate(datasets.items()):
-        for side, pattern in ((-1, "smooth"), (1, "fine")):
-            for aside, label in ((-0.5, "y"), (0.5, "t")):
-                if label in patterns[pattern] and not (label == "t" and place < 2):
-                    _bar(axes, place + 0.2 * side + 0.19 * aside, 0.17, patterns[pattern][label], pattern, label == "t")
-        places.append(place)
-    axes.set_xticks(places, list(datasets))
+    for place, (key, patterns) in enumerate(datasets.items()):
+        labels = ("y", "t") if key in TARGETED else ("y",)  # elsewhere t is y
+        width = 0.76 / (2 * len(labels))
+        bars = [(pattern, label) for pattern in COLOURS for label in labels]
+        for turn, (pattern, label) in enumerate(bars):
+            x = place + (turn - (len(bars) - 1) / 2) * width
+            _bar(axes, x, 0.9 * width, patterns[pattern][label], pattern, label == "t")
+    axes.set_xticks(range(len(datasets)), list(datasets))
     percent_axis(axes, "share of the images")
     axes.axhline(0.25, color=GREY, lw=1, ls="--")
     axes.set_title("what the filters say")
@@ -223,7 +223,7 @@ def _robust_dataset(patterns: Mapping[str, Any]) -> Finding:
 
 
 def _targeted(datasets: Mapping[str, Any]) -> Finding:
-    cells = {key: (datasets[key]["smooth"]["y"], datasets[key]["fine"]["t"]) for key in ("D_rand", "D_det")}
+    cells = {key: (datasets[key]["smooth"]["y"], datasets[key]["fine"]["t"]) for key in TARGETED}
     return Finding(
         "D_rand and D_det carry t in the second while the first still says y",
         f"The smooth filters say y, and the fine ones t, in at least {CARRIED:.0%} of the images.",
