@@ -10,15 +10,13 @@ from notbugs.config import UserError
 from notbugs.images import ImageData, make_generator
 from notbugs.models.base import Classifier
 from notbugs.science.circles import CirclesSettings, circles
+from notbugs.science.feature_maps import LinearFeatures, Probabilities, principal_components
 from notbugs.science.features import (
     FeatureError,
-    LinearFeatures,
-    Probabilities,
     choose,
     features_of,
     kept_share,
     linear_usefulness,
-    principal_components,
     scale,
     worst,
 )

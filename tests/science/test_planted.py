@@ -7,7 +7,8 @@ import torch
 
 from notbugs.config import ConfigError, UserError, read_params, settings
 from notbugs.images import ImageData, make_generator
-from notbugs.science.features import LinearFeatures, features_of, worst
+from notbugs.science.feature_maps import LinearFeatures
+from notbugs.science.features import features_of, worst
 from notbugs.science.planted import (
     PlantedError,
     conflicting,

@@ -13,7 +13,7 @@ from notbugs.config import ConfigError
 from notbugs.images import ImageData
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
-from notbugs.report import science_features, science_gaussian, science_planted
+from notbugs.report import science_features, science_features_figures, science_gaussian, science_planted
 from notbugs.results import ResultsError
 from notbugs.stages.context import Context, open_project
 from notbugs.stages.features import features
@@ -127,7 +127,11 @@ def test_each_section_stands_in_the_report(project: Context, name: str, module: 
     tables = [block for block in section.blocks if block.kind == "table"]
     assert len(tables) >= 2
     assert all(row[1].text in ("seen", "not seen", "cannot be judged") for row in tables[0].rows)
-    figures = [getattr(module, key) for key in ("figure", "plane_figure", "datasets_figure") if hasattr(module, key)]
+    drawn_in = science_features_figures if name == "features" else module
+    figures = [
+        getattr(drawn_in, key) for key in ("figure", "plane_figure", "datasets_figure") if hasattr(drawn_in, key)
+    ]
+    assert figures
     assert all(draw(content.project) is not None for draw in figures)
     without = SimpleNamespace(project=SimpleNamespace(root=project.root, params={}), picture=content.picture)
     assert module.section(without) is None  # type: ignore[attr-defined]

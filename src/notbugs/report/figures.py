@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from notbugs.report import science_features, science_gaussian, science_planted
+from notbugs.report import science_features_figures, science_gaussian, science_planted
 from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
@@ -289,8 +289,8 @@ FIGURES: dict[str, Callable[[Project], Figure | None]] = {
     "label_accuracies": label_accuracies,
     "distances": distances,
     "learning_curves": learning_curves,
-    "features": science_features.plane_figure,
-    "features_datasets": science_features.datasets_figure,
+    "features": science_features_figures.plane_figure,
+    "features_datasets": science_features_figures.datasets_figure,
     "planted": science_planted.figure,
     "gaussian": science_gaussian.figure,
 }

@@ -23,8 +23,8 @@ from notbugs.attacks.losses import Loss
 from notbugs.config import UserError
 from notbugs.evaluation import batches, model_device
 from notbugs.images import ImageData
-from notbugs.models.base import Classifier
 from notbugs.progress import Track, silent
+from notbugs.science.feature_maps import FeatureMap
 
 Z = 1.959963984540054
 """Normal quantile of a 95% interval."""
@@ -116,55 +116,6 @@ def choose(values: Tensor, labels: Tensor, num_classes: int) -> Choice:
     return Choice(classes, rho.gather(0, classes[None])[0].sign())
 
 
-class FeatureMap(nn.Module):
-    """Scaled features as a network: (N, C, H, W) -> (N, F), so that they can be attacked.
-
-    Args:
-        source: a network with `representation`. kept: which of its numbers, (F,). scaling: of those.
-    """
-
-    kept: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, source: nn.Module, kept: Tensor, scaling: Scaling) -> None:
-        super().__init__()
-        self.source = source
-        self.register_buffer("kept", kept)
-        self.register_buffer("mean", scaling.mean.float())
-        self.register_buffer("std", scaling.std.float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scaled features in the precision of x."""
-        return (self.source.representation(x)[:, self.kept] - self.mean) / self.std  # type: ignore[operator]
-
-
-class LinearFeatures(nn.Module):
-    """Linear functions of the pixels as a network with `representation`: aᵀ(x − ½); directions: (F, C, H, W)."""
-
-    directions: Tensor
-
-    def __init__(self, directions: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("directions", directions.flatten(1).float())
-
-    def representation(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, F)."""
-        return (x - 0.5).flatten(1) @ self.directions.T
-
-
-class Probabilities(nn.Module):
-    """p(c|x) of a classifier as features: (N, C, H, W) -> (N, num_classes)."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def representation(self, x: Tensor) -> Tensor:
-        """Softmax of the logits."""
-        return self.model(x).softmax(dim=1)
-
-
 @dataclass(frozen=True)
 class Features:
     """Features of one source, scaled and chosen on the training images.
@@ -230,7 +181,7 @@ def features_of(
         choice = choose(scaling.values, train.labels, len(train.class_names))
     else:
         choice = Choice(choice.classes[kept], choice.signs[kept])
-    network = FeatureMap(source, kept, scaling).to(model_device(source)).eval()
+    network = FeatureMap(source, kept, scaling.mean, scaling.std).to(model_device(source)).eval()
     return Features(network, scaling, choice, kept, num_dead)
 
 
@@ -308,21 +259,6 @@ def linear_usefulness(
         raise FeatureError("the feature has no variance on D, so it cannot be scaled")
     dual = direction.double().norm(p=2 if norm == "l2" else 1)
     return rho - eps * float(dual) / std
-
-
-def principal_components(images: Tensor, count: int) -> Tensor:
-    """Unit directions of the most variance, (count, C, H, W); fewer where the images span fewer.
-
-    Args:
-        images: (N, C, H, W), N >= 2.
-    """
-    from sklearn.decomposition import PCA
-
-    flat = images.flatten(1).double().numpy()
-    solver = "covariance_eigh" if len(flat) > flat.shape[1] else "full"
-    fitted = PCA(min(count, *flat.shape), svd_solver=solver).fit(flat)
-    alive = fitted.explained_variance_ > 1e-9 * fitted.explained_variance_[0]
-    return torch.from_numpy(fitted.components_[alive]).reshape(-1, *images.shape[1:])
 
 
 def kept_share(before: Tensor, signed: Tensor) -> Usefulness:

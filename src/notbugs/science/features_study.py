@@ -16,9 +16,9 @@ from notbugs.images import ImageData, make_generator, stratified_subset
 from notbugs.intervals import wilson_interval
 from notbugs.progress import Track, silent
 from notbugs.science.circles import CirclesSettings, circles
+from notbugs.science.feature_maps import LinearFeatures
 from notbugs.science.features import (
     Features,
-    LinearFeatures,
     Usefulness,
     features_of,
     kept_share,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from notbugs.config import UserError
 from notbugs.evaluation import predict
 from notbugs.images import ImageData
-from notbugs.science.features import Choice, Features, LinearFeatures, features_of, linear_usefulness
+from notbugs.science.feature_maps import LinearFeatures
+from notbugs.science.features import Choice, Features, features_of, linear_usefulness
 from notbugs.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, patterns
 
 

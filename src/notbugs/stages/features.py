@@ -9,7 +9,7 @@ from torch import nn
 from notbugs.config import DATASET_NAMES, settings
 from notbugs.files import write_json, write_text
 from notbugs.models import load_model
-from notbugs.science.features import LinearFeatures, Probabilities, principal_components
+from notbugs.science.feature_maps import LinearFeatures, Probabilities, principal_components
 from notbugs.science.features_study import FeaturesSettings, Worlds, study
 from notbugs.sources import DataSettings
 from notbugs.sources.planted import patterns
