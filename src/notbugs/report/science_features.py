@@ -60,7 +60,7 @@ def section(content: "Content") -> Section | None:
 def findings(found: Mapping[str, Any]) -> list[Finding]:
     """Statements of the paper and its reviewers about features."""
     sources, eps = found["sources"], found["headline_eps"]
-    results = [_shares(sources, eps)]
+    results = [_shares(sources)]
     for dataset, most, least, statement in (
         (
             "D_R",
@@ -76,20 +76,30 @@ def findings(found: Mapping[str, Any]) -> list[Finding]:
     return [*results, _suffice(sources, eps), _most_useful(sources), _rings(found["circles"])]
 
 
-def _shares(sources: Mapping[str, Any], eps: float) -> Finding:
-    standard, robust = (sources[key]["share_nonrobust"].get(f"{eps:g}") for key in MODELS)
-    seen = standard and robust and standard["low"] > robust["high"]
-    parts = [
-        f"the {key} model's {sources[key]['num_useful']} useful features "
-        + (share_with_interval(share) if share else "–")
-        for key, share in zip(MODELS, (standard, robust), strict=True)
-    ]
+def _shares(sources: Mapping[str, Any]) -> Finding:
+    """The share of the useful features that is not robust, standard against robust model, at every eps."""
+    standard, robust = (sources[key]["share_nonrobust"] for key in MODELS)
+    title = "Standard models use non-robust features"
+    statement = (
+        "Of the standard model's useful features a larger share is not robust than of the robust model's: at no eps a "
+        "smaller one, and at some eps each share lies outside the other's interval."
+    )
+    if not standard or not robust:
+        return Finding(title, statement, "cannot be judged", "One of the models has no useful feature.")
+    pairs = [(eps, standard[eps], robust[eps]) for eps in standard]
+    apart = any(ours["low"] > theirs["value"] and ours["value"] > theirs["high"] for _, ours, theirs in pairs)
+    never_less = all(ours["value"] >= theirs["value"] for _, ours, theirs in pairs)
+    told = "; ".join(
+        f"eps {eps}: standard {share_with_interval(ours)}, robust {share_with_interval(theirs)}"
+        for eps, ours, theirs in pairs
+    )
     return Finding(
-        "Standard models use non-robust features",
-        "Of the standard model's useful features a larger share is not robust than of the robust model's.",
-        verdict(bool(seen)),
-        f"Not robust at eps {eps:g}: of {', of '.join(parts)}. In brackets: the share that surely is and the one "
-        "that may be, by the features' own 95% intervals.",
+        title,
+        statement,
+        verdict(apart and never_less),
+        f"Share that is not robust, of {sources['standard']['num_useful']} useful features of the standard and "
+        f"{sources['robust']['num_useful']} of the robust model; {told}. In brackets: what surely is and what may be, "
+        "by the features' own 95% intervals.",
     )
 
 
