@@ -40,6 +40,14 @@ LOOKS = {
     "fine": ("#CC79A7", "P", "planted: the fine patterns' filters"),
 }
 """Colour, marker and title of every source."""
+SHORT = {
+    "standard": "representation",
+    "posterior": "p(y|x)",
+    "linear": "principal components",
+    "smooth": "smooth patterns",
+    "fine": "fine patterns",
+}
+"""Of the sources that share a panel."""
 PANELS = (("standard", "posterior"), ("robust",), ("linear", "smooth", "fine"))
 
 
@@ -70,7 +78,7 @@ def plane_figure(project: Project) -> Figure | None:
 
 
 def _plane(axes: Axes, rows: "pd.DataFrame", source: str, eps: float, *, labelled: bool) -> None:
-    colour, marker, label = LOOKS[source]
+    colour, marker, _ = LOOKS[source]
     test = rows[rows["dataset"] == "D_test"]
     rho, gamma = (test[test["eps"] == radius].sort_values("feature") for radius in (0.0, eps))
     x, y = (part["value"].to_numpy(dtype=float) for part in (rho, gamma))
@@ -89,8 +97,8 @@ def _plane(axes: Axes, rows: "pd.DataFrame", source: str, eps: float, *, labelle
     axes.plot(reached, reached, color=GREY, lw=0.9, ls=":")
     note = f"{int(robust.sum())} of {len(y)} robust (filled)"
     if labelled:
-        axes.plot([], [], marker, mfc=colour, mec=colour, ls="", label=f"{label.split(':')[-1].strip()}: {note}")
-        axes.legend(loc="lower left", fontsize=7.5)
+        axes.plot([], [], marker, mfc=colour, mec=colour, ls="", label=f"{SHORT[source]}: {note}")
+        axes.legend(loc="upper left", fontsize=7.5)
     else:
         axes.annotate(note, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=8.5, color=GREY)
 
