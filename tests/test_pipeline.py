@@ -36,6 +36,9 @@ STAGES = [
     "inversion",
     "diversity",
     "estimator",
+    "features",
+    "planted",
+    "gaussian",
     "report",
 ]
 TINY_TRAIN = {
@@ -47,6 +50,8 @@ TINY_TRAIN = {
     "measure_every": 2,
 }
 TINY_RECIPE = {"epochs": 2, "batch_size": 64, "lr": 0.1}
+TINY_PLANTED = {"epochs": 1, "batch_size": 20, "lr": 0.1}
+TINY_TARGET = {"model": "standard", "norm": "linf", "eps": 0.03, "num_steps": 1, "step_size": 0.03}
 TINY_PARAMS = {
     "experiment": "tiny",
     "seed": 0,
@@ -110,6 +115,28 @@ TINY_PARAMS = {
         "fit": TINY_RECIPE,
         "attack": {"eps": 0.5, "num_steps": 2},
     },
+    "features": {
+        "eps": [0.2],
+        "headline_eps": 0.2,
+        "num_steps": 2,
+        "max_features": 3,
+        "max_linear": 5,
+        "max_examples": 20,
+        "circles": {"num_points": 100},
+    },
+    "planted": {
+        "world": {"num_train": 40, "num_test": 40},
+        "model": {"width": 2},
+        "standard": TINY_PLANTED,
+        "robust": {**TINY_PLANTED, "attack": {"norm": "linf", "eps": 0.03, "num_steps": 1}},
+        "invert": {"recipe": "invert", "model": "robust", "num_steps": 2, "step_size": 0.1},
+        "rand": {**TINY_TARGET, "recipe": "random_target"},
+        "det": {**TINY_TARGET, "recipe": "deterministic_target"},
+        "fit": TINY_PLANTED,
+        "eps": [0.02],
+        "num_steps": 1,
+    },
+    "gaussian": {"dimension": 3, "num_samples": 1000, "num_minimax": 20, "num_covariances": 3},
     "report": {"grid_examples": 3},
 }
 

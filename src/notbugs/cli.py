@@ -176,6 +176,30 @@ def estimator() -> None:
 
 
 @main.command()
+def features() -> None:
+    """Stage: measure the usefulness of features on D, under attack and on every constructed dataset."""
+    from notbugs.stages.features import features as stage
+
+    stage(_project())
+
+
+@main.command()
+def planted() -> None:
+    """Stage: run the experiment in a small world whose features are known."""
+    from notbugs.stages.planted import planted as stage
+
+    stage(_project())
+
+
+@main.command()
+def gaussian() -> None:
+    """Stage: the theory of two Gaussians, in closed form and checked."""
+    from notbugs.stages.gaussian import gaussian as stage
+
+    stage(_project())
+
+
+@main.command()
 def report() -> None:
     """Stage: write reports/report.html and the figures."""
     from notbugs.stages.report import report as stage

@@ -29,6 +29,9 @@ SECTIONS = (
     "inversion",
     "diversity",
     "estimator",
+    "features",
+    "planted",
+    "gaussian",
     "report",
 )
 """Every top-level key of params.yaml."""

@@ -32,7 +32,7 @@ def test_defaults_are_the_digits() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"source": "mnist"}, r"data\.source = 'mnist': must be 'digits', 'cifar10' or 'folder'"),
+        ({"source": "mnist"}, r"data\.source = 'mnist': must be 'digits', 'cifar10', 'folder' or 'planted'"),
         (
             {"source": "folder", "image_size": 32},
             r"data\.path = None: must be given for source: folder \(a dir",

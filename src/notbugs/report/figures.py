@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from notbugs.report import science_features_figures, science_gaussian, science_planted
 from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
@@ -299,5 +300,9 @@ FIGURES: dict[str, Callable[[Project], Figure | None]] = {
     "inversion_panel": inversion_panel,
     "diversity": diversity_figure,
     "estimator": estimator_figure,
+    "features": science_features_figures.plane_figure,
+    "features_datasets": science_features_figures.datasets_figure,
+    "planted": science_planted.figure,
+    "gaussian": science_gaussian.figure,
 }
 """File name -> function."""

@@ -6,7 +6,7 @@ A builder takes the Content and gives a Section, or None where this pipeline has
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from notbugs.report import robustness, tables
+from notbugs.report import robustness, science_features, science_gaussian, science_planted, tables
 from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
 from notbugs.report.claims import Claim
 from notbugs.report.evidence import STILL_Y_SHARE
@@ -261,6 +261,9 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     inversion_section,
     diversity_section,
     estimator_section,
+    science_features.section,
+    science_planted.section,
+    science_gaussian.section,
     learning,
     per_class,
     provenance,

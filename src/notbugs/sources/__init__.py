@@ -12,6 +12,7 @@ from notbugs.config import Settings
 from notbugs.images import ImageData, make_generator, stratified_split
 from notbugs.progress import Track, silent
 from notbugs.sources.base import Pictures, SourceError
+from notbugs.sources.planted import PlantedSettings, read_planted
 
 __all__ = ["DataSettings", "SourceData", "SourceError", "load_source"]
 
@@ -27,7 +28,7 @@ _FOLDER_NEEDS = {
 class DataSettings(Settings):
     """Settings of the stage `prepare`: section `data` of params.yaml."""
 
-    source: Literal["digits", "cifar10", "folder"] = "digits"
+    source: Literal["digits", "cifar10", "folder", "planted"] = "digits"
     """Where the images come from."""
     path: str | None = Field(default=None, min_length=1)
     """Only folder: directory or .tar, .tar.gz, .tar.bz2, .tar.xz, .zip, relative to the project."""
@@ -35,6 +36,8 @@ class DataSettings(Settings):
     """Only folder: height and width that every picture is scaled and cropped to, pixels."""
     channels: Literal["rgb", "grey"] | None = None
     """Only folder: colour or one channel of grey; null is rgb."""
+    planted: PlantedSettings | None = None
+    """Only planted: the patterns, the noise and the sizes of the world; null takes the defaults."""
     skip_unreadable: bool = False
     """Only folder: leave out files that are no pictures instead of stopping."""
     validation_fraction: float = Field(default=0.1, gt=0.0, le=0.5)
@@ -48,15 +51,16 @@ class DataSettings(Settings):
     shard_size: int = Field(default=8192, ge=1)
     """Images in one file of the stored dataset; no result depends on it."""
 
-    @field_validator("path", "image_size", "channels")
+    @field_validator("path", "image_size", "channels", "planted")
     @classmethod
     def _fits_source(cls, value: Any, info: ValidationInfo) -> Any:
-        """Ask for what a folder needs, and refuse it where it would be ignored."""
+        """Ask for what a source needs, and refuse it where it would be ignored."""
         source, field = info.data.get("source"), info.field_name
+        reader = "planted" if field == "planted" else "folder"
         if source == "folder" and value is None and field in _FOLDER_NEEDS:
             raise ValueError(_FOLDER_NEEDS[field])
-        if source in ("digits", "cifar10") and value is not None:
-            raise ValueError(f"null: only source: folder reads it, and source is {source}")
+        if source not in (reader, None) and value is not None:
+            raise ValueError(f"null: only source: {reader} reads it, and source is {source}")
         return value
 
 
@@ -65,7 +69,7 @@ class SourceData:
     """The base dataset D, split.
 
     Attributes:
-        name: "digits", "cifar10" or "folder:<name of the directory or archive>".
+        name: "digits", "cifar10", "planted" or "folder:<name of the directory or archive>".
         train, validation, test: images; the classes are the same in all three.
         origins: for each split ("train", "validation", "test") the file name of every image, "" where there
             is none.
@@ -123,6 +127,8 @@ def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tup
         from notbugs.sources.cifar10 import read_cifar10
 
         return "cifar10", *read_cifar10(root / RAW_FOLDER, **limits), []
+    if settings.source == "planted":
+        return "planted", *read_planted(settings.planted or PlantedSettings(), **limits), []
     from notbugs.sources.archives import collection_name
     from notbugs.sources.folder import read_folder
 

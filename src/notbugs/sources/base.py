@@ -18,10 +18,10 @@ class SourceError(UserError):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Labelled pictures as they were read, one byte a value.
+    """Labelled pictures as they were read, one byte a value; drawn ones as they were drawn.
 
     Attributes:
-        pixels: (N, C, H, W), uint8 in 0..white.
+        pixels: (N, C, H, W), uint8 in 0..white, or float32 in [0, 1] with white = 1.
         labels: (N,), int64.
         class_names: one name a class, in label order.
         source_indices: (N,), int64, place of each picture in the source's own order.

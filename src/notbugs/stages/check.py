@@ -12,6 +12,9 @@ from notbugs.science.diversity import DiversitySettings
 from notbugs.science.estimator import EstimatorSettings
 from notbugs.science.inversion import InversionSettings
 from notbugs.science.transfer import TransferSettings
+from notbugs.science.features_study import FeaturesSettings
+from notbugs.science.gaussian import GaussianSettings
+from notbugs.science.planted_study import PlantedStudySettings
 from notbugs.sources import DataSettings
 from notbugs.training import FitSettings, TrainSettings
 
@@ -20,6 +23,9 @@ SCIENCE: dict[str, type[Settings]] = {
     "inversion": InversionSettings,
     "diversity": DiversitySettings,
     "estimator": EstimatorSettings,
+    "features": FeaturesSettings,
+    "planted": PlantedStudySettings,
+    "gaussian": GaussianSettings,
 }
 """Section -> settings of the stage of the same name."""
 

@@ -1,0 +1,237 @@
+"""A small planted world from data to fits, seen through its matched filters."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from notbugs.config import Settings
+from notbugs.construction import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
+from notbugs.evaluation import adversarially_correct, predict, shifted_labels
+from notbugs.images import ImageData, make_generator
+from notbugs.intervals import wilson_interval
+from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models.base import Classifier
+from notbugs.progress import Track, silent
+from notbugs.science.features import Usefulness, kept_share, worst
+from notbugs.science.features_study import share
+from notbugs.science.planted import filter_features, follows, says, truth
+from notbugs.sources.planted import CLASS_NAMES, PATTERNS, SHAPE, PlantedSettings, draw, patterns
+from notbugs.training import TrainSettings, train
+
+
+class PlantedStudySettings(Settings):
+    """Section `planted`: a planted world of its own, whatever `data` is."""
+
+    world: PlantedSettings = PlantedSettings()
+    """Patterns, noise and sizes."""
+    model: ModelSettings = ModelSettings()
+    """Classifier of the source models and the fits."""
+    standard: TrainSettings
+    """How the standard source model is trained; its first seed."""
+    robust: TrainSettings
+    """How the robust source model is trained; its first seed, and an attack."""
+    invert: InvertSettings
+    """How D_R is made."""
+    rand: TargetSettings
+    """How D_rand is made."""
+    det: TargetSettings
+    """How D_det is made."""
+    fit: TrainSettings
+    """How classifiers are fitted on each construction, one a seed."""
+    norm: Literal["l2", "linf"] = "linf"
+    """Norm of the adversary of γ."""
+    eps: tuple[float, ...] = Field(strict=False, min_length=1)
+    """Radii of γ, all > 0."""
+    num_steps: int = Field(default=10, ge=1)
+    """PGD steps of γ; the step size is 2.5·eps/num_steps."""
+
+    @field_validator("eps")
+    @classmethod
+    def _positive(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < radius < math.inf for radius in eps):
+            raise ValueError("a list of radii, each > 0")
+        return tuple(sorted(set(eps)))
+
+    @field_validator("robust")
+    @classmethod
+    def _attacked(cls, robust: TrainSettings) -> TrainSettings:
+        if robust.attack is None:
+            raise ValueError("settings with an attack: it makes the training robust")
+        return robust
+
+
+@dataclass(frozen=True)
+class PlantedStudy:
+    """What was found, and pictures of it.
+
+    Attributes:
+        summary: for metrics/planted.json.
+        pictures: examples and patterns. kinds: what each picture is.
+    """
+
+    summary: dict[str, Any]
+    pictures: ImageData
+    kinds: list[str]
+
+
+def study(
+    settings: PlantedStudySettings,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Track = silent,
+) -> PlantedStudy:
+    """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters."""
+    data, test = (_draw(settings.world, part, seed) for part in ("train", "test"))
+    models = {}
+    for name in ("standard", "robust"):
+        config: TrainSettings = getattr(settings, name)
+        models[name] = _trained(settings, config, data, name, config.seeds[0], seed, device, progress)
+    recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
+    made = {
+        name: construct(
+            models[recipe.model],
+            data,
+            recipe,
+            generator=make_generator(seed, "planted", name),
+            progress=progress,
+            description=f"planted: {name}",
+        )
+        for name, recipe in recipes.items()
+    }
+    fits = {
+        name: [
+            _trained(settings, settings.fit, constructed.data, name, fit_seed, seed, device, progress)
+            for fit_seed in settings.fit.seeds
+        ]
+        for name, constructed in made.items()
+    }
+    summary = {
+        "num_train": len(data),
+        "num_test": len(test),
+        "norm": settings.norm,
+        "filters": _filters(settings, data, test),
+        "models": {name: _model(settings, model, test) for name, model in models.items()},
+        "datasets": _datasets(data, made),
+        "fits": {name: _fits(settings.world, fitted, test) for name, fitted in fits.items()},
+    }
+    return PlantedStudy(summary, *_pictures(data, made))
+
+
+def _draw(world: PlantedSettings, part: str, seed: int) -> ImageData:
+    size = world.num_train if part == "train" else world.num_test
+    images, labels, _ = draw(world, size - size % len(CLASS_NAMES), make_generator(seed, "planted", part))
+    return ImageData(images, labels, CLASS_NAMES)
+
+
+def _trained(
+    settings: PlantedStudySettings,
+    config: TrainSettings,
+    data: ImageData,
+    name: str,
+    model_seed: int,
+    seed: int,
+    device: torch.device | str,
+    progress: Track,
+) -> Classifier:
+    weights = make_generator(seed, "planted", name, model_seed, "weights")
+    model = create_model(settings.model, SHAPE, CLASS_NAMES, generator=weights).to(device)
+    set_normalisation(model, data.images)
+    order = make_generator(seed, "planted", name, model_seed, "batches")
+    train(model, data, config, generator=order, progress=progress, description=f"planted: {name}, seed {model_seed}")
+    return model
+
+
+def _filters(settings: PlantedStudySettings, data: ImageData, test: ImageData) -> list[dict[str, Any]]:
+    """ρ and γ of every matched filter: planted, and measured with simultaneous 95% intervals (Bonferroni)."""
+    found = []
+    z = float(torch.special.ndtri(torch.tensor(1 - 0.025 / (len(PATTERNS) * len(CLASS_NAMES)), dtype=torch.float64)))
+    for name in PATTERNS:
+        features = filter_features(name, data)
+        measured = {0.0: features.usefulness(features.signed(test), test.labels)}
+        for eps in settings.eps:
+            signed = worst(features, test, eps=eps, num_steps=settings.num_steps, norm=settings.norm)
+            measured[eps] = features.usefulness(signed, test.labels)
+        for label, class_name in enumerate(CLASS_NAMES):
+            known, pattern = truth(settings.world, name, label), patterns()[name][label]
+            for eps, values in measured.items():
+                planted = known.gamma(pattern, eps, settings.norm) if eps else known.rho
+                found.append(
+                    {"pattern": name, "class_name": class_name, "eps": eps, **_beside(planted, values[label], z)}
+                )
+    return found
+
+
+def _beside(planted: float, measured: Usefulness, z: float) -> dict[str, Any]:
+    low, high = measured.interval(z)
+    numbers = {"planted": planted, "value": measured.value, "low": low, "high": high}
+    return {**{key: round(number, 6) for key, number in numbers.items()}, "inside": low <= planted <= high}
+
+
+def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -> dict[str, Any]:
+    """Accuracy, clean and under the robust model's own attack, and which pattern is followed in conflict."""
+    attack = settings.robust.attack
+    assert attack is not None  # the settings ask for it
+    clean = predict(model, test.images).argmax(dim=1) == test.labels
+    withstood = adversarially_correct(model, test, attack, generator=make_generator(0))
+    followed = follows(model, settings.world, test)
+    return {
+        "clean": share(clean),
+        "adversarial": {**share(withstood), "eps": attack.eps},
+        "follows": {name: share(right) for name, right in followed.items()},
+    }
+
+
+def _datasets(data: ImageData, made: dict[str, Constructed]) -> dict[str, Any]:
+    """For D and each construction: what the filters say, y or the given label t, and how much usefulness is kept."""
+    filters = {name: filter_features(name, data) for name in PATTERNS}
+    before = {name: features.signed(data).mean(dim=0) for name, features in filters.items()}
+    found: dict[str, Any] = {"D": {name: {"y": share(says(name, data.images) == data.labels)} for name in PATTERNS}}
+    for key, constructed in made.items():
+        images, given = constructed.data.images, constructed.data.labels
+        found[key] = {}
+        for name, features in filters.items():
+            kept = kept_share(before[name], features.signed(constructed.data))
+            low, high = kept.interval()
+            found[key][name] = {
+                "y": share(says(name, images) == constructed.true_labels),
+                "t": share(says(name, images) == given),
+                "kept": {"value": round(kept.value, 6), "low": round(low, 6), "high": round(high, 6)},
+            }
+    return found
+
+
+def _fits(world: PlantedSettings, models: list[Classifier], test: ImageData) -> dict[str, Any]:
+    """Accuracy on y and on the shifted label, and the pattern followed: over all seeds' test images together."""
+    calls = [predict(model, test.images).argmax(dim=1) for model in models]
+    shifted = shifted_labels(test.labels, len(test.class_names))
+    followed = [follows(model, world, test) for model in models]
+    right = [call == test.labels for call in calls]
+    return {
+        "seeds": [round(float(mask.double().mean()), 6) for mask in right],
+        "y": _mean_share(right),
+        "shifted": _mean_share([call == shifted for call in calls]),
+        "follows": {name: _mean_share([masks[name] for masks in followed]) for name in PATTERNS},
+    }
+
+
+def _mean_share(masks: list[Tensor]) -> dict[str, float]:
+    """The mean over seeds, with the Wilson interval of one test set: the seeds share their images."""
+    mean, count = sum(float(mask.double().mean()) for mask in masks) / len(masks), len(masks[0])
+    low, high = wilson_interval(min(mean * count, count), count)
+    return {"value": round(mean, 6), "low": round(low, 6), "high": round(high, 6)}
+
+
+def _pictures(data: ImageData, made: dict[str, Constructed]) -> tuple[ImageData, list[str]]:
+    """One honest example of each class in D and every construction, and the patterns, stretched to [0, 1]."""
+    honest = says("smooth", data.images) == data.labels
+    rows = torch.stack([((data.labels == label) & honest).nonzero()[0, 0] for label in range(len(CLASS_NAMES))])
+    labels = torch.arange(len(CLASS_NAMES))
+    parts: dict[str, Tensor] = {name: (unit / unit.abs().amax() / 2 + 0.5).float() for name, unit in patterns().items()}
+    parts |= {"D": data.images[rows], **{key: constructed.data.images[rows] for key, constructed in made.items()}}
+    kinds = [kind for kind in parts for _ in labels]
+    return ImageData(torch.cat(list(parts.values())), labels.repeat(len(parts)), CLASS_NAMES), kinds

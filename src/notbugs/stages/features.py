@@ -1,0 +1,76 @@
+"""Stage `features`: usefulness and robust usefulness of features, on D and on every constructed dataset."""
+
+import csv
+import io
+from typing import Any
+
+from torch import nn
+
+from notbugs.config import DATASET_NAMES, settings
+from notbugs.files import write_json, write_text
+from notbugs.models import load_model
+from notbugs.science.feature_maps import LinearFeatures, Probabilities, principal_components
+from notbugs.science.features_study import FeaturesSettings, Worlds, study
+from notbugs.sources import DataSettings
+from notbugs.sources.planted import patterns
+from notbugs.stages.context import Context
+from notbugs.store import load_dataset
+from notbugs.tracking import live_run
+from notbugs.training import TrainSettings
+
+
+def features(project: Context) -> None:
+    """Write metrics/features.csv and metrics/features.json.
+
+    Command: `notbugs features`. On digits about a minute. Expected there: D_R keeps all of the usefulness of
+    the robust model's features, and D_NR that of the standard model's.
+    """
+    config = settings(project.params, "features", FeaturesSettings)
+    files = {name: _first_model(project, name) for name in ("standard", "robust")}
+    names = [name for name in DATASET_NAMES if name in project.names("construct")]
+    inputs = {split: project.dataset(split) for split in ("train", "test", *names)}
+    rows_file, metrics_file = (project.root / "metrics" / f"features.{form}" for form in ("csv", "json"))
+    with live_run(
+        "features",
+        None,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params={"features": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
+        seed=project.seed,
+        inputs=[*inputs.values(), *files.values()],
+        outputs=[rows_file, metrics_file],
+        metrics_file=metrics_file,
+    ) as run:
+        data = {name: load_dataset(path).data() for name, path in inputs.items()}
+        worlds = Worlds(data["train"], data["test"], {DATASET_NAMES[name]: data[name] for name in names})
+        sources: dict[str, nn.Module] = {name: load_model(file, device=project.device) for name, file in files.items()}
+        sources["posterior"] = Probabilities(load_model(files["standard"], device=project.device)).eval()
+        source = settings(project.params, "data", DataSettings).source
+        linear = principal_components(worlds.train.images, config.max_linear)
+        sources["linear"] = LinearFeatures(linear).to(project.device)
+        if source == "planted":
+            for name, directions in patterns().items():
+                sources[name] = LinearFeatures(directions).to(project.device)
+        found = study(sources, worlds, config, seed=project.seed, progress=project.progress)
+        _write_rows(rows_file, found.rows)
+        write_json(metrics_file, found.summary)
+        run.artifact(rows_file)
+    headline = f"{config.headline_eps:g}"
+    shares = ", ".join(
+        f"{name} {part['share_nonrobust'][headline]['value']:.0%} of {part['num_useful']}"
+        for name, part in found.summary["sources"].items()
+        if part["share_nonrobust"]
+    )
+    project.say(f"features: not robust at eps {headline}, of the useful ones: {shares}")
+
+
+def _first_model(project: Context, name: str) -> Any:
+    return project.source_model(name, settings(project.params, f"train.{name}", TrainSettings).seeds[0])
+
+
+def _write_rows(path: Any, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
