@@ -10,11 +10,11 @@ from notbugs.report import ReportSettings
 from notbugs.robustness import SuiteSettings
 from notbugs.science.diversity import DiversitySettings
 from notbugs.science.estimator import EstimatorSettings
-from notbugs.science.inversion import InversionSettings
-from notbugs.science.transfer import TransferSettings
 from notbugs.science.features_study import FeaturesSettings
 from notbugs.science.gaussian import GaussianSettings
+from notbugs.science.inversion import InversionSettings
 from notbugs.science.planted_study import PlantedStudySettings
+from notbugs.science.transfer import TransferSettings
 from notbugs.sources import DataSettings
 from notbugs.training import FitSettings, TrainSettings
 
