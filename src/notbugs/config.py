@@ -24,6 +24,7 @@ SECTIONS = (
     "construct",
     "fit",
     "evaluate",
+    "sweep",
     "report",
 )
 """Every top-level key of params.yaml."""

@@ -9,6 +9,7 @@ from notbugs.evaluation import EvaluateSettings
 from notbugs.models import ModelSettings
 from notbugs.report import ReportSettings
 from notbugs.sources import DataSettings
+from notbugs.sweeps.settings import sweep_settings
 from notbugs.training import FitSettings, TrainSettings
 
 
@@ -32,7 +33,16 @@ def check(params: Mapping[str, Any]) -> None:
         if name not in params["construct"]:
             raise ConfigError(f"params.yaml: fit.{name}: there is no construct.{name} to fit on")
     settings(params, "evaluate", EvaluateSettings)
+    for name in _studies(params):
+        sweep_settings(params, name)
     settings(params, "report", ReportSettings)
+
+
+def _studies(params: Mapping[str, Any]) -> list[str]:
+    studies = params.get("sweep")
+    if not isinstance(studies, Mapping):
+        raise ConfigError("params.yaml: sweep: must map studies to their settings; {} for none")
+    return [str(name) for name in studies]
 
 
 def _entries(params: Mapping[str, Any], section: str, allowed: tuple[str, ...]) -> list[str]:

@@ -123,7 +123,7 @@ class _CatchUp:
         if reason:
             raise StoreError(f"MLflow at {place.shown(self.uri)}: {reason}")
         self._wait_for_writers(wait_seconds)
-        pending = list(self._pending())
+        pending = sorted(self._pending(), key=lambda journal: "child_of" in journal.header)  # parents first
         arguments = (self.root, self.project, self.uri, experiment)
         nothing = not entries and not self._database_exists()
         if not pending and (nothing or memo.is_current(*arguments)):
