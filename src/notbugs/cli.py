@@ -146,7 +146,9 @@ def sweep(ctx: click.Context) -> None:
 @click.argument("name")
 @click.option("--jobs", type=click.IntRange(1), help="Local worker processes; as many as the processors bear.")
 @click.option("--replace", is_flag=True, help="Begin anew if the stored study has other settings or inputs.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A new study: how it differs from the first.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="A new study: how it differs from the first."
+)
 @_STORAGE
 def sweep_run(
     name: str,

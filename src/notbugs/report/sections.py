@@ -12,6 +12,7 @@ from notbugs.report.claims import Claim
 from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
 from notbugs.report.project import Project
+from notbugs.report.sweeps import sweep_blocks
 
 GLOSSARY = (
     (
@@ -172,6 +173,12 @@ def grids(content: Content) -> Section | None:
     return _section("samples", "Samples", *pictures)
 
 
+def sweeps(content: Content) -> Section | None:
+    """How the datasets depend on eps and steps."""
+    blocks = sweep_blocks(content.project.root, content.pictures, content.project.num_classes)
+    return _section("sweeps", "How sensitive to eps and steps", *blocks)
+
+
 def learning(content: Content) -> Section | None:
     """Learning curves and where they ended."""
     pictures = content.picture(
@@ -217,6 +224,7 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     labels,
     construction,
     grids,
+    sweeps,
     learning,
     per_class,
     provenance,

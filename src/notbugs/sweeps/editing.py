@@ -38,7 +38,9 @@ def add_study(root: Path, name: str, assignments: Sequence[str]) -> None:
     for item in assignments:
         key, equals, value = item.partition("=")
         if not equals or key not in SweepSettings.model_fields:
-            raise ConfigError(f"--set {item}: expected KEY=VALUE with a key of: {', '.join(SweepSettings.model_fields)}")
+            raise ConfigError(
+                f"--set {item}: expected KEY=VALUE with a key of: {', '.join(SweepSettings.model_fields)}"
+            )
         base[key] = yaml.load(value)
     validate(base, f"sweep.{name}", SweepSettings)
     sweep_settings({**params, "sweep": {**studies, name: base}}, name)
@@ -96,22 +98,22 @@ def choose(
             found = found[found[column] == value]
     asked = ", ".join(f"{key} = {value}" for key, value in wanted.items())
     if not len(found):
-        raise SweepError(f"sweep {name}: no finished point{f' with {asked}' if asked else ''} in sweeps/{name}/trials.csv")
+        raise SweepError(
+            f"sweep {name}: no finished point{f' with {asked}' if asked else ''} in sweeps/{name}/trials.csv"
+        )
     point = ["kind", "eps", "num_steps", "step_size", "source_eps"]
     means = found.groupby(point, dropna=False, sort=True).mean(numeric_only=True).reset_index()
     honest = means[["still_y", "still_y_neighbour"]].min(axis=1) >= STILL_Y_SHARE
     if not any_point:
         if not honest.any():
             raise SweepError(
-                f"sweep {name}: at no such point do {STILL_Y_SHARE:.0%} of the images still show y, so its accuracy says "
-                f"nothing about non-robust features; --any chooses one all the same"
+                f"sweep {name}: at no such point do {STILL_Y_SHARE:.0%} of the images still show y, so its accuracy "
+                f"says nothing about non-robust features; --any chooses one all the same"
             )
         means = means[honest]
     column, direction = OBJECTIVES[objective]
-    best: Mapping[str, Any] = (
-        means.sort_values(column, ascending=direction == "minimize", kind="stable").iloc[0].to_dict()
-    )
-    return best
+    best = means.sort_values(column, ascending=direction == "minimize", kind="stable").iloc[0]
+    return {str(key): value for key, value in best.items()}
 
 
 def _read_study(root: Path, name: str) -> tuple[dict[str, Any], "pd.DataFrame"]:

@@ -96,7 +96,9 @@ def importances(table: "pd.DataFrame") -> "pd.DataFrame":
 def _importance(points: "pd.DataFrame", varied: list[str], name: str) -> dict[str, float]:
     study = optuna.create_study()
     spaces = {
-        parameter: optuna.distributions.FloatDistribution(float(points[parameter].min()), float(points[parameter].max()))
+        parameter: optuna.distributions.FloatDistribution(
+            float(points[parameter].min()), float(points[parameter].max())
+        )
         for parameter in varied
     }
     for row in points.to_dict(orient="records"):

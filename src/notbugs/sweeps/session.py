@@ -12,7 +12,7 @@ from pathlib import Path
 from notbugs.config import ConfigError
 from notbugs.stages.context import Context
 from notbugs.sweeps.outputs import output_files, write_outputs
-from notbugs.sweeps.plan import Plan, make_plan
+from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.storage import STORAGE_VARIABLE, open_storage, storage_url
 from notbugs.sweeps.study import ERROR, SharedStudy, open_study
 from notbugs.sweeps.trial import Laboratory, SweepError
@@ -42,7 +42,12 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
     jobs = checked_jobs(project, jobs)
     lab = Laboratory.of(project)
     plan = make_plan(lab, name)
-    shared = open_study(open_storage(url), plan, replace=replace)
+    with open_storage(url) as storage:
+        _run(lab, open_study(storage, plan, replace=replace), url, jobs)
+
+
+def _run(lab: Laboratory, shared: SharedStudy, url: str, jobs: int) -> None:
+    project, plan, name = lab.project, shared.plan, shared.plan.name
     settled, total = shared.counts
     if settled == total:
         project.say(f"sweep {name}: all {total} points are done")
@@ -58,7 +63,9 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
         tracked.metrics(summary)
         for file in files:
             tracked.artifact(file)
-    project.say(f"sweep {name}: {files[0].relative_to(project.root)} holds {total} points; `notbugs sweep figures {name}`")
+    project.say(
+        f"sweep {name}: {files[0].relative_to(project.root)} holds {total} points; `notbugs sweep figures {name}`"
+    )
 
 
 def join(project: Context, name: str, *, url: str | None = None) -> None:
@@ -68,15 +75,15 @@ def join(project: Context, name: str, *, url: str | None = None) -> None:
     """
     lab = Laboratory.of(project)
     plan = make_plan(lab, name)
-    shared = open_study(open_storage(storage_url(project.root, url)), plan)
     sender = os.environ.get(SENDER_VARIABLE)
-    with ends_politely():
+    with open_storage(storage_url(project.root, url)) as storage, ends_politely():
+        shared = open_study(storage, plan)
         if sender is not None:
             work(lab, shared, sender=sender or None, stop=orphaned())
             return
         with session_run(lab, plan, Family(plan.key), {"sweep": {name: plan.record["sweep"]}}) as tracked:
             work(lab, shared, sender=tracked.sender)
-    settled, total = shared.counts
+        settled, total = shared.counts
     project.say(f"sweep {name}: {settled} of {total} points are done; `notbugs sweep {name}` writes sweeps/{name}")
 
 
@@ -85,12 +92,14 @@ def status(project: Context, name: str, *, url: str | None = None) -> str:
 
     Raises: SweepError if it cannot be read, or is of other settings than params.yaml.
     """
-    shared = open_study(open_storage(storage_url(project.root, url)), make_plan(Laboratory.of(project), name))
-    states = Counter(trial.state.name.lower() for slot in shared.slots() for trial in slot.trials)
-    settled, total = shared.counts
-    lines = [f"sweep {name}: {settled} of {total} points are done; trials: "]
+    plan = make_plan(Laboratory.of(project), name)
+    with open_storage(storage_url(project.root, url)) as storage:
+        slots = open_study(storage, plan).slots()
+    states = Counter(trial.state.name.lower() for slot in slots for trial in slot.trials)
+    settled = sum(slot.result is not None for slot in slots)
+    lines = [f"sweep {name}: {settled} of {plan.total} points are done; trials: "]
     lines[0] += ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    for slot in shared.slots():
+    for slot in slots:
         errors = [trial for trial in slot.trials if trial.user_attrs.get(ERROR)]
         lines += [f"trial {trial.number}, {trial.params}: {trial.user_attrs[ERROR]}" for trial in errors]
     return "\n".join(lines)
@@ -157,7 +166,9 @@ def _check_end(shared: SharedStudy) -> None:
     settled, total = shared.counts
     name = shared.plan.name
     if settled < total:
-        raise SweepError(f"sweep {name}: the workers ended with {total - settled} of {total} points to go; run it again")
+        raise SweepError(
+            f"sweep {name}: the workers ended with {total - settled} of {total} points to go; run it again"
+        )
     reasons = [slot.result.user_attrs.get("error") for slot in shared.slots() if slot.result]
     if all(reasons):
         raise SweepError(f"sweep {name}: every point failed, the last one with {reasons[-1]}")

@@ -79,9 +79,9 @@ class SweepSettings(Settings):
             return validate_range(value, name)
         whole, least = name == "num_steps", 0 if name == "source_eps" else None
         what = "whole number >= 1" if whole else "number >= 0" if least == 0 else "number > 0"
-        if isinstance(value, list | tuple) and value and all(_fits(item, whole, least) for item in value):
-            if len(set(value)) == len(value):
-                return tuple(value) if whole else tuple(float(item) for item in value)
+        given = value if isinstance(value, list | tuple) else []
+        if given and all(_fits(item, whole, least) for item in given) and len(set(given)) == len(given):
+            return tuple(given) if whole else tuple(float(item) for item in given)
         raise ValueError(f"a list of at least one {what}, each once, or {{low, high}}")
 
     @field_validator("kinds", "seeds")
@@ -127,11 +127,13 @@ def validate_range(value: Mapping[str, Any], name: str) -> Range:
 
     Raises: ValueError saying what is allowed.
     """
-    bounds = [value.get("low"), value.get("high")]
+    low: Any = value.get("low")
+    high: Any = value.get("high")
+    log = value.get("log", False)
     whole = name == "num_steps"
-    if set(value) <= {"low", "high", "log"} and all(_fits(bound, whole, None) for bound in bounds):
-        if bounds[0] <= bounds[1] and isinstance(value.get("log", False), bool):
-            return Range(low=float(bounds[0]), high=float(bounds[1]), log=value.get("log", False))
+    known = set(value) <= {"low", "high", "log"} and isinstance(log, bool)
+    if known and _fits(low, whole, None) and _fits(high, whole, None) and low <= high:
+        return Range(low=float(low), high=float(high), log=log)
     kind = "whole numbers" if whole else "numbers"
     raise ValueError(f"a list, or {{low, high}} with {kind} 0 < low <= high (and log: true or false)")
 

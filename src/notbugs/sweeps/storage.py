@@ -50,17 +50,29 @@ def storage_url(root: Path, url: str | None) -> str:
     if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
         return f"sqlite:///{root / rest[1:]}"  # an absolute path stays what it is
     if scheme.partition("+")[0] != "postgresql":
-        raise SweepError(f"--storage {place.shown(url)}: must be sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE")
+        raise SweepError(
+            f"--storage {place.shown(url)}: must be sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE"
+        )
     return url
 
 
-def open_storage(url: str) -> RDBStorage:
-    """Connect, and make the tables if there are none.
+@contextmanager
+def open_storage(url: str) -> Iterator[RDBStorage]:
+    """Connect, and make the tables if there are none; connections are closed at the end of the block.
 
     Args:
         url: as `storage_url` gives it.
     Raises: SweepError, in one line, if the database cannot be used.
     """
+    storage = _connect(url)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _connect(url: str) -> RDBStorage:
     shown = place.shown(url)
     reason = place.problem(url) if url.startswith("postgresql") else None
     if reason:

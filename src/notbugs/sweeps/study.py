@@ -77,9 +77,7 @@ def open_study(storage: RDBStorage, plan: Plan, *, replace: bool = False) -> "Sh
                     raise SweepError(_refusal(plan, stored))
                 optuna.delete_study(study_name=plan.name, storage=storage)
         directions = [OBJECTIVES[name][1] for name in plan.settings.objectives]
-        study = optuna.create_study(
-            study_name=plan.name, storage=storage, directions=directions, load_if_exists=True
-        )
+        study = optuna.create_study(study_name=plan.name, storage=storage, directions=directions, load_if_exists=True)
         if _RECORD not in study.user_attrs:
             study.set_user_attr(_HASHES, plan.hashes)
             study.set_user_attr(_RECORD, json.loads(json.dumps(plan.record)))
@@ -123,9 +121,7 @@ class SharedStudy:
             tried = next((trial.params for trial in reversed(slot.trials) if trial.params), None)
             choice = self.plan.choices[slot.number] if self.plan.choices is not None else tried
             fixed = {"fixed_params": choice} if choice else {}
-            waiting = optuna.create_trial(
-                state=TrialState.WAITING, user_attrs={SLOT: slot.number}, system_attrs=fixed
-            )
+            waiting = optuna.create_trial(state=TrialState.WAITING, user_attrs={SLOT: slot.number}, system_attrs=fixed)
             self.study.add_trial(waiting)
 
     def claim(self, patience: Patience) -> optuna.Trial | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from notbugs.config import DATASET_NAMES, ConfigError, UserError, settings
+from notbugs.config import DATASET_NAMES, UserError, settings
 from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
 from notbugs.construction import construct as build
 from notbugs.evaluation import EvaluateSettings, evaluate
@@ -230,7 +230,13 @@ class Trial:
         examples = pd.DataFrame({"index": range(len(made.data)), **{k: v.numpy() for k, v in columns.items()}})
         folder = work_folder(self.project.root) / "datasets" / name
         save_dataset(
-            folder, made.data, examples, name=DATASET_NAMES[kind], source=source, settings=recipe, dtype=self.recipe.dtype
+            folder,
+            made.data,
+            examples,
+            name=DATASET_NAMES[kind],
+            source=source,
+            settings=recipe,
+            dtype=self.recipe.dtype,
         )
 
     def _compute(self, seed: int, on_epoch: OnEpoch | None) -> dict[str, Any]:

@@ -60,7 +60,9 @@ class _Worker:
         self.lab, self.shared, self.patience, self.sender = lab, shared, patience, sender
         self.settings = shared.plan.settings
         params = lab.project.params
-        self.dimensions = {kind: dimensions(params, self.settings, kind) for kind in self.settings.kinds}
+        self.dimensions: dict[str, list[str]] = {
+            kind: dimensions(params, self.settings, kind) for kind in self.settings.kinds
+        }
 
     def run(self, trial: optuna.Trial) -> None:
         """From the choice of the point to its result; an error fails the trial and not the worker."""
@@ -181,6 +183,7 @@ def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience) -> Iterat
         while not over.wait(interval):
             with suppress(SweepError):
                 patience(lambda: storage.record_heartbeat(trial_id))
+        storage.remove_session()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
@@ -188,6 +191,7 @@ def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience) -> Iterat
         yield
     finally:
         over.set()
+        thread.join(HURRY_SECONDS)
 
 
 @contextmanager
