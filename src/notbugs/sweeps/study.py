@@ -168,7 +168,7 @@ class SharedStudy:
         settings = self.plan.settings
         stream = make_generator(seed, "sweep", self.plan.name, number).initial_seed() % 2**32
         self.study.sampler = (
-            optuna.samplers.TPESampler(seed=stream, warn_independent_sampling=False)
+            optuna.samplers.TPESampler(seed=stream)
             if settings.sampler == "tpe"
             else optuna.samplers.RandomSampler(seed=stream)
         )
