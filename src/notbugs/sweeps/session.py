@@ -13,7 +13,7 @@ from notbugs.config import ConfigError
 from notbugs.stages.context import Context
 from notbugs.sweeps.outputs import output_files, write_outputs
 from notbugs.sweeps.plan import make_plan
-from notbugs.sweeps.storage import STORAGE_VARIABLE, open_storage, storage_url
+from notbugs.sweeps.storage import STORAGE_VARIABLE, Patience, open_storage, storage_url
 from notbugs.sweeps.study import ERROR, SharedStudy, open_study
 from notbugs.sweeps.trial import Laboratory, SweepError
 from notbugs.sweeps.worker import ends_politely, orphaned, session_run, work
@@ -42,25 +42,26 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
     jobs = checked_jobs(project, jobs)
     lab = Laboratory.of(project)
     plan = make_plan(lab, name)
+    patience = Patience(project.say)
     with open_storage(url) as storage:
-        _run(lab, open_study(storage, plan, replace=replace), url, jobs)
+        shared = patience(lambda: open_study(storage, plan, replace=replace))
+        _run(lab, shared, url, jobs, patience)
 
 
-def _run(lab: Laboratory, shared: SharedStudy, url: str, jobs: int) -> None:
+def _run(lab: Laboratory, shared: SharedStudy, url: str, jobs: int, patience: Patience) -> None:
     project, plan, name = lab.project, shared.plan, shared.plan.name
-    settled, total = shared.counts
+    settled, total = patience(lambda: shared.counts)
     if settled == total:
         project.say(f"sweep {name}: all {total} points are done")
-        write_outputs(project.root, shared)
+        patience(lambda: write_outputs(project.root, shared))
         return
     project.say(f"sweep {name}: {total - settled} of {total} points to be tried, {jobs} at a time")
     files = output_files(project.root, name)
     with session_run(lab, plan, Family(plan.key), {"sweep": {name: plan.record["sweep"]}}, files) as tracked:
         with ends_politely():
             _work(lab, shared, url, min(jobs, total - settled), tracked)
-        _check_end(shared)
-        summary = write_outputs(project.root, shared)
-        tracked.metrics(summary)
+        patience(lambda: _check_end(shared))
+        tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
         for file in files:
             tracked.artifact(file)
     project.say(
@@ -77,7 +78,7 @@ def join(project: Context, name: str, *, url: str | None = None) -> None:
     plan = make_plan(lab, name)
     sender = os.environ.get(SENDER_VARIABLE)
     with open_storage(storage_url(project.root, url)) as storage, ends_politely():
-        shared = open_study(storage, plan)
+        shared = Patience(project.say)(lambda: open_study(storage, plan))
         if sender is not None:
             work(lab, shared, sender=sender or None, stop=orphaned())
             return

@@ -77,19 +77,18 @@ def _connect(url: str) -> RDBStorage:
     reason = place.problem(url) if url.startswith("postgresql") else None
     if reason:
         raise SweepError(f"--storage {shown}: cannot be reached: {reason}")
-    if url.startswith("sqlite"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        engine: dict[str, object] = {"connect_args": {"timeout": 60}}
-    else:
-        engine = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
+    engine: dict[str, object] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
     heartbeat = int(os.environ.get(HEARTBEAT_VARIABLE, HEARTBEAT_SECONDS))
     try:
+        if url.startswith("sqlite"):
+            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            engine = {"connect_args": {"timeout": 60}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             return RDBStorage(url, engine, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat)
     except ImportError:
         raise SweepError(f"--storage {shown}: needs the extra postgres: pip install 'notbugs[postgres]'") from None
-    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+    except (SQLAlchemyError, StorageInternalError, RuntimeError, OSError) as error:
         raise SweepError(f"--storage {shown}: cannot be used: {one_line(error.__cause__ or error)}") from None
 
 
