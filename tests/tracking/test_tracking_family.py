@@ -73,6 +73,19 @@ def test_track_sends_a_family_that_no_writer_sent(project: Path, runs: Runs) -> 
     assert track(project).sent == 0
 
 
+@pytest.mark.usefixtures("no_writer")
+def test_track_lets_a_child_wait_for_its_parent(project: Path, runs: Runs) -> None:
+    """While the session goes on, its parent's run is not there yet: the child is not sent without one."""
+    (project / "params.yaml").write_text("experiment: test\n")
+    with stage(project, family=Family(KEY)) as parent:
+        with child(project, 0, parent.sender):
+            pass
+        found = track(project)
+        assert (found.sent, found.waiting) == (0, 1)
+    assert track(project).sent == 2
+    assert by_name(runs)["trial 0"].data.tags[PARENT] == by_name(runs)["fit@rand"].info.run_id
+
+
 def test_a_killed_trial_ends_as_killed(project: Path, runs: Runs) -> None:
     program = """
 import sys, os, time

@@ -122,7 +122,9 @@ def _read_study(root: Path, name: str) -> tuple[dict[str, Any], "pd.DataFrame"]:
     folder = root / "sweeps" / name
     try:
         about: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        return about, pd.read_csv(folder / "trials.csv", float_precision="round_trip")
+        # float() gives back the very number that was written; pandas' own parser may not
+        exact = dict.fromkeys(("eps", "step_size", "source_eps"), lambda text: float(text or "nan"))
+        return about, pd.read_csv(folder / "trials.csv", converters=exact)
     except FileNotFoundError:
         raise SweepError(f"{folder}: no finished study there; `notbugs sweep {name}` makes it") from None
     except (OSError, ValueError) as error:

@@ -32,16 +32,6 @@ class Point:
     step_size: float
     source_eps: float | None = None
 
-    @property
-    def order(self) -> tuple[Any, ...]:
-        """By what points are sorted; None comes first."""
-        return (
-            self.kind,
-            *(-1.0 if v is None else v for v in (self.source_eps, self.eps)),
-            self.num_steps,
-            self.step_size,
-        )
-
     def as_dict(self) -> dict[str, Any]:
         """The attributes by name."""
         return asdict(self)

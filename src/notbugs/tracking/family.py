@@ -75,6 +75,16 @@ def _of_key(store: "Store", key: str) -> list["Found"]:
     return [run for run in store.tagged(SHARED, key) if not run.deleted]
 
 
+def waits_for_parent(store: "Store", journal: Journal) -> bool:
+    """Whether a child has to wait, because its parent's own journal has yet to be sent."""
+    header = journal.header
+    if not header.get("child_of") or _of_key(store, header["child_of"]):
+        return False
+    address = journal.folder.parent.name.removesuffix(CHILDREN)
+    parent = Journal(journal.folder.parents[1] / address / str(header.get("sender")))
+    return bool(parent.header) and not parent.done
+
+
 class Children:
     """The children that one parent's journal sends."""
 
