@@ -20,7 +20,6 @@ from notbugs.sweeps.editing import add_study, apply, choose
 from notbugs.sweeps.session import run
 from notbugs.sweeps.trial import SweepError
 
-
 TEST = ("accuracy", "accuracy_shifted", "adversarial_accuracy", "step_size")
 
 
@@ -78,7 +77,7 @@ def test_apply_and_the_stages_again(project: Path) -> None:
     assert "# of everything\nseed: 0" in text
     assert changed["construct"]["rand"] == PARAMS["construct"]["rand"]
     assert changed["fit"]["det"]["seeds"] == [0, 1]
-    trials = pd.read_csv(project / "sweeps/small/trials.csv", dtype={name: "string" for name in TEST})
+    trials = pd.read_csv(project / "sweeps/small/trials.csv", dtype=dict.fromkeys(TEST, "string"))
     trials["step_size"] = trials["step_size"].map(float)
     chosen = trials[
         (trials["kind"] == "det") & (trials["eps"] == own["eps"]) & (trials["num_steps"] == own["num_steps"])

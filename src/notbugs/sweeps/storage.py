@@ -2,18 +2,17 @@
 
 import os
 import time
-import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from notbugs.sweeps.trial import SweepError
@@ -77,7 +76,7 @@ def _connect(url: str) -> RDBStorage:
     reason = place.problem(url) if url.startswith("postgresql") else None
     if reason:
         raise SweepError(f"--storage {shown}: cannot be reached: {reason}")
-    engine: dict[str, object] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
+    engine: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
     heartbeat = int(os.environ.get(HEARTBEAT_VARIABLE, HEARTBEAT_SECONDS))
     try:
         if url.startswith("sqlite"):
@@ -85,7 +84,12 @@ def _connect(url: str) -> RDBStorage:
             engine = {"connect_args": {"timeout": 60}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(url, engine, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat)
+            first = create_engine(url, **engine)
+            try:
+                with exclusive(first, "tables"):  # two workers at once would both make them
+                    return RDBStorage(url, engine, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat)
+            finally:
+                first.dispose()
     except ImportError:
         raise SweepError(f"--storage {shown}: needs the extra postgres: pip install 'notbugs[postgres]'") from None
     except (SQLAlchemyError, StorageInternalError, RuntimeError, OSError) as error:
@@ -93,18 +97,18 @@ def _connect(url: str) -> RDBStorage:
 
 
 @contextmanager
-def exclusive(storage: RDBStorage, name: str) -> Iterator[None]:
-    """Only one process at a time, on any machine, changes which trials of a study there are.
+def exclusive(engine: Engine, name: str) -> Iterator[None]:
+    """Only one process at a time, on any machine, is in a block of the same name: a study, whose trials it changes.
 
     PostgreSQL: an advisory lock, which goes with the connection that holds it. SQLite: a lock file.
     """
-    if storage.engine.dialect.name == "postgresql":
+    if engine.dialect.name == "postgresql":
         key = int.from_bytes(sha256(f"notbugs sweep {name}".encode()).digest()[:8], "big", signed=True)
-        with storage.engine.begin() as connection:
+        with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
             yield
         return
-    file = Path(urllib.parse.urlsplit(storage.url).path[1:])
+    file = Path(str(engine.url.database))
     with held(file.with_name(f"{file.name}.lock"), _LOCK_SECONDS) as mine:
         if not mine:
             raise SweepError(f"{file}: another process has held it for {_LOCK_SECONDS:g} s")

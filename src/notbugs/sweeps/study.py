@@ -3,7 +3,8 @@
 Every point has a slot, and every trial of Optuna's carries its slot's number. A slot is settled by a trial that
 came to an end, open as long as there is none, and has at most one living trial. Which trials there are is only
 changed while holding the study's lock, and what is missing is found by looking, not by remembering: so a process
-may be killed anywhere, and the next one puts right what it left.
+may be killed anywhere, and the next one puts right what it left. (Optuna's RetryHeartbeatStaleTrialCallback loses the
+point if its process is killed between failing the trial and enqueuing it again; its GridSampler never retries.)
 """
 
 import json
@@ -68,7 +69,7 @@ def open_study(storage: RDBStorage, plan: Plan, *, replace: bool = False) -> "Sh
         replace: delete a stored study of other settings and begin anew.
     Raises: SweepError, with the difference, if the stored study has other settings or other inputs.
     """
-    with exclusive(storage, plan.name):
+    with exclusive(storage.engine, plan.name):
         if plan.name in optuna.get_all_study_names(storage):
             study = optuna.load_study(study_name=plan.name, storage=storage)
             stored = study.user_attrs.get(_RECORD)
@@ -130,7 +131,7 @@ class SharedStudy:
         Trials whose worker is dead, or has shown no sign of life, are failed first and their points enqueued
         again. After an outage of the database all signs of life are old: then nobody is judged by them.
         """
-        with exclusive(self.storage, self.plan.name):
+        with exclusive(self.storage.engine, self.plan.name):
             self._fail_lost(patience)
             self.enqueue_open()
             waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
@@ -158,7 +159,7 @@ class SharedStudy:
 
     def worker_number(self) -> int:
         """A number that no other worker of this study has, for its sampler's seed."""
-        with exclusive(self.storage, self.plan.name):
+        with exclusive(self.storage.engine, self.plan.name):
             number = int(self.study.user_attrs.get(_WORKERS, 0))
             self.study.set_user_attr(_WORKERS, number + 1)
             return number
