@@ -157,7 +157,9 @@ def sweep_run(
     changes: tuple[str, ...] = (),
     storage: str | None = None,
 ) -> None:
-    """Run the study NAME: what is done is not done again, an interrupted study goes on."""
+    """Run the study NAME and draw it: what is done is not done again, an interrupted study goes on."""
+    import os
+
     if changes:
         from notbugs.sweeps.editing import add_study
 
@@ -165,6 +167,11 @@ def sweep_run(
     from notbugs.stages.sweep import sweep as stage
 
     stage(_project(), name, url=storage, jobs=jobs, replace=replace)
+    if "DVC_STAGE" not in os.environ:  # the pipeline's report draws it too
+        from notbugs.report.sweeps import write_figures
+
+        files = write_figures(_root(), name)
+        click.echo(f"heatmaps and curves: {files[0].parent}", err=True)
 
 
 @sweep.command("worker")
@@ -212,7 +219,7 @@ def sweep_apply(
 @sweep.command("figures")
 @click.argument("name")
 def sweep_figures(name: str) -> None:
-    """Draw the heatmaps and curves of the study NAME into sweeps/NAME/figures."""
+    """Draw the heatmaps and curves of the study NAME again, into sweeps/NAME/figures."""
     from notbugs.report.sweeps import write_figures
 
     for file in write_figures(_root(), name):

@@ -64,9 +64,7 @@ def _run(lab: Laboratory, shared: SharedStudy, url: str, jobs: int, patience: Pa
         tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
         for file in files:
             tracked.artifact(file)
-    project.say(
-        f"sweep {name}: {files[0].relative_to(project.root)} holds {total} points; `notbugs sweep figures {name}`"
-    )
+    project.say(f"sweep {name}: {files[0].relative_to(project.root)} holds {total} points")
 
 
 def join(project: Context, name: str, *, url: str | None = None) -> None:
