@@ -170,8 +170,8 @@ def sweep_run(
     if "DVC_STAGE" not in os.environ:  # the pipeline's report draws it too
         from notbugs.report.sweeps import write_figures
 
-        files = write_figures(_root(), name)
-        click.echo(f"heatmaps and curves: {files[0].parent}", err=True)
+        write_figures(_root(), name)
+        click.echo(f"heatmaps and curves: sweeps/{name}/figures", err=True)
 
 
 @sweep.command("worker")
