@@ -151,6 +151,28 @@ def test_a_failed_point_is_tried_again(project: Path, scripted: list[str], monke
     assert len(failures) == 3
 
 
+def test_a_worker_that_was_given_up_goes_on(
+    project: Path, scripted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its signs of life did not get through: the point is tried again, and counts once."""
+    quick = Trial.measure
+
+    def measure(self: Trial, seed: int, on_epoch: Any = None) -> dict[str, Any]:
+        if len(scripted) == 2:  # the second trial
+            with open_storage(storage_url(project, None)) as storage:
+                found = optuna.load_study(study_name="small", storage=storage)
+                found.tell(found.get_trials(states=(TrialState.RUNNING,))[0].number, state=TrialState.FAIL)
+        return quick(self, seed, on_epoch)
+
+    monkeypatch.setattr(Trial, "measure", measure)
+    sweep(project)
+    found = study(project).get_trials()
+    assert [trial.state.name for trial in found].count("COMPLETE") == 8
+    assert [trial.number for trial in found if trial.state.name == "FAIL"] == [1]
+    assert found[8].user_attrs["slot"] == 1
+    assert len(rows(project)) == 16
+
+
 def test_a_study_of_which_every_point_fails(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(self: Trial, seed: int, on_epoch: Any = None) -> dict[str, Any]:
         raise RuntimeError("no memory")

@@ -229,7 +229,8 @@ def test_a_silent_worker_of_another_machine_is_given_up(
         assert found[second.number].state.name == found[third.number].state.name == "RUNNING"
         again = [trial for trial in found if trial.user_attrs["slot"] == 0]
         assert [trial.state.name for trial in again] == ["FAIL", "WAITING"]
-        assert not other.end(silent, optuna.trial.TrialState.COMPLETE, [0.5])  # too late to count
+        with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):  # too late to count
+            other.end(silent, optuna.trial.TrialState.COMPLETE, [0.5])
 
 
 def test_sqlite_and_postgres_give_the_same_bytes(project: Path, postgres: Postgres) -> None:

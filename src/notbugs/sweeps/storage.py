@@ -37,6 +37,10 @@ _OUTAGES = (StorageInternalError, DBAPIError)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+class DatabaseAwayError(SweepError):
+    """The database has gone away and not come back."""
+
+
 def storage_url(root: Path, url: str | None) -> str:
     """The URL given, else that of the environment, else the project's own file sweeps/optuna.db.
 
@@ -131,7 +135,7 @@ class Patience:
     def __call__(self, action: Callable[[], T]) -> T:
         """What `action` returns.
 
-        Raises: SweepError if the database stays away.
+        Raises: DatabaseAwayError if the database stays away.
         """
         started, said = time.monotonic(), False
         while True:
@@ -141,7 +145,7 @@ class Patience:
                 self.last_outage = time.monotonic()
                 reason = one_line(error.__cause__ or error)
                 if self.last_outage - started > self._seconds:
-                    raise SweepError(f"the database has been away for {self._seconds:g} s: {reason}") from None
+                    raise DatabaseAwayError(f"the database has been away for {self._seconds:g} s: {reason}") from None
                 if not said:
                     self._say(f"sweep: waiting for the database: {reason}")
                     said = True

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -175,13 +175,16 @@ class SharedStudy:
         )
         self.study.pruner = _PRUNERS[settings.pruner]()
 
-    def end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Settle a trial; whether it was still this process's to settle."""
+    def end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """Settle a trial; the same once more, after an outage, changes nothing.
+
+        Raises: UpdateFinishedTrialError if somebody else has settled it meanwhile.
+        """
         try:
             self.study.tell(trial, values, state)
-        except ValueError:  # it counted as lost and was failed, or this is the second try after an outage
-            return self.study.get_trials(deepcopy=False)[trial.number].state == state
-        return True
+        except ValueError as error:
+            if self.study.get_trials(deepcopy=False)[trial.number].state != state:
+                raise UpdateFinishedTrialError(str(error)) from None
 
     @property
     def counts(self) -> tuple[int, int]:

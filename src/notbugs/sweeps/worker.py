@@ -10,15 +10,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.points import Point, dimensions, resolve
 from notbugs.sweeps.settings import OBJECTIVES
-from notbugs.sweeps.storage import Patience
+from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import ENDED, ERROR, SharedStudy, suggest
-from notbugs.sweeps.trial import MEASURED, Laboratory, SweepError, Trial
+from notbugs.sweeps.trial import MEASURED, Laboratory, Trial
 from notbugs.tracking import Family, Run, live_run
 
 POLL_SECONDS = 1.0
@@ -37,7 +38,7 @@ def work(lab: Laboratory, shared: SharedStudy, *, sender: str | None, stop: Call
         shared: the study.
         sender: `Run.sender` of the session, which sends the trials' runs to MLflow.
         stop: asked between two trials.
-    Raises: SweepError if the database stays away; KeyboardInterrupt, with the trial given back.
+    Raises: DatabaseAwayError; KeyboardInterrupt, with the trial given back.
     """
     patience = Patience(lab.project.say)
     shared.use_sampler(lab.project.seed, patience(shared.worker_number))
@@ -66,25 +67,35 @@ class _Worker:
 
     def run(self, trial: optuna.Trial) -> None:
         """From the choice of the point to its result; an error fails the trial and not the worker."""
-        with _heartbeat(self.shared.storage, trial._trial_id, self.patience):
-            choice = self.patience(lambda: suggest(trial, self.settings, self.dimensions))
-            point = resolve(self.lab.project.params, choice)
-            try:
-                with _tracked(self.lab, self.shared.plan, trial.number, point, self.sender) as run:
-                    state, rows = self._measure(trial, point, run)
-            except KeyboardInterrupt:
-                with suppress(SweepError):  # the database is away too: then the trial counts as lost
-                    self._fail(trial, "interrupted", "")
-                raise
-            except Exception as error:  # whatever it is, the other points can still be tried
-                text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-                self._fail(trial, "error", text)
-                self._say(f"{point}: failed: {text}")
-                return
-            values = _values(self.settings.objectives, rows) if state == TrialState.COMPLETE else None
-            ours = self.patience(lambda: self.shared.end(trial, state, values))
-        if ours:
-            self._say(f"{point}: {_summary(rows)}" if rows else f"{point}: pruned")
+        try:
+            with _heartbeat(self.shared.storage, trial._trial_id, self.patience):
+                self._say(self._run(trial))
+        except UpdateFinishedTrialError:  # no sign of life got through, so others gave it up and try the point again
+            self._say(f"trial {trial.number} had been given up as lost; what it computed is kept")
+
+    def _run(self, trial: optuna.Trial) -> str:
+        """What became of the trial, in words.
+
+        Raises: UpdateFinishedTrialError if somebody else has settled it, DatabaseAwayError.
+        """
+        choice = self.patience(lambda: suggest(trial, self.settings, self.dimensions))
+        point = resolve(self.lab.project.params, choice)
+        try:
+            with _tracked(self.lab, self.shared.plan, trial.number, point, self.sender) as run:
+                state, rows = self._measure(trial, point, run)
+        except KeyboardInterrupt:
+            with suppress(DatabaseAwayError, UpdateFinishedTrialError):  # else it counts as lost
+                self._fail(trial, "interrupted", "")
+            raise
+        except (DatabaseAwayError, UpdateFinishedTrialError):
+            raise
+        except Exception as error:  # whatever it is, the other points can still be tried
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            self._fail(trial, "error", text)
+            return f"{point}: failed: {text}"
+        values = _values(self.settings.objectives, rows) if state == TrialState.COMPLETE else None
+        self.patience(lambda: self.shared.end(trial, state, values))
+        return f"{point}: {_summary(rows)}" if rows else f"{point}: pruned"
 
     def _measure(self, trial: optuna.Trial, point: Point, run: Run) -> tuple[TrialState, list[dict[str, Any]]]:
         """State and one row a seed; what is known is stored before the trial is settled."""
@@ -181,7 +192,7 @@ def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience) -> Iterat
 
     def beat() -> None:
         while not over.wait(interval):
-            with suppress(SweepError):
+            with suppress(DatabaseAwayError):
                 patience(lambda: storage.record_heartbeat(trial_id))
         storage.remove_session()
 
