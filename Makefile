@@ -28,11 +28,8 @@ lint: $(READY) ## Check style, format and types
 ui: $(READY) ## Serve the MLflow UI on loopback
 	@notbugs ui
 
-EPS ?= 0.25,0.5,1.0
-sweep: $(READY) ## Repeat D_rand at each of EPS=0.25,0.5,1.0 as DVC experiments
-	@dvc exp run --queue --set-param 'construct.rand.eps=$(EPS)'
-	@dvc queue start --jobs 1
-	@echo 'running in the background; next: dvc queue status, dvc exp show'
+sweep: $(READY) ## Run the studies of eps and steps in params.yaml (STUDY=NAME: one of them)
+	@notbugs sweep $(STUDY)
 
 bench: $(READY) ## Measure our PGD beside other libraries' (installs them)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[bench]'

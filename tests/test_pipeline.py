@@ -39,6 +39,7 @@ STAGES = [
     "features",
     "planted",
     "gaussian",
+    "sweep@small",
     "report",
 ]
 TINY_TRAIN = {
@@ -137,6 +138,7 @@ TINY_PARAMS = {
         "num_steps": 1,
     },
     "gaussian": {"dimension": 3, "num_samples": 1000, "num_minimax": 20, "num_covariances": 3},
+    "sweep": {"small": {"kinds": ["rand"], "eps": [0.25, 0.5], "num_steps": [1, 3]}},
     "report": {"grid_examples": 3},
 }
 
@@ -166,7 +168,7 @@ def make_project(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     for name in ("src", "presets"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("data", "metrics", "mlruns", "models", "plots", "reports", ".dvc"):
+    for name in ("data", "metrics", "mlruns", "models", "plots", "reports", "sweeps", ".dvc"):
         (folder / name).mkdir()
         if (ROOT / name / ".gitignore").exists():
             shutil.copy(ROOT / name / ".gitignore", folder / name)
@@ -201,7 +203,7 @@ def mlflow_runs(project: Path) -> list[dict]:
         client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
         ids = [experiment.experiment_id for experiment in client.search_experiments()]
         return [
-            {"status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
+            {"id": run.info.run_id, "status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
             for run in client.search_runs(ids, max_results=1000)
         ]
 
@@ -272,6 +274,32 @@ def test_constructions_are_what_they_say(project: Path) -> None:
     assert (inverted["representation_distance"] < inverted["representation_distance_start"]).mean() > 0.9
 
 
+def test_a_sweep_is_part_of_the_pipeline(project: Path, tmp_path: Path) -> None:
+    with (project / "sweeps" / "small" / "trials.csv").open() as file:
+        trials = list(csv.DictReader(file))
+    assert [(row["eps"], row["num_steps"], row["state"]) for row in trials] == [
+        (eps, steps, "COMPLETE") for eps in ("0.25", "0.5") for steps in ("1", "3")
+    ]
+    page = (project / "reports" / "report.html").read_text()
+    assert "Study small (grid): 4 points (4 complete), 1 fit of each." in page
+    copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs", "*.db"))
+    (copy / "mlruns").mkdir()
+    run(copy, "notbugs", "sweep")
+    for file in (project / "sweeps" / "small").glob("*.*"):
+        assert file.read_bytes() == (copy / "sweeps" / "small" / file.name).read_bytes()
+    parent, *others = [run for run in mlflow_runs(project) if run["tags"].get("notbugs.shared")]
+    assert not others
+    children = [run for run in mlflow_runs(project) if "sweep.trial" in run["tags"]]
+    assert len(children) == 4
+    for child in children:
+        assert child["status"] == "FINISHED"
+        assert child["tags"]["sweep.study"] == "small"
+        assert child["tags"]["mlflow.parentRunId"] == parent["id"]
+        assert child["tags"]["dvc.dep.data/train"].endswith(".dir")
+        assert "dvc.dep.models/train/standard/seed-0.safetensors" in child["tags"]
+        assert {"accuracy", "still_y", "validation_accuracy/seed-0", "seconds.0.fit"} <= set(child["metrics"])
+
+
 def test_the_report_stands_alone(project: Path) -> None:
     page = (project / "reports" / "report.html").read_text()
     assert "D_rand" in page
@@ -306,10 +334,12 @@ def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path
     params["construct"]["rand"]["eps"] = 0.25
     (copy / "params.yaml").write_text(yaml.safe_dump(params))
     status = json.loads(run(copy, "dvc", "status", "--json").stdout)
-    assert set(status) == {"construct@rand", "report"}
-    done = run(copy, "dvc", "repro").stdout
+    assert set(status) == {"construct@rand", "sweep@small", "report"}
+    repro = run(copy, "dvc", "repro")
+    done = repro.stdout
     ran = {line.split("'")[1] for line in done.splitlines() if line.startswith("Running stage")}
-    assert ran == {"construct@rand", "fit@rand", "evaluate", "transfer", "report"}
+    assert ran == {"construct@rand", "fit@rand", "evaluate", "transfer", "sweep@small", "report"}
+    assert "sweep small: all 4 points are done" in repro.stderr + done  # it has an eps of its own
     assert {row["construction_eps"] for row in rows(copy) if row["dataset"].startswith("D_rand")} == {"0.25"}
 
 

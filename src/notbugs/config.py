@@ -32,6 +32,7 @@ SECTIONS = (
     "features",
     "planted",
     "gaussian",
+    "sweep",
     "report",
 )
 """Every top-level key of params.yaml."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from sklearn.datasets import load_digits
+from sweep_files import write_sweep
 
 from notbugs.config import DATASET_NAMES
 from notbugs.images import ImageData
@@ -314,4 +315,6 @@ def make_project() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def fake_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole project in which every claim holds; read only."""
-    return write_project(tmp_path_factory.mktemp("project") / "lab", grid_examples=10)
+    root = write_project(tmp_path_factory.mktemp("project") / "lab", grid_examples=10)
+    write_sweep(root)
+    return root

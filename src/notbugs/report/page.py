@@ -12,6 +12,7 @@ from notbugs.report.grids import GRIDS
 from notbugs.report.project import Project, load_project
 from notbugs.report.sections import SECTIONS, Content
 from notbugs.report.style import report_style, to_png
+from notbugs.report.sweeps import sweep_pictures
 from notbugs.results import accuracy_table, percent
 
 PAPER = "Adversarial Examples Are Not Bugs, They Are Features"
@@ -36,6 +37,7 @@ def draw_pictures(project: Project) -> dict[str, bytes]:
             figure = draw(project)
             if figure is not None:
                 pictures[name] = to_png(figure)
+        pictures |= sweep_pictures(project.root)
     return pictures
 
 

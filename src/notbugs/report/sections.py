@@ -16,6 +16,7 @@ from notbugs.report.science_diversity import diversity_section
 from notbugs.report.science_estimator import estimator_section
 from notbugs.report.science_inversion import inversion_section
 from notbugs.report.science_transfer import transfer_section
+from notbugs.report.sweeps import sweep_blocks
 
 GLOSSARY = (
     (
@@ -211,6 +212,12 @@ def grids(content: Content) -> Section | None:
     return _section("samples", "Samples", *pictures)
 
 
+def sweeps(content: Content) -> Section | None:
+    """How the datasets depend on eps and steps."""
+    blocks = sweep_blocks(content.project.root, content.pictures, content.project.num_classes)
+    return _section("sweeps", "How sensitive to eps and steps", *blocks)
+
+
 def learning(content: Content) -> Section | None:
     """Learning curves and where they ended."""
     pictures = content.picture(
@@ -264,6 +271,7 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     science_features.section,
     science_planted.section,
     science_gaussian.section,
+    sweeps,
     learning,
     per_class,
     provenance,

@@ -16,6 +16,7 @@ from notbugs.science.inversion import InversionSettings
 from notbugs.science.planted_study import PlantedStudySettings
 from notbugs.science.transfer import TransferSettings
 from notbugs.sources import DataSettings
+from notbugs.sweeps.settings import sweep_settings
 from notbugs.training import FitSettings, TrainSettings
 
 SCIENCE: dict[str, type[Settings]] = {
@@ -52,7 +53,16 @@ def check(params: Mapping[str, Any]) -> None:
     settings(params, "evaluate", SuiteSettings)
     for name, model in SCIENCE.items():
         settings(params, name, model)
+    for name in _studies(params):
+        sweep_settings(params, name)
     settings(params, "report", ReportSettings)
+
+
+def _studies(params: Mapping[str, Any]) -> list[str]:
+    studies = params.get("sweep")
+    if not isinstance(studies, Mapping):
+        raise ConfigError("params.yaml: sweep: must map studies to their settings; {} for none")
+    return [str(name) for name in studies]
 
 
 def _entries(params: Mapping[str, Any], section: str, allowed: tuple[str, ...]) -> list[str]:

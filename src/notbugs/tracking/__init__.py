@@ -6,13 +6,14 @@ Importing this is quick: MLflow is imported by the process that sends a run, and
 
 from typing import TYPE_CHECKING, Any
 
+from notbugs.tracking.family import Family
 from notbugs.tracking.live import Run, live_run
 
 if TYPE_CHECKING:
     from notbugs.tracking.catching_up import TrackSummary, track
     from notbugs.tracking.server import ServeError, serve
 
-__all__ = ["Run", "ServeError", "TrackSummary", "live_run", "serve", "track"]
+__all__ = ["Family", "Run", "ServeError", "TrackSummary", "live_run", "serve", "track"]
 
 _LATER = {
     "ServeError": "server",

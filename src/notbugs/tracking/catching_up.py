@@ -11,6 +11,7 @@ from typing import Any
 from notbugs.config import ConfigError, read_params, runtime
 from notbugs.tracking import memo, place
 from notbugs.tracking.client import Store, StoreError, open_store
+from notbugs.tracking.family import waits_for_parent
 from notbugs.tracking.journal import Journal, held, journals
 from notbugs.tracking.lineage import Content, LockEntry, LockError, read_lock
 from notbugs.tracking.process import PROCESS, alive
@@ -123,7 +124,7 @@ class _CatchUp:
         if reason:
             raise StoreError(f"MLflow at {place.shown(self.uri)}: {reason}")
         self._wait_for_writers(wait_seconds)
-        pending = list(self._pending())
+        pending = sorted(self._pending(), key=lambda journal: "child_of" in journal.header)  # parents first
         arguments = (self.root, self.project, self.uri, experiment)
         nothing = not entries and not self._database_exists()
         if not pending and (nothing or memo.is_current(*arguments)):
@@ -182,7 +183,9 @@ class _CatchUp:
                     self._send_one(journal, store)
 
     def _send_one(self, journal: Journal, store: Store) -> None:
-        if begin(store, journal) and send(store, journal):
+        if waits_for_parent(store, journal):
+            self.counts["waiting"] += 1
+        elif begin(store, journal) and send(store, journal):
             self.counts["sent"] += 1
 
     def _close_leftovers(self, store: Store) -> None:

@@ -223,6 +223,10 @@ class Store:
         """End a run."""
         self._client.set_terminated(run_id, status, end_time)
 
+    def reopen(self, run_id: str) -> None:
+        """Let a run count as running again."""
+        self._client.update_run(run_id, status="RUNNING")
+
     def get(self, run_id: str) -> Found | None:
         """A run by its id, None if there is none."""
         from mlflow.exceptions import MlflowException

@@ -16,6 +16,7 @@ from typing import Any
 
 import notbugs
 from notbugs.tracking import place
+from notbugs.tracking.family import Family
 from notbugs.tracking.journal import Journal, new_journal, now
 from notbugs.tracking.lineage import content, flatten, numbers, source_tags
 from notbugs.tracking.process import PROCESS, identity
@@ -35,6 +36,16 @@ class Run:
         self._writer = writer
         self._warned = False
         self._looked = time.monotonic()
+
+    @property
+    def sender(self) -> str | None:
+        """What names the process that sends this run, for the runs of its children; None where nothing is tracked."""
+        return None if self._journal is None else self._journal.folder.name
+
+    @property
+    def label(self) -> str | None:
+        """The run's tag `notbugs.journal`, by which it is found in MLflow."""
+        return None if self._journal is None else f"{self._journal.header['address']}/{self._journal.folder.name}"
 
     def curve(self, step: int, values: Mapping[str, float | None]) -> None:
         """A point on learning curves; what is None or not finite is left out.
@@ -140,6 +151,7 @@ def live_run(
     outputs: Sequence[Path],
     metrics_file: Path | None,
     wait_seconds: float = 3.0,
+    family: Family | None = None,
 ) -> Iterator[Run]:
     """Track one execution of a stage as one MLflow run, live.
 
@@ -157,14 +169,16 @@ def live_run(
         metrics_file: JSON whose numbers become the run's metrics once the block ended well.
         wait_seconds: how long to wait at the end for a writer that is sending; one that is still starting, or
             stuck, is left to finish by itself.
+        family: for a run that several sessions share, or one of its children; see `tracking.family`.
     """
     address = f"{stage}@{name}" if name else stage
     journal, writer = None, None
     if _wanted():
         try:
             header = _header(stage, name, address, root, experiment, params, seed, inputs)
-            journal = new_journal(place.work_folder(place.anchor(root)), address, header)
-            writer = _start_writer(journal)
+            header |= family.header(header) if family else {}
+            journal = new_journal(place.work_folder(place.anchor(root)), header["address"], header)
+            writer = None if family and family.sender else _start_writer(journal)
         except Exception as error:  # whatever it is, the stage goes on
             print(f"notbugs: tracking: this run is not tracked: {error}", file=sys.stderr, flush=True)
     run = Run(journal, writer)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from notbugs.tracking import family
 from notbugs.tracking.client import Store
 from notbugs.tracking.journal import Journal
 from notbugs.tracking.process import alive
@@ -84,12 +85,14 @@ def _run_id(store: Store, journal: Journal, header: dict[str, Any]) -> str:
         return str(state["run_id"])
     own = f"{header['address']}/{journal.folder.name}"
     found = store.tagged("notbugs.journal", own) if state.get("creating") else []
+    found = found or family.shared_run(store, header)
     journal.set_state(creating=True)
-    run_id = (
-        found[0].run_id
-        if found
-        else store.create(header["address"], {**header["tags"], "notbugs.journal": own}, header["started"])
-    )
+    if found:
+        run_id = found[0].run_id
+        store.reopen(run_id)
+    else:
+        tags = {**header["tags"], "notbugs.journal": own, **family.tags(store, header)}
+        run_id = store.create(header.get("run_name") or header["address"], tags, header["started"])
     journal.set_state(run_id=run_id, offset=0, facts_sent=False)
     store.log(run_id, params=header["params"])
     return run_id

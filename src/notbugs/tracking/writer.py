@@ -15,6 +15,7 @@ from pathlib import Path
 from notbugs.tracking import place
 from notbugs.tracking.client import StoreError, open_store
 from notbugs.tracking.facts import find_facts
+from notbugs.tracking.family import Children
 from notbugs.tracking.journal import Journal, now
 from notbugs.tracking.process import SystemMonitor, alive
 from notbugs.tracking.sending import begin, close_if_dead, send
@@ -87,9 +88,12 @@ class _Writer:
                 self.journal.set_state(phase="open", error=None)
                 if not begin(store, self.journal):
                     return True
+                children = Children(self.journal)
                 while not send(store, self.journal):
+                    children.send(store)
                     self._see_end()
                     time.sleep(POLL_SECONDS)
+                children.send(store, last=True)
         except StoreError as error:
             self._fail(str(error))
             return False

@@ -1,0 +1,253 @@
+"""Sweeps in the report: the studies under sweeps/, their figures, and the answer to Reviewer 3."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from notbugs.config import DATASET_NAMES
+from notbugs.files import whole_folder
+from notbugs.report import sweep_figures as figures
+from notbugs.report.blocks import Block, Picture, Table, Text, name, number
+from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.style import report_style, to_png
+from notbugs.report.sweep_answer import answer
+from notbugs.results import ResultsError, percent, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MAY_BE_EMPTY = ("eps", "source_eps")
+_SHARES = (
+    "accuracy",
+    "accuracy_shifted",
+    "adversarial_accuracy",
+    "validation_accuracy",
+    "validation_accuracy_shifted",
+    "validation_adversarial_accuracy",
+    "attack_success",
+    "still_y",
+    "still_y_neighbour",
+    "still_y_both",
+)
+COLUMNS = {
+    "kind": "string",
+    "eps": "Float64",
+    "num_steps": "Int64",
+    "step_size": "Float64",
+    "source_eps": "Float64",
+    "seed": "Int64",
+    **dict.fromkeys(_SHARES, "Float64"),
+    "mean_delta_norm": "Float64",
+    "work": "Int64",
+    "state": "string",
+}
+"""Columns of trials.csv with their types; only the measurements of failed and pruned points are empty."""
+IMPORTANCE_COLUMNS = {"kind": "string", "measured": "string", "parameter": "string", "importance": "Float64"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study.
+
+    Attributes:
+        name: of its folder under sweeps/.
+        about: study.json: settings, counts, hashes of the inputs.
+        points: the complete points as means over their seeds, with `accuracy_std`, `honest`, `num_seeds`.
+        importance: share of the variance that each parameter explains.
+    """
+
+    name: str
+    about: dict[str, Any]
+    points: "pd.DataFrame"
+    importance: "pd.DataFrame"
+
+    @property
+    def kinds(self) -> list[str]:
+        """The datasets that were made, in the order of the settings."""
+        made = set(self.points["kind"])
+        return [kind for kind in self.about["sweep"]["kinds"] if kind in made]
+
+    def of(self, kind: str) -> "pd.DataFrame":
+        """The points of one dataset."""
+        return self.points[self.points["kind"] == kind]
+
+
+def load_studies(root: Path) -> list[Study]:
+    """Every study with results, by name."""
+    return [load_study(root, file.parent.name) for file in sorted((root / "sweeps").glob("*/trials.csv"))]
+
+
+def load_study(root: Path, study: str) -> Study:
+    """One study.
+
+    Raises: ResultsError naming the file that is missing or wrong, and the command that makes it.
+    """
+    folder = root / "sweeps" / study
+    columns = tuple(COLUMNS)
+    trials = read_table(folder / "trials.csv", COLUMNS, f"sweep@{study}", (*_MAY_BE_EMPTY, *_SHARES, *columns[-3:-1]))
+    try:
+        about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        importance = _importance(folder / "importance.csv")
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{folder}: cannot be read: {error}; `notbugs sweep {study}` writes it again") from None
+    return Study(study, about, mean_points(trials[trials["state"] == "COMPLETE"]), importance)
+
+
+def _importance(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=IMPORTANCE_COLUMNS)
+
+
+def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
+    """Points as means over their seeds.
+
+    Returns: one row a point with the measurements, `accuracy_std` and `accuracy_shifted_std` (over seeds; 0 for
+        one), `num_seeds`, and `honest`: whether both judges still call STILL_Y_SHARE of the images y.
+    """
+    point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
+    floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", "mean_delta_norm", *_SHARES), "float64"))
+    groups = floats.groupby(point, dropna=False, sort=True)
+    means = groups[[*_SHARES, "mean_delta_norm", "work"]].mean()
+    for measured in ("accuracy", "accuracy_shifted"):
+        means[f"{measured}_std"] = groups[measured].std().fillna(0.0)
+    means["num_seeds"] = groups.size()
+    means["honest"] = means[["still_y", "still_y_neighbour"]].min(axis=1) >= STILL_Y_SHARE
+    return means.reset_index()
+
+
+def draw(study: Study) -> Iterator[tuple[str, Figure]]:
+    """Every figure of a study, with its file name without suffix."""
+    for kind in study.kinds:
+        for suffix, points in _by_source(study, kind):
+            yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", figures.heatmaps(points, kind, study.about)
+    for title, build in (
+        ("lines", figures.lines),
+        ("budget", figures.budget),
+        ("front", figures.front),
+        ("importance", figures.importance),
+    ):
+        figure = build(study)
+        if figure is not None:
+            yield f"sweep_{study.name}_{title}", figure
+
+
+def _by_source(study: Study, kind: str) -> Iterator[tuple[str, "pd.DataFrame"]]:
+    """Points of a kind, apart for each source model where the other axis is eps."""
+    points = study.of(kind)
+    if points["eps"].isna().all() or points["source_eps"].nunique(dropna=False) == 1:
+        yield "", points
+        return
+    for source_eps, group in points.groupby("source_eps"):
+        yield f"_source_{source_eps:g}", group
+
+
+def sweep_pictures(root: Path) -> dict[str, bytes]:
+    """PNG of every figure of every study; to be called within `report_style`."""
+    return {name: to_png(figure) for study in load_studies(root) for name, figure in draw(study)}
+
+
+def write_figures(root: Path, study: str) -> list[Path]:
+    """Draw one study into sweeps/<study>/figures.
+
+    Raises: ResultsError if it has no results.
+    """
+    found = load_study(root, study)
+    folder = root / "sweeps" / study / "figures"
+    with whole_folder(folder) as unfinished, report_style():
+        for title, figure in draw(found):
+            (unfinished / f"{title}.png").write_bytes(to_png(figure))
+    return sorted(folder.glob("*.png"))
+
+
+def sweep_blocks(root: Path, pictures: dict[str, bytes], num_classes: int) -> list[Block]:
+    """What the report's section says and shows of every study."""
+    studies = load_studies(root)
+    blocks: list[Block] = []
+    if studies:
+        blocks.append(
+            Text(
+                "Reviewer 3 of the paper asked how sensitive D_rand and D_det are to eps. Each study below makes the "
+                "datasets at many eps and numbers of steps with the same source model, fits each anew and measures "
+                "it. Step size: 2.5·eps/steps unless said otherwise. Test accuracies; what is called best was "
+                "chosen on validation."
+            )
+        )
+    for study in studies:
+        blocks += [Text(_heading(study)), *(Text(paragraph) for paragraph in answer(study, num_classes))]
+        blocks.append(_table(study))
+        blocks += [
+            Picture(title, png, f"{_what(title, study)} of the study {study.name}", _caption(title, study))
+            for title, png in pictures.items()
+            if title.startswith(f"sweep_{study.name}_") and _belongs(title, study, studies)
+        ]
+    return blocks
+
+
+def _belongs(title: str, study: Study, studies: list[Study]) -> bool:
+    """Whether a picture is this study's and not that of one with a longer name that starts the same."""
+    longer = [other.name for other in studies if other.name.startswith(f"{study.name}_")]
+    return not any(title.startswith(f"sweep_{name}_") for name in longer)
+
+
+def _heading(study: Study) -> str:
+    states = ", ".join(f"{count} {state.lower()}" for state, count in study.about["states"].items())
+    seeds = len(study.about["sweep"]["seeds"])
+    sampler = study.about["sweep"]["sampler"]
+    return (
+        f"Study {study.name} ({sampler}): {study.about['points']} points ({states}), "
+        f"{seeds} fit{'s' * (seeds != 1)} of each."
+    )
+
+
+def _table(study: Study) -> Table:
+    """The best honest point of each dataset by validation, and the best of all."""
+    rows = []
+    for kind in study.kinds:
+        points = study.of(kind)
+        for words, some in (("both judges still call 85% y", points[points["honest"]]), ("all", points)):
+            if not len(some):
+                rows.append([name(DATASET_NAMES[kind], f"best of {words}: none"), *[number("–")] * 7])
+                continue
+            best = some.iloc[int(some["validation_accuracy"].to_numpy(dtype=float).argmax())]
+            eps = "–" if best["eps"] != best["eps"] else f"{best['eps']:g}"
+            shares = ("accuracy", "accuracy_shifted", "adversarial_accuracy", "attack_success", "still_y")
+            cells = [number(eps), number(f"{best['num_steps']:g}"), *(number(percent(best[key])) for key in shares)]
+            rows.append([name(DATASET_NAMES[kind], f"best of {words}"), *cells])
+    heads = ("eps", "steps", "on y", "on y + 1", "under attack", "success", "still y")
+    return Table(
+        "The best points by validation accuracy, test accuracies in %", [name("dataset"), *map(number, heads)], rows
+    )
+
+
+def _what(title: str, study: Study) -> str:
+    rest = title.removeprefix(f"sweep_{study.name}_")
+    return {
+        "lines": "Accuracy on y and on y + 1 against eps",
+        "budget": "Accuracy against images times steps",
+        "front": "Clean against adversarial accuracy",
+        "importance": "Importance of the parameters",
+    }.get(rest, "Heatmaps over eps and steps")
+
+
+def _caption(title: str, study: Study) -> str:
+    rest = title.removeprefix(f"sweep_{study.name}_")
+    limit = f"{100 * STILL_Y_SHARE:g}%"
+    captions = {
+        "lines": "Mean over seeds; bars: one standard deviation. Hollow points: a judge no longer calls "
+        f"{limit} of the images y.",
+        "budget": "What an accuracy costs: images times steps of the construction.",
+        "front": "Clean and adversarial test accuracy of every point. Line: points that no other one beats in both, "
+        "found on validation.",
+        "importance": "Share of the variance over the points that each parameter explains (functional ANOVA on a "
+        "random forest; Hutter et al. 2014).",
+    }
+    return captions.get(
+        rest,
+        f"Means over seeds. Hatched: fewer than {limit} of the images are still called y by the robust model or a "
+        "nearest neighbour, so the accuracy there says nothing about non-robust features.",
+    )

@@ -1,0 +1,180 @@
+"""Changing params.yaml: a new study in it, or a study's best point; comments are kept."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from notbugs.config import ConfigError, read_params, validate
+from notbugs.files import write_text
+from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.stages.context import open_project
+from notbugs.sweeps.plan import difference, make_plan
+from notbugs.sweeps.points import Point, changes
+from notbugs.sweeps.settings import OBJECTIVES, SweepSettings, sweep_settings
+from notbugs.sweeps.trial import Laboratory, SweepError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def add_study(root: Path, name: str, assignments: Sequence[str]) -> None:
+    """Add the study `name` to params.yaml: the first one there, with some keys changed.
+
+    Args:
+        root: project folder.
+        name: of a new study, or of one that has exactly these settings already.
+        assignments: "key=value", such as "eps=[0.5, 1.0]".
+    Raises: ConfigError for an unknown key, an impossible value, or a study of this name with other settings.
+    """
+    from ruamel.yaml import YAML
+
+    params = read_params(root / "params.yaml")
+    studies = params.get("sweep") or {}
+    base = dict(next(iter(studies.values()))) if studies else {}
+    yaml = YAML(typ="safe")
+    for item in assignments:
+        key, equals, value = item.partition("=")
+        if not equals or key not in SweepSettings.model_fields:
+            raise ConfigError(
+                f"--set {item}: expected KEY=VALUE with a key of: {', '.join(SweepSettings.model_fields)}"
+            )
+        base[key] = yaml.load(value)
+    validate(base, f"sweep.{name}", SweepSettings)
+    sweep_settings({**params, "sweep": {**studies, name: base}}, name)
+    if name in studies:
+        if dict(studies[name]) != base:
+            raise ConfigError(f"sweep.{name}: is in params.yaml already, with other settings; edit it there")
+        return
+    _edit(root / "params.yaml", {f"sweep.{name}": base})
+
+
+def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = False) -> str:
+    """Write the best point of a study into params.yaml.
+
+    Best is the first objective's best mean over seeds, on validation, among points whose images still show y.
+
+    Args:
+        root: project folder.
+        name: of the study; sweeps/<name>/ must be there.
+        wanted: column of trials.csv -> value that the point must have.
+        any_point: also points whose images no longer show y.
+    Returns: what was written, in a line.
+    Raises: SweepError if there is no such point or study, or params.yaml is not the study's.
+    """
+    params = read_params(root / "params.yaml")
+    about, table = _read_study(root, name)
+    _check_same(root, about, name)
+    best = choose(table, about["sweep"]["objectives"][0], wanted, any_point, name)
+    eps, source_eps = (None if best[key] != best[key] else float(best[key]) for key in ("eps", "source_eps"))
+    point = Point(best["kind"], eps, int(best["num_steps"]), float(best["step_size"]), source_eps)
+    seeds = params["fit"][point.kind].get("seeds", [0])
+    seeds = [*seeds, *(seed for seed in about["sweep"]["seeds"] if seed not in seeds)]
+    changed = changes(params, point, seeds)
+    _edit(root / "params.yaml", changed)
+    written = ", ".join(f"{key} = {value}" for key, value in changed.items())
+    note = ""
+    if point.source_eps:
+        note = "; the robust model changes too, and with it who judges still_y"
+    return f"params.yaml: {written}; next: dvc repro{note}"
+
+
+def choose(
+    table: "pd.DataFrame", objective: str, wanted: Mapping[str, Any], any_point: bool, name: str
+) -> Mapping[str, Any]:
+    """The best point of a table of trials, as means over its seeds.
+
+    Raises: SweepError if no point is left to choose from.
+    """
+    import math
+
+    found = table[table["state"] == "COMPLETE"]
+    for column, value in wanted.items():
+        if isinstance(value, float):
+            found = found[found[column].map(lambda there, value=value: math.isclose(there, value))]
+        else:
+            found = found[found[column] == value]
+    asked = ", ".join(f"{key} = {value}" for key, value in wanted.items())
+    if not len(found):
+        raise SweepError(
+            f"sweep {name}: no finished point{f' with {asked}' if asked else ''} in sweeps/{name}/trials.csv"
+        )
+    point = ["kind", "eps", "num_steps", "step_size", "source_eps"]
+    means = found.groupby(point, dropna=False, sort=True).mean(numeric_only=True).reset_index()
+    honest = means[["still_y", "still_y_neighbour"]].min(axis=1) >= STILL_Y_SHARE
+    if not any_point:
+        if not honest.any():
+            raise SweepError(
+                f"sweep {name}: at no such point do {STILL_Y_SHARE:.0%} of the images still show y, so its accuracy "
+                f"says nothing about non-robust features; --any chooses one all the same"
+            )
+        means = means[honest]
+    column, direction = OBJECTIVES[objective]
+    best = means.sort_values(column, ascending=direction == "minimize", kind="stable").iloc[0]
+    return {str(key): value for key, value in best.items()}
+
+
+def _read_study(root: Path, name: str) -> tuple[dict[str, Any], "pd.DataFrame"]:
+    import pandas as pd
+
+    folder = root / "sweeps" / name
+    try:
+        about: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        # float() gives back the very number that was written; pandas' own parser may not
+        exact = dict.fromkeys(("eps", "step_size", "source_eps"), lambda text: float(text or "nan"))
+        return about, pd.read_csv(folder / "trials.csv", converters=exact)
+    except FileNotFoundError:
+        raise SweepError(f"{folder}: no finished study there; `notbugs sweep {name}` makes it") from None
+    except (OSError, ValueError) as error:
+        raise SweepError(f"{folder}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _check_same(root: Path, about: Mapping[str, Any], name: str) -> None:
+    """Whether all that the trials depended on besides their points is still so.
+
+    Raises: SweepError with the difference.
+    """
+    project = open_project(root)
+    params = {**project.params, "sweep": {name: about["sweep"]}}
+    plan = make_plan(Laboratory.of(replace(project, params=params)), name)
+    found = difference({key: about[key] for key in plan.record}, plan.record)
+    if found:
+        raise SweepError(
+            f"sweep {name}: since it ran, other things have changed ({'; '.join(found[:4])}), so its result would not "
+            f"come again; `notbugs sweep {name} --replace` runs it anew"
+        )
+
+
+def _edit(path: Path, changed: Mapping[str, Any]) -> None:
+    """Set dotted keys of a YAML file, adding the last part of one where it is missing."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000
+    document = yaml.load(path.read_text(encoding="utf-8"))
+
+    def native(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return CommentedMap({key: native(item) for key, item in value.items()})
+        if isinstance(value, list | tuple):
+            sequence = CommentedSeq(value)
+            sequence.fa.set_flow_style()
+            return sequence
+        return value
+
+    for key, value in changed.items():
+        *parents, last = key.split(".")
+        section = document
+        for part in parents:
+            if section.get(part) is None:
+                section[part] = CommentedMap()
+            section = section[part]
+        if section.get(last) != value:
+            section[last] = native(value)
+    out = io.StringIO()
+    yaml.dump(document, out)
+    write_text(path, out.getvalue())

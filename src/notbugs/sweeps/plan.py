@@ -1,0 +1,105 @@
+"""What a study is, before anything is stored: its settings, its points, and all that its results depend on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from notbugs.config import settings
+from notbugs.construction import construct_settings
+from notbugs.files import sha256
+from notbugs.sweeps.kept import digest
+from notbugs.sweeps.points import grid
+from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
+from notbugs.sweeps.trial import Laboratory
+from notbugs.tracking.lineage import content, flatten
+from notbugs.training import FitSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study as params.yaml and the project's files have it now.
+
+    Attributes:
+        name: of the study. settings: its entry in params.yaml. params: all of params.yaml.
+        choices: the points of a grid; None for samplers.
+        record: settings, and hashes of the inputs; two studies of equal records have equal results.
+        hashes: DVC's hashes of source models and data, by path.
+    """
+
+    name: str
+    settings: SweepSettings
+    params: dict[str, Any]
+    choices: list[dict[str, Any]] | None
+    record: dict[str, Any]
+    hashes: dict[str, str]
+
+    @property
+    def total(self) -> int:
+        """Number of points to be tried."""
+        return len(self.choices) if self.choices is not None else int(self.settings.trials or 0)
+
+    @property
+    def key(self) -> str:
+        """What names this study among all there ever were."""
+        return f"{self.name}-{digest(self.record)[:16]}"
+
+
+def make_plan(lab: Laboratory, name: str) -> Plan:
+    """The plan of the study `name`.
+
+    Raises: ConfigError for impossible settings, SweepError if a source model or a split is missing.
+    """
+    params = lab.project.params
+    section = sweep_settings(params, name)
+    kinds = {kind: construct_settings(params["construct"][kind], f"construct.{kind}") for kind in section.kinds}
+    sources = {recipe.model: lab.trained(recipe.model) for recipe in kinds.values()} | {"robust": lab.trained("robust")}
+    root = lab.project.root
+    record = {
+        "sweep": section.model_dump(mode="json", exclude={"retries", "keep_datasets"}),
+        "construct": {kind: _constant(params, section, kind, recipe) for kind, recipe in kinds.items()},
+        "fit": {
+            kind: settings(params, f"fit.{kind}", FitSettings).model_dump(mode="json", exclude={"seeds", "still_y"})
+            for kind in kinds
+        },
+        "environment": lab.environment,
+        "source_models": {file.relative_to(root).as_posix(): sha256(file) for file in sources.values()},
+    }
+    if section.source_eps is not None:
+        robust = settings(params, "train.robust", TrainSettings).model_dump(mode="json")
+        attack = robust["attack"]
+        eps, step_size = attack.pop("eps"), attack["step_size"]
+        attack["step_size"] = None if step_size is None else round(step_size / eps, 9)  # of eps
+        record["train"] = robust
+    inputs = [*sources.values(), *(lab.project.dataset(split) for split in ("train", "validation", "test"))]
+    found = {path.relative_to(root).as_posix(): content(path) for path in inputs}
+    return Plan(
+        name,
+        section,
+        params,
+        grid(params, section) if section.sampler == "grid" else None,
+        record,
+        {path: there.label for path, there in found.items() if there is not None},
+    )
+
+
+def _constant(params: Mapping[str, Any], section: SweepSettings, kind: str, recipe: Any) -> dict[str, Any]:
+    """What of a recipe is the same at every point; so applying a point leaves the study what it is."""
+    constant: dict[str, Any] = recipe.model_dump(mode="json", exclude={"eps", "num_steps", "step_size"})
+    if not has_ball(params, kind) and section.step_size is None:
+        constant["path_length"] = round(recipe.num_steps * recipe.step_size, 6)
+    if section.source_eps is not None:
+        del constant["model"]
+    return constant
+
+
+def difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records: "sweep.eps: [0.5] -> [0.5, 1.0]"; hashes are shortened."""
+    old, new = flatten(stored), flatten(now)
+    keys = dict.fromkeys([*old, *new])
+    return [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return value[:8]
+    return "nothing" if value is None else str(value)

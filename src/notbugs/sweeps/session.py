@@ -1,0 +1,173 @@
+"""Running a study from one command: open it, set the workers to work, write what was found."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from notbugs.config import ConfigError
+from notbugs.stages.context import Context
+from notbugs.sweeps.outputs import output_files, write_outputs
+from notbugs.sweeps.plan import make_plan
+from notbugs.sweeps.storage import STORAGE_VARIABLE, Patience, open_storage, storage_url
+from notbugs.sweeps.study import ERROR, SharedStudy, open_study
+from notbugs.sweeps.trial import Laboratory, SweepError
+from notbugs.sweeps.worker import ends_politely, orphaned, session_run, work
+from notbugs.tracking import Family, Run
+
+SENDER_VARIABLE = "NOTBUGS_SWEEP_SENDER"
+"""Environment variable of local workers: the run that sends their trials' runs to MLflow."""
+_END_SECONDS = 30.0
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def run(project: Context, name: str, *, url: str | None = None, jobs: int | None = None, replace: bool = False) -> None:
+    """Run the study `name` to its end and write sweeps/<name>/.
+
+    A finished study is not run again, an interrupted one goes on, and other sessions may work on it meanwhile.
+
+    Args:
+        project: opened.
+        name: of an entry of `sweep` in params.yaml.
+        url: of the database; see `storage.storage_url`.
+        jobs: local worker processes; None takes as many as the processors bear.
+        replace: begin anew if the stored study has other settings or inputs.
+    Raises: ConfigError, SweepError, in one line.
+    """
+    url = storage_url(project.root, url)
+    jobs = checked_jobs(project, jobs)
+    lab = Laboratory.of(project)
+    plan = make_plan(lab, name)
+    patience = Patience(project.say)
+    with open_storage(url) as storage:
+        shared = patience(lambda: open_study(storage, plan, replace=replace))
+        _run(lab, shared, url, jobs, patience)
+
+
+def _run(lab: Laboratory, shared: SharedStudy, url: str, jobs: int, patience: Patience) -> None:
+    project, plan, name = lab.project, shared.plan, shared.plan.name
+    settled, total = patience(lambda: shared.counts)
+    if settled == total:
+        project.say(f"sweep {name}: all {total} points are done")
+        patience(lambda: write_outputs(project.root, shared))
+        return
+    project.say(f"sweep {name}: {total - settled} of {total} points to be tried, {jobs} at a time")
+    files = output_files(project.root, name)
+    with session_run(lab, plan, Family(plan.key), {"sweep": {name: plan.record["sweep"]}}, files) as tracked:
+        with ends_politely():
+            _work(lab, shared, url, min(jobs, total - settled), tracked)
+        patience(lambda: _check_end(shared))
+        tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
+        for file in files:
+            tracked.artifact(file)
+    project.say(f"sweep {name}: {files[0].relative_to(project.root)} holds {total} points")
+
+
+def join(project: Context, name: str, *, url: str | None = None) -> None:
+    """Be one worker of a study: `notbugs sweep worker`, on this or any other machine.
+
+    Raises: ConfigError, SweepError, in one line; also if this machine's settings, data or models are others.
+    """
+    lab = Laboratory.of(project)
+    plan = make_plan(lab, name)
+    sender = os.environ.get(SENDER_VARIABLE)
+    with open_storage(storage_url(project.root, url)) as storage, ends_politely():
+        shared = Patience(project.say)(lambda: open_study(storage, plan))
+        if sender is not None:
+            work(lab, shared, sender=sender or None, stop=orphaned())
+            return
+        with session_run(lab, plan, Family(plan.key), {"sweep": {name: plan.record["sweep"]}}) as tracked:
+            work(lab, shared, sender=tracked.sender)
+        settled, total = shared.counts
+    project.say(f"sweep {name}: {settled} of {total} points are done; `notbugs sweep {name}` writes sweeps/{name}")
+
+
+def status(project: Context, name: str, *, url: str | None = None) -> str:
+    """How far a study is, in a line, and a line for each point that failed.
+
+    Raises: SweepError if it cannot be read, or is of other settings than params.yaml.
+    """
+    plan = make_plan(Laboratory.of(project), name)
+    with open_storage(storage_url(project.root, url)) as storage:
+        slots = open_study(storage, plan).slots()
+    states = Counter(trial.state.name.lower() for slot in slots for trial in slot.trials)
+    settled = sum(slot.result is not None for slot in slots)
+    lines = [f"sweep {name}: {settled} of {plan.total} points are done; trials: "]
+    lines[0] += ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    for slot in slots:
+        errors = [trial for trial in slot.trials if trial.user_attrs.get(ERROR)]
+        lines += [f"trial {trial.number}, {trial.params}: {trial.user_attrs[ERROR]}" for trial in errors]
+    return "\n".join(lines)
+
+
+def checked_jobs(project: Context, jobs: int | None) -> int:
+    """The number of local workers; each needs `num_threads` processors, on which its results depend.
+
+    Raises: ConfigError if they would get in each other's way.
+    """
+    processors, threads = len(os.sched_getaffinity(0)), project.runtime.num_threads
+    most = max(1, processors // threads)
+    if jobs is None:
+        return 1 if project.device.type == "cuda" else most
+    if jobs > most:
+        raise ConfigError(
+            f"--jobs {jobs}: with num_threads = {threads} that is {jobs * threads} threads on {processors} "
+            f"processors; at most {most}"
+        )
+    return jobs
+
+
+def _work(lab: Laboratory, shared: SharedStudy, url: str, jobs: int, tracked: Run) -> None:
+    if jobs == 1:
+        work(lab, shared, sender=tracked.sender)
+        return
+    with _workers(lab.project, shared.plan.name, url, jobs, tracked.sender) as workers:
+        for worker in workers:
+            worker.wait()
+
+
+@contextmanager
+def _workers(
+    project: Context, name: str, url: str, jobs: int, sender: str | None
+) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Worker processes; asked to end with the block, and ended if they do not."""
+    threads = {variable: str(project.runtime.num_threads) for variable in _THREADS}
+    source = str(Path(__file__).parents[2])
+    environment = {
+        **os.environ,
+        **threads,
+        STORAGE_VARIABLE: url,
+        SENDER_VARIABLE: sender or "",
+        "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
+    }
+    command = [sys.executable, "-m", "notbugs", "sweep", "worker", name]
+    workers = [
+        subprocess.Popen(command, cwd=project.root, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        for _ in range(jobs)
+    ]
+    try:
+        yield workers
+    finally:
+        for request in (signal.SIGTERM, signal.SIGKILL):
+            for worker in workers:
+                if worker.poll() is None:
+                    worker.send_signal(request)
+            for worker in workers:
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(_END_SECONDS)
+
+
+def _check_end(shared: SharedStudy) -> None:
+    settled, total = shared.counts
+    name = shared.plan.name
+    if settled < total:
+        raise SweepError(
+            f"sweep {name}: the workers ended with {total - settled} of {total} points to go; run it again"
+        )
+    reasons = [slot.result.user_attrs.get("error") for slot in shared.slots() if slot.result]
+    if all(reasons):
+        raise SweepError(f"sweep {name}: every point failed, the last one with {reasons[-1]}")

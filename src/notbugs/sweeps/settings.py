@@ -1,0 +1,185 @@
+"""What a sweep searches: one entry of the section `sweep` of params.yaml is one study."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from notbugs.config import DATASET_NAMES, ConfigError, Settings, validate
+
+Kind = Literal["rand", "det", "robust", "nonrobust", "rand_from_robust", "det_from_robust"]
+SUBCOMMANDS = ("run", "worker", "apply", "figures", "status")
+"""Names that `notbugs sweep` keeps for itself."""
+OBJECTIVES: dict[str, tuple[str, Literal["maximize", "minimize"]]] = {
+    "accuracy": ("validation_accuracy", "maximize"),
+    "adversarial_accuracy": ("validation_adversarial_accuracy", "maximize"),
+    "accuracy_shifted": ("validation_accuracy_shifted", "minimize"),
+    "still_y": ("still_y", "maximize"),
+    "work": ("work", "minimize"),
+}
+"""Objective -> what is measured for it, and the direction; what is chosen is chosen on validation."""
+
+
+class Range(Settings):
+    """All numbers between two bounds, both included."""
+
+    low: float = Field(gt=0, allow_inf_nan=False)
+    """Lower bound."""
+    high: float = Field(gt=0, allow_inf_nan=False)
+    """Upper bound."""
+    log: bool = False
+    """Search on a logarithmic scale."""
+
+    @field_validator("high")
+    @classmethod
+    def _above_low(cls, high: float, info: ValidationInfo) -> float:
+        if high < info.data.get("low", high):
+            raise ValueError(f"at least low = {info.data['low']:g}")
+        return high
+
+
+class SweepSettings(Settings):
+    """One study: the space, how it is searched, and what is sought."""
+
+    kinds: tuple[Kind, ...] = Field(strict=False, min_length=1)
+    """Which datasets are made: entries of `construct` and `fit`, whose other settings hold for every trial."""
+    eps: tuple[float, ...] | Range = ()
+    """Radii of the ball, pixel units on [0, 1]; kinds made by inversion have no ball and leave this out."""
+    num_steps: tuple[int, ...] | Range
+    """Gradient steps of the construction."""
+    step_size: tuple[float, ...] | Range | None = None
+    """Step sizes; null takes 2.5·eps/num_steps (inversions: the path length of `construct` over num_steps)."""
+    source_eps: tuple[float, ...] | Range | None = None
+    """Radii of the source model's own adversarial training, 0 for the standard model; null takes the pipeline's
+    source model."""
+    seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
+    """Fits of each point."""
+    sampler: Literal["grid", "tpe", "random"] = "grid"
+    """Every point of the space; or points chosen by a tree-structured Parzen estimator, or at random."""
+    trials: int | None = Field(default=None, ge=1)
+    """Points tried by tpe and random."""
+    objectives: tuple[str, ...] = Field(default=("accuracy",), strict=False)
+    """One or two of accuracy, adversarial_accuracy, accuracy_shifted, still_y, work."""
+    pruner: Literal["none", "median", "successive_halving", "hyperband"] = "none"
+    """Stops fits that are behind, by their validation accuracy."""
+    retries: int = Field(default=1, ge=0)
+    """How often a point is tried again after an error; lost workers do not count."""
+    keep_datasets: bool = False
+    """Keep each constructed dataset under .notbugs/sweeps/datasets."""
+
+    @field_validator("eps", "num_steps", "step_size", "source_eps", mode="before")
+    @classmethod
+    def _is_a_space(cls, value: Any, info: ValidationInfo) -> Any:
+        """One clear message for what may be a list or a range."""
+        name = str(info.field_name)
+        if isinstance(value, Range | None) or (name == "eps" and value == ()):
+            return value
+        if isinstance(value, Mapping):
+            return validate_range(value, name)
+        whole, least = name == "num_steps", 0 if name == "source_eps" else None
+        what = "whole number >= 1" if whole else "number >= 0" if least == 0 else "number > 0"
+        given = value if isinstance(value, list | tuple) else []
+        if given and all(_fits(item, whole, least) for item in given) and len(set(given)) == len(given):
+            return tuple(given) if whole else tuple(float(item) for item in given)
+        raise ValueError(f"a list of at least one {what}, each once, or {{low, high}}")
+
+    @field_validator("kinds", "seeds")
+    @classmethod
+    def _differ(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("a list without repetitions")
+        return values
+
+    @field_validator("trials")
+    @classmethod
+    def _given_for_samplers(cls, trials: int | None, info: ValidationInfo) -> int | None:
+        sampler = info.data.get("sampler")
+        if sampler == "grid" and trials is not None:
+            raise ValueError("null where sampler is grid: every point is tried")
+        if sampler in ("tpe", "random") and trials is None:
+            raise ValueError(f"given where sampler is {sampler}")
+        return trials
+
+    @field_validator("objectives")
+    @classmethod
+    def _are_known(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        known = all(name in OBJECTIVES for name in objectives)
+        if not known or len(objectives) not in (1, 2) or len(set(objectives)) != len(objectives):
+            raise ValueError(f"one or two of {', '.join(OBJECTIVES)}")
+        return objectives
+
+    @field_validator("pruner")
+    @classmethod
+    def _can_prune(cls, pruner: str, info: ValidationInfo) -> str:
+        if pruner != "none" and (info.data.get("sampler") == "grid" or info.data.get("objectives") != ("accuracy",)):
+            raise ValueError("none unless sampler is tpe or random and the only objective is accuracy")
+        return pruner
+
+    @property
+    def spaces(self) -> dict[str, tuple[float, ...] | tuple[int, ...] | Range | None]:
+        """The dimensions besides the kind, by name."""
+        return {name: getattr(self, name) for name in ("eps", "num_steps", "step_size", "source_eps")}
+
+
+def validate_range(value: Mapping[str, Any], name: str) -> Range:
+    """A {low, high} of whole numbers for num_steps, of any for the rest.
+
+    Raises: ValueError saying what is allowed.
+    """
+    low: Any = value.get("low")
+    high: Any = value.get("high")
+    log = value.get("log", False)
+    whole = name == "num_steps"
+    known = set(value) <= {"low", "high", "log"} and isinstance(log, bool)
+    if known and _fits(low, whole, None) and _fits(high, whole, None) and low <= high:
+        return Range(low=float(low), high=float(high), log=log)
+    kind = "whole numbers" if whole else "numbers"
+    raise ValueError(f"a list, or {{low, high}} with {kind} 0 < low <= high (and log: true or false)")
+
+
+def _fits(item: Any, whole: bool, least: float | None) -> bool:
+    if isinstance(item, bool) or not isinstance(item, int if whole else int | float) or not math.isfinite(item):
+        return False
+    return item >= least if least is not None else item > 0
+
+
+def sweep_settings(params: Mapping[str, Any], name: str) -> SweepSettings:
+    """The study `name` of params.yaml, checked against the sections that it builds on.
+
+    Raises: ConfigError naming the key, the value and what is allowed.
+    """
+    studies = params.get("sweep")
+    if not isinstance(studies, Mapping) or not studies:
+        raise ConfigError("params.yaml: sweep: must map at least one study to its settings")
+    if name not in studies:
+        raise ConfigError(f"sweep.{name}: not in params.yaml; sweep has: {', '.join(map(str, studies))}")
+    key = f"sweep.{name}"
+    if name in SUBCOMMANDS or not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
+        raise ConfigError(
+            f"params.yaml: {key}: a study's name has letters, digits, - and _, and is none of {', '.join(SUBCOMMANDS)}"
+        )
+    section = validate(studies[name], key, SweepSettings)
+    for kind in section.kinds:
+        for other in ("construct", "fit"):
+            if kind not in (params.get(other) or {}):
+                raise ConfigError(f"params.yaml: {key}.kinds: {kind}: there is no {other}.{kind} to start from")
+    _check_space(section, key, params)
+    return section
+
+
+def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:
+    balls = [kind for kind in section.kinds if has_ball(params, kind)]
+    if balls and section.eps == ():
+        raise ConfigError(f"params.yaml: {key}.eps: missing; {DATASET_NAMES[balls[0]]} needs at least one number > 0")
+    if section.sampler == "grid":
+        ranges = [name for name, space in section.spaces.items() if isinstance(space, Range)]
+        if ranges:
+            raise ConfigError(f"params.yaml: {key}.{ranges[0]}: must be a list where sampler is grid")
+    if section.source_eps is not None and not (params["train"]["robust"].get("attack") or {}).get("eps"):
+        raise ConfigError(f"params.yaml: {key}.source_eps: needs train.robust.attack with an eps > 0 to start from")
+
+
+def has_ball(params: Mapping[str, Any], kind: str) -> bool:
+    """Whether images of this kind stay within eps of x, by the recipe in params.yaml."""
+    return bool(params["construct"][kind].get("recipe") != "invert")

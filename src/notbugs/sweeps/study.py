@@ -1,0 +1,224 @@
+"""A study that any number of workers share: which points are to be tried, which are being tried, which are done.
+
+Every point has a slot, and every trial of Optuna's carries its slot's number. A slot is settled by a trial that
+came to an end, open as long as there is none, and has at most one living trial. Which trials there are is only
+changed while holding the study's lock, and what is missing is found by looking, not by remembering: so a process
+may be killed anywhere, and the next one puts right what it left. (Optuna's RetryHeartbeatStaleTrialCallback loses the
+point if its process is killed between failing the trial and enqueuing it again; its GridSampler never retries.)
+"""
+
+import json
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from notbugs.images import make_generator
+from notbugs.sweeps.plan import Plan, difference
+from notbugs.sweeps.settings import OBJECTIVES, Range, SweepSettings
+from notbugs.sweeps.storage import GRACE, Patience, exclusive
+from notbugs.sweeps.trial import SweepError
+from notbugs.tracking.process import alive, identity
+
+SETTLING = (TrialState.COMPLETE, TrialState.PRUNED)
+LIVING = (TrialState.WAITING, TrialState.RUNNING)
+_RECORD, _HASHES, _WORKERS = "record", "hashes", "workers"
+SLOT, WORKER, ENDED, ERROR = "slot", "worker", "ended", "error"
+"""Attributes of a trial: its point's number, who runs it, how it failed (error, interrupted; lost: none), and why."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """All trials of one point.
+
+    Attributes:
+        number: of the point. trials: by number. retries: how many errors are allowed.
+    """
+
+    number: int
+    trials: Sequence[FrozenTrial]
+    retries: int
+
+    @property
+    def result(self) -> FrozenTrial | None:
+        """The trial that settled this point: finished, or the last of too many failures."""
+        finished = [trial for trial in self.trials if trial.state in SETTLING]
+        if finished:
+            return finished[0]
+        errors = [trial for trial in self.trials if trial.user_attrs.get(ENDED) == "error"]
+        return errors[-1] if len(errors) > self.retries else None
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody has yet to try this point, and nobody is about to."""
+        return self.result is None and not any(trial.state in LIVING for trial in self.trials)
+
+
+def open_study(storage: RDBStorage, plan: Plan, *, replace: bool = False) -> "SharedStudy":
+    """The stored study, created if there is none.
+
+    Args:
+        storage: as `open_storage` gives it.
+        plan: what it must be.
+        replace: delete a stored study of other settings and begin anew.
+    Raises: SweepError, with the difference, if the stored study has other settings or other inputs.
+    """
+    with exclusive(storage.engine, plan.name):
+        if plan.name in optuna.get_all_study_names(storage):
+            study = optuna.load_study(study_name=plan.name, storage=storage)
+            stored = study.user_attrs.get(_RECORD)
+            if stored is not None and stored != plan.record:
+                if not replace:
+                    raise SweepError(_refusal(plan, stored))
+                optuna.delete_study(study_name=plan.name, storage=storage)
+        directions = [OBJECTIVES[name][1] for name in plan.settings.objectives]
+        study = optuna.create_study(study_name=plan.name, storage=storage, directions=directions, load_if_exists=True)
+        if _RECORD not in study.user_attrs:
+            study.set_user_attr(_HASHES, plan.hashes)
+            study.set_user_attr(_RECORD, json.loads(json.dumps(plan.record)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names(list(plan.settings.objectives))
+        shared = SharedStudy(storage, study, plan)
+        shared.enqueue_open()
+    return shared
+
+
+def _refusal(plan: Plan, stored: Mapping[str, Any]) -> str:
+    found = difference(stored, plan.record)
+    more = f", and {len(found) - 4} more" if len(found) > 4 else ""
+    return (
+        f"sweep {plan.name}: the stored study is another one ({'; '.join(found[:4])}{more}); give this one another "
+        f"name, or replace the stored one: `notbugs sweep {plan.name} --replace`"
+    )
+
+
+class SharedStudy:
+    """A study in a database, seen by one process."""
+
+    def __init__(self, storage: RDBStorage, study: optuna.Study, plan: Plan) -> None:
+        self.storage, self.study, self.plan = storage, study, plan
+        self._identity = identity()
+
+    def slots(self) -> list[Slot]:
+        """Every point with its trials."""
+        by_slot: dict[int, list[FrozenTrial]] = {number: [] for number in range(self.plan.total)}
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.user_attrs.get(SLOT) in by_slot:
+                by_slot[trial.user_attrs[SLOT]].append(trial)
+        return [Slot(number, trials, self.plan.settings.retries) for number, trials in by_slot.items()]
+
+    def enqueue_open(self) -> None:
+        """Give every open slot a waiting trial; the caller holds the study's lock."""
+        for slot in self.slots():
+            if not slot.open:
+                continue
+            tried = next((trial.params for trial in reversed(slot.trials) if trial.params), None)
+            choice = self.plan.choices[slot.number] if self.plan.choices is not None else tried
+            fixed = {"fixed_params": choice} if choice else {}
+            waiting = optuna.create_trial(state=TrialState.WAITING, user_attrs={SLOT: slot.number}, system_attrs=fixed)
+            self.study.add_trial(waiting)
+
+    def claim(self, patience: Patience) -> optuna.Trial | None:
+        """A waiting trial, now this process's; None if none waits.
+
+        Trials whose worker is dead, or has shown no sign of life, are failed first and their points enqueued
+        again. After an outage of the database all signs of life are old: then nobody is judged by them.
+        """
+        with exclusive(self.storage.engine, self.plan.name):
+            self._fail_lost(patience)
+            self.enqueue_open()
+            waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            if not waiting:
+                return None
+            self.storage.record_heartbeat(waiting[0]._trial_id)  # before it runs: killed after this, it is missed
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that heartbeats go with Study.optimize: the worker has its own
+                trial = self.study.ask()
+            trial.set_user_attr(WORKER, self._identity)
+            return trial
+
+    def _fail_lost(self, patience: Patience) -> None:
+        grace = GRACE * (self.storage.heartbeat_interval or 0)
+        if patience.last_outage is None or time.monotonic() - patience.last_outage > grace:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                optuna.storages.fail_stale_trials(self.study)
+        for trial in self._running():
+            if alive(trial.user_attrs.get(WORKER)) is False:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _running(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def worker_number(self) -> int:
+        """A number that no other worker of this study has, for its sampler's seed."""
+        with exclusive(self.storage.engine, self.plan.name):
+            number = int(self.study.user_attrs.get(_WORKERS, 0))
+            self.study.set_user_attr(_WORKERS, number + 1)
+            return number
+
+    def use_sampler(self, seed: int, number: int) -> None:
+        """Take the sampler and the pruner of the settings, with random streams of this worker's own."""
+        settings = self.plan.settings
+        stream = make_generator(seed, "sweep", self.plan.name, number).initial_seed() % 2**32
+        self.study.sampler = (
+            optuna.samplers.TPESampler(seed=stream)
+            if settings.sampler == "tpe"
+            else optuna.samplers.RandomSampler(seed=stream)
+        )
+        self.study.pruner = _PRUNERS[settings.pruner]()
+
+    def end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """Settle a trial; the same once more, after an outage, changes nothing.
+
+        Raises: UpdateFinishedTrialError if somebody else has settled it meanwhile.
+        """
+        try:
+            self.study.tell(trial, values, state)
+        except ValueError as error:
+            if self.study.get_trials(deepcopy=False)[trial.number].state != state:
+                raise UpdateFinishedTrialError(str(error)) from None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Settled points, and all."""
+        return sum(slot.result is not None for slot in self.slots()), self.plan.total
+
+
+_PRUNERS = {
+    "none": optuna.pruners.NopPruner,
+    "median": optuna.pruners.MedianPruner,
+    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+}
+
+
+def suggest(trial: optuna.Trial, settings: SweepSettings, dimensions: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A choice from the space; of a grid's trial, the one that it was enqueued with.
+
+    Args:
+        dimensions: kind -> names of what is varied for it.
+    """
+    choice: dict[str, Any] = {"kind": trial.suggest_categorical("kind", settings.kinds)}
+    for name in dimensions[choice["kind"]]:
+        space = settings.spaces[name]
+        assert space is not None  # it is no dimension else
+        if isinstance(space, Range):
+            low, high, log = space.low, space.high, space.log
+        elif settings.sampler == "grid":
+            low, high, log = min(space), max(space), False
+        else:
+            choice[name] = trial.suggest_categorical(name, space)
+            continue
+        if name == "num_steps":
+            choice[name] = trial.suggest_int(name, int(low), int(high), log=log)
+        else:
+            choice[name] = trial.suggest_float(name, low, high, log=log)
+    return choice

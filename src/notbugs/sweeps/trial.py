@@ -1,0 +1,306 @@
+"""One trial: construct at a point with the pipeline's source model, fit, measure. Knows nothing of Optuna.
+
+The random streams are those of the stages `train`, `construct` and `fit`, so that `dvc repro` with the point in
+params.yaml makes the same dataset, the same models and the same metrics.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from notbugs.config import DATASET_NAMES, UserError, settings
+from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
+from notbugs.construction import construct as build
+from notbugs.evaluation import EvaluateSettings, evaluate
+from notbugs.files import sha256
+from notbugs.images import ImageData, make_generator
+from notbugs.models import load_model
+from notbugs.progress import silent
+from notbugs.stages.context import Context
+from notbugs.stages.learning import train_seeds
+from notbugs.store import load_dataset, save_dataset
+from notbugs.sweeps.kept import code_digest, digest, once, work_folder
+from notbugs.sweeps.points import Point, changed_params, changes
+from notbugs.tracking import Run
+from notbugs.training import FitSettings, TrainSettings
+
+MEASURED = (
+    "accuracy",
+    "accuracy_shifted",
+    "adversarial_accuracy",
+    "validation_accuracy",
+    "validation_accuracy_shifted",
+    "validation_adversarial_accuracy",
+    "attack_success",
+    "still_y",
+    "still_y_neighbour",
+    "still_y_both",
+    "mean_delta_norm",
+)
+"""What a trial measures: on test, on validation (chosen by), and on the constructed images."""
+SPLITS = ("train", "validation", "test")
+OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]
+"""Called with seed, epoch and the values of the learning curves."""
+
+
+class SweepError(UserError):
+    """A sweep cannot be run as it is asked for."""
+
+
+class _Curves(Run):
+    """Hands the learning curves of a fit on."""
+
+    def __init__(self, on_curve: Callable[[int, Mapping[str, float | None]], None]) -> None:
+        super().__init__(None)
+        self._on_curve = on_curve
+
+    def curve(self, step: int, values: Mapping[str, float | None]) -> None:
+        self._on_curve(step, values)
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """What all trials of a project share.
+
+    Attributes:
+        project: as the stages see it; shows no progress.
+    """
+
+    project: Context
+
+    @classmethod
+    def of(cls, project: Context) -> "Laboratory":
+        """The laboratory of an opened project.
+
+        Raises: SweepError naming what is missing, and the command that makes it.
+        """
+        for split in SPLITS:
+            if not (project.dataset(split) / "manifest.json").exists():
+                raise SweepError(f"{project.dataset(split)}: no dataset there; `dvc repro prepare` makes it")
+        return cls(replace(project, progress=silent))
+
+    @cached_property
+    def splits(self) -> dict[str, ImageData]:
+        """D: train, validation and test."""
+        return {name: load_dataset(self.project.dataset(name)).data() for name in SPLITS}
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What every result depends on besides its point, seed and source model."""
+        evaluation = settings(self.project.params, "evaluate", EvaluateSettings)
+        return {
+            "seed": self.project.seed,
+            "num_threads": self.project.runtime.num_threads,
+            "device": self.project.device.type,
+            "torch": torch.__version__,
+            "code": code_digest(),
+            "model": self.project.model_settings().model_dump(mode="json"),
+            "evaluate": {
+                "norm": evaluation.norm,
+                "eps": evaluation.headline_eps,
+                "num_steps": evaluation.headline_num_steps,
+            },
+            "judge": sha256(self.trained("robust")),
+            **{f"data/{name}": sha256(self.project.dataset(name) / "manifest.json") for name in SPLITS},
+        }
+
+    def trained(self, name: str) -> Path:
+        """File of the pipeline's source model.
+
+        Raises: SweepError if it is not there.
+        """
+        seed = settings(self.project.params, f"train.{name}", TrainSettings).seeds[0]
+        file = self.project.source_model(name, seed)
+        if not file.exists():
+            raise SweepError(f"{file}: the source model is missing; `dvc repro train@{name}` makes it")
+        return file
+
+
+class Trial:
+    """One point; its dataset is made when the first fit asks for it, and thrown away with the trial.
+
+    Args:
+        lab: the project.
+        point: what is constructed.
+        seeds: of the fits.
+        keep_dataset: write the dataset to .notbugs/sweeps/datasets.
+    """
+
+    def __init__(self, lab: Laboratory, point: Point, seeds: tuple[int, ...], *, keep_dataset: bool = False) -> None:
+        self.lab, self.point, self.keep_dataset = lab, point, keep_dataset
+        params = changed_params(lab.project.params, changes(lab.project.params, point, seeds))
+        self.project = replace(lab.project, params=params)
+        key = f"construct.{point.kind}"
+        self.recipe: ConstructSettings = construct_settings(params["construct"][point.kind], key)
+        self.fit = settings(params, f"fit.{point.kind}", FitSettings)
+
+    def measure(self, seed: int, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
+        """The measurements of one fit, `curves` and `seconds` among them; kept ones are not made again.
+
+        Args:
+            seed: of the fit.
+            on_epoch: called for each epoch, in the order of the training; what it raises ends the trial.
+        Raises: TrainingError, SweepError.
+        """
+        live = False
+
+        def compute() -> dict[str, Any]:
+            nonlocal live
+            live = True
+            return self._compute(seed, on_epoch)
+
+        result = once(work_folder(self.project.root) / "results", self._made_from(seed), compute)
+        if on_epoch and not live:
+            for epoch, values in result["curves"]:
+                on_epoch(seed, epoch, values)
+        return result
+
+    @property
+    def work(self) -> int:
+        """Images times steps of the construction."""
+        return len(self.lab.splits["train"]) * self.point.num_steps
+
+    def _made_from(self, seed: int) -> dict[str, Any]:
+        return {
+            **self.lab.environment,
+            "kind": self.point.kind,
+            "construct": self.recipe.model_dump(mode="json"),
+            "fit": self.fit.model_dump(mode="json", exclude={"seeds", "still_y"}),
+            "fit_seed": seed,
+            "source_model": sha256(self.source_file),
+        }
+
+    @cached_property
+    def source_file(self) -> Path:
+        """The source model: the pipeline's own, or one trained at this point's source_eps."""
+        ours = self.lab.trained(self.recipe.model)
+        if not self.point.source_eps:
+            return ours
+        wanted, own = (settings(p.params, "train.robust", TrainSettings) for p in (self.project, self.lab.project))
+        return ours if wanted.attack == own.attack else self._train_source(wanted)
+
+    def _train_source(self, config: TrainSettings) -> Path:
+        """Train `train.robust` at another eps; once, whichever trial asks first."""
+        config = config.model_copy(update={"seeds": config.seeds[:1]})
+        environment = {key: value for key, value in self.lab.environment.items() if key not in ("judge", "evaluate")}
+        made_from = {**environment, "train": config.model_dump(mode="json")}
+        folder = work_folder(self.project.root) / "models"
+        file = folder / digest(made_from) / f"seed-{config.seeds[0]}.safetensors"
+
+        def compute() -> dict[str, Any]:
+            train, validation = self.lab.splits["train"], self.lab.splits["validation"]
+            names: dict[str, Any] = {"stage": "train", "name": "robust", "subset": "full"}
+            summary, _ = train_seeds(
+                self.project, config, train, validation, file_of=lambda _: file, run=Run(None), **names
+            )
+            return summary
+
+        once(folder, made_from, compute)
+        if not file.exists():
+            raise SweepError(f"{file}: the source model of an earlier trial is gone; remove {folder} and start again")
+        return file
+
+    @cached_property
+    def _constructed(self) -> tuple[Constructed, dict[str, Any], float]:
+        """The dataset, its summary, and the seconds that it took."""
+        started, kind = time.monotonic(), self.point.kind
+        device = self.project.device
+        model = load_model(self.source_file, device=device)
+        judge = load_model(self.lab.trained("robust"), device=device)
+        data = self.lab.splits["train"]
+        generator = make_generator(self.project.seed, "construct", kind)
+        made = build(model, data, self.recipe, generator=generator)
+        columns = describe(made, data, model, judge)
+        if self.keep_dataset:
+            self._keep(made, columns)
+        return made, summarise(columns), time.monotonic() - started
+
+    def _keep(self, made: Constructed, columns: Mapping[str, torch.Tensor]) -> None:
+        import pandas as pd
+
+        kind, source = self.point.kind, load_dataset(self.project.dataset("train"), verify=False).manifest.source
+        recipe = self.recipe.model_dump(mode="json")
+        name = f"{kind}-eps-{self.point.eps}-steps-{self.point.num_steps}-{digest(recipe)[:8]}"
+        examples = pd.DataFrame({"index": range(len(made.data)), **{k: v.numpy() for k, v in columns.items()}})
+        folder = work_folder(self.project.root) / "datasets" / name
+        save_dataset(
+            folder,
+            made.data,
+            examples,
+            name=DATASET_NAMES[kind],
+            source=source,
+            settings=recipe,
+            dtype=self.recipe.dtype,
+        )
+
+    def _compute(self, seed: int, on_epoch: OnEpoch | None) -> dict[str, Any]:
+        made, summary, construct_seconds = self._constructed
+        started = time.monotonic()
+        curves: list[tuple[int, dict[str, float | None]]] = []
+
+        def on_curve(epoch: int, values: Mapping[str, float | None]) -> None:
+            curves.append((epoch, dict(values)))
+            if on_epoch:
+                on_epoch(seed, epoch, values)
+
+        # contiguous: as the stage `fit` reads it from the disk
+        images = ImageData(made.data.images.contiguous(), made.data.labels, made.data.class_names)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"seed-{seed}.safetensors"
+            fitted, _ = train_seeds(
+                self.project,
+                self.fit.model_copy(update={"seeds": (seed,)}),
+                images,
+                self.lab.splits["validation"],
+                stage="fit",
+                name=self.point.kind,
+                subset="full",
+                file_of=lambda _: file,
+                run=_Curves(on_curve),
+            )
+            fit_seconds = time.monotonic() - started
+            model = load_model(file, device=self.project.device)
+        final = fitted["seeds"][str(seed)]
+        on_test = _accuracies(self._evaluation("test", model))
+        on_validation = _accuracies(self._evaluation("validation", model))
+        return {
+            **on_test,
+            "validation_accuracy": final["validation_accuracy"],
+            "validation_accuracy_shifted": final["validation_accuracy_shifted"],
+            "validation_adversarial_accuracy": on_validation["adversarial_accuracy"],
+            "attack_success": summary["success_rate"],
+            "still_y": summary["robust_model"]["still_y"],
+            "still_y_neighbour": summary["nearest_neighbour"]["still_y"],
+            "still_y_both": summary["still_y_both"],
+            "mean_delta_norm": summary["delta_norm"]["mean"],
+            "work": self.work,
+            "curves": curves,
+            "seconds": {
+                "construct": round(construct_seconds, 3),
+                "fit": round(fit_seconds, 3),
+                "measure": round(time.monotonic() - started - fit_seconds, 3),
+            },
+        }
+
+    def _evaluation(self, split: str, model: torch.nn.Module) -> Any:
+        """Clean accuracies and the attack of the headline, as the stage `evaluate` measures them."""
+        whole = settings(self.project.params, "evaluate", EvaluateSettings)
+        headline = whole.model_copy(update={"eps": (whole.headline_eps,), "num_steps": whole.headline_num_steps})
+        generator = make_generator(self.project.seed, "evaluate", "random start")
+        return evaluate(model, self.lab.splits[split], headline, generator=generator)[0]
+
+
+def _accuracies(measurements: Any) -> dict[str, float]:
+    """Measurements by the names of the columns."""
+    clean, shifted, attacked = measurements
+    return {
+        "accuracy": clean.accuracy,
+        "accuracy_shifted": shifted.accuracy,
+        "adversarial_accuracy": attacked.accuracy,
+    }

@@ -1,0 +1,229 @@
+"""A worker: takes one trial of a shared study after the other until every point is settled."""
+
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from notbugs.sweeps.plan import Plan
+from notbugs.sweeps.points import Point, dimensions, resolve
+from notbugs.sweeps.settings import OBJECTIVES
+from notbugs.sweeps.storage import DatabaseAwayError, Patience
+from notbugs.sweeps.study import ENDED, ERROR, SharedStudy, suggest
+from notbugs.sweeps.trial import MEASURED, Laboratory, Trial
+from notbugs.tracking import Family, Run, live_run
+
+POLL_SECONDS = 1.0
+"""Between two looks whether another worker's trial has become free."""
+HURRY_SECONDS = 3.0
+"""How long an interrupted worker waits for the database."""
+ROWS, SECONDS, TRACKED = "rows", "seconds", "mlflow"
+"""Attributes of a trial: measurements of each seed, running times, where MLflow has it."""
+
+
+def work(lab: Laboratory, shared: SharedStudy, *, sender: str | None, stop: Callable[[], bool] = lambda: False) -> None:
+    """Try points until all are settled; waits for those that other workers are trying, in case they are lost.
+
+    Args:
+        lab: the project.
+        shared: the study.
+        sender: `Run.sender` of the session, which sends the trials' runs to MLflow.
+        stop: asked between two trials.
+    Raises: DatabaseAwayError; KeyboardInterrupt, with the trial given back.
+    """
+    patience = Patience(lab.project.say)
+    shared.use_sampler(lab.project.seed, patience(shared.worker_number))
+    worker = _Worker(lab, shared, patience, sender)
+    while not stop():
+        trial = patience(lambda: shared.claim(patience))
+        if trial is not None:
+            worker.run(trial)
+            continue
+        settled, total = patience(lambda: shared.counts)
+        if settled == total:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+class _Worker:
+    """What one trial after the other needs."""
+
+    def __init__(self, lab: Laboratory, shared: SharedStudy, patience: Patience, sender: str | None) -> None:
+        self.lab, self.shared, self.patience, self.sender = lab, shared, patience, sender
+        self.settings = shared.plan.settings
+        params = lab.project.params
+        self.dimensions: dict[str, list[str]] = {
+            kind: dimensions(params, self.settings, kind) for kind in self.settings.kinds
+        }
+
+    def run(self, trial: optuna.Trial) -> None:
+        """From the choice of the point to its result; an error fails the trial and not the worker."""
+        try:
+            with _heartbeat(self.shared.storage, trial._trial_id, self.patience):
+                self._say(self._run(trial))
+        except UpdateFinishedTrialError:  # no sign of life got through, so others gave it up and try the point again
+            self._say(f"trial {trial.number} had been given up as lost; what it computed is kept")
+
+    def _run(self, trial: optuna.Trial) -> str:
+        """What became of the trial, in words.
+
+        Raises: UpdateFinishedTrialError if somebody else has settled it, DatabaseAwayError.
+        """
+        choice = self.patience(lambda: suggest(trial, self.settings, self.dimensions))
+        point = resolve(self.lab.project.params, choice)
+        try:
+            with _tracked(self.lab, self.shared.plan, trial.number, point, self.sender) as run:
+                state, rows = self._measure(trial, point, run)
+        except KeyboardInterrupt:
+            with suppress(DatabaseAwayError, UpdateFinishedTrialError):  # else it counts as lost
+                self._fail(trial, "interrupted", "")
+            raise
+        except (DatabaseAwayError, UpdateFinishedTrialError):
+            raise
+        except Exception as error:  # whatever it is, the other points can still be tried
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            self._fail(trial, "error", text)
+            return f"{point}: failed: {text}"
+        values = _values(self.settings.objectives, rows) if state == TrialState.COMPLETE else None
+        self.patience(lambda: self.shared.end(trial, state, values))
+        return f"{point}: {_summary(rows)}" if rows else f"{point}: pruned"
+
+    def _measure(self, trial: optuna.Trial, point: Point, run: Run) -> tuple[TrialState, list[dict[str, Any]]]:
+        """State and one row a seed; what is known is stored before the trial is settled."""
+        one = Trial(self.lab, point, self.settings.seeds, keep_dataset=self.settings.keep_datasets)
+
+        def on_epoch(seed: int, epoch: int, values: Mapping[str, float | None]) -> None:
+            run.curve(epoch, values)
+            accuracy = values.get(f"validation_accuracy/seed-{seed}")
+            if self.settings.pruner != "none" and seed == self.settings.seeds[0] and accuracy is not None:
+                self.patience(lambda: self._prune(trial, epoch, accuracy))
+
+        try:
+            results = {seed: one.measure(seed, on_epoch) for seed in self.settings.seeds}
+        except optuna.TrialPruned:
+            run.metrics({"pruned": 1})
+            return TrialState.PRUNED, []
+        rows = [{"seed": seed, "work": one.work, **_measured(result)} for seed, result in results.items()]
+        seconds = {str(seed): result["seconds"] for seed, result in results.items()}
+        self.patience(lambda: trial.set_user_attr(SECONDS, seconds))
+        self.patience(lambda: trial.set_user_attr(ROWS, rows))
+        self.patience(lambda: trial.set_user_attr(TRACKED, run.label))
+        run.metrics({name: statistics.fmean(row[name] for row in rows) for name in (*MEASURED, "work")})
+        run.metrics({"seed": {str(row["seed"]): {name: row[name] for name in MEASURED} for row in rows}})
+        run.metrics({"seconds": seconds})
+        return TrialState.COMPLETE, rows
+
+    def _prune(self, trial: optuna.Trial, epoch: int, accuracy: float) -> None:
+        if epoch not in self.shared.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
+            trial.report(accuracy, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    def _fail(self, trial: optuna.Trial, how: str, why: str) -> None:
+        patience = self.patience if how == "error" else Patience(lambda _: None, HURRY_SECONDS)
+        patience(lambda: trial.set_user_attr(ENDED, how))
+        patience(lambda: trial.set_user_attr(ERROR, why))
+        patience(lambda: self.shared.end(trial, TrialState.FAIL))
+
+    def _say(self, text: str) -> None:
+        settled, total = self.patience(lambda: self.shared.counts)
+        self.lab.project.say(f"sweep {self.shared.plan.name}: {settled}/{total}: {text}")
+
+
+def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: result[name] for name in MEASURED}
+
+
+def _values(objectives: tuple[str, ...], rows: list[dict[str, Any]]) -> list[float]:
+    """What Optuna optimises: means over the seeds."""
+    return [statistics.fmean(row[OBJECTIVES[name][0]] for row in rows) for name in objectives]
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    names = {"validation_accuracy": "on y", "validation_accuracy_shifted": "on y + 1", "still_y": "still y"}
+    means = {words: statistics.fmean(row[name] for row in rows) for name, words in names.items()}
+    return ", ".join(f"{words} {mean:.0%}" for words, mean in means.items())
+
+
+@contextmanager
+def _tracked(lab: Laboratory, plan: Plan, number: int, point: Point, sender: str | None) -> Iterator[Run]:
+    """The trial's run in MLflow, a child of the study's."""
+    tags = {"sweep.study": plan.name, "sweep.trial": str(number), "kind": point.kind}
+    family = Family(plan.key, f"{plan.name}, trial {number}", sender, tags)
+    with session_run(lab, plan, family, {"sweep": point.as_dict()}) as run:
+        yield run
+
+
+@contextmanager
+def session_run(
+    lab: Laboratory, plan: Plan, family: Family, params: Mapping[str, Any], outputs: tuple[Any, ...] = ()
+) -> Iterator[Run]:
+    """A run of this study in MLflow: the shared parent, or a child, as `family` says."""
+    project = lab.project
+    with live_run(
+        "sweep",
+        plan.name,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params=params,
+        seed=project.seed,
+        inputs=[project.root / path for path in plan.hashes],
+        outputs=list(outputs),
+        metrics_file=None,
+        family=family,
+    ) as run:
+        yield run
+
+
+@contextmanager
+def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience) -> Iterator[None]:
+    """Show signs of life while the block runs, also after the database was away."""
+    over = threading.Event()
+    interval = float(storage.heartbeat_interval or 1)
+
+    def beat() -> None:
+        while not over.wait(interval):
+            with suppress(DatabaseAwayError):
+                patience(lambda: storage.record_heartbeat(trial_id))
+        storage.remove_session()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(HURRY_SECONDS)
+
+
+@contextmanager
+def ends_politely() -> Iterator[None]:
+    """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the trial is given back."""
+
+    def stop(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # once is enough
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def orphaned() -> Callable[[], bool]:
+    """Whether the process that started this one has gone since."""
+    parent = os.getppid()
+    return lambda: os.getppid() != parent

@@ -1,0 +1,202 @@
+"""Sweeps in the report: means, figures, and an answer to Reviewer 3 that follows the numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sweep_files import EPS, STEPS, numbers, trial_rows, write_sweep
+
+from notbugs.report import sweep_figures as figures
+from notbugs.report.sweep_answer import answer
+from notbugs.report.sweeps import Study, draw, load_studies, load_study, sweep_blocks, write_figures
+from notbugs.results import ResultsError
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    write_sweep(tmp_path)
+    return load_study(tmp_path, "small")
+
+
+def bent(tmp_path: Path, **changed: Any) -> Study:
+    """A study with numbers of its own: column -> function of (kind, eps, steps, what it would be)."""
+
+    def values(kind: str, eps: float, steps: int) -> dict[str, float]:
+        found = numbers(kind, eps, steps)
+        return {key: changed[key](kind, eps, steps, value) if key in changed else value for key, value in found.items()}
+
+    write_sweep(tmp_path, rows=trial_rows(values=values))
+    return load_study(tmp_path, "small")
+
+
+def test_points_are_means_over_seeds(study: Study) -> None:
+    assert len(study.points) == 2 * len(EPS) * len(STEPS)
+    point = study.of("rand").set_index(["eps", "num_steps"]).loc[(1.0, 4)]
+    assert point["accuracy"] == pytest.approx(0.60)
+    assert point["accuracy_std"] == pytest.approx(0.02 / np.sqrt(2))
+    assert point["num_seeds"] == 2
+    assert study.points.groupby("eps")["honest"].agg(["min", "max"]).to_numpy().tolist() == [
+        [True, True],
+        [True, True],
+        [False, False],
+    ]
+
+
+def test_a_second_judge_counts_too(tmp_path: Path) -> None:
+    rows = [{**row, "still_y_neighbour": 0.5} for row in trial_rows()]
+    write_sweep(tmp_path, rows=rows)
+    assert not load_study(tmp_path, "small").points["honest"].any()
+
+
+def test_failed_and_pruned_points_are_left_out(tmp_path: Path) -> None:
+    rows = trial_rows()
+    for row, state in ((rows[0], "FAIL"), (rows[1], "PRUNED")):
+        row["state"] = state
+        for name in list(row)[6:-1]:
+            row[name] = ""
+    write_sweep(tmp_path, rows=rows)
+    assert len(load_study(tmp_path, "small").points) == 17
+
+
+def test_heatmap_shows_each_number_in_its_cell(study: Study) -> None:
+    figure = figures.heatmaps(study.of("det"), "det", study.about)
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        title for _, title in figures.QUANTITIES
+    ]
+    accuracy = figure.axes[0]
+    texts = {(round(text.get_position()[0]), round(text.get_position()[1])): text.get_text() for text in accuracy.texts}
+    assert texts == {
+        (column, row): f"{100 * numbers('det', eps, steps)['accuracy']:.0f}"
+        for row, eps in enumerate(EPS)
+        for column, steps in enumerate(STEPS)
+    }
+    assert [label.get_text() for label in accuracy.get_yticklabels()] == ["0.5", "1", "2"]
+    assert [label.get_text() for label in accuracy.get_xticklabels()] == ["1", "4", "16"]
+    assert len(accuracy.patches) == 3  # hatched: eps 2
+    assert {patch.get_y() for patch in accuracy.patches} == {1.5}
+    assert figure.axes[4].texts[0].get_text() == "0.49"  # 0.495, a length, no percentage
+
+
+def test_lines_hollow_where_images_no_longer_show_y(study: Study) -> None:
+    figure = figures.lines(study)
+    assert figure is not None
+    assert len(figure.axes) == 4
+    hollow = [line for line in figure.axes[0].lines if isinstance(line.get_markerfacecolor(), str)]
+    assert {float(x) for line in hollow for x in line.get_xdata()} == {2.0}
+
+
+def test_front_is_what_none_beats() -> None:
+    points = pd.DataFrame(
+        {"validation_accuracy": [0.9, 0.5, 0.8, 0.9, 0.1], "validation_adversarial_accuracy": [0.1, 0.5, 0.1, 0.1, 0.4]}
+    )
+    assert figures.pareto(points).tolist() == [True, True, False, True, False]
+
+
+def test_every_figure_of_a_grid_and_of_a_sampler(tmp_path: Path, study: Study) -> None:
+    assert [name for name, _ in draw(study)] == [
+        "sweep_small_rand_heatmaps",
+        "sweep_small_det_heatmaps",
+        "sweep_small_lines",
+        "sweep_small_budget",
+        "sweep_small_front",
+        "sweep_small_importance",
+    ]
+    write_sweep(tmp_path, "tpe", trial_rows(("rand",)), sampler="tpe")
+    assert [name for name, _ in draw(load_study(tmp_path, "tpe"))] == [
+        "sweep_tpe_rand_heatmaps",
+        "sweep_tpe_budget",
+        "sweep_tpe_front",
+        "sweep_tpe_importance",
+    ]
+
+
+def test_inversions_are_drawn_over_the_source_s_eps(tmp_path: Path) -> None:
+    rows = [{**row, "kind": "robust", "source_eps": row["eps"], "eps": ""} for row in trial_rows(("rand",))]
+    write_sweep(tmp_path, "inverted", rows)
+    names = dict(draw(load_study(tmp_path, "inverted")))
+    assert names["sweep_inverted_robust_heatmaps"].axes[0].get_ylabel() == "eps of the source model"
+    assert "sweep_inverted_lines" not in names
+    assert answer(load_study(tmp_path, "inverted"), 10) == []
+
+
+def test_source_models_are_drawn_apart(tmp_path: Path) -> None:
+    rows = [{**row, "source_eps": source} for source in (0.0, 0.5) for row in trial_rows(("det",))]
+    write_sweep(tmp_path, "sources", rows)
+    study = load_study(tmp_path, "sources")
+    names = [name for name, _ in draw(study)]
+    assert names[:2] == ["sweep_sources_det_source_0_heatmaps", "sweep_sources_det_source_0.5_heatmaps"]
+    assert [paragraph.split(":")[0] for paragraph in answer(study, 10)] == [
+        "D_det (source model of eps 0)",
+        "D_det (source model of eps 0.5)",
+    ]
+
+
+def test_figures_of_one_study(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    files = write_figures(tmp_path, "small")
+    assert len(files) == 6
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert files[0].parent == tmp_path / "sweeps/small/figures"
+
+
+def test_answer_for_d_rand(study: Study) -> None:
+    rand, _ = answer(study, 10)
+    assert rand.startswith("D_rand: with 16 steps the accuracy on y goes from 40.0% at eps 0.5 to 65.0% at eps 2 ")
+    assert "(chance 10.0%, seeds ±1.4). Both judges" in rand
+    assert "Both judges still call at least 85% of the images y at eps 0.5, 1, not at 2 (the robust model 60.0%" in rand
+    assert "At eps 1, 1 step gives 40.0% and 16 steps 60.0%; from 4 on it changes by at most 5 points." in rand
+    assert "eps explains 80% and the steps 20%" in rand
+    assert rand.endswith(
+        "So where it can be judged, D_rand is moderately sensitive to eps: a factor of 2 in eps changes the accuracy "
+        "by 20 points."
+    )
+    assert "y + 1" not in rand
+
+
+def test_answer_for_d_det(study: Study, tmp_path: Path) -> None:
+    _, det = answer(study, 10)
+    assert "more test images y than y + 1 at eps 1, 2; at 1 the images still show y: there the perturbations" in det
+    late = bent(tmp_path / "late", accuracy_shifted=lambda kind, eps, steps, value: 0.7 if eps == 1.0 else value)
+    assert "at eps 2, but at none of these do the images still show y" in answer(late, 10)[1]
+    never = bent(tmp_path / "never", accuracy_shifted=lambda *_: 0.95)
+    assert "more test images y + 1 than y at every eps" in answer(never, 10)[1]
+
+
+@pytest.mark.parametrize(
+    ("gain", "word"), [(0.01, "insensitive"), (0.15, "moderately sensitive"), (0.45, "very sensitive")]
+)
+def test_the_verdict_follows_the_change(tmp_path: Path, gain: float, word: str) -> None:
+    study = bent(tmp_path, accuracy=lambda kind, eps, steps, value: 0.3 + (gain if eps > 0.5 else 0.0))
+    assert f"D_rand is {word} to eps" in answer(study, 10)[0]
+
+
+def test_the_answer_without_honest_points(tmp_path: Path) -> None:
+    study = bent(tmp_path, still_y=lambda *_: 0.2)
+    rand = answer(study, 10)[0]
+    assert "At none of these eps do both judges still call 85%" in rand
+    assert "this study cannot say how sensitive D_rand is" in rand
+    fine = bent(tmp_path / "fine", still_y=lambda *_: 0.95)
+    assert "At all of them both judges still call at least 85%" in answer(fine, 10)[0]
+
+
+def test_studies_with_names_that_start_alike(tmp_path: Path) -> None:
+    for name in ("small", "small_two"):
+        write_sweep(tmp_path, name)
+    pictures = {name: b"png" + bytes(30) for study in load_studies(tmp_path) for name, _ in draw(study)}
+    shown = [block.name for block in sweep_blocks(tmp_path, pictures, 10) if block.kind == "picture"]  # type: ignore[union-attr]
+    assert sorted(shown) == sorted(pictures)
+
+
+def test_no_studies_no_section(tmp_path: Path) -> None:
+    assert sweep_blocks(tmp_path, {}, 10) == []
+
+
+def test_errors_name_the_file_and_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"trials.csv: not found; `dvc repro sweep@small` makes it"):
+        write_figures(tmp_path, "small")
+    folder = write_sweep(tmp_path)
+    (folder / "study.json").unlink()
+    with pytest.raises(ResultsError, match="`notbugs sweep small` writes it again"):
+        load_study(tmp_path, "small")

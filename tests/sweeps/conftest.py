@@ -1,0 +1,102 @@
+"""A tiny project with trained source models, and a real PostgreSQL server."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from sweep_tools import BINARIES, PARAMS, Postgres
+
+from notbugs.stages.context import open_project
+from notbugs.stages.prepare import prepare
+from notbugs.stages.train import train
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose data and source models are there; not to be changed."""
+    root = tmp_path_factory.mktemp("trained")
+    (root / "dvc.yaml").write_text("")
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+    before = os.environ.get("NOTBUGS_TRACKING")
+    os.environ["NOTBUGS_TRACKING"] = "off"
+    try:
+        prepare(open_project(root))
+        for name in ("standard", "robust"):
+            train(open_project(root), name)
+    finally:
+        os.environ.pop("NOTBUGS_TRACKING")
+        if before is not None:
+            os.environ["NOTBUGS_TRACKING"] = before
+    return root
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it for one test, untracked, in the current folder."""
+    root = shutil.copytree(trained, tmp_path / "project")
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "NOTBUGS_SWEEP_STORAGE", "NOTBUGS_SWEEP_SENDER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NOTBUGS_TRACKING", "off")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_again() -> Iterator[None]:
+    """`open_project` sets the number of threads."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    if not BINARIES:
+        pytest.skip("no PostgreSQL server binaries under /usr/lib/postgresql")
+    pytest.importorskip("psycopg")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = Path("/tmp") / f"notbugs-postgres-{os.getpid()}"  # pytest's own folders are closed to other users
+    folder.mkdir(mode=0o700)
+    try:
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        server = Postgres(folder, BINARIES[-1], port)
+        server.run("initdb", "-D", "data", "-U", "notbugs", "-A", "trust", "-E", "UTF8", "--no-sync")
+        server.start()
+        yield server
+        with contextlib.suppress(subprocess.CalledProcessError):
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres(_server: Postgres) -> Postgres:
+    """A running server without studies."""
+    import sqlalchemy
+
+    with contextlib.suppress(subprocess.CalledProcessError):
+        _server.start()
+    engine = sqlalchemy.create_engine(_server.url.replace("postgresql", "postgresql+psycopg"))
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with engine.begin() as connection:
+                connection.execute(sqlalchemy.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+            break
+        except sqlalchemy.exc.OperationalError:
+            assert time.monotonic() < deadline, "PostgreSQL does not answer"
+            time.sleep(0.2)
+    engine.dispose()
+    return _server

@@ -1,0 +1,79 @@
+"""What the tests of sweeps share: tiny settings, and a real PostgreSQL server."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TINY = {
+    "seeds": [0],
+    "epochs": 4,
+    "batch_size": 64,
+    "lr": 0.1,
+    "schedule": "one_cycle",
+    "measure_every": 2,
+}
+PARAMS: dict[str, Any] = {
+    "experiment": "tiny",
+    "seed": 0,
+    "num_threads": 1,
+    "device": "cpu",
+    "data": {"source": "digits", "max_train": 240, "max_test": 60, "validation_fraction": 0.2},
+    "model": {"architecture": "small_cnn", "width": 4},
+    "train": {"standard": TINY, "robust": {**TINY, "attack": {"eps": 0.5, "num_steps": 2, "step_size": 0.3}}},
+    "construct": {
+        "robust": {"recipe": "invert", "model": "robust", "num_steps": 4, "step_size": 0.1},
+        "rand": {"recipe": "random_target", "model": "standard", "eps": 0.5, "num_steps": 3, "step_size": 0.2},
+        "det": {"recipe": "deterministic_target", "model": "standard", "eps": 0.5, "num_steps": 3, "step_size": 0.2},
+    },
+    "fit": {name: {**TINY, "still_y": False} for name in ("robust", "rand", "det")},
+    "evaluate": {"eps": [0.25, 0.5], "num_steps": 2, "headline_eps": 0.5, "headline_num_steps": 3},
+    "sweep": {"small": {"kinds": ["rand", "det"], "eps": [0.5, 1.0], "num_steps": [1, 3], "seeds": [0, 1]}},
+    "report": {"grid_examples": 3},
+}
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").is_dir() else []
+
+
+def set_params(root: Path, **sections: Any) -> None:
+    """Replace sections of params.yaml."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump({**params, **sections}, sort_keys=False))
+
+
+@dataclass
+class Postgres:
+    """A server of PostgreSQL in a temporary folder, on a port of loopback."""
+
+    folder: Path
+    binaries: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://notbugs@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        settings = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories='' -c fsync=off"
+        self.run("pg_ctl", "-D", "data", "-l", "log", "-w", "-t", "60", "-o", settings, "start")
+
+    def stop(self, how: str = "immediate") -> None:
+        """End it; `immediate` is like a crash: open connections are cut, nothing is tidied up."""
+        self.run("pg_ctl", "-D", "data", "-m", how, "-w", "stop")
+
+    def run(self, *command: str) -> None:
+        subprocess.run(
+            [*as_nobody(), str(self.binaries / command[0]), *command[1:]],
+            cwd=self.folder,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+def as_nobody() -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []

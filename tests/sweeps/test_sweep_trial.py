@@ -1,0 +1,190 @@
+"""One trial: the numbers of the pipeline, to the last digit, and nothing computed twice."""
+
+import csv
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_tools import PARAMS, TINY, set_params
+
+from notbugs.files import sha256
+from notbugs.stages.construct import construct
+from notbugs.stages.context import open_project
+from notbugs.stages.evaluate import evaluate
+from notbugs.stages.fit import fit
+from notbugs.stages.train import train
+from notbugs.store import load_dataset
+from notbugs.sweeps import trial as module
+from notbugs.sweeps.kept import once
+from notbugs.sweeps.points import Point, changed_params, changes
+from notbugs.sweeps.trial import Laboratory, SweepError, Trial
+
+
+def laboratory(root: Path) -> Laboratory:
+    return Laboratory.of(open_project(root))
+
+
+def results_row(root: Path, dataset: str, seed: int, attack: str, labels: str = "true") -> float:
+    with (root / "metrics" / "results.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["dataset"] == dataset and row["seed"] == str(seed)]
+    return float(next(row["accuracy"] for row in rows if (row["attack"], row["labels"]) == (attack, labels)))
+
+
+def rerun_by_stages(root: Path, kind: str, changed: dict[str, Any]) -> None:
+    """What `dvc repro` would run again after `notbugs sweep apply`."""
+    sections = {key: value for key, value in changed_params(PARAMS, changed).items() if key != "sweep"}
+    sections["fit"] = {kind: sections["fit"][kind]}
+    set_params(root, **sections)
+    if "train.robust.attack.eps" in changed:
+        train(open_project(root), "robust")
+    construct(open_project(root), kind)
+    fit(open_project(root), kind)
+    evaluate(open_project(root))
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        Point("rand", 0.8, 3, 2.5 * 0.8 / 3),
+        Point("det", 0.5, 7, 0.11),
+        Point("robust", None, 3, 0.2),
+        Point("det", 0.8, 2, 1.0, source_eps=0.25),
+    ],
+    ids=str,
+)
+def test_the_stages_give_the_same_numbers(project: Path, point: Point) -> None:
+    seeds = (0, 1)
+    found = {seed: Trial(laboratory(project), point, seeds).measure(seed) for seed in seeds}
+    rerun_by_stages(project, point.kind, changes(PARAMS, point, seeds))
+    fitted = json.loads((project / f"metrics/fit/{point.kind}.json").read_text())["full"]["seeds"]
+    made = json.loads((project / f"metrics/construct/{point.kind}.json").read_text())
+    dataset = {"rand": "D_rand", "det": "D_det", "robust": "D_R"}[point.kind]
+    for seed, result in found.items():
+        for name in ("validation_accuracy", "validation_accuracy_shifted"):
+            assert result[name] == fitted[str(seed)][name]
+        assert result["accuracy"] == results_row(project, dataset, seed, "clean")
+        assert result["accuracy_shifted"] == results_row(project, dataset, seed, "clean", "shifted")
+        assert result["adversarial_accuracy"] == results_row(project, dataset, seed, "pgd3")
+        assert result["attack_success"] == made["success_rate"]
+        assert result["mean_delta_norm"] == made["delta_norm"]["mean"]
+        if not point.source_eps:  # there the judge, the robust model, is another one too
+            assert result["still_y"] == made["robust_model"]["still_y"]
+        assert result["still_y_neighbour"] == made["nearest_neighbour"]["still_y"]
+    assert found[0]["work"] == 190 * point.num_steps
+
+
+def test_points_differ(project: Path) -> None:
+    lab = laboratory(project)
+    small, large = (Trial(lab, Point("rand", eps, 3, 0.4), (0,)).measure(0) for eps in (0.3, 1.2))
+    assert small["mean_delta_norm"] <= 0.3 < large["mean_delta_norm"] <= 1.2
+    assert small["attack_success"] < large["attack_success"]
+
+
+def test_a_known_result_is_not_computed_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point("rand", 0.5, 3, 0.2)
+    first = Trial(laboratory(project), point, (0,)).measure(0)
+    monkeypatch.setattr(module, "build", lambda *_, **__: pytest.fail("constructed again"))
+    monkeypatch.setattr(module, "train_seeds", lambda *_, **__: pytest.fail("trained again"))
+    epochs: list[tuple[int, int]] = []
+    again = Trial(laboratory(project), point, (0, 1)).measure(
+        0, lambda seed, epoch, values: epochs.append((seed, epoch))
+    )
+    assert again == json.loads(json.dumps(first))
+    assert epochs == [(0, 1), (0, 2), (0, 3), (0, 4)]  # the curves are told again
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("seed", 1),
+        ("fit", {**PARAMS["fit"], "rand": {**TINY, "lr": 0.2}}),
+        ("model", {"architecture": "small_cnn", "width": 5}),
+    ],
+)
+def test_other_settings_are_another_result(project: Path, section: str, value: Any) -> None:
+    point = Point("rand", 0.5, 3, 0.2)
+    Trial(laboratory(project), point, (0,)).measure(0)
+    set_params(project, **{section: value})
+    Trial(laboratory(project), point, (0,)).measure(0)
+    assert len(list((project / ".notbugs/sweeps/results").glob("*.json"))) == 2
+
+
+def test_one_construction_for_all_seeds(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = module.build
+    monkeypatch.setattr(module, "build", lambda *a, **k: built.append(1) or build(*a, **k))
+    trial = Trial(laboratory(project), Point("rand", 0.5, 3, 0.2), (0, 1))
+    results = [trial.measure(seed) for seed in (0, 1)]
+    assert len(built) == 1
+    assert results[0]["curves"] != results[1]["curves"]
+
+
+def test_a_source_model_of_another_eps_is_trained_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps in (1, 2):
+        Trial(laboratory(project), Point("rand", 0.5, steps, 0.5, source_eps=0.25), (0,)).measure(0)
+    models = list((project / ".notbugs/sweeps/models").rglob("*.safetensors"))
+    assert len(models) == 1
+    ours = Trial(laboratory(project), Point("rand", 0.5, 1, 0.5, source_eps=0.5), (0,))
+    assert (
+        ours.source_file == project / "models/train/robust/seed-0.safetensors"
+    )  # eps of params.yaml: the pipeline's own
+    assert sha256(models[0]) != sha256(ours.source_file)
+
+
+def test_datasets_are_thrown_away_unless_asked_for(project: Path) -> None:
+    point = Point("det", 0.5, 3, 0.2)
+    before = sorted(path.name for path in (project / "data").iterdir())
+    Trial(laboratory(project), point, (0,)).measure(0)
+    assert sorted(path.name for path in (project / "data").iterdir()) == before
+    assert not (project / ".notbugs/sweeps/datasets").exists()
+    shutil.rmtree(project / ".notbugs/sweeps/results")
+    Trial(laboratory(project), point, (0,), keep_dataset=True).measure(0)
+    (folder,) = (project / ".notbugs/sweeps/datasets").iterdir()
+    kept = load_dataset(folder)
+    assert len(kept) == 190
+    assert kept.manifest.settings["eps"] == 0.5
+    assert kept.examples["delta_norm"].max() <= 0.5 + 1e-5
+
+
+def test_missing_inputs_name_the_command(project: Path) -> None:
+    (project / "models/train/standard/seed-0.safetensors").unlink()
+    trial = Trial(laboratory(project), Point("rand", 0.5, 1, 0.5), (0,))
+    with pytest.raises(SweepError, match=r"source model is missing; `dvc repro train@standard` makes it"):
+        trial.measure(0)
+    shutil.rmtree(project / "data/test")
+    with pytest.raises(SweepError, match=r"`dvc repro prepare` makes it"):
+        laboratory(project)
+
+
+def test_two_processes_compute_a_thing_once(tmp_path: Path) -> None:
+    """The second one waits for the first and takes its result."""
+    mark = tmp_path / "computed"
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+
+                def compute() -> dict[str, int]:
+                    import time
+
+                    time.sleep(0.3)
+                    with mark.open("a") as file:
+                        file.write("x")
+                    return {"value": 7}
+
+                os._exit(0 if once(tmp_path / "kept", {"key": 1}, compute) == {"value": 7} else 1)
+            except BaseException:
+                os._exit(2)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert mark.read_text() == "x"
+
+
+def test_the_laboratory_shows_no_progress(project: Path) -> None:
+    lab = laboratory(project)
+    assert replace(lab.project).progress is not open_project(project).progress
