@@ -187,7 +187,7 @@ def agree_within_a_point(model: nn.Module, data: ImageData, theirs: Tensor) -> N
 def test_carlini_wagner_agrees_with_foolboxs_own_settings(foolbox, standard_model, few):
     """Ours takes few long steps on the engine; theirs many short ones on the network."""
     bounded = foolbox.PyTorchModel(standard_model, bounds=(0, 1), device="cpu")
-    attack = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=500, stepsize=0.01)
+    attack = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=250, stepsize=0.02)
     right = ~fooled(standard_model, few.images, few)
     data = few.select(right)
     theirs = attack.run(bounded, data.images, foolbox.criteria.Misclassification(data.labels))
@@ -198,28 +198,4 @@ def test_carlini_wagner_agrees_with_foolboxs_own_settings(foolbox, standard_mode
         norms = distances(x_adv - data.images, "l2")
         norms[~fooled(standard_model, x_adv, data)] = torch.inf
         medians.append(float(norms.median()))
-    assert medians[0] == pytest.approx(medians[1], rel=0.05)
-
-
-def test_carlini_wagner_agrees_with_art(standard_model, few):
-    if importlib.util.find_spec("art") is None:
-        pytest.skip("adversarial-robustness-toolbox is not installed: it belongs to the extra `bench`")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from art.attacks.evasion import CarliniL2Method
-        from art.estimators.classification import PyTorchClassifier
-
-        data = few.select(~fooled(standard_model, few.images, few)).select(torch.arange(20))
-        network = PyTorchClassifier(
-            Engine(standard_model, data.images), nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0, 1),
-            device_type="cpu",
-        )  # fmt: skip
-        attack = CarliniL2Method(
-            network, max_iter=50, binary_search_steps=9, learning_rate=0.05, batch_size=20, verbose=False
-        )
-        theirs = torch.from_numpy(attack.generate(data.images.numpy(), data.labels.numpy()))
-    ours = library_minimum("cw", standard_model, data.images, data.labels, num_steps=100, generator=generator())
-    medians = [
-        float(distances(x - data.images, "l2")[fooled(standard_model, x, data)].median()) for x in (ours, theirs)
-    ]
     assert medians[0] == pytest.approx(medians[1], rel=0.05)

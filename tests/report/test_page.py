@@ -145,6 +145,7 @@ def test_figures_are_written_beside_the_page(written: Path, html: str) -> None:
         f"{name}.png"
         for name in (
             "figure_2", "accuracy_vs_eps", "label_accuracies", "distances", "learning_curves",
+            "minimum_norm",
             "grid_inverted", "grid_rand", "grid_det", "sweep_small_rand_heatmaps", "sweep_small_det_heatmaps",
             "sweep_small_lines", "sweep_small_budget", "sweep_small_front", "sweep_small_importance",
         )
