@@ -104,7 +104,7 @@ def undisturbed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def outputs(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (root / "sweeps/small").iterdir()}
+    return {path.name: path.read_bytes() for path in (root / "sweeps/small").glob("*.*")}
 
 
 def test_kill_9_in_mid_trial_and_again(project: Path, undisturbed: dict[str, bytes]) -> None:
