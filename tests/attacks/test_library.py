@@ -69,6 +69,10 @@ def test_minimum_norm_attacks_fool_almost_every_image(norm, name, standard_model
     assert float(distances(x_adv - few.images, norm).median()) < (1.0 if norm == "l2" else 0.2)
 
 
+def _gradients(model: nn.Module) -> list[Tensor | None]:
+    return [parameter.grad for parameter in model.parameters()]
+
+
 @pytest.mark.parametrize("name", ["apgd_ce", "square"])
 def test_the_generator_decides_and_torch_is_left_as_it_was(name, robust_model, few):
     def attack(seed: int) -> Tensor:
@@ -78,10 +82,12 @@ def test_the_generator_decides_and_torch_is_left_as_it_was(name, robust_model, f
 
     state = torch.get_rng_state()
     modes = [module.training for module in robust_model.modules()]
+    gradients = _gradients(robust_model)
     first = attack(0)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in robust_model.modules()] == modes
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in robust_model.parameters())
+    assert all(parameter.requires_grad for parameter in robust_model.parameters())
+    assert all(new is old for new, old in zip(_gradients(robust_model), gradients, strict=True))
     torch.rand(7)  # what others draw meanwhile plays no part
     assert torch.equal(attack(0), first)
     assert not torch.equal(attack(1), first)
