@@ -18,6 +18,7 @@ COMPUTING_CODE = (
     "images.py",
     "intervals.py",
     "models",
+    "stages/compiling.py",
     "stages/learning.py",
     "store.py",
     "sweeps/points.py",

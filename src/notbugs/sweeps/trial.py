@@ -17,11 +17,13 @@ import torch
 from notbugs.config import DATASET_NAMES, UserError, settings
 from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
 from notbugs.construction import construct as build
-from notbugs.evaluation import EvaluateSettings, evaluate
+from notbugs.evaluation import evaluate
 from notbugs.files import sha256
 from notbugs.images import ImageData, make_generator
 from notbugs.models import load_model
 from notbugs.progress import silent
+from notbugs.robustness import SuiteSettings
+from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
 from notbugs.stages.learning import train_seeds
 from notbugs.store import load_dataset, save_dataset
@@ -93,11 +95,12 @@ class Laboratory:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What every result depends on besides its point, seed and source model."""
-        evaluation = settings(self.project.params, "evaluate", EvaluateSettings)
+        evaluation = settings(self.project.params, "evaluate", SuiteSettings)
         return {
             "seed": self.project.seed,
             "num_threads": self.project.runtime.num_threads,
             "device": self.project.device.type,
+            "engine": self.project.runtime.engine,
             "torch": torch.__version__,
             "code": code_digest(),
             "model": self.project.model_settings().model_dump(mode="json"),
@@ -215,7 +218,9 @@ class Trial:
         judge = load_model(self.lab.trained("robust"), device=device)
         data = self.lab.splits["train"]
         generator = make_generator(self.project.seed, "construct", kind)
-        made = build(model, data, self.recipe, generator=generator)
+        looks = len(data) * self.recipe.num_steps
+        compiled = compiles(self.project, f"construct {kind}", model, tuple(data.images.shape[1:]), looks)
+        made = build(model, data, self.recipe, generator=generator, compiled=compiled)
         columns = describe(made, data, model, judge)
         if self.keep_dataset:
             self._keep(made, columns)
@@ -290,7 +295,7 @@ class Trial:
 
     def _evaluation(self, split: str, model: torch.nn.Module) -> Any:
         """Clean accuracies and the attack of the headline, as the stage `evaluate` measures them."""
-        whole = settings(self.project.params, "evaluate", EvaluateSettings)
+        whole = settings(self.project.params, "evaluate", SuiteSettings)
         headline = whole.model_copy(update={"eps": (whole.headline_eps,), "num_steps": whole.headline_num_steps})
         generator = make_generator(self.project.seed, "evaluate", "random start")
         return evaluate(model, self.lab.splits[split], headline, generator=generator)[0]
