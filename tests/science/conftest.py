@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from notbugs.construction import InvertSettings, TargetSettings, inverted_dataset, target_dataset
+from notbugs.construction import InvertSettings, TargetSettings, construct
 from notbugs.images import ImageData, make_generator
 from notbugs.models import save_model
 from notbugs.store import save_dataset
@@ -77,11 +77,11 @@ def tiny_project(tmp_path_factory, digits, standard_model, robust_model) -> Path
     target = {"model": "standard", "num_steps": 10, "step_size": 0.3, "eps": 1.0}
     for key, by in (("robust", "robust"), ("nonrobust", "standard")):
         config = InvertSettings(model=by, **invert)
-        _save(root / "data" / key, inverted_dataset(models[by], base, config, generator=make_generator(0)).data)
+        _save(root / "data" / key, construct(models[by], base, config, generator=make_generator(0)).data)
         save_model(standard_model, root / f"models/fit/{key}/full/seed-0.safetensors")
     for key, recipe in (("rand", "random_target"), ("det", "deterministic_target")):
         config = TargetSettings(recipe=recipe, **target)
-        _save(root / "data" / key, target_dataset(standard_model, base, config, generator=make_generator(1)).data)
+        _save(root / "data" / key, construct(standard_model, base, config, generator=make_generator(1)).data)
     _save(root / "data" / "train", base)
     _save(root / "data" / "test", test)
     return root

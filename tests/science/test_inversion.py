@@ -9,7 +9,7 @@ import yaml
 from torch import nn
 
 from notbugs.config import ConfigError
-from notbugs.construction import InvertSettings, inverted_dataset
+from notbugs.construction import InvertSettings, construct
 from notbugs.images import ImageData
 from notbugs.models.base import Classifier
 from notbugs.science.inversion import OBJECTIVES, Pairs, cosine_distance, features, invert, median, resemblance, summary
@@ -25,7 +25,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_the_representation_objective_is_the_papers_recipe(digits, robust_model):
     base = digits[0].select(torch.arange(60))
     config = InvertSettings(recipe="invert", model="robust", num_steps=30, step_size=0.05)
-    expected = inverted_dataset(robust_model, base, config, generator=generator())
+    expected = construct(robust_model, base, config, generator=generator())
     starts = base.images[expected.start_index]
     found = invert(robust_model, base.images, starts, "representation", num_steps=30, step_size=0.05)
     assert torch.equal(found, expected.data.images)
