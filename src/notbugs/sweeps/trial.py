@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from notbugs.attacks.engine import pays_to_compile
 from notbugs.config import DATASET_NAMES, UserError, settings
 from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
 from notbugs.construction import construct as build
@@ -23,7 +24,6 @@ from notbugs.images import ImageData, make_generator
 from notbugs.models import load_model
 from notbugs.progress import silent
 from notbugs.robustness import SuiteSettings
-from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
 from notbugs.stages.learning import train_seeds
 from notbugs.store import load_dataset, save_dataset
@@ -218,8 +218,8 @@ class Trial:
         judge = load_model(self.lab.trained("robust"), device=device)
         data = self.lab.splits["train"]
         generator = make_generator(self.project.seed, "construct", kind)
-        looks = len(data) * self.recipe.num_steps
-        compiled = compiles(self.project, f"construct {kind}", model, tuple(data.images.shape[1:]), looks)
+        image, looks = data.images[:1].to(device), len(data) * self.recipe.num_steps
+        compiled = pays_to_compile(self.project.runtime.engine, model, image, num_looks=looks)
         made = build(model, data, self.recipe, generator=generator, compiled=compiled)
         columns = describe(made, data, model, judge)
         if self.keep_dataset:
