@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from notbugs.images import ImageData
 from notbugs.robustness import Check, SuiteSettings, audit
-from notbugs.robustness.masking import transfer_images
+from notbugs.robustness.masking import _changes_nothing, transfer_images
 
 SETTINGS = SuiteSettings(eps=(0.5,), headline_eps=0.5, headline_num_steps=40)
 NAMES = [
@@ -120,3 +120,12 @@ def test_random_outputs_are_flagged(standard_model, few):
 @pytest.mark.parametrize(("value", "passed"), [(0.01, True), (0.02, True), (0.0201, False), (math.nan, False)])
 def test_a_check_passes_up_to_its_threshold(value, passed):
     assert Check("any", value, 0.02).passed is passed
+
+
+@pytest.mark.parametrize(("before", "after", "passed"), [(1, 0, True), (2, 0, True), (4, 0, False), (60, 40, False)])
+def test_one_image_more_is_no_sign_of_masking(before, after, passed):
+    """Of a hundred images; after none of a hundred the interval ends at 3.7%."""
+    standing = torch.arange(100)
+    check = _changes_nothing("more_restarts_change_nothing", standing < before, standing < after)
+    assert check.value == pytest.approx((before - after) / 100)
+    assert check.passed == passed

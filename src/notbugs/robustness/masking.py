@@ -146,9 +146,11 @@ def _right(model: nn.Module, images: Tensor, data: ImageData, settings: SuiteSet
 
 
 def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
-    """The accuracy that the stronger attack takes away must lie within the weaker one's Wilson interval."""
+    """What the stronger attack takes away must lie within the Wilson interval of what stood before or stands after."""
+    left = before & after
     low, _ = wilson_interval(int(before.sum()), len(before))
-    return Check(name, _share(before & ~after), _share(before) - low)
+    _, high = wilson_interval(int(left.sum()), len(left))
+    return Check(name, _share(before & ~after), max(_share(before) - low, high - _share(left)))
 
 
 def _fooled_by_noise(model: nn.Module, data: ImageData, settings: SuiteSettings, generator: torch.Generator) -> Tensor:
