@@ -339,7 +339,7 @@ def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path
     repro = run(copy, "dvc", "repro")
     done = repro.stdout
     ran = {line.split("'")[1] for line in done.splitlines() if line.startswith("Running stage")}
-    assert ran == {"construct@rand", "fit@rand", "evaluate", "transfer", "sweep@small", "report"}
+    assert ran == {"construct@rand", "fit@rand", "evaluate", "transfer", "features", "sweep@small", "report"}
     assert "sweep small: all 4 points are done" in repro.stderr + done  # it has an eps of its own
     assert {row["construction_eps"] for row in rows(copy) if row["dataset"].startswith("D_rand")} == {"0.25"}
 
