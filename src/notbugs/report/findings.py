@@ -6,9 +6,9 @@ from typing import Any
 
 from notbugs.report.blocks import Cell, Table, name
 from notbugs.report.claims import Seen
-from notbugs.report.project import Project
+from notbugs.report.project import Project, read_json
 from notbugs.report.tables import VERDICT_MARKS
-from notbugs.results import ResultsError, percent
+from notbugs.results import percent
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,9 @@ def metrics_of(project: Project, stage: str, keys: tuple[str, ...]) -> dict[str,
 
     Raises: ResultsError if it is asked for but missing or incomplete.
     """
-    import json
-
     if stage not in project.params:
         return None
-    path = project.root / "metrics" / f"{stage}.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from None
-    for key in keys:
-        if not isinstance(found, dict) or key not in found:
-            raise ResultsError(f"{path}: {key} is missing; `dvc repro {stage}` writes it again")
-    return dict(found)
+    return read_json(project.root / "metrics" / f"{stage}.json", stage, keys)
 
 
 def number_with_interval(found: Mapping[str, float], digits: int = 3) -> str:
