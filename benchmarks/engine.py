@@ -3,19 +3,17 @@
     make bench                                      # everything: a quarter of an hour on two cores
     python benchmarks/engine.py --models small_cnn  # a part
 
-All implementations of a task take turns in one process, so that whatever else the machine does slows all of them; a
-rate is the median over the rounds. "limit" is the bare forward pass and input gradient of the folded network, as
-often as the attack has steps. What an attack found is compared with the plain loop's ("robustness"). Writes
+All implementations of a task take turns (benchmarks/turns.py), so that whatever else the machine does slows all of
+them; a rate is the median over the rounds. "limit" is the bare forward pass and input gradient of the folded network,
+as often as the attack has steps. What an attack found is compared with the plain loop's ("robustness"). Writes
 engine-<device>.json, .md and .png beside this file; a run of a part replaces that part.
 """
 
 import argparse
 import math
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -28,6 +26,7 @@ from peers import PEERS, Task, limit, notbugs_attack, textbook_epoch
 from tables import Row, draw, merge, write_table
 from torch import Tensor, nn
 from torch.nn import functional
+from turns import Turns
 
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
@@ -98,20 +97,6 @@ def trained(name: str, device: torch.device, section: str | None = None) -> tupl
     return model.eval(), data, test
 
 
-def take_turns(runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each run; a first round warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def rows_of(task: str, model: str, unit: str, rates: dict[str, float], **facts: dict[str, Any]) -> list[Row]:
     """One row an implementation, with the ratios to the best peer and to the limit."""
     best = max((rate for name, rate in rates.items() if not name.startswith(("notbugs", "limit"))), default=math.nan)
@@ -140,118 +125,119 @@ def found_at(model: Classifier, x_adv: Tensor, y: Tensor, task: Task) -> tuple[T
     return functional.cross_entropy(logits, y.cpu(), reduction="none"), logits.argmax(dim=1)
 
 
-def attacks(name: str, device: torch.device, rounds: int, compiled: bool) -> list[Row]:
-    """Every attack of TASKS on one model."""
+def prepare(title: str, name: str, device: torch.device) -> tuple[Classifier, Tensor, Tensor, Task]:
+    """The network of an attack's task, where the attack starts, what it aims at, and its settings."""
     model, _, test = trained(name, device)
     count, num_steps = SIZES[device.type][name]
     rows = torch.arange(count) % len(test)
     x, labels = test.images[rows].to(device), test.labels[rows].to(device)
-    engines = {"notbugs": Engine(model, x[:8])}
-    if compiled:
-        engines["notbugs compiled"] = Engine(model, x[:8], compiled=True)
+    task = replace(TASKS[title], num_steps=num_steps)
+    if task.loss == "representation_distance":
+        with torch.no_grad():
+            return model, x.flip(0), model.representation(x), task
+    return model, x, shifted_labels(labels, 10) if task.targeted else labels, task
+
+
+def attack_run(implementation: str, title: str, name: str, device: torch.device) -> Callable[[], Any]:
+    """One implementation's attack; "limit" runs what no attack can do without."""
+    model, start, y, task = prepare(title, name, device)
+    if implementation in PEERS:
+        return partial(PEERS[implementation], model, start, y, task)
+    engine = Engine(model, start[:8], compiled=implementation == "notbugs compiled")
+    if implementation == "limit":
+        return partial(limit, engine, start, task)
+    return partial(notbugs_attack, engine, start, y, task)
+
+
+def attacks(name: str, turns: Turns, compiled: bool) -> list[Row]:
+    """Every attack of TASKS on one model."""
+    device = turns.device
+    trained(name, device)
     result = []
     for title, task in TASKS.items():
-        task = replace(task, num_steps=num_steps)
-        y, start = labels, x
-        if task.loss == "representation_distance":
-            with torch.no_grad():
-                y, start = model.representation(x), x.flip(0)
-        elif task.targeted:
-            y = shifted_labels(labels, 10)
-        runs: dict[str, Callable[[], Any]] = {
-            peer: partial(attack, model, start, y, task)
-            for peer, attack in PEERS.items()
-            if task.loss == "cross_entropy" or peer == "robustness"
-        }
-        for engine_name, engine in engines.items():
-            runs[engine_name] = partial(notbugs_attack, engine, start, y, task)
-        found, problems = {}, {}
-        for peer, run in list(runs.items()):
-            try:
-                found[peer] = run()
-            except ImportError as error:
-                problems[peer] = str(error)
-                del runs[peer]
-        runs["limit"] = partial(limit, engines["notbugs"], start, task)
-        for peer, problem in problems.items():
+        implementations = [peer for peer in PEERS if task.loss == "cross_entropy" or peer == "robustness"]
+        implementations += ["notbugs", "notbugs compiled", "limit"] if compiled else ["notbugs", "limit"]
+        makes = {who: (attack_run, who, title, name, device) for who in implementations}
+        seconds, found, missing = turns.take(makes)
+        for peer, problem in missing.items():
             print(f"{title} on {name}: {peer} left out ({problem})", flush=True)
-        seconds = take_turns(runs, rounds, device)
-        rates = {peer: count * num_steps / value for peer, value in seconds.items()}
-        _, called = found_at(model, found["robustness"], y, task)
+        model, start, y, task = prepare(title, name, device)
+        rates = {who: len(start) * task.num_steps / value for who, value in seconds.items()}
+        images = {who: torch.from_numpy(x_adv).to(device) for who, x_adv in found.items() if x_adv is not None}
+        _, called = found_at(model, images["robustness"], y, task)
         agreement: dict[str, dict[str, float]] = {"p99_dx": {}, "same_calls": {}, "loss": {}}
-        for peer, x_adv in found.items():
+        for who, x_adv in images.items():
             its_loss, its_called = found_at(model, x_adv, y, task)
-            changes = (x_adv - found["robustness"]).abs().flatten().sort().values
-            agreement["p99_dx"][peer] = float(f"{float(changes[int(0.99 * len(changes))]):.3g}")
-            agreement["same_calls"][peer] = round(float((its_called == called).double().mean()), 5)
-            agreement["loss"][peer] = round(float(its_loss.mean()), 5)
+            changes = (x_adv - images["robustness"]).abs().flatten().sort().values
+            agreement["p99_dx"][who] = float(f"{float(changes[int(0.99 * len(changes))]):.3g}")
+            agreement["same_calls"][who] = round(float((its_called == called).double().mean()), 5)
+            agreement["loss"][who] = round(float(its_loss.mean()), 5)
         result += rows_of(title, name, "images·steps/s", rates, **agreement)
         show(result[-len(rates) :])
     return result
 
 
-def epoch(device: torch.device, rounds: int) -> list[Row]:
-    """One epoch of PGD-7 adversarial training."""
+def epoch_run(implementation: str, device: torch.device) -> Callable[[], Any]:
+    """One epoch of PGD-7 adversarial training, going on with the same network at every turn."""
     name, count = EPOCH[device.type]
     model_settings, pixels = MODELS[name]
     data = digits(pixels)[0]
     data = data.select(torch.arange(count) % len(data)).to(device)
-    config = TrainSettings(
-        epochs=1,
-        batch_size=128,
-        lr=0.01,
-        schedule="constant",
-        attack=AttackSettings(eps=0.5, num_steps=7, step_size=0.1),
-    )
+    attack = AttackSettings(eps=0.5, num_steps=7, step_size=0.1)
+    config = TrainSettings(epochs=1, batch_size=128, lr=0.01, schedule="constant", attack=attack)
+    model = create_model(model_settings, tuple(data.images.shape[1:]), data.class_names, generator=make_generator(0))
+    set_normalisation(model, data.images.cpu())
+    model.to(device)
 
-    def fresh() -> Classifier:
-        model = create_model(
-            model_settings, tuple(data.images.shape[1:]), data.class_names, generator=make_generator(0)
-        )
-        set_normalisation(model, data.images.cpu())
-        return model.to(device)
+    def run() -> None:
+        if implementation == "robustness":
+            textbook_epoch(model, data.images, data.labels, config)
+        else:
+            train(model, data, config, generator=make_generator(0))
 
-    ours, plain = fresh(), fresh()
-    runs = {
-        "robustness": lambda: textbook_epoch(plain, data.images, data.labels, config),
-        "notbugs": lambda: train(ours, data, config, generator=make_generator(0)),
-    }
-    seconds = take_turns(runs, rounds, device)
-    rates = {peer: count / value for peer, value in seconds.items()}
+    return run
+
+
+def epoch(turns: Turns) -> list[Row]:
+    """An adversarial epoch beside the textbook's."""
+    name, count = EPOCH[turns.device.type]
+    seconds, _, _ = turns.take({who: (epoch_run, who, turns.device) for who in ("robustness", "notbugs")})
+    rates = {who: count / value for who, value in seconds.items()}
     result = rows_of("PGD-7 training epoch", name, "images/s", rates)
     show(result)
     return result
 
 
-def evaluation(device: torch.device, rounds: int) -> list[Row]:
+def evaluation_run(implementation: str, section: str, eps: float, device: torch.device) -> Callable[[], float]:
+    """Adversarial accuracy of the small CNN by PGD-100."""
+    model, _, test = trained("small_cnn", device, section)
+    attack = AttackSettings(eps=eps, num_steps=100)
+    task = Task("l2", eps, attack.step, 100)
+    x, y = test.images.to(device), test.labels.to(device)
+
+    def run() -> float:
+        if implementation == "notbugs":
+            withstood = adversarially_correct(model, test, attack, generator=make_generator(0))
+        else:
+            withstood = predict(model, PEERS[implementation](model, x, y, task)).argmax(dim=1) == y.cpu()
+        return round(float(withstood.double().mean()), 5)
+
+    return run
+
+
+def evaluation(turns: Turns) -> list[Row]:
     """Adversarial accuracy by PGD-100 at L2 radii where the model keeps little, some, and (robust) much."""
+    device = turns.device
     result = []
     for section, keeps in (("standard", 0.01), ("standard", 0.25), ("robust", None)):
         model, _, test = trained("small_cnn", device, section)
         eps = 1.0 if keeps is None else radius_that_keeps(model, test, keeps)
-        attack = AttackSettings(eps=eps, num_steps=100)
-        task = Task("l2", eps, attack.step, 100)
-        x, y = test.images.to(device), test.labels.to(device)
-
-        def peer_accuracy(peer: str) -> float:
-            x_adv = PEERS[peer](model, x, y, task)  # noqa: B023
-            return float((predict(model, x_adv).argmax(dim=1) == y.cpu()).double().mean())  # noqa: B023
-
-        def our_accuracy() -> float:
-            withstood = adversarially_correct(model, test, attack, generator=make_generator(0))  # noqa: B023
-            return float(withstood.double().mean())
-
-        runs: dict[str, Callable[[], float]] = {
-            "torchattacks": lambda: peer_accuracy("torchattacks"),
-            "foolbox": lambda: peer_accuracy("foolbox"),
-            "notbugs": our_accuracy,
-        }
-        accuracy = {peer: round(run(), 5) for peer, run in runs.items()}
-        seconds = take_turns(runs, rounds, device)
-        rates = {peer: len(test) / value for peer, value in seconds.items()}
+        makes = {who: (evaluation_run, who, section, eps, device) for who in ("torchattacks", "foolbox", "notbugs")}
+        seconds, accuracy, _ = turns.take(makes)
+        rates = {who: len(test) / value for who, value in seconds.items()}
         title = f"PGD-100 evaluation, {section} model, eps {eps:g}"
         result += rows_of(title, "small_cnn", "images/s", rates, accuracy=accuracy)
-        show(result[-3:])
+        show(result[-len(rates) :])
     return result
 
 
@@ -266,31 +252,34 @@ def radius_that_keeps(model: nn.Module, test: ImageData, share: float) -> float:
     return round(high, 2)
 
 
-def scaling(device: torch.device, rounds: int) -> list[Row]:
-    """How our attack's time grows: log-log slope of seconds against steps, images, batch size and width."""
-    name = "resnet18-16" if device.type == "cpu" else "resnet18-64"
-    base_width = 8 if device.type == "cpu" else 64
+def scaling_run(steps: int, images: int, batch: int, width: int, device: torch.device) -> Callable[[], None]:
+    """Our attack on so many images, in batches, by a ResNet-18 of a width."""
     data = digits(32)[1]
-    base = {"steps": 4, "images": 64, "batch": 16, "width": base_width}
+    model_settings = ModelSettings(architecture="resnet18", width=width)
+    model = create_model(model_settings, (3, 32, 32), data.class_names, generator=make_generator(0)).to(device)
+    x, y = data.images[:images].to(device), data.labels[:images].to(device)
+    engine, task = Engine(model, x[:8]), Task("l2", 0.5, 0.1, steps)
 
-    def seconds(steps: int, images: int, batch: int, width: int) -> float:
-        model = create_model(
-            replace_width(MODELS[name][0], width), (3, 32, 32), data.class_names, generator=make_generator(0)
-        ).to(device)
-        x = data.images[:images].to(device)
-        y = data.labels[:images].to(device)
-        engine, task = Engine(model, x[:8]), Task("l2", 0.5, 0.1, steps)
+    def run() -> None:
+        for part in torch.arange(images).split(batch):
+            notbugs_attack(engine, x[part], y[part], task)
 
-        def run() -> None:
-            for part in torch.arange(images).split(batch):
-                notbugs_attack(engine, x[part], y[part], task)
+    return run
 
-        return take_turns({"notbugs": run}, rounds, device)["notbugs"]
 
+def scaling(turns: Turns) -> list[Row]:
+    """How our attack's time grows: log-log slope of seconds against steps, images, batch size and width."""
+    device = turns.device
+    name = "resnet18-16" if device.type == "cpu" else "resnet18-64"
+    base = {"steps": 4, "images": 64, "batch": 16, "width": 8 if device.type == "cpu" else 64}
     result = []
     for what in base:
         values = [base[what] * factor for factor in (1, 2, 4)]
-        times = [seconds(**{**base, what: value}) for value in values]
+        makes = {
+            f"notbugs x{value // base[what]}": (scaling_run, *{**base, what: value}.values(), device)
+            for value in values
+        }
+        times = list(turns.take(makes)[0].values())
         slope = math.log(times[-1] / times[0]) / math.log(values[-1] / values[0])
         title = f"seconds against {what} ({', '.join(map(str, values))})"
         row = {
@@ -303,10 +292,6 @@ def scaling(device: torch.device, rounds: int) -> list[Row]:
         result.append({**row, "ratio_to_best_peer": None, "ratio_to_limit": None, "peak_mib": None})
         show(result[-1:])
     return result
-
-
-def replace_width(model_settings: ModelSettings, width: int) -> ModelSettings:
-    return ModelSettings(architecture=model_settings.architecture, width=width)
 
 
 def peak_memory(name: str, implementation: str, device: torch.device) -> float:
@@ -393,15 +378,16 @@ def main() -> None:
         return
     models = arguments.models or list(SIZES[device.type])
     rows: list[Row] = []
-    if "attacks" in arguments.parts:
-        for name in models:
-            rows += attacks(name, device, arguments.rounds, arguments.compiled)
-    if "epoch" in arguments.parts:
-        rows += epoch(device, arguments.rounds)
-    if "evaluation" in arguments.parts:
-        rows += evaluation(device, arguments.rounds)
-    if "scaling" in arguments.parts:
-        rows += scaling(device, arguments.rounds)
+    with Turns(device, arguments.rounds) as turns:
+        if "attacks" in arguments.parts:
+            for name in models:
+                rows += attacks(name, turns, arguments.compiled)
+        if "epoch" in arguments.parts:
+            rows += epoch(turns)
+        if "evaluation" in arguments.parts:
+            rows += evaluation(turns)
+        if "scaling" in arguments.parts:
+            rows += scaling(turns)
     if "memory" in arguments.parts:
         for row in rows:
             if row["task"] == "PGD L2" and row["implementation"] in ("notbugs", *PEERS):

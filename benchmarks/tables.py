@@ -38,7 +38,7 @@ def write_table(file: Path, machine: Row, rows: list[Row]) -> None:
     lines = [
         f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
         f"torchattacks {machine['torchattacks']}, foolbox {machine['foolbox']}, "
-        f"ART {machine['adversarial-robustness-toolbox']}; medians, all in turns in one process.",
+        f"ART {machine['adversarial-robustness-toolbox']}; medians, in turns, each in a process of its own.",
         "",
         "| task | model | notbugs | best peer | ratio to best peer | ratio to limit | result beside the plain loop's |",
         "|---|---|---|---|---|---|---|",

@@ -148,10 +148,6 @@ class _Found:
             torch.where(gain, other.success, self.success),
         )
 
-    def select(self, rows: Tensor) -> "_Found":
-        """Some of the examples; rows: (n,) indices."""
-        return _Found(self.x[rows], self.score[rows], self.success[rows])
-
     def write_(self, rows: Tensor, part: "_Found") -> None:
         """Put what was found for some of the examples in its place."""
         self.x[rows], self.score[rows], self.success[rows] = part.x, part.score, part.success
@@ -198,26 +194,29 @@ class _Climb:
     def to_success(self, ball: Ball, x: Tensor, labels: Tensor) -> _Found:
         """Until each example succeeds, or the steps are over; the first point that succeeded, else the last.
 
-        The batch shrinks to the examples that are left: on the CPU at once; on CUDA to halves of its size, every
-        few steps, since asking how many are left makes the host wait for the device.
+        What succeeded gets no further gradient, so it stays where it is, and the batch shrinks to what is left: on
+        the CPU at once; on CUDA to halves of its size, every few steps, since asking how many are left makes the
+        host wait for the device. Only what never succeeds gets a score.
         """
-        whole = _Found.unjudged(x.clone())
-        rows, found = torch.arange(len(x), device=x.device), whole  # what is still worked on
+        whole = _Found.unjudged(torch.empty_like(x))
+        rows = torch.arange(len(x), device=x.device)  # what is still worked on
         for step in range(self.num_steps):
             outputs, gradient = self.look(x, labels)
-            here = self.found(x, outputs, labels)
-            found = here.replaced(found, found.success) if step else replace(here, x=x.clone())
+            succeeded = self.succeeds(outputs, labels)
             if not x.is_cuda or step % CUDA_COUNTS_EVERY == 0:
-                size = _next_size(int((~found.success).sum()), len(x), x.is_cuda)
+                size = _next_size(int((~succeeded).sum()), len(x), x.is_cuda)
                 if size < len(x):
-                    whole.write_(rows, found)
-                    left = found.success.to(torch.uint8).argsort(stable=True)[:size]
+                    order = succeeded.to(torch.uint8).argsort(stable=True)
+                    left, done = order[:size], order[size:]
+                    whole.write_(rows[done], _Found(x[done], whole.score[done], succeeded[done]))
                     rows, x, labels, gradient = (tensor[left] for tensor in (rows, x, labels, gradient))
-                    ball, found = ball.select(left), found.select(left)
+                    ball, succeeded = ball.select(left), succeeded[left]
                 if size == 0:
                     return whole
+            if x.is_cuda:
+                gradient.mul_(column(~succeeded, gradient))
             ball.climb_(x, gradient, self.step)
-        whole.write_(rows, self.judge(x, labels).replaced(found, found.success))
+        whole.write_(rows, self.judge(x, labels))
         return whole
 
     def look(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
