@@ -5,13 +5,14 @@ settings that all stages share, and the errors: one line naming the key, its val
 """
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 SECTIONS = (
     "experiment",
@@ -70,6 +71,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
     )
+
+
+def _in_order(radii: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(0 < radius < math.inf for radius in radii):
+        raise ValueError("a list of radii, each > 0")
+    return tuple(sorted(set(radii)))
+
+
+Radii = Annotated[tuple[float, ...], Field(strict=False, min_length=1), AfterValidator(_in_order)]
+"""Radii of perturbation balls, each > 0; in rising order, each once."""
 
 
 class Runtime(Settings):

@@ -1,17 +1,16 @@
 """Accuracy and adversarial accuracy, with intervals."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine, frozen
-from notbugs.config import Settings
+from notbugs.config import Radii, Settings
 from notbugs.images import Images
 from notbugs.intervals import wilson_interval
 
@@ -21,7 +20,7 @@ class EvaluateSettings(Settings):
 
     norm: Literal["l2", "linf"] = "l2"
     """Norm of the attack."""
-    eps: tuple[float, ...] = Field(strict=False, min_length=1)
+    eps: Radii
     """Radii of the accuracy-against-eps curve, pixel units on [0, 1], all > 0."""
     num_steps: int = Field(default=20, ge=1)
     """PGD steps of the curve; the step size is 2.5·eps/num_steps."""
@@ -31,13 +30,6 @@ class EvaluateSettings(Settings):
     """PGD steps at the headline radius."""
     batch_size: int = Field(default=500, ge=1)
     """Images attacked at a time; does not change the results."""
-
-    @field_validator("eps")
-    @classmethod
-    def _positive(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 < radius < math.inf for radius in eps):
-            raise ValueError("a list of radii, each > 0")
-        return eps
 
     def attacks(self) -> list[tuple[str, AttackSettings]]:
         """Every attack with its name in the results, such as ("pgd20", ...)."""

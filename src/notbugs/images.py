@@ -66,6 +66,36 @@ class ImageData:
         return ImageData(self.images.to(device), self.labels.to(device), self.class_names)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Some examples of a dataset, read from it when they are asked for.
+
+    Attributes:
+        images: the dataset.
+        rows: (M,) which of its examples, in order.
+    """
+
+    images: Images
+    rows: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """(M,), int64."""
+        return self.images.labels[self.rows]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in label order."""
+        return self.images.class_names
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, indices: Tensor | slice) -> ImageData:
+        """Some of the examples, in memory; indices as for `Images`."""
+        return self.images.select(self.rows[indices])
+
+
 def make_generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator for one purpose: streams of different purposes are independent.
 

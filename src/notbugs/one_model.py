@@ -11,10 +11,9 @@ from torch import nn
 from notbugs.config import UserError, find_root, read_params, settings, validate
 from notbugs.evaluation import measure_outcome, predict
 from notbugs.files import write_json
-from notbugs.images import ImageData, make_generator
+from notbugs.images import Images, make_generator
 from notbugs.models import ModelError, load_model
 from notbugs.robustness import Audit, SuiteSettings, audit
-from notbugs.robustness.masking import transfer_images
 from notbugs.robustness.minimum_norm import smallest
 from notbugs.store import load_dataset
 
@@ -47,15 +46,14 @@ def measure_file(
     """
     config = _settings(changes or {})
     network = _load(model, weights)
-    images = load_dataset(data).data()
+    images = load_dataset(data)
     _check_fits(network, images, model)
-    transferred = None
+    other = None
     if transfer_from is not None:
         other = load_model(transfer_from)
         _check_fits(other, images, str(transfer_from))
-        transferred = transfer_images(other, images, config)
     generator = make_generator(seed, "evaluate", "random start")
-    found = audit(network, images, config, generator=generator, transferred=transferred)
+    found = audit(network, images, config, generator=generator, transfer_from=other)
     return {
         "model": model,
         "data": str(data),
@@ -66,7 +64,7 @@ def measure_file(
     }
 
 
-def _written(found: Audit, data: ImageData, config: SuiteSettings) -> dict[str, Any]:
+def _written(found: Audit, data: Images, config: SuiteSettings) -> dict[str, Any]:
     norms = {**found.norms, "smallest": smallest(list(found.norms.values()))} if found.norms else {}
     written: dict[str, Any] = {
         "accuracies": [asdict(measure_outcome(outcome)) for outcome in found.outcomes],
@@ -160,11 +158,12 @@ def _fill(network: nn.Module, weights: Path) -> None:
         raise ModelError(f"--weights {weights}: does not fit the network: {text}") from None
 
 
-def _check_fits(network: nn.Module, data: ImageData, name: str) -> None:
+def _check_fits(network: nn.Module, data: Images, name: str) -> None:
     """Raises: ModelError unless the network gives one logit a class for these images."""
-    shape = tuple(data.images.shape[1:])
+    few = data.select(slice(0, 2)).images
+    shape = tuple(few.shape[1:])
     try:
-        logits = predict(network, data.images[:2])
+        logits = predict(network, few)
     except Exception as error:  # shapes that do not fit raise many kinds
         text = " ".join(str(error).split())[:200]
         raise ModelError(f"--model {name}: does not take images {shape}: {text}") from None

@@ -177,6 +177,7 @@ def train(
             on_epoch(record)
         if validation is not None and measured and best.stop(model, record):
             break
+    optimizer.zero_grad(set_to_none=True)  # the last gradients are of no use to anybody
     best.restore(model)
     model.eval().to(memory_format=torch.contiguous_format)
     return records

@@ -41,6 +41,7 @@ def world(
     *,
     without: tuple[str, ...] = (),
     still_y: dict[str, tuple[float, float]] | None = None,
+    success: dict[str, float] | None = None,
     std: float = 0.005,
     num_seeds: int = 3,
     num_classes: int = 10,
@@ -79,6 +80,8 @@ def world(
         }
         for key, (robust, neighbour) in judges.items()
     }
+    for key, share in (success or {}).items():
+        constructions[key]["success_rate"] = share
     return Evidence(
         pd.DataFrame(rows), num_classes, 0.5, robust_eps, constructions, pd.concat(examples, ignore_index=True)
     )
@@ -113,6 +116,7 @@ def test_every_claim_is_seen_in_the_world_of_the_paper() -> None:
         ("det", lambda: world({("D_det", "standard"): {CLEAN: 0.00, SHIFTED: 0.99}})),
         ("det", lambda: world({("D_det", "standard"): {CLEAN: 0.11, SHIFTED: 0.10}})),
         ("det", lambda: world({("D_det", "standard"): {CLEAN: 0.45, SHIFTED: 0.44}})),
+        ("det", lambda: world({("D_det", "standard"): {CLEAN: 0.00, SHIFTED: 0.99}}, success={"det": 0.5})),
         ("control_rand", lambda: world({("D_rand_from_robust", "standard"): {CLEAN: 0.76}})),
         ("control_det", lambda: world({("D_det_from_robust", "standard"): {CLEAN: 0.70}})),
     ],
@@ -139,6 +143,16 @@ def test_not_seen(key: str, evidence: Callable[[], Evidence]) -> None:
         ("rand", lambda: world(still_y={"rand": (0.93, 0.84)}), "the labels t are partly simply right"),
         ("rand", lambda: world(still_y={"rand": (0.84, 0.93)}), "that both still call y: 81.0%"),
         ("det", lambda: world(without=("D_det",)), "D_det is not in this pipeline"),
+        (
+            "rand",
+            lambda: world({("D_rand", "standard"): {CLEAN: 0.10}}, success={"rand": 0.17}),
+            "took its own source model to its target for 17.0% of the images only (asked: 50.0%)",
+        ),
+        (
+            "det",
+            lambda: world({("D_det", "standard"): {CLEAN: 0.00, SHIFTED: 0.99}}, success={"det": 0.49}),
+            "a larger eps or more steps",
+        ),
         (
             "det",
             lambda: world(still_y={"det": (0.60, 0.60)}),

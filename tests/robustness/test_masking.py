@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from notbugs.images import ImageData
 from notbugs.robustness import Check, SuiteSettings, audit
-from notbugs.robustness.masking import _changes_nothing, transfer_images
+from notbugs.robustness.masking import _changes_nothing
 
 SETTINGS = SuiteSettings(eps=(0.5,), headline_eps=0.5, headline_num_steps=40)
 NAMES = [
@@ -75,8 +75,7 @@ def few(digits: tuple[ImageData, ImageData]) -> ImageData:
 
 def checks_of(model: nn.Module, data: ImageData, source: nn.Module | None = None) -> dict[str, Check]:
     generator = torch.Generator().manual_seed(0)
-    transferred = None if source is None else transfer_images(source, data, SETTINGS)
-    found = audit(model, data, SETTINGS, generator=generator, transferred=transferred)
+    found = audit(model, data, SETTINGS, generator=generator, transfer_from=source)
     return {check.check: check for check in found.checks}
 
 

@@ -28,8 +28,8 @@ COMPILING_PAYS = {"cpu": 1e13, "cuda": 1e16}
 """Forward multiply-adds of the whole work from which `auto` compiles (docs/performance.md)."""
 SMALLEST_SHARE = 8
 """Images below which another thread is not worth it."""
-SMALLEST_PART = 16
-"""A compiled engine pads small batches to this share of the first size met."""
+MOST_SHRUNK = 16
+"""A compiled engine runs no batch smaller than the first size met divided by this; smaller ones are padded."""
 HALVED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -147,7 +147,7 @@ class Engine(nn.Module):
         if not self.compiled:
             return count
         self._batch_size = size = max(self._batch_size, count)
-        while size // 2 >= count and size > self._batch_size // SMALLEST_PART:
+        while size // 2 >= count and size > self._batch_size // MOST_SHRUNK:
             size //= 2
         return size
 

@@ -24,6 +24,8 @@ D_R_OVER_D_NR_MARGIN = 0.15
 """D_R over D_NR, which isolates the representation: more is asked of it (paper: 22)."""
 NOT_ROBUST_MARGIN = 0.05
 """D_NR counts as no more robust than D up to this difference, about the half width of an interval."""
+REACHED_SHARE = 0.5
+"""An attack that takes its own source model to fewer of its targets does not put the claim to the test."""
 CONTROL_MARGIN = 0.10
 """A robust source model must cost this much accuracy: twice an interval's half width."""
 
@@ -140,7 +142,7 @@ def _random_target(evidence: Evidence) -> Judgement:
         f"the images could teach about that accuracy and no more."
     )
     if clean.low <= bar:
-        return "not seen", f"{numbers} {_judges(evidence, 'rand')}"
+        return _unless_attack_failed(evidence, "rand", f"{numbers} {_judges(evidence, 'rand')}")
     return _if_honest(evidence, "rand", numbers)
 
 
@@ -161,7 +163,7 @@ def _deterministic_target(evidence: Evidence) -> Judgement:
             why = "Mixed: it learnt from the perturbations, but no less from the visible content."
     else:
         why = "A failure rather than a collapse: it learnt neither labelling well."
-    return "not seen", f"{numbers} {why} {_judges(evidence, 'det')}"
+    return _unless_attack_failed(evidence, "det", f"{numbers} {why} {_judges(evidence, 'det')}")
 
 
 def _control(evidence: Evidence, key: str) -> Judgement:
@@ -191,6 +193,17 @@ def _if_honest(evidence: Evidence, key: str, numbers: str, otherwise: Seen = "se
     return "cannot be judged", (
         f"{numbers} They do not both reach {100 * STILL_Y_SHARE:g}%, so the labels t are partly simply right."
         f"{_still_y_fit(evidence, key)}"
+    )
+
+
+def _unless_attack_failed(evidence: Evidence, key: str, numbers: str) -> Judgement:
+    """Not seen, unless there was little to see: the attack did not even take the source model to its targets."""
+    success = evidence.success(key)
+    if success is None or success >= REACHED_SHARE:
+        return "not seen", numbers
+    return "cannot be judged", (
+        f"{numbers} The attack took its own source model to its target for {percent(success)}% of the images only "
+        f"(asked: {percent(REACHED_SHARE)}%): a larger eps or more steps would put the claim to the test."
     )
 
 

@@ -204,6 +204,11 @@ class Evidence:
         except (KeyError, TypeError):
             raise NotMeasuredError(f"{DATASET_NAMES.get(key, key)} was not judged by robust model and 1-NN") from None
 
+    def success(self, key: str) -> float | None:
+        """Share of a construction's images that its source model calls by their given label; None if not known."""
+        found = self.constructions.get(key, {}).get("success_rate")
+        return None if found is None else float(found)
+
     def is_honest(self, key: str) -> bool:
         """Whether both judges still call at least STILL_Y_SHARE of the images y."""
         return min(self.still_y(key)) >= STILL_Y_SHARE

@@ -278,7 +278,7 @@ def _curve(axes: Axes, curves: "pd.DataFrame", column: str, style: str, colour: 
     """Mean over seeds of one column, at the epochs where it was measured."""
     measured = curves[["epoch", column]].dropna().astype(float).groupby("epoch")[column]
     mean, spread = measured.mean(), measured.std(ddof=1).fillna(0.0)
-    axes.plot(mean.index, mean, style, color=colour)
+    axes.plot(mean.index, mean, style, color=colour, marker="o" if len(mean) == 1 else None)
     axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
 
 

@@ -109,6 +109,8 @@ def claims(content: Content) -> Section | None:
         "The intervals join both sources of chance, the finite number of test images and the spread over "
         "seeds."
     )
+    if content.project.summary["num_seeds"].max() < 2:
+        how += " Here there is one seed, so they hold the first of them only."
     failed = any(not row["passed"] for row in content.project.checks)
     warning = Text(robustness.checks_sentence(content.project)) if failed else None
     return _section("claims", "The claims", Text(how), warning, tables.claims_table(content.claims))

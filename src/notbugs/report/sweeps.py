@@ -16,37 +16,12 @@ from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.report.style import report_style, to_png
 from notbugs.report.sweep_answer import answer
 from notbugs.results import ResultsError, percent, read_table
+from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _MAY_BE_EMPTY = ("eps", "source_eps")
-_SHARES = (
-    "accuracy",
-    "accuracy_shifted",
-    "adversarial_accuracy",
-    "validation_accuracy",
-    "validation_accuracy_shifted",
-    "validation_adversarial_accuracy",
-    "attack_success",
-    "still_y",
-    "still_y_neighbour",
-    "still_y_both",
-)
-COLUMNS = {
-    "kind": "string",
-    "eps": "Float64",
-    "num_steps": "Int64",
-    "step_size": "Float64",
-    "source_eps": "Float64",
-    "seed": "Int64",
-    **dict.fromkeys(_SHARES, "Float64"),
-    "mean_delta_norm": "Float64",
-    "work": "Int64",
-    "state": "string",
-}
-"""Columns of trials.csv with their types; only the measurements of failed and pruned points are empty."""
-IMPORTANCE_COLUMNS = {"kind": "string", "measured": "string", "parameter": "string", "importance": "Float64"}
 
 
 @dataclass(frozen=True)
@@ -87,8 +62,7 @@ def load_study(root: Path, study: str) -> Study:
     Raises: ResultsError naming the file that is missing or wrong, and the command that makes it.
     """
     folder = root / "sweeps" / study
-    columns = tuple(COLUMNS)
-    trials = read_table(folder / "trials.csv", COLUMNS, f"sweep@{study}", (*_MAY_BE_EMPTY, *_SHARES, *columns[-3:-1]))
+    trials = read_table(folder / "trials.csv", COLUMNS, f"sweep@{study}", (*_MAY_BE_EMPTY, *MEASURED, "work"))
     try:
         about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         importance = _importance(folder / "importance.csv")
@@ -110,9 +84,9 @@ def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
         one), `num_seeds`, and `honest`: whether both judges still call STILL_Y_SHARE of the images y.
     """
     point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
-    floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", "mean_delta_norm", *_SHARES), "float64"))
+    floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", *MEASURED), "float64"))
     groups = floats.groupby(point, dropna=False, sort=True)
-    means = groups[[*_SHARES, "mean_delta_norm", "work"]].mean()
+    means = groups[[*MEASURED, "work"]].mean()
     for measured in ("accuracy", "accuracy_shifted"):
         means[f"{measured}_std"] = groups[measured].std().fillna(0.0)
     means["num_seeds"] = groups.size()

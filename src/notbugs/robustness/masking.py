@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.projections import NORMS
 from notbugs.evaluation import adversarially_correct, batches, model_device, predict
-from notbugs.images import ImageData
+from notbugs.images import Images
 from notbugs.intervals import wilson_interval
 from notbugs.robustness.settings import SuiteSettings
 
@@ -69,13 +69,13 @@ class Standing:
 
 def masking_checks(
     model: nn.Module,
-    data: ImageData,
+    data: Images,
     settings: SuiteSettings,
     standing: Standing,
     *,
     engine: Engine,
     generator: torch.Generator,
-    transferred: Tensor | None = None,
+    transfer_from: nn.Module | None = None,
 ) -> list[Check]:
     """All checks of one model.
 
@@ -84,8 +84,7 @@ def masking_checks(
         data: the images that `standing` speaks of.
         engine: made from the model; attacked.
         generator: for noise.
-        transferred: (N, C, H, W), adversarial images of another model (`transfer_images`); None leaves that
-            check out.
+        transfer_from: another model, whose adversarial images are tried on this one; None leaves that check out.
     """
     n = len(data)
     share = max(SMALL_SHARE, 1 / n)
@@ -96,8 +95,8 @@ def masking_checks(
         model, data, one_step, batch_size=settings.batch_size, generator=generator, engine=engine
     )
     checks = [Check("iterative_beats_one_step", _share(standing.headline) - _share(after_one), share)]
-    if transferred is not None:
-        fooled = ~_right(model, transferred, data, settings)
+    if transfer_from is not None:
+        fooled = fooled_by_transfer(model, transfer_from, data, settings)
         checks.append(Check("white_box_beats_transfer", _share(standing.gradient & fooled), share))
     fooled = _fooled_by_noise(model, data, settings, generator)
     checks += [
@@ -116,33 +115,8 @@ def masking_checks(
     ]
 
 
-def transfer_images(source: nn.Module, data: ImageData, settings: SuiteSettings) -> Tensor:
-    """What fools another model: its last PGD iterates at the headline radius, (N, C, H, W) on the CPU."""
-    device = model_device(source)
-    attack = settings.pgd(settings.num_steps)
-    engine = Engine(source, data.images[:8].to(device))
-    parts = [
-        pgd(
-            engine,
-            data.images[batch].to(device),
-            data.labels[batch].to(device),
-            norm=attack.norm,
-            eps=attack.eps,
-            step_size=attack.step,
-            num_steps=attack.num_steps,
-            judge=False,
-        ).x_adv.cpu()
-        for batch in batches(len(data), settings.batch_size)
-    ]
-    return torch.cat(parts)
-
-
 def _share(examples: Tensor) -> float:
     return float(examples.double().mean())
-
-
-def _right(model: nn.Module, images: Tensor, data: ImageData, settings: SuiteSettings) -> Tensor:
-    return predict(model, images, batch_size=settings.batch_size).argmax(dim=1) == data.labels
 
 
 def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
@@ -153,20 +127,36 @@ def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
     return Check(name, _share(before & ~after), max(_share(before) - low, high - _share(left)))
 
 
-def _fooled_by_noise(model: nn.Module, data: ImageData, settings: SuiteSettings, generator: torch.Generator) -> Tensor:
+def fooled_by_transfer(model: nn.Module, source: nn.Module, data: Images, settings: SuiteSettings) -> Tensor:
+    """Which images fool the model when another one is attacked: its last PGD iterates at the headline radius, (N,)."""
+    device = model_device(source)
+    attack = settings.pgd(settings.num_steps)
+    engine = Engine(source, data.select(slice(0, 8)).images.to(device))
+    fooled = []
+    for batch in batches(len(data), settings.batch_size):
+        some = data.select(batch)
+        found = run_attack(engine, some.images.to(device), some.labels.to(device), attack, judge=False)
+        fooled.append(predict(model, found.x_adv).argmax(dim=1) != some.labels)
+    return torch.cat(fooled)
+
+
+def _fooled_by_noise(model: nn.Module, data: Images, settings: SuiteSettings, generator: torch.Generator) -> Tensor:
     """Which images any of NOISE_DRAWS uniform points of the ball fools, (N,) bool."""
     fooled = torch.zeros(len(data), dtype=torch.bool)
-    for _ in range(NOISE_DRAWS):
-        noise = NORMS[settings.norm].random(data.images, settings.headline_eps, generator)
-        fooled |= ~_right(model, (data.images + noise).clamp(0, 1), data, settings)
+    for batch in batches(len(data), settings.batch_size):
+        some = data.select(batch)
+        for _ in range(NOISE_DRAWS):
+            noise = NORMS[settings.norm].random(some.images, settings.headline_eps, generator)
+            noisy = (some.images + noise).clamp(0, 1)
+            fooled[batch] |= predict(model, noisy).argmax(dim=1) != some.labels
     return fooled
 
 
 def _left_at_large_eps(
-    model: nn.Module, data: ImageData, settings: SuiteSettings, engine: Engine, generator: torch.Generator
+    model: nn.Module, data: Images, settings: SuiteSettings, engine: Engine, generator: torch.Generator
 ) -> float:
     """Accuracy under PGD in a ball that holds every image of [0, 1]^d: its radius is sqrt(d) in L2, 1 in L-infinity."""
-    radius = math.sqrt(data.images[0].numel()) if settings.norm == "l2" else 1.0
+    radius = math.sqrt(data.select(slice(0, 1)).images.numel()) if settings.norm == "l2" else 1.0
     attack = AttackSettings(
         norm=settings.norm, eps=radius, num_steps=LARGE_STEPS, step_size=min(radius, settings.headline_eps / 2)
     )
@@ -176,7 +166,7 @@ def _left_at_large_eps(
     return _share(left)
 
 
-def _signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tuple[float, float, float]:
+def _signs(model: nn.Module, data: Images, settings: SuiteSettings) -> tuple[float, float, float]:
     """What the network itself gives away.
 
     Returns: the largest relative difference of logits and gradients between two evaluations; the share of images at
@@ -186,7 +176,8 @@ def _signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tuple[
     random, zero, probabilities = 0.0, 0, 0
     with frozen(model):
         for batch in batches(len(data), settings.batch_size):
-            inputs, labels = data.images[batch].to(device), data.labels[batch].to(device)
+            some = data.select(batch)
+            inputs, labels = some.images.to(device), some.labels.to(device)
             logits, gradient = _evaluated(model, inputs, labels)
             again, gradient_again = _evaluated(model, inputs, labels)
             random = max(random, _difference(logits, again), _difference(gradient, gradient_again))

@@ -9,7 +9,7 @@ from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import allows, library_attack
 from notbugs.evaluation import Outcome, adversarially_correct, batches, model_device, outcomes, predict
-from notbugs.images import ImageData
+from notbugs.images import Images, Selection
 from notbugs.results import WORST
 from notbugs.robustness.certificate import Certificate, certify
 from notbugs.robustness.masking import Check, Standing, masking_checks
@@ -37,11 +37,11 @@ class Audit:
 
 def audit(
     model: nn.Module,
-    data: ImageData,
+    data: Images,
     settings: SuiteSettings,
     *,
     generator: torch.Generator,
-    transferred: Tensor | None = None,
+    transfer_from: nn.Module | None = None,
     thorough: bool = True,
     compiled: bool = False,
 ) -> Audit:
@@ -49,10 +49,10 @@ def audit(
 
     Args:
         model: logits from images in [0, 1].
-        data: the test split, with its own labels.
+        data: the test split, with its own labels; read batch by batch.
         settings: radii and level.
         generator: for everything random.
-        transferred: images that fool another model (`notbugs.robustness.masking.transfer_images`).
+        transfer_from: another model, whose adversarial images are tried on this one.
         compiled: compile the engine of the curve's attacks (see `attacks.engine.pays_to_compile`).
     """
     found = outcomes(model, data, settings, generator=generator, compiled=compiled)
@@ -61,13 +61,24 @@ def audit(
     suite = _Suite(model, data, settings, generator, found)
     suite.run()
     checks = masking_checks(
-        model, data, settings, suite.standing(), engine=suite.engine, generator=generator, transferred=transferred
+        model, data, settings, suite.standing(), engine=suite.engine, generator=generator, transfer_from=transfer_from
     )
-    certificate = None
-    if settings.certificate is not None:
-        images = data.images[: settings.certificate.num_examples].to(model_device(model))
-        certificate = certify(model, images, settings.certificate, generator=generator)
+    certificate = _certificate(model, data, settings, generator)
     return Audit([*found, *suite.found], suite.norms, checks, certificate)
+
+
+def _certificate(
+    model: nn.Module, data: Images, settings: SuiteSettings, generator: torch.Generator
+) -> Certificate | None:
+    """Of the first images, where settings ask for it; read batch by batch."""
+    if settings.certificate is None:
+        return None
+    count = min(settings.certificate.num_examples or len(data), len(data))
+    parts = [
+        certify(model, data.select(rows).images.to(model_device(model)), settings.certificate, generator=generator)
+        for rows in batches(count, settings.batch_size)
+    ]
+    return Certificate(torch.cat([part.called for part in parts]), torch.cat([part.radius for part in parts]))
 
 
 class _Suite:
@@ -76,13 +87,13 @@ class _Suite:
     def __init__(
         self,
         model: nn.Module,
-        data: ImageData,
+        data: Images,
         settings: SuiteSettings,
         generator: torch.Generator,
         measured: list[Outcome],
     ) -> None:
         self.model, self.data, self.settings, self.generator = model, data, settings, generator
-        self.engine = Engine(model, data.images[:8].to(model_device(model)))
+        self.engine = Engine(model, data.select(slice(0, 8)).images.to(model_device(model)))
         self.norms: dict[str, Tensor] = {}
         self.found: list[Outcome] = []
         at_headline = {o.attack: o.correct for o in measured if o.eps == settings.headline_eps and o.labels == "true"}
@@ -125,7 +136,7 @@ class _Suite:
         attack: AttackSettings = self.settings.pgd(num_steps, num_restarts)
         withstood = adversarially_correct(
             self.model,
-            self.data.select(rows),
+            Selection(self.data, rows),
             attack,
             batch_size=self.settings.batch_size,
             generator=self.generator,
@@ -151,7 +162,8 @@ class _Suite:
         self._record(f"{name}{num_steps}")
 
     def _fixed(self, name: str, num_steps: int) -> None:
-        if not allows(name, len(self.data.class_names), tuple(self.data.images.shape[1:])):
+        shape = tuple(self.data.select(slice(0, 1)).images.shape[1:])
+        if not allows(name, len(self.data.class_names), shape):
             return
         rows = self._left.nonzero().flatten()
         for part in batches(len(rows), self.settings.batch_size):
@@ -161,22 +173,22 @@ class _Suite:
 
     def _attacked(self, name: str, num_steps: int, rows: Tensor, network: nn.Module) -> Tensor:
         """Attack a network on some images; the model judges. Those that fool only the network, by its rounding."""
-        device, labels = model_device(self.model), self.data.labels[rows]
         if not len(rows):
             return rows
+        device, some = model_device(self.model), self.data.select(rows)
         x_adv = library_attack(
             name,
             network,
-            self.data.images[rows].to(device),
-            labels.to(device),
+            some.images.to(device),
+            some.labels.to(device),
             norm=self.settings.norm,
             eps=self.settings.headline_eps,
             num_steps=num_steps,
             generator=self.generator,
         )
-        fooled = predict(self.model, x_adv).argmax(dim=1) != labels
+        fooled = predict(self.model, x_adv).argmax(dim=1) != some.labels
         self._fell(rows[fooled])
-        return rows[~fooled & (predict(network, x_adv).argmax(dim=1) != labels)]
+        return rows[~fooled & (predict(network, x_adv).argmax(dim=1) != some.labels)]
 
     def _fell(self, rows: Tensor) -> None:
         self._left = self._left.clone()

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings
-from notbugs.config import Settings
+from notbugs.config import Radii, Settings
 from notbugs.evaluation import adversarially_correct, predict
 from notbugs.images import ImageData, make_generator, stratified_subset
 from notbugs.intervals import wilson_interval
@@ -32,7 +32,7 @@ class FeaturesSettings(Settings):
 
     norm: Literal["l2", "linf"] = "l2"
     """Norm of the adversary."""
-    eps: tuple[float, ...] = Field(strict=False, min_length=1)
+    eps: Radii
     """Radii of γ, pixel units on [0, 1], all > 0."""
     headline_eps: float = Field(gt=0, allow_inf_nan=False)
     """The radius, one of eps, at which features are called robust or not."""
@@ -48,13 +48,6 @@ class FeaturesSettings(Settings):
     """A feature is called useful from this ρ on, if its interval is above 0."""
     circles: CirclesSettings = CirclesSettings()
     """The concentric circles."""
-
-    @field_validator("eps")
-    @classmethod
-    def _positive(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 < radius < math.inf for radius in eps):
-            raise ValueError("a list of radii, each > 0")
-        return tuple(sorted(set(eps)))
 
     @field_validator("headline_eps")
     @classmethod

@@ -1,6 +1,5 @@
 """A small planted world from data to fits, seen through its matched filters."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +7,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from notbugs.config import Settings
+from notbugs.config import Radii, Settings
 from notbugs.construction import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
 from notbugs.images import ImageData, make_generator
@@ -44,17 +43,10 @@ class PlantedStudySettings(Settings):
     """How classifiers are fitted on each construction, one a seed."""
     norm: Literal["l2", "linf"] = "linf"
     """Norm of the adversary of γ."""
-    eps: tuple[float, ...] = Field(strict=False, min_length=1)
+    eps: Radii
     """Radii of γ, all > 0."""
     num_steps: int = Field(default=10, ge=1)
     """PGD steps of γ; the step size is 2.5·eps/num_steps."""
-
-    @field_validator("eps")
-    @classmethod
-    def _positive(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 < radius < math.inf for radius in eps):
-            raise ValueError("a list of radii, each > 0")
-        return tuple(sorted(set(eps)))
 
     @field_validator("robust")
     @classmethod

@@ -6,20 +6,16 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from notbugs.config import DATASET_NAMES, ConfigError, settings
 from notbugs.evaluation import EvaluateSettings, class_accuracies, measure_outcome
 from notbugs.files import sha256, write_json
-from notbugs.images import ImageData, make_generator
+from notbugs.images import Images, make_generator
 from notbugs.models import ModelError, load_model
 from notbugs.results import COLUMNS
 from notbugs.robustness import Audit, SuiteSettings, audit
-from notbugs.robustness.masking import transfer_images
 from notbugs.robustness.minimum_norm import smallest
 from notbugs.stages import records
 from notbugs.stages.context import Context
@@ -61,9 +57,8 @@ def evaluate(project: Context) -> None:
         outputs=list(outputs.values()),
         metrics_file=outputs["headlines"],
     ) as run:
-        stored = load_dataset(project.dataset("test"))
-        data = stored.data()
-        subjects = list(_subjects(project, stored.manifest.source))
+        data = load_dataset(project.dataset("test"))
+        subjects = list(_subjects(project, data.manifest.source))
         measure = _measurer(project, subjects, data, config)
         audits = [(subject.facts, measure(subject)) for subject in project.progress(subjects, "evaluate")]
         rows, class_rows = [], []
@@ -106,7 +101,7 @@ def _outputs(root: Path) -> dict[str, Path]:
 
 
 def _measurer(
-    project: Context, subjects: list[Subject], data: ImageData, config: SuiteSettings
+    project: Context, subjects: list[Subject], data: Images, config: SuiteSettings
 ) -> Callable[[Subject], Audit]:
     """A function that measures a model, or takes what is kept of it.
 
@@ -125,10 +120,6 @@ def _measurer(
             thorough.add(subject.file)
         seen[kind] += 1
 
-    @cache
-    def transferred(source: Path) -> Tensor:
-        return transfer_images(load_model(source, device=project.device), data, config)
-
     def measure(subject: Subject) -> Audit:
         if not subject.file.exists():
             raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
@@ -142,7 +133,7 @@ def _measurer(
                 data,
                 config,
                 generator=make_generator(project.seed, "evaluate", "random start"),
-                transferred=transferred(source) if deep and source else None,
+                transfer_from=load_model(source, device=project.device) if deep and source else None,
                 thorough=deep,
                 compiled=project.runtime.engine == "compiled",
             )

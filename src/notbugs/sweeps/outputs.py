@@ -13,17 +13,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from notbugs.files import write_json, write_text
+from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POINT
 from notbugs.sweeps.points import resolve
 from notbugs.sweeps.study import SharedStudy
-from notbugs.sweeps.trial import MEASURED
 
 if TYPE_CHECKING:
     import pandas as pd
-
-POINT = ("kind", "eps", "num_steps", "step_size", "source_eps")
-COLUMNS = (*POINT, "seed", *MEASURED, "work", "state")
-"""Columns of trials.csv: one row a fit. Accuracies are those on test, with `validation_` on validation."""
-IMPORTANCE_COLUMNS = ("kind", "measured", "parameter", "importance")
 
 
 def output_files(root: Path, name: str) -> tuple[Path, ...]:

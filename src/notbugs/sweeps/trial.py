@@ -32,20 +32,6 @@ from notbugs.sweeps.points import Point, changed_params, changes
 from notbugs.tracking import Run
 from notbugs.training import FitSettings, TrainSettings
 
-MEASURED = (
-    "accuracy",
-    "accuracy_shifted",
-    "adversarial_accuracy",
-    "validation_accuracy",
-    "validation_accuracy_shifted",
-    "validation_adversarial_accuracy",
-    "attack_success",
-    "still_y",
-    "still_y_neighbour",
-    "still_y_both",
-    "mean_delta_norm",
-)
-"""What a trial measures: on test, on validation (chosen by), and on the constructed images."""
 SPLITS = ("train", "validation", "test")
 OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]
 """Called with seed, epoch and the values of the learning curves."""

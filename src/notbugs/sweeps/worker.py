@@ -14,12 +14,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from notbugs.sweeps.columns import MEASURED
 from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.points import Point, dimensions, resolve
 from notbugs.sweeps.settings import OBJECTIVES
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import ENDED, ERROR, SharedStudy, suggest
-from notbugs.sweeps.trial import MEASURED, Laboratory, Trial
+from notbugs.sweeps.trial import Laboratory, Trial
 from notbugs.tracking import Family, Run, live_run
 
 POLL_SECONDS = 1.0

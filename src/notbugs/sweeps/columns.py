@@ -1,0 +1,31 @@
+"""The columns of what a study leaves behind, for those who write the files and those who read them."""
+
+MEASURED = (
+    "accuracy",
+    "accuracy_shifted",
+    "adversarial_accuracy",
+    "validation_accuracy",
+    "validation_accuracy_shifted",
+    "validation_adversarial_accuracy",
+    "attack_success",
+    "still_y",
+    "still_y_neighbour",
+    "still_y_both",
+    "mean_delta_norm",
+)
+"""What is measured of a trial; accuracies are those on test, with `validation_` on validation."""
+POINT = ("kind", "eps", "num_steps", "step_size", "source_eps")
+COLUMNS = {
+    "kind": "string",
+    "eps": "Float64",
+    "num_steps": "Int64",
+    "step_size": "Float64",
+    "source_eps": "Float64",
+    "seed": "Int64",
+    **dict.fromkeys(MEASURED, "Float64"),
+    "work": "Int64",
+    "state": "string",
+}
+"""Columns of trials.csv with their types: one row a fit. The measurements of failed and pruned points are empty."""
+IMPORTANCE_COLUMNS = {"kind": "string", "measured": "string", "parameter": "string", "importance": "Float64"}
+"""Columns of importance.csv with their types."""
