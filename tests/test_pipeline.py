@@ -18,7 +18,7 @@ import yaml
 from notbugs.files import sha256
 from notbugs.store import load_dataset
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[1]
 STAGES = [
     "prepare",
