@@ -1,6 +1,8 @@
 """Stage `construct`: the datasets D_R, D_NR, D_rand, D_det and their controls, made from D by a source model."""
 
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from notbugs.images import make_generator
 from notbugs.models import load_model
 from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
+from notbugs.stages.samples import write_samples
 from notbugs.store import DatasetWriter, load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import TrainSettings
@@ -46,7 +49,7 @@ def construct(project: Context, name: str) -> None:
         inputs=[project.dataset("train"), source_file, robust_file],
         outputs=[folder, metrics_file],
         metrics_file=metrics_file,
-    ):
+    ) as run:
         data = load_dataset(project.dataset("train"))
         model = load_model(source_file, device=project.device)
         robust_model = load_model(robust_file, device=project.device)
@@ -85,6 +88,10 @@ def construct(project: Context, name: str) -> None:
             )
         summary = summarise(facts)
         write_json(metrics_file, summary)
+        with tempfile.TemporaryDirectory() as unsaved:
+            picture = Path(unsaved) / "samples.png"
+            write_samples(picture, data, load_dataset(folder, verify=False))
+            run.artifact(picture)
     project.say(
         f"construct {name}: success {summary['success_rate']:.1%}, "
         f"median ‖δ‖₂ {summary['delta_norm']['median']:.3f}, still y: robust model "
