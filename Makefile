@@ -20,7 +20,7 @@ repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
 	@notbugs results
 
 test: $(READY) ## Run the tests
-	@pytest -n 2 --dist loadfile
+	@pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## Check style, format and types
 	@ruff check . && ruff format --check . && mypy

@@ -19,7 +19,8 @@ settings.load_profile("notbugs")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device where there is none."""
+    """Begin with the pipeline, which takes longest; skip what needs a CUDA device where there is none."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
     if torch.cuda.is_available():
         return
     for item in items:
