@@ -335,7 +335,7 @@ def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path
     params["construct"]["rand"]["eps"] = 0.25
     (copy / "params.yaml").write_text(yaml.safe_dump(params))
     status = json.loads(run(copy, "dvc", "status", "--json").stdout)
-    assert set(status) == {"construct@rand", "sweep@small", "report"}
+    assert set(status) == {"construct@rand", "features", "sweep@small", "report"}
     repro = run(copy, "dvc", "repro")
     done = repro.stdout
     ran = {line.split("'")[1] for line in done.splitlines() if line.startswith("Running stage")}
