@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
 from notbugs.config import UserError
 from notbugs.files import whole_folder
-from notbugs.store import StoredDataset
+from notbugs.store import DTYPES, StoredDataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,9 +99,21 @@ class Format(Protocol):
         ...
 
 
+def exported_dtype(data: StoredDataset) -> Literal["float16", "float32"]:
+    """Precision of an export: the stored one, and float32, which holds every 255th, for images stored as bytes."""
+    return "float16" if data.manifest.dtype == "float16" else "float32"
+
+
+def exported_parts(data: StoredDataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (n, C, H, W) in `exported_dtype` and labels (n,), shard by shard."""
+    dtype = DTYPES[exported_dtype(data)]
+    for part in data.shards():
+        yield part.images.to(dtype), part.labels
+
+
 def get_format(name: str) -> Format:
     """The module of a format in FORMATS."""
-    module: Format = import_module(f"notbugs.formats.{name}")  # type: ignore[assignment]
+    module: Format = import_module(f"notbugs.formats.{name}")
     return module
 
 

@@ -52,7 +52,7 @@ def card(data: StoredDataset, form: str, written: Written) -> str:
         _front_matter(data, written),
         f"# {manifest.name}, made from {manifest.source}\n",
         MEANINGS.get(manifest.name, "A dataset of notbugs.") + "\n",
-        f"{manifest.num_examples} images ({shape}), {manifest.dtype} in [0, 1], {len(manifest.class_names)} classes. "
+        f"{manifest.num_examples} images ({shape}) in [0, 1], {len(manifest.class_names)} classes. "
         "Written by `notbugs export`.\n",
         f"## Files\n\n- {written.files}\n- `{EXAMPLES}`: one row an image: {_columns(data)}\n- `{MANIFEST}`: name, "
         "settings, and the checksums of the dataset that was exported\n",
@@ -95,8 +95,10 @@ def _columns(data: StoredDataset) -> str:
 
 def _kept(data: StoredDataset, written: Written) -> str:
     if written.rounding is None:
-        return f"## Precision\n\nEvery bit of the {data.manifest.dtype} images is kept.\n"
+        return f"## Precision\n\nEvery bit of the images, stored as {data.manifest.dtype}, is kept.\n"
     lost = written.rounding
+    if lost.value == 0:
+        return "## Precision\n\n8 bits hold these images: every value is a 255th.\n"
     text = (
         "## Precision\n\n**Warning: rounded to 8 bits.** A pixel value changed by up to "
         f"{lost.value:.6f} and an image by up to {lost.image:.6f} in L2, measured on all images. "

@@ -24,7 +24,7 @@ def export_command(dataset: Path, form: str, out: Path, encoding: str) -> None:
 
     written = export_dataset(dataset, form, out, encoding=encoding)
     click.echo(f"{out}: {dataset} as {form}; what it is and how to load it: {out / 'README.md'}")
-    if written.rounding is not None:
+    if written.rounding is not None and written.rounding.value > 0:
         lost = written.rounding
         click.echo(
             f"warning: rounded to 8 bits: a pixel value by up to {lost.value:.4g}, an image by up to {lost.image:.4g} "

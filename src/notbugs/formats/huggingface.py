@@ -13,9 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from notbugs.formats.base import CHUNK, EXAMPLES, MAX_CLASSES, MAX_EXAMPLES, Foreign, FormatError, Written, readable
+from notbugs.formats.base import (
+    CHUNK,
+    EXAMPLES,
+    MAX_CLASSES,
+    MAX_EXAMPLES,
+    Foreign,
+    FormatError,
+    Written,
+    exported_dtype,
+    exported_parts,
+    readable,
+)
 from notbugs.formats.pictures import decode_picture
-from notbugs.store import DTYPES, StoredDataset
+from notbugs.store import StoredDataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,21 +55,20 @@ def write(data: StoredDataset, folder: Path, *, encoding: str) -> Written:
     examples = pq.read_table(data.path / data.manifest.examples.file)
     examples = examples.drop_columns([name for name in ("image", "label") if name in examples.column_names])
     features = hub.Features(
-        image=hub.Array3D(shape=data.manifest.image_shape, dtype=data.manifest.dtype),
+        image=hub.Array3D(shape=data.manifest.image_shape, dtype=exported_dtype(data)),
         label=hub.ClassLabel(names=list(data.class_names)),
     )
-    dtype, count = DTYPES[data.manifest.dtype], len(data.manifest.shards)
-    first = 0
+    first, count = 0, len(data.manifest.shards)
     (folder / "data").mkdir()
-    for number, part in enumerate(data.shards()):
-        columns = {"image": part.images.to(dtype).numpy(), "label": part.labels.numpy()}
+    for number, (images, labels) in enumerate(exported_parts(data)):
+        columns = {"image": images.numpy(), "label": labels.numpy()}
         rows = hub.Dataset.from_dict(columns, features=features)
-        facts = hub.Dataset(examples.slice(first, len(part)).replace_schema_metadata(None))
+        facts = hub.Dataset(examples.slice(first, len(labels)).replace_schema_metadata(None))
         file = folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet"
         (hub.concatenate_datasets([rows, facts], axis=1) if examples.num_columns else rows).to_parquet(str(file))
-        first += len(part)
+        first += len(labels)
     shape = ", ".join(map(str, data.manifest.image_shape))
-    files = f"`data/*.parquet`: `image` ({shape}) {data.manifest.dtype}, `label`, and the table of the examples"
+    files = f"`data/*.parquet`: `image` ({shape}) {exported_dtype(data)}, `label`, and the table of the examples"
     head = f"configs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: data/{split}-*.parquet\n"
     return Written(files, _LOADING.format(split=split), front_matter=head)
 

@@ -7,10 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from notbugs.formats.base import CARD, CHUNK, EXAMPLES, MANIFEST, Foreign, FormatError, Rounding, Written
+from notbugs.formats.base import (
+    CARD,
+    CHUNK,
+    EXAMPLES,
+    MANIFEST,
+    Foreign,
+    FormatError,
+    Rounding,
+    Written,
+    exported_dtype,
+    exported_parts,
+)
 from notbugs.formats.pictures import PICTURES, decode_picture, read_array
-from notbugs.images import ImageData
-from notbugs.store import DTYPES, StoredDataset
+from notbugs.store import StoredDataset
 
 MAX_BYTES = 64 * 2**20
 """A larger file of an image is not read."""
@@ -46,18 +56,18 @@ def write(data: StoredDataset, folder: Path, *, encoding: str) -> Written:
     digits = len(str(len(data) - 1))
     lost = Rounding(0.0, 0.0)
     first = 0
-    for part in data.shards():
-        names = [f"{index:0{digits}d}" for index in range(first, first + len(part))]
-        files = [folders[label] / name for label, name in zip(part.labels.tolist(), names, strict=True)]
+    for images, labels in exported_parts(data):
+        names = [f"{index:0{digits}d}" for index in range(first, first + len(labels))]
+        files = [folders[label] / name for label, name in zip(labels.tolist(), names, strict=True)]
         if encoding == "npy":
-            for file, image in zip(files, part.images.to(DTYPES[data.manifest.dtype]).numpy(), strict=True):
+            for file, image in zip(files, images.numpy(), strict=True):
                 np.save(file.with_suffix(".npy"), image, allow_pickle=False)
         else:
-            lost = _write_pngs(part, files, lost)
-        first += len(part)
+            lost = _write_pngs(images.float(), files, lost)
+        first += len(labels)
     shape = ", ".join(map(str, data.manifest.image_shape))
     if encoding == "npy":
-        return Written(f"`<class>/<index>.npy`: one image ({shape}) {data.manifest.dtype}", _LOADING_NPY)
+        return Written(f"`<class>/<index>.npy`: one image ({shape}) {exported_dtype(data)}", _LOADING_NPY)
     loading = _LOADING_PNG.format(transform=_TO_TENSOR[channels])
     return Written(f"`<class>/<index>.png`: one image ({shape}), rounded to 8 bits", loading, lost)
 
@@ -104,12 +114,12 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     return [f"{label:0{digits}d}_{name}" for label, name in enumerate(clean)]
 
 
-def _write_pngs(part: ImageData, files: Sequence[Path], lost: Rounding) -> Rounding:
+def _write_pngs(images: Tensor, files: Sequence[Path], lost: Rounding) -> Rounding:
     """Write 8-bit pictures; returns the largest rounding until now."""
     from PIL import Image
 
-    pixels = (part.images * 255.0).round()  # (n, C, H, W)
-    differences = (pixels / 255.0 - part.images).double().flatten(1)  # (n, C*H*W)
+    pixels = (images * 255.0).round()  # (n, C, H, W)
+    differences = (pixels / 255.0 - images).double().flatten(1)  # (n, C*H*W)
     for file, image in zip(files, pixels.to(torch.uint8).numpy(), strict=True):
         picture = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
         picture.save(file.with_suffix(".png"))

@@ -26,7 +26,7 @@ from notbugs.formats.base import (
     refuse_taken,
 )
 from notbugs.images import ImageData
-from notbugs.store import DatasetWriter, Dtype, Manifest
+from notbugs.store import DatasetWriter, Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +83,10 @@ def _write(
     if first is None:
         raise FormatError(f"{folder}: no images in it")
     _check_shape(first, len(foreign.labels), made, folder)
-    dtype: Dtype = "float16" if first.dtype == torch.float16 else "float32"
-    writer = DatasetWriter(made, dtype=dtype, shard_size=note.shards[0].num_examples if note else None)
+    if note is None:
+        writer = DatasetWriter(made, dtype="float16" if first.dtype == torch.float16 else "float32")
+    else:
+        writer = DatasetWriter(made, dtype=note.dtype, shard_size=note.shards[0].num_examples)
     for part in _checked(itertools.chain([first], foreign.images), foreign.labels, names, folder):
         writer.add(part)
     if note is None:

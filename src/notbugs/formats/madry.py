@@ -5,6 +5,7 @@ concatenated. `torch.save` pickles; a pickle can run code when it is loaded, so 
 which builds tensors and plain containers and nothing else.
 """
 
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -27,19 +28,19 @@ dataset = torch.utils.data.TensorDataset(images, labels)
 
 
 def write(data: StoredDataset, folder: Path, *, encoding: str) -> Written:
-    """See `base.Format`. A shard becomes a tensor of the list; its pages are read from disk as they are written."""
-    from safetensors import safe_open
-
-    images, labels = [], []
-    for shard in data.manifest.shards:
-        with safe_open(data.path / shard.file, framework="pt") as file:
-            images.append(file.get_tensor("images"))  # maps the file
-            labels.append(file.get_tensor("labels"))
-    torch.save(images, folder / IMAGES)
-    torch.save(labels, folder / LABELS)
-    dtype, shape = data.manifest.dtype, ", ".join(map(str, data.manifest.image_shape))
-    files = f"`{IMAGES}`: list of tensors (n, {shape}) {dtype}; `{LABELS}`: list of tensors (n,) int64"
-    return Written(files, _LOADING)
+    """See `base.Format`. float32, whatever the stored precision; each shard is a tensor of the list."""
+    sizes = [shard.num_examples for shard in data.manifest.shards]
+    plain = folder / f"{IMAGES}.tmp"
+    with plain.open("wb") as file:
+        for part in data.shards():
+            part.images.numpy().tofile(file)
+    shape = data.manifest.image_shape
+    images = torch.from_file(str(plain), shared=False, size=len(data) * math.prod(shape), dtype=torch.float32)
+    torch.save(list(images.view(-1, *shape).split(sizes)), folder / IMAGES)  # reads the mapped file as it writes
+    plain.unlink()
+    torch.save(list(data.labels.split(sizes)), folder / LABELS)
+    text = ", ".join(map(str, shape))
+    return Written(f"`{IMAGES}`: list of tensors (n, {text}) float32; `{LABELS}`: list of tensors (n,) int64", _LOADING)
 
 
 def read(folder: Path, *, split: str | None) -> Foreign:

@@ -12,8 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from notbugs.formats.base import CHUNK, MAX_CLASSES, MAX_EXAMPLES, Foreign, FormatError, Written, readable
-from notbugs.store import DTYPES, StoredDataset
+from notbugs.formats.base import (
+    CHUNK,
+    MAX_CLASSES,
+    MAX_EXAMPLES,
+    Foreign,
+    FormatError,
+    Written,
+    exported_dtype,
+    exported_parts,
+    readable,
+)
+from notbugs.store import StoredDataset
 
 FILE = "dataset.npz"
 _LOADING = """\
@@ -28,18 +38,16 @@ dataset = list(zip(images, labels))
 
 def write(data: StoredDataset, folder: Path, *, encoding: str) -> Written:
     """See `base.Format`. The archive is not compressed: a perturbed image hardly shrinks."""
-    manifest = data.manifest
-    dtype = DTYPES[manifest.dtype]
-    shape = (len(data), *manifest.image_shape)
+    dtype, shape = exported_dtype(data), (len(data), *data.manifest.image_shape)
     with zipfile.ZipFile(folder / FILE, "w", zipfile.ZIP_STORED) as archive:
         with _member(archive, "images") as file:
-            _write_header(file, shape, np.dtype(manifest.dtype))
-            for part in data.shards():
-                file.write(part.images.to(dtype).numpy().tobytes())
+            _write_header(file, shape, np.dtype(dtype))
+            for images, _ in exported_parts(data):
+                file.write(images.numpy().tobytes())
         for name, values in (("labels", data.labels.numpy()), ("class_names", np.array(data.class_names))):
             with _member(archive, name) as file:
                 np.lib.format.write_array(file, values, allow_pickle=False)
-    files = f"`{FILE}`: `images` {shape} {manifest.dtype}, `labels` ({len(data)},) int64, `class_names`"
+    files = f"`{FILE}`: `images` {shape} {dtype}, `labels` ({len(data)},) int64, `class_names`"
     return Written(files, _LOADING)
 
 
