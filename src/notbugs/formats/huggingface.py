@@ -65,7 +65,9 @@ def write(data: StoredDataset, folder: Path, *, encoding: str) -> Written:
         rows = hub.Dataset.from_dict(columns, features=features)
         facts = hub.Dataset(examples.slice(first, len(labels)).replace_schema_metadata(None))
         file = folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet"
-        (hub.concatenate_datasets([rows, facts], axis=1) if examples.num_columns else rows).to_parquet(str(file))
+        made = hub.concatenate_datasets([rows, facts], axis=1) if examples.num_columns else rows
+        table = made.with_format("arrow")[:].cast(made.features.arrow_schema)  # whose metadata names the classes
+        pq.write_table(table, file, row_group_size=CHUNK)
         first += len(labels)
     shape = ", ".join(map(str, data.manifest.image_shape))
     files = f"`data/*.parquet`: `image` ({shape}) {exported_dtype(data)}, `label`, and the table of the examples"
@@ -107,15 +109,6 @@ def read(folder: Path, *, split: str | None) -> Foreign:
 
 
 def _library() -> Any:
-    import os
-
-    for switch in (
-        "HF_DATASETS_OFFLINE",
-        "HF_HUB_OFFLINE",
-        "HF_HUB_DISABLE_TELEMETRY",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS",
-    ):
-        os.environ.setdefault(switch, "1")  # an export needs no network
     try:
         import datasets
     except ImportError:
