@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from notbugs.config import UserError
+from notbugs.formats.commands import export_command, import_command
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,6 +34,10 @@ def main() -> None:
     `dvc repro` runs the stages below in order, each only if something that it depends on changed; they can
     also be run one by one. Settings are read from params.yaml.
     """
+
+
+main.add_command(export_command)
+main.add_command(import_command)
 
 
 def _project() -> Any:
