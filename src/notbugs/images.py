@@ -54,6 +54,11 @@ def part_size(image_shape: Shape) -> int:
     return max(1, PART_BYTES // (4 * math.prod(image_shape)))
 
 
+def num_parts(data: Images) -> int:
+    """Number of parts that `by_parts` gives."""
+    return math.ceil(len(data) / part_size(data.image_shape))
+
+
 def by_parts(data: Images) -> Iterator["ImageData"]:
     """All of a dataset in order, PART_BYTES at a time, so that memory does not grow with it."""
     size = part_size(data.image_shape)

@@ -56,7 +56,7 @@ class ModelSettings(Settings):
     """Which classifier is trained."""
 
     architecture: Architecture = "small_cnn"
-    """Network, by its usual name; those made for ImageNet have the stem for 32 pixels."""
+    """Network, by its usual name; those made for ImageNet have the stem for small images below 128 pixels."""
     width: int | None = Field(default=None, ge=1, le=1024)
     """Scales all layers; null takes the usual width (16 for small_cnn, 64 for those made for ImageNet)."""
 
