@@ -17,7 +17,8 @@ from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine
 from notbugs.config import Settings, UserError
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
-from notbugs.images import ImageData
+from notbugs.feeding import Feed
+from notbugs.images import Images, part_size
 from notbugs.progress import Track, silent
 
 
@@ -116,11 +117,11 @@ class TrainingError(UserError):
 
 def train(
     model: nn.Module,
-    data: ImageData,
+    data: Images,
     settings: TrainSettings,
     *,
     generator: torch.Generator,
-    validation: ImageData | None = None,
+    validation: Images | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     compiled: bool = False,
     progress: Track = silent,
@@ -132,7 +133,7 @@ def train(
 
     Args:
         model: on the device to train on.
-        data: images and labels to learn, on any device; moved to the model's.
+        data: images and labels to learn, in memory or stored; see `feeding.Feed`.
         settings: optimiser, schedule, augmentation, attack.
         generator: CPU generator for the order of the examples, augmentation and random starts.
         validation: measured for the curves and early stopping; never trained on.
@@ -148,16 +149,16 @@ def train(
         raise ValueError(f"training needs at least 2 examples, not {len(data)}")
     if settings.early_stopping is not None and validation is None:
         raise ValueError("early_stopping needs validation images")
-    data = data.to(device)
+    feed = Feed(data, device)
     model.to(memory_format=torch.channels_last)
-    engine = Engine(model, data.images[:8], compiled=compiled) if settings.attack else None
+    engine = Engine(model, data.select(slice(0, 8)).images.to(device), compiled=compiled) if settings.attack else None
     steps = _steps_per_epoch(len(data), settings.batch_size)
     optimizer, scheduler = _optimizer(model, settings, steps)
     records: list[EpochRecord] = []
     best = _Best(settings)
     for epoch in progress(range(1, settings.epochs + 1), description):
         lr = optimizer.param_groups[0]["lr"]
-        loss, accuracy = _train_epoch(model, engine, data, settings, optimizer, scheduler, generator)
+        loss, accuracy = _train_epoch(model, engine, feed, settings, optimizer, scheduler, generator)
         if not math.isfinite(loss):
             raise TrainingError(f"{description}: the loss is {loss} in epoch {epoch}; a smaller lr may help")
         record = EpochRecord(
@@ -186,7 +187,7 @@ def train(
 def _train_epoch(
     model: nn.Module,
     engine: Engine | None,
-    data: ImageData,
+    feed: Feed,
     settings: TrainSettings,
     optimizer: Optimizer,
     scheduler: LRScheduler,
@@ -194,17 +195,15 @@ def _train_epoch(
 ) -> tuple[float, float]:
     """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
     model.train()
-    device = data.images.device
-    order = torch.randperm(len(data), generator=generator)
+    device = feed.device
+    order = torch.randperm(len(feed), generator=generator)
     total_loss = torch.zeros((), device=device, dtype=torch.float64)
     total_right = torch.zeros((), device=device, dtype=torch.int64)
     seen = 0
-    for batch in order.split(settings.batch_size):
+    for batch, images, labels in feed.batches(order.split(settings.batch_size)):
         if len(batch) < 2:  # BatchNorm needs two
             continue
-        index = batch.to(device)
-        inputs = augment(data.images[index], settings.crop_padding, settings.flip, generator)
-        labels = data.labels[index]
+        inputs = augment(images, settings.crop_padding, settings.flip, generator)
         if engine is not None and settings.attack is not None:
             engine.refresh()
             inputs = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False).x_adv
@@ -256,15 +255,20 @@ def augment(images: Tensor, crop_padding: int, flip: bool, generator: torch.Gene
     return images
 
 
-def _measure(model: nn.Module, validation: ImageData, settings: TrainSettings, record: EpochRecord) -> None:
+def _measure(model: nn.Module, validation: Images, settings: TrainSettings, record: EpochRecord) -> None:
     """Fill in the validation columns of a record."""
-    called = predict(model, validation.images).argmax(dim=1)
+    at_once = 8 * part_size(validation.image_shape)
+    called = predict(model, validation, batch_size=min(1000, at_once)).argmax(dim=1)
     shifted = shifted_labels(validation.labels, len(validation.class_names))
     record["validation_accuracy"] = float((called == validation.labels).double().mean())
     record["validation_accuracy_shifted"] = float((called == shifted).double().mean())
     if settings.validation_attack is not None:
         withstood = adversarially_correct(
-            model, validation, settings.validation_attack, generator=torch.Generator().manual_seed(0)
+            model,
+            validation,
+            settings.validation_attack,
+            batch_size=min(500, at_once),
+            generator=torch.Generator().manual_seed(0),
         )
         record["validation_adversarial_accuracy"] = float(withstood.double().mean())
 

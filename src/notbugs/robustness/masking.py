@@ -156,7 +156,7 @@ def _left_at_large_eps(
     model: nn.Module, data: Images, settings: SuiteSettings, engine: Engine, generator: torch.Generator
 ) -> float:
     """Accuracy under PGD in a ball that holds every image of [0, 1]^d: its radius is sqrt(d) in L2, 1 in L-infinity."""
-    radius = math.sqrt(data.select(slice(0, 1)).images.numel()) if settings.norm == "l2" else 1.0
+    radius = math.sqrt(math.prod(data.image_shape)) if settings.norm == "l2" else 1.0
     attack = AttackSettings(
         norm=settings.norm, eps=radius, num_steps=LARGE_STEPS, step_size=min(radius, settings.headline_eps / 2)
     )

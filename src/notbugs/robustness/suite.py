@@ -9,7 +9,7 @@ from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import allows, library_attack
 from notbugs.evaluation import Outcome, adversarially_correct, batches, model_device, outcomes, predict
-from notbugs.images import Images, Selection
+from notbugs.images import Images, Subset
 from notbugs.results import WORST
 from notbugs.robustness.certificate import Certificate, certify
 from notbugs.robustness.masking import Check, Standing, masking_checks
@@ -136,7 +136,7 @@ class _Suite:
         attack: AttackSettings = self.settings.pgd(num_steps, num_restarts)
         withstood = adversarially_correct(
             self.model,
-            Selection(self.data, rows),
+            Subset(self.data, rows),
             attack,
             batch_size=self.settings.batch_size,
             generator=self.generator,
@@ -162,7 +162,7 @@ class _Suite:
         self._record(f"{name}{num_steps}")
 
     def _fixed(self, name: str, num_steps: int) -> None:
-        shape = tuple(self.data.select(slice(0, 1)).images.shape[1:])
+        shape = self.data.image_shape
         if not allows(name, len(self.data.class_names), shape):
             return
         rows = self._left.nonzero().flatten()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from notbugs.config import DATASET_NAMES, ConfigError, settings
-from notbugs.construction import construct_settings, describe, parts, set_up, summarise
+from notbugs.construction import construct_settings, describe, neighbour_reference, parts, set_up, summarise
 from notbugs.files import whole_folder, write_json
 from notbugs.images import make_generator
 from notbugs.models import load_model
@@ -62,6 +62,7 @@ def construct(project: Context, name: str) -> None:
                 project, f"construct {name}", model, data.manifest.image_shape, len(data) * config.num_steps
             ),
         )
+        reference = neighbour_reference(data)
         columns: dict[str, list[Tensor]] = defaultdict(list)
         with whole_folder(folder) as unfinished:
             writer = DatasetWriter(unfinished, dtype=config.dtype)
@@ -70,7 +71,9 @@ def construct(project: Context, name: str) -> None:
             ):
                 writer.add(part.data)
                 columns["start_index"].append(part.start_index)
-                for key, values in describe(part, data, model, robust_model, first=rows.start).items():
+                for key, values in describe(
+                    part, data, model, robust_model, first=rows.start, reference=reference
+                ).items():
                     columns[key].append(values)
             facts = {key: torch.cat(values) for key, values in columns.items()}
             examples = pd.DataFrame(
