@@ -132,7 +132,7 @@ def test_sections_that_an_older_file_lacks_are_named_with_the_command_that_adds_
 def test_aliases_that_lie_in_aliases_are_not_written_out(tmp_path: Path) -> None:
     levels = "".join(f"  l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 25))
     (tmp_path / "params.yaml").write_text(f"data:\n  l0: &l0 [1]\n{levels}seed: *l24\n")
-    with pytest.raises(ConfigError, match=r"seed = \[\[\.\.\.\], .*must be a valid integer"):
+    with pytest.raises(ConfigError, match=r"seed = \[\[\[\.\.\.\], .*must be a valid integer"):
         runtime(read_params(tmp_path / "params.yaml"))
 
 

@@ -59,6 +59,11 @@ class UserError(ValueError):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message; what would steer a terminal, in a name from somebody else's file, is written out."""
+        text = super().__str__()
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
 
 class ConfigError(UserError):
     """A setting is missing, misspelt, of the wrong type or out of range."""

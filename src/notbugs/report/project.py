@@ -164,7 +164,7 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise ResultsError(f"{path}: not found; `dvc repro evaluate` makes it") from None
     except Exception as error:  # pyarrow raises many kinds for a damaged file
