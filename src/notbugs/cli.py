@@ -21,8 +21,11 @@ class _OneLineErrors(click.Group):
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
-        except PermissionError as error:
-            click.echo(f"error: {error.filename}: {str(error.strerror).lower()}", err=True)
+        except OSError as error:  # a folder where a file should be, a disk that fails
+            if error.errno is None:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {place}{str(error.strerror).lower()}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
