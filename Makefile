@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro test test-all lint ui sweep bench clean help
+.PHONY: repro test test-all audit lint ui sweep bench clean help
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -23,7 +23,10 @@ test: $(READY) ## Run the tests
 	@pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY) ## Run the tests, the slow ones too
-	@pytest -n 2 --dist loadgroup -m ""
+	@pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
+
+audit: $(READY) ## Ask PyPI for known advisories of what requirements.lock names
+	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 lint: $(READY) ## Check style, format and types
 	@ruff check . && ruff format --check . && mypy

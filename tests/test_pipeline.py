@@ -179,15 +179,9 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project on which the pipeline has run once."""
-    folder = make_project(tmp_path_factory.mktemp("project"))
-    done = run(folder, "dvc", "repro")
-    assert "Traceback" not in done.stderr + done.stdout
-    assert "Warning" not in done.stderr + done.stdout
-    run(folder, "notbugs", "track")
-    return folder
+@pytest.fixture
+def project(tiny_project: Path) -> Path:
+    return tiny_project
 
 
 def rows(project: Path) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ Nothing is pickled. Checksums are compared when a dataset is opened, so a trunca
 before anything is computed from it.
 """
 
+import hashlib
 import itertools
 import json
 import math
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from notbugs.config import UserError
-from notbugs.files import sha256, whole_folder, write_json
+from notbugs.files import sha256, whole_file, whole_folder, write_json
 from notbugs.images import ImageData, Shape, as_floats
 
 if TYPE_CHECKING:
@@ -81,6 +82,17 @@ class Manifest(_Part):
     examples: Table
     settings: dict[str, Any]
     """The settings that made it, as in params.yaml."""
+    checksum: str | None = None
+    """SHA-256 of all the other fields, so that an altered manifest is noticed; none in older ones."""
+
+    def sealed(self) -> "Manifest":
+        """The same with its checksum."""
+        return self.model_copy(update={"checksum": self.digest()})
+
+    def digest(self) -> str:
+        """What `checksum` must be."""
+        fields = self.model_dump(mode="json", exclude={"checksum"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 class StoredDataset(Dataset[tuple[Tensor, int]]):
@@ -258,7 +270,8 @@ class DatasetWriter:
         if count == 0 or len(examples) != count:
             raise ValueError(f"{name}: {count} images and {len(examples)} rows: need the same number, at least 1")
         table = self.folder / "examples.parquet"
-        examples.to_parquet(table, index=False)
+        with whole_file(table) as temporary:
+            examples.to_parquet(temporary, index=False)
         channels, height, width = self._image_shape
         manifest = Manifest(
             name=name,
@@ -270,7 +283,7 @@ class DatasetWriter:
             shards=tuple(self._shards),
             examples=Table(sha256=sha256(table)),
             settings=settings,
-        )
+        ).sealed()
         write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
         return manifest
 
@@ -289,7 +302,8 @@ class DatasetWriter:
 
         file = self.folder / f"images-{len(self._shards):05d}.safetensors"
         assert self._images is not None
-        save_file({"images": self._images[: self._filled], "labels": torch.cat(self._labels)}, file)
+        with whole_file(file) as temporary:
+            save_file({"images": self._images[: self._filled], "labels": torch.cat(self._labels)}, temporary)
         self._shards.append(Shard(file=file.name, num_examples=self._filled, sha256=sha256(file)))
         self._labels, self._filled = [], 0
 
@@ -311,11 +325,13 @@ def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
         raise StoreError(f"{path / 'manifest.json'}: cannot be read: {error}") from None
     try:
         manifest = Manifest.model_validate(json.loads(text))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         first = str(error).splitlines()
         raise StoreError(f"{path / 'manifest.json'}: not a manifest: {' '.join(first[:3])}") from None
     if sum(shard.num_examples for shard in manifest.shards) != manifest.num_examples:
         raise StoreError(f"{path / 'manifest.json'}: shards do not add up to {manifest.num_examples} examples")
+    if manifest.checksum not in (None, manifest.digest()):
+        raise StoreError(f"{path / 'manifest.json'}: altered (its checksum does not fit); make the dataset again")
     for shard in manifest.shards:
         _check(path / shard.file, shard.sha256, verify)
     _check(path / manifest.examples.file, manifest.examples.sha256, verify)
@@ -330,6 +346,8 @@ def _check(file: Path, expected: str, verify: bool) -> None:
             raise StoreError(f"{file}: truncated or altered (its SHA-256 is not the manifest's); make it again")
     except FileNotFoundError:
         raise StoreError(f"{file}: missing, though the manifest names it; make the dataset again") from None
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 @contextmanager

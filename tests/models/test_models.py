@@ -235,6 +235,7 @@ def test_saving_twice_gives_the_same_bytes_and_nothing_else(trained, tmp_path):
 
 def test_description_says_what_is_needed(trained):
     description = json.loads(trained[1].with_suffix(".json").read_text())
+    assert len(description.pop("checksum")) == 64
     assert description == {
         "architecture": "small_cnn",
         "width": 4,
@@ -298,6 +299,29 @@ def test_weights_of_another_model_are_named(trained, change):
     description.write_text(json.dumps({**json.loads(description.read_text()), **change}))
     with pytest.raises(ModelError, match=r"seed-0\.safetensors: does not fit its description"):
         load_model(trained[1])
+
+
+def test_weights_altered_by_a_bit_are_named(trained):
+    content = bytearray(trained[1].read_bytes())
+    content[-1] ^= 1
+    trained[1].write_bytes(content)
+    with pytest.raises(ModelError, match=r"seed-0\.safetensors: altered, or the \.json beside it"):
+        load_model(trained[1])
+
+
+def test_a_description_altered_by_a_bit_is_named(trained):
+    description = trained[1].with_suffix(".json")
+    description.write_text(description.read_text().replace('"a"', '"c"'))
+    with pytest.raises(ModelError, match=r"seed-0\.safetensors: altered, or the \.json beside it"):
+        load_model(trained[1])
+
+
+def test_models_from_before_checksums_are_read(trained):
+    description = trained[1].with_suffix(".json")
+    facts = json.loads(description.read_text())
+    del facts["checksum"]
+    description.write_text(json.dumps(facts))
+    assert torch.equal(load_model(trained[1]).head.weight, trained[0].head.weight)
 
 
 @pytest.mark.cuda

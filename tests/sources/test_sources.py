@@ -156,7 +156,7 @@ def test_a_class_of_one_image_cannot_be_split(tree, tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="nowhere: No such file or directory"):
+    with pytest.raises(SourceError, match=r"^params\.yaml: data\.path = 'nowhere': nothing there; must be a"):
         load_source(settings(source="folder", path="nowhere", image_size=8), seed=0, root=tmp_path)
 
 

@@ -169,6 +169,8 @@ def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tup
     if settings.path is None or settings.image_size is None:  # the settings were made without validation
         raise SourceError("data.path and data.image_size must be given for source: folder")
     path = root / settings.path
+    if not path.exists():
+        raise SourceError(f"params.yaml: data.path = {settings.path!r}: nothing there; must be a directory or archive")
     pool, test, skipped = read_folder(
         path,
         image_size=settings.image_size,

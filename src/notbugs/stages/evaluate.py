@@ -1,6 +1,5 @@
 """Stage `evaluate`: every model on the test split; models that did not change are not measured again."""
 
-import json
 import math
 import statistics
 from collections import defaultdict
@@ -14,7 +13,7 @@ from notbugs.evaluation import EvaluateSettings, class_accuracies, measure_outco
 from notbugs.files import sha256, write_json
 from notbugs.images import Images, make_generator
 from notbugs.models import ModelError, load_model
-from notbugs.results import COLUMNS
+from notbugs.results import COLUMNS, read_json
 from notbugs.robustness import Audit, SuiteSettings, audit
 from notbugs.robustness.minimum_norm import smallest
 from notbugs.stages import records
@@ -156,7 +155,7 @@ def _subjects(project: Context, source: str) -> Iterator[Subject]:
         if name not in DATASET_NAMES:
             raise ConfigError(f"params.yaml: fit.{name}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
         seeds = settings(project.params, f"fit.{name}", FitSettings).seeds
-        fitted = json.loads((project.root / "metrics" / "fit" / f"{name}.json").read_text(encoding="utf-8"))
+        fitted = read_json(project.root / "metrics" / "fit" / f"{name}.json", f"fit@{name}", ("full", "dataset"))
         construction = fitted["dataset"]
         for subset in ("full", "still_y"):
             if subset not in fitted:
@@ -164,7 +163,7 @@ def _subjects(project: Context, source: str) -> Iterator[Subject]:
             facts = {
                 "dataset": DATASET_NAMES[name] + ("_still_y" if subset == "still_y" else ""),
                 "estimator": "standard",
-                "source_seed": construction["source_seed"],
+                "source_seed": construction.get("source_seed"),
                 **shared,
                 "construction_eps": construction.get("eps"),
             }
