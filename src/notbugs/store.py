@@ -11,7 +11,7 @@ before anything is computed from it.
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from notbugs.config import UserError
-from notbugs.files import sha256, whole_folder, write_json
+from notbugs.files import sha256, whole_file, whole_folder, write_json
 from notbugs.images import ImageData
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class DatasetWriter:
         if (part.class_names, shape) != (self._class_names, self._image_shape):
             raise ValueError(f"parts of one dataset must be alike: {self._image_shape} and {shape}")
         if self.shard_size is None:
-            self.shard_size = min(SHARD_SIZE, max(1, SHARD_BYTES // (4 * math.prod(shape))))
+            self.shard_size = largest_shard(shape)
         start = 0
         while start < len(part):
             piece = part.select(slice(start, start + self.shard_size - sum(map(len, self._waiting))))
@@ -232,35 +232,77 @@ class DatasetWriter:
         """
         if self._waiting:
             self._write_shard()
-        count = sum(shard.num_examples for shard in self._shards)
-        if count == 0 or len(examples) != count:
-            raise ValueError(f"{name}: {count} images and {len(examples)} rows: need the same number, at least 1")
-        table = self.folder / "examples.parquet"
-        examples.to_parquet(table, index=False)
-        channels, height, width = self._image_shape
-        manifest = Manifest(
+        return write_manifest(
+            self.folder,
+            self._shards,
+            examples,
+            class_names=self._class_names,
             name=name,
             source=source,
-            num_examples=count,
-            image_shape=(channels, height, width),
-            dtype=self.dtype,
-            class_names=self._class_names,
-            shards=tuple(self._shards),
-            examples=Table(sha256=sha256(table)),
             settings=settings,
         )
-        write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
-        return manifest
 
     def _write_shard(self) -> None:
-        from safetensors.torch import save_file
-
-        images = torch.cat([part.images.to("cpu", DTYPES[self.dtype]) for part in self._waiting])
-        labels = torch.cat([part.labels.cpu() for part in self._waiting])
-        file = self.folder / f"images-{len(self._shards):05d}.safetensors"
-        save_file({"images": images, "labels": labels}, file)
-        self._shards.append(Shard(file=file.name, num_examples=len(labels), sha256=sha256(file)))
+        data = ImageData(
+            torch.cat([part.images.cpu() for part in self._waiting]),
+            torch.cat([part.labels.cpu() for part in self._waiting]),
+            self._class_names,
+        )
+        self._shards.append(write_shard(self.folder, len(self._shards), data, self.dtype))
         self._waiting = []
+
+
+def largest_shard(image_shape: tuple[int, ...]) -> int:
+    """As many images as fit in 128 MiB, at most 8192."""
+    return min(SHARD_SIZE, max(1, SHARD_BYTES // (4 * math.prod(image_shape))))
+
+
+def write_shard(folder: Path, number: int, data: ImageData, dtype: Dtype) -> Shard:
+    """Write the images of one file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    file = folder / f"images-{number:05d}.safetensors"
+    with whole_file(file) as temporary:
+        save_file({"images": data.images.cpu().to(DTYPES[dtype]), "labels": data.labels.cpu()}, temporary)
+    return Shard(file=file.name, num_examples=len(data), sha256=sha256(file))
+
+
+def write_manifest(
+    folder: Path,
+    shards: Sequence[Shard],
+    examples: "pd.DataFrame",
+    *,
+    class_names: tuple[str, ...],
+    name: str,
+    source: str,
+    settings: dict[str, Any],
+) -> Manifest:
+    """Make a dataset of written shards: the table of the examples and the manifest.
+
+    Raises: ValueError if there are no examples or the table has another length.
+    """
+    count = sum(shard.num_examples for shard in shards)
+    if count == 0 or len(examples) != count:
+        raise ValueError(f"{name}: {count} images and {len(examples)} rows: need the same number, at least 1")
+    table = folder / "examples.parquet"
+    examples.to_parquet(table, index=False)
+    with _opened(folder / shards[0].file) as first:
+        images = first.get_slice("images")
+        _, channels, height, width = images.get_shape()
+        dtype: Dtype = "float16" if images.get_dtype() == "F16" else "float32"
+    manifest = Manifest(
+        name=name,
+        source=source,
+        num_examples=count,
+        image_shape=(channels, height, width),
+        dtype=dtype,
+        class_names=class_names,
+        shards=tuple(shards),
+        examples=Table(sha256=sha256(table)),
+        settings=settings,
+    )
+    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+    return manifest
 
 
 def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
