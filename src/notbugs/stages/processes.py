@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -10,10 +11,12 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from notbugs.config import UserError
 from notbugs.distribution import process_group, started_by_torchrun
+from notbugs.files import write_json
 from notbugs.stages.context import Context
 
 if TYPE_CHECKING:
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
 Names = ParamSpec("Names")
 LAUNCHED = "NOTBUGS_LAUNCHED"
 """Variable by which a process knows that `launch` started it and will speak of its end."""
+TOLD = (1, 2)
+"""Exit codes of a UserError: the process said all that there is to say."""
 SOFTWARE = 70
-"""Exit code of a process that failed by what is no UserError (EX_SOFTWARE)."""
+"""Exit code of a process that failed by anything else (EX_SOFTWARE)."""
 
 
 class ProcessError(UserError):
@@ -85,54 +90,47 @@ def launch(project: Context, *command: str) -> None:
 
 
 def _explained(failures: "Mapping[int, ProcessFailure]", title: str, count: int, logs: str) -> ProcessError:
-    """What is to be said of failed processes: the one that failed by itself, not those that lost it."""
+    """What is to be said of failed processes: the one that failed by itself, not those that lost it or were ended."""
 
     def order(rank: int) -> tuple[int, int]:
         code = failures[rank].exitcode
-        return (0 if code < 0 and code != -15 else 1 if code in (1, 2) else 2, failures[rank].timestamp)
+        return (0 if code < 0 and code != -signal.SIGTERM else 1 if code in TOLD else 2, failures[rank].timestamp)
 
     rank = min(failures, key=order)
     failure = failures[rank]
-    message = " ".join(str(_message(failure)).split())
-    if failure.exitcode in (1, 2):
-        error = ProcessError(message)
+    if failure.exitcode in TOLD:
+        error = ProcessError(str(failure.message))
         error.exit_code = failure.exitcode
         return error
-    died = f"was killed ({failure.signal_name()})" if failure.exitcode < 0 else f"failed: {message}; see {logs}"
-    return ProcessError(f"{title}: process {rank} of {count} {died}; what was done is kept: run it again to go on")
-
-
-def _message(failure: "ProcessFailure") -> Any:
-    """What the process itself wrote about its end."""
-    written = failure.error_file_data.get("message", failure.message)
-    return written.get("message", written) if isinstance(written, Mapping) else written
+    what = f"was killed ({failure.signal_name()})"
+    if failure.exitcode >= 0:
+        what = f"failed: {failure.message}; see {logs}"
+    return ProcessError(f"{title}: process {rank} of {count} {what}; what was done is kept: run it again to go on")
 
 
 def _be_one(stage: Callable[[], None], project: Context) -> None:
     """Run a stage as one of several processes.
 
-    Started by `launch`, a failure is written down for it, and nothing is printed; it also ends with that process.
+    Started by `launch`, it writes a failure down for it and prints nothing; and it does not outlive it.
     """
     if LAUNCHED not in os.environ:
         with process_group(project.device):
             stage()
         return
-    from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
-
     _end_with(int(os.environ[LAUNCHED]))
     try:
         with process_group(project.device):
             stage()
     except Exception as error:
-        ErrorHandler().record_exception(_Told(str(error)) if isinstance(error, UserError) else error)
-        if not isinstance(error, UserError) and os.environ["RANK"] != "0":
-            traceback.print_exc()
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        told = {
+            "message": " ".join(message.split()),
+            "timestamp": int(time.time()),
+            "traceback": traceback.format_exc().splitlines(),
+        }
+        write_json(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), told)
         sys.stderr.flush()
         os._exit(error.exit_code if isinstance(error, UserError) else SOFTWARE)  # others may hang: wait for none
-
-
-class _Told(Exception):  # noqa: N818
-    """A message for the process that started this one; its type is not part of the text."""
 
 
 def _end_with(parent: int) -> None:

@@ -7,10 +7,10 @@ so nothing stale is ever taken up. It goes when the stage's outputs are complete
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,7 +18,9 @@ import notbugs
 from notbugs.distribution import is_first, wait_for_all, world_size
 from notbugs.files import sha256, write_json
 from notbugs.stages.context import Context
+from notbugs.state_file import StateError, load_state, save_state
 
+Result = TypeVar("Result")
 NO_RESULTS = ("cli.py", "cleaning.py", "progress.py", "report", "sweeps", "tracking")
 """Parts of the package that no unfinished work depends on."""
 
@@ -63,6 +65,21 @@ def unfinished(
     yield folder
     if is_first():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def kept(file: Path, make: Callable[[], Result]) -> Result:
+    """What an earlier, killed run kept in a file; else what `make` gives, kept from then on.
+
+    Args:
+        file: in the folder of `unfinished`.
+        make: gives tensors, numbers, text, and lists, tuples and dictionaries of them.
+    """
+    try:
+        found: Result = load_state(file)
+    except (FileNotFoundError, StateError):
+        found = make()
+        save_state(file, found)
+    return found
 
 
 def _content(path: Path) -> str:
