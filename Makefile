@@ -6,11 +6,11 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro test lint ui sweep bench clean help
+.PHONY: repro test test-all lint ui sweep bench clean help
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
 	@notbugs check
@@ -21,6 +21,9 @@ repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
 
 test: $(READY) ## Run the tests
 	@pytest -n 2 --dist loadgroup
+
+test-all: $(READY) ## Run the tests, the slow ones too
+	@pytest -n 2 --dist loadgroup -m ""
 
 lint: $(READY) ## Check style, format and types
 	@ruff check . && ruff format --check . && mypy
