@@ -19,8 +19,9 @@ from notbugs.checkpoints import Checkpoint, restore_training, training_state
 from notbugs.config import Settings, UserError
 from notbugs.distribution import averaging, own_generator, share_of, summed, world_size
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
+from notbugs.feeding import Feed
 from notbugs.halving import Halving
-from notbugs.images import ImageData
+from notbugs.images import Images, Subset, part_size
 from notbugs.progress import Track, silent
 
 
@@ -119,11 +120,11 @@ class TrainingError(UserError):
 
 def train(
     model: nn.Module,
-    data: ImageData,
+    data: Images,
     settings: TrainSettings,
     *,
     generator: torch.Generator,
-    validation: ImageData | None = None,
+    validation: Images | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     compiled: bool = False,
     checkpoint: Checkpoint | None = None,
@@ -138,7 +139,7 @@ def train(
 
     Args:
         model: on the device to train on.
-        data: images and labels to learn, on any device; moved to the model's.
+        data: images and labels to learn, in memory or stored; see `feeding.Feed`.
         settings: optimiser, schedule, augmentation, attack.
         generator: CPU generator for the order of the examples, augmentation and random starts.
         validation: measured for the curves and early stopping; never trained on.
@@ -157,9 +158,9 @@ def train(
         raise ValueError(f"training needs at least {2 * world_size()} examples, not {smaller}")
     if settings.early_stopping is not None and validation is None:
         raise ValueError("early_stopping needs validation images")
-    data = data.to(device)
+    feed = Feed(data, device)
     model.to(memory_format=torch.channels_last)
-    engine = Engine(model, data.images[:8], compiled=compiled) if settings.attack else None
+    engine = Engine(model, data.select(slice(0, 8)).images.to(device), compiled=compiled) if settings.attack else None
     steps = _steps_per_epoch(len(data), settings.batch_size)
     optimizer, scheduler = _optimizer(model, settings, steps)
     records: list[EpochRecord] = []
@@ -179,7 +180,7 @@ def train(
         lr = optimizer.param_groups[0]["lr"]
         try:
             loss, accuracy = _train_epoch(
-                network, engine, data, settings, optimizer, scheduler, generator, halving=halving
+                network, engine, feed, settings, optimizer, scheduler, generator, halving=halving
             )
         except _NotFiniteError as error:
             kept_in = f"; the state of an earlier epoch is in {checkpoint.file}" if checkpoint and records else ""
@@ -231,7 +232,7 @@ class _NotFiniteError(Exception):
 def _train_epoch(
     model: nn.Module,
     engine: Engine | None,
-    data: ImageData,
+    feed: Feed,
     settings: TrainSettings,
     optimizer: Optimizer,
     scheduler: LRScheduler,
@@ -241,21 +242,17 @@ def _train_epoch(
 ) -> tuple[float, float]:
     """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
     model.train()
-    device = data.images.device
-    order = torch.randperm(len(data), generator=generator)
+    device = feed.device
+    order = torch.randperm(len(feed), generator=generator)
     generator = own_generator(generator)
     total_loss = torch.zeros((), device=device, dtype=torch.float64)
     total_right = torch.zeros((), device=device, dtype=torch.int64)
     seen = 0
     losses = []
-    for batch in order.split(settings.batch_size):
-        if len(batch) < 2 * world_size():  # BatchNorm needs two
-            continue
-        share = share_of(batch)
-        weight = len(share) * world_size() / len(batch)  # gradients are averaged over processes
-        index = share.to(device)
-        inputs = augment(data.images[index], settings.crop_padding, settings.flip, generator)
-        labels = data.labels[index]
+    whole = [batch for batch in order.split(settings.batch_size) if len(batch) >= 2 * world_size()]  # for BatchNorm
+    for number, (share, images, labels) in enumerate(feed.batches(map(share_of, whole))):
+        weight = len(share) * world_size() / len(whole[number])  # gradients are averaged over processes
+        inputs = augment(images, settings.crop_padding, settings.flip, generator)
 
         def learn(rows: slice, inputs: Tensor = inputs, labels: Tensor = labels, weight: float = weight) -> _Learnt:
             if rows.start == 0:
@@ -344,18 +341,23 @@ def augment(images: Tensor, crop_padding: int, flip: bool, generator: torch.Gene
     return images
 
 
-def _measure(model: nn.Module, validation: ImageData, settings: TrainSettings, record: EpochRecord) -> None:
+def _measure(model: nn.Module, validation: Images, settings: TrainSettings, record: EpochRecord) -> None:
     """Fill in the validation columns of a record; of several processes each measures its part of the images."""
-    mine = validation if world_size() == 1 else validation.select(share_of(torch.arange(len(validation))))
-    called = predict(model, mine.images).argmax(dim=1)
+    count, at_once = len(validation), 8 * part_size(validation.image_shape)
+    mine = validation if world_size() == 1 else Subset(validation, share_of(torch.arange(count)))
+    called = predict(model, mine, batch_size=min(1000, at_once)).argmax(dim=1)
     shifted = shifted_labels(mine.labels, len(mine.class_names))
-    record["validation_accuracy"] = _share(called == mine.labels, len(validation))
-    record["validation_accuracy_shifted"] = _share(called == shifted, len(validation))
+    record["validation_accuracy"] = _share(called == mine.labels, count)
+    record["validation_accuracy_shifted"] = _share(called == shifted, count)
     if settings.validation_attack is not None:
         withstood = adversarially_correct(
-            model, mine, settings.validation_attack, generator=torch.Generator().manual_seed(0)
+            model,
+            mine,
+            settings.validation_attack,
+            batch_size=min(500, at_once),
+            generator=torch.Generator().manual_seed(0),
         )
-        record["validation_adversarial_accuracy"] = _share(withstood, len(validation))
+        record["validation_adversarial_accuracy"] = _share(withstood, count)
 
 
 def _share(mine: Tensor, count: int) -> float:

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from notbugs.config import DATASET_NAMES, ConfigError, settings
-from notbugs.construction import Constructed, construct_settings, describe, joined, parts, set_up, summarise
+from notbugs.construction import (
+    Constructed,
+    construct_settings,
+    describe,
+    joined,
+    neighbour_reference,
+    parts,
+    set_up,
+    summarise,
+)
 from notbugs.distribution import is_first, wait_for_all
 from notbugs.files import publish, write_json
 from notbugs.images import ImageData, Images, make_generator
@@ -67,7 +76,8 @@ def construct(project: Context, name: str) -> None:
                 project, f"construct {name}", model, data.manifest.image_shape, len(data) * config.num_steps
             ),
         )
-        size = min(config.shard_size, largest_shard(data.manifest.image_shape))
+        reference = neighbour_reference(data)
+        size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
         made_from = {"construct": {name: config.model_dump(mode="json")}}
         with unfinished(project, "construct", name, settings=made_from, inputs=inputs) as work:
             shards = Shards(work, len(data), size, config.dtype)
@@ -81,7 +91,7 @@ def construct(project: Context, name: str) -> None:
                     progress=project.progress,
                     description=title,
                 )
-                shards.write(number, *_described(steps, data, model, robust_model))
+                shards.write(number, *_described(steps, data, model, robust_model, reference))
             wait_for_all()
             if not is_first():
                 return
@@ -107,14 +117,19 @@ def construct(project: Context, name: str) -> None:
 
 
 def _described(
-    steps: Iterable[tuple[slice, Constructed]], data: Images, model: Classifier, robust_model: Classifier
+    steps: Iterable[tuple[slice, Constructed]],
+    data: Images,
+    model: Classifier,
+    robust_model: Classifier,
+    reference: Images,
 ) -> tuple[ImageData, dict[str, Tensor]]:
     """A shard made of batches: its images, and the facts of its examples by column."""
     made, columns = [], defaultdict(list)
     for rows, part in steps:
         made.append(part)
         columns["start_index"].append(part.start_index)
-        for key, values in describe(part, data, model, robust_model, first=rows.start).items():
+        facts = describe(part, data, model, robust_model, first=rows.start, reference=reference)
+        for key, values in facts.items():
             columns[key].append(values)
     return joined(made).data, {key: torch.cat(values) for key, values in columns.items()}
 

@@ -5,6 +5,7 @@ import torch
 from notbugs.config import settings
 from notbugs.distribution import is_first
 from notbugs.files import publish, write_json
+from notbugs.images import Images, Subset
 from notbugs.stages.context import Context
 from notbugs.stages.learning import train_seeds, write_curves
 from notbugs.stages.processes import in_processes
@@ -41,11 +42,11 @@ def fit(project: Context, name: str) -> None:
         outputs=[folder, metrics_file, curves_file],
         metrics_file=metrics_file,
     ) as run:
-        stored, validation = load_dataset(inputs[0]), load_dataset(inputs[1]).data()
-        subsets = {"full": stored.data()}
+        stored, validation = (load_dataset(path) for path in inputs)
+        subsets: dict[str, Images] = {"full": stored}
         if config.still_y:
-            kept = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True))
-            still_y = stored.data().select(kept)
+            agreed = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True)).nonzero().flatten()
+            still_y = Subset(stored, agreed)
             if len(still_y) >= config.batch_size:
                 subsets["still_y"] = still_y
             else:

@@ -10,7 +10,7 @@ from typing import Any
 from notbugs.checkpoints import Checkpoint
 from notbugs.distribution import is_first
 from notbugs.files import write_text
-from notbugs.images import ImageData, make_generator
+from notbugs.images import Images, make_generator
 from notbugs.models import create_model, save_model, set_normalisation
 from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
@@ -25,8 +25,8 @@ ADVERSARIAL = "validation_adversarial_accuracy"
 def train_seeds(
     project: Context,
     config: TrainSettings,
-    data: ImageData,
-    validation: ImageData,
+    data: Images,
+    validation: Images,
     *,
     stage: str,
     name: str,
@@ -50,15 +50,15 @@ def train_seeds(
     for seed in config.seeds:
         model = create_model(
             project.model_settings(),
-            tuple(data.images.shape[1:]),  # type: ignore[arg-type]
+            data.image_shape,
             data.class_names,
             generator=make_generator(project.seed, stage, name, seed, "weights"),
         ).to(project.device)
-        set_normalisation(model, data.images)
+        set_normalisation(model, data)
         compiled = False
         if config.attack is not None:
             looks = len(data) * config.epochs * config.attack.num_steps * config.attack.num_restarts
-            compiled = compiles(project, f"{stage} {name}{suffix}", model, tuple(data.images.shape[1:]), looks)
+            compiled = compiles(project, f"{stage} {name}{suffix}", model, data.image_shape, looks)
         records = train(
             model,
             data,

@@ -12,7 +12,7 @@ from notbugs.evaluation import batches
 from notbugs.files import sha256
 from notbugs.images import ImageData
 from notbugs.state_file import StateError, load_state, save_state
-from notbugs.store import Dtype, Shard, write_shard
+from notbugs.store import DTYPES, Dtype, Shard, write_shard
 
 
 class Shards:
@@ -40,7 +40,7 @@ class Shards:
 
     def write(self, number: int, data: ImageData, facts: Mapping[str, Tensor]) -> None:
         """Keep a shard; facts: column -> (n,)."""
-        shard = write_shard(self.folder, number, data, self.dtype)
+        shard = write_shard(self.folder, number, data.images.to(DTYPES[self.dtype]), data.labels)
         save_state(self._facts_of(number), {"shard": shard.model_dump(mode="json"), "facts": facts})
 
     def finished(self) -> tuple[list[Shard], dict[str, Tensor]]:

@@ -39,7 +39,7 @@ def train(project: Context, name: str) -> None:
         outputs=[folder, metrics_file, curves_file],
         metrics_file=metrics_file,
     ) as run:
-        data, validation = (load_dataset(path).data() for path in inputs)
+        data, validation = (load_dataset(path) for path in inputs)
         with unfinished(project, "train", name, settings=learnt, inputs=inputs) as work:
             summary, rows = train_seeds(
                 project,
