@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from resume_tools import contents, set_params, unfinished
+from resume_tools import TARGET, contents, set_params, unfinished
 
 import notbugs.checkpoints
 import notbugs.robustness.suite
@@ -100,7 +100,7 @@ def test_the_parts_of_a_construction_are_those_of_the_whole(project):
 
     small = load_dataset(project / "data" / "rand")
     images, facts = small.data().images, small.examples
-    set_params(project, construct={"rand": {"recipe": "random_target", "model": "standard", "eps": 0.5, "num_steps": 3, "step_size": 0.2}})  # fmt: skip  # noqa: E501
+    set_params(project, construct={"rand": TARGET})
     construct(open_project(project), "rand")
     whole = load_dataset(project / "data" / "rand")
     assert len(whole.manifest.shards) == 1
