@@ -59,6 +59,7 @@ TINY_PARAMS = {
     "num_threads": 1,
     "device": "cpu",
     "engine": "auto",
+    "processes": 1,
     "data": {"source": "digits", "max_train": 320, "max_test": 60, "validation_fraction": 0.2},
     "model": {"architecture": "small_cnn", "width": 4},
     "train": {

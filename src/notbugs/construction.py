@@ -17,6 +17,7 @@ from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.config import ConfigError, Settings, validate
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
+from notbugs.halving import Halving
 from notbugs.images import ImageData, Images, by_parts
 from notbugs.models.base import Classifier, is_large
 from notbugs.progress import Track, silent
@@ -32,6 +33,8 @@ class _RecipeSettings(Settings):
     """Length of a step on the normalised gradient, pixel units."""
     batch_size: int = Field(default=500, ge=1)
     """Images worked on at a time; does not change the results beyond rounding."""
+    shard_size: int = Field(default=2000, ge=1)
+    """Images in a file, at most 128 MiB: what a process makes at a time, and what is kept when it is killed."""
     dtype: Dtype = "float32"
     """Stored precision of the images; uint8 is not offered, its rounding is larger than the effect."""
 
@@ -248,12 +251,20 @@ def parts(
     num_examples: int,
     settings: ConstructSettings,
     *,
+    first: int = 0,
     progress: Track = silent,
     description: str = "construct",
 ) -> Iterator[tuple[slice, Constructed]]:
-    """All of a dataset in order, a batch at a time, in its stored precision, with the rows of D it was made from."""
-    for rows in progress(list(batches(num_examples, settings.batch_size)), description):
-        yield rows, recipe.part(rows).rounded(settings.dtype)
+    """A dataset from its row `first` on, in order, a batch at a time, in its stored precision, with the rows of D."""
+    halving = Halving(description)
+    for batch in progress(list(batches(num_examples, settings.batch_size)), description):
+        start = first + batch.start
+
+        def work(rows: slice, start: int = start) -> Constructed:
+            return recipe.part(slice(start + rows.start, start + rows.stop))
+
+        made = joined(halving(batch.stop - batch.start, work))
+        yield slice(start, first + batch.stop), made.rounded(settings.dtype)
 
 
 def construct(

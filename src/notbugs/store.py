@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,9 @@ Dtype = Literal["float32", "float16"]
 """Precision of a constructed dataset: bytes would cost 0.063 in L2 on 32-pixel images, more than is searched for."""
 StoredDtype = Literal["float32", "float16", "uint8"]
 """Precision on disk. Pictures that came as bytes lose nothing as bytes."""
+
+STORED: dict[str, StoredDtype] = {"F32": "float32", "F16": "float16", "U8": "uint8"}
+"""Type of a tensor in safetensors' words -> in ours."""
 
 
 class StoreError(UserError):
@@ -249,8 +252,7 @@ class DatasetWriter:
         if (part.class_names, part.image_shape) != (self._class_names, self._image_shape):
             raise ValueError(f"parts of one dataset must be alike: {self._image_shape} and {part.image_shape}")
         if self.shard_size is None:
-            size = DTYPES[self.dtype].itemsize * math.prod(self._image_shape)
-            self.shard_size = min(SHARD_SIZE, max(1, SHARD_BYTES // size))
+            self.shard_size = largest_shard(self._image_shape, self.dtype)
         start = 0
         while start < len(part):
             piece = part.select(slice(start, start + self.shard_size - self._filled))
@@ -266,26 +268,15 @@ class DatasetWriter:
         """
         if self._filled:
             self._write_shard()
-        count = sum(shard.num_examples for shard in self._shards)
-        if count == 0 or len(examples) != count:
-            raise ValueError(f"{name}: {count} images and {len(examples)} rows: need the same number, at least 1")
-        table = self.folder / "examples.parquet"
-        with whole_file(table) as temporary:
-            examples.to_parquet(temporary, index=False)
-        channels, height, width = self._image_shape
-        manifest = Manifest(
+        return write_manifest(
+            self.folder,
+            self._shards,
+            examples,
+            class_names=self._class_names,
             name=name,
             source=source,
-            num_examples=count,
-            image_shape=(channels, height, width),
-            dtype=self.dtype,
-            class_names=self._class_names,
-            shards=tuple(self._shards),
-            examples=Table(sha256=sha256(table)),
             settings=settings,
-        ).sealed()
-        write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
-        return manifest
+        )
 
     def _hold(self, piece: ImageData) -> None:
         """Put examples into the shard that is being filled."""
@@ -298,14 +289,64 @@ class DatasetWriter:
         self._filled = end
 
     def _write_shard(self) -> None:
-        from safetensors.torch import save_file
-
-        file = self.folder / f"images-{len(self._shards):05d}.safetensors"
         assert self._images is not None
-        with whole_file(file) as temporary:
-            save_file({"images": self._images[: self._filled], "labels": torch.cat(self._labels)}, temporary)
-        self._shards.append(Shard(file=file.name, num_examples=self._filled, sha256=sha256(file)))
+        images, labels = self._images[: self._filled], torch.cat(self._labels)
+        self._shards.append(write_shard(self.folder, len(self._shards), images, labels))
         self._labels, self._filled = [], 0
+
+
+def largest_shard(image_shape: tuple[int, ...], dtype: StoredDtype) -> int:
+    """As many images as fit in 16 MiB, at most 8192."""
+    return min(SHARD_SIZE, max(1, SHARD_BYTES // (DTYPES[dtype].itemsize * math.prod(image_shape))))
+
+
+def write_shard(folder: Path, number: int, images: Tensor, labels: Tensor) -> Shard:
+    """Write one file of images, whole or not at all; (n, C, H, W) in the stored precision and (n,), on the CPU."""
+    from safetensors.torch import save_file
+
+    file = folder / f"images-{number:05d}.safetensors"
+    with whole_file(file) as temporary:
+        save_file({"images": images, "labels": labels}, temporary)
+    return Shard(file=file.name, num_examples=len(labels), sha256=sha256(file))
+
+
+def write_manifest(
+    folder: Path,
+    shards: Sequence[Shard],
+    examples: "pd.DataFrame",
+    *,
+    class_names: tuple[str, ...],
+    name: str,
+    source: str,
+    settings: dict[str, Any],
+) -> Manifest:
+    """Make a dataset of written shards: the table of the examples and the manifest.
+
+    Raises: ValueError if there are no examples or the table has another length.
+    """
+    count = sum(shard.num_examples for shard in shards)
+    if count == 0 or len(examples) != count:
+        raise ValueError(f"{name}: {count} images and {len(examples)} rows: need the same number, at least 1")
+    table = folder / "examples.parquet"
+    with whole_file(table) as temporary:
+        examples.to_parquet(temporary, index=False)
+    with _opened(folder / shards[0].file) as first:
+        images = first.get_slice("images")
+        _, channels, height, width = images.get_shape()
+        dtype = STORED[images.get_dtype()]
+    manifest = Manifest(
+        name=name,
+        source=source,
+        num_examples=count,
+        image_shape=(channels, height, width),
+        dtype=dtype,
+        class_names=class_names,
+        shards=tuple(shards),
+        examples=Table(sha256=sha256(table)),
+        settings=settings,
+    ).sealed()
+    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+    return manifest
 
 
 def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
