@@ -29,7 +29,7 @@ def read_array(path: Path) -> Tensor:
 
 
 def decode_picture(content: bytes, where: Path) -> Tensor:
-    """A picture in its own size: (1 or 3, H, W) uint8; float32 in [0, 1] if it has 16 bits of grey.
+    """A picture in its own size: (1 or 3, H, W) uint8; float32 if it has 16 bits of grey, or floating point.
 
     Args:
         content: of the file.
@@ -41,6 +41,10 @@ def decode_picture(content: bytes, where: Path) -> Tensor:
     with readable(where), Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
         if max(picture.size) > MAX_SIDE:
             raise FormatError(f"{where}: {picture.width} x {picture.height} pixels; at most {MAX_SIDE} a side")
+        if picture.has_transparency_data:
+            raise FormatError(f"{where}: has transparency; lay it over a background first")
+        if picture.mode == "F":
+            return torch.from_numpy(np.array(picture, dtype=np.float32))[None]
         if picture.mode.startswith("I;16") or picture.mode == "I":
             wide = np.asarray(picture).astype(np.float64)
             return torch.from_numpy((wide / 65535.0).astype(np.float32))[None]
