@@ -345,8 +345,8 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as shard:
             yield shard
-    except (SafetensorError, OSError) as error:
-        raise StoreError(f"{file}: cannot be read: {error}") from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
+        raise StoreError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
 
 
 def _read_labels(file: Path) -> Tensor:

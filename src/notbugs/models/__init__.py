@@ -142,7 +142,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
     except FileNotFoundError:
         raise ModelError(f"{path}: no model there; `dvc repro` trains it") from None
     except Exception as error:  # safetensors raises many kinds for a damaged header
-        raise ModelError(f"{path}: cannot be read: {error}") from None
+        raise ModelError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     try:
         with torch.device("meta"):  # of shapes alone: those of a damaged description may not fit into memory
             build(description).load_state_dict(state, assign=True)
