@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from notbugs.files import sha256
@@ -106,9 +107,27 @@ def test_unverified_damage_is_still_an_error_of_the_store(tmp_path: Path) -> Non
     save(tmp_path / "x", example_data())
     path = tmp_path / "x" / "images-00000.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    stored = load_dataset(tmp_path / "x", verify=False)
     with pytest.raises(StoreError, match=r"images-00000\.safetensors: cannot be read"):
-        stored.data()
+        load_dataset(tmp_path / "x", verify=False)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(4, 2, 4, 5), torch.zeros(4, dtype=torch.int64), r"holds .*\(4, 2, 4, 5\), 'F32'.* manifest says"),
+        (torch.zeros(4, 2, 4, 4), torch.zeros(4), r"holds .*\(4,\), 'F32'.* manifest says .*\(4,\), 'I64'"),
+        (torch.full((4, 2, 4, 4), 2.0), torch.zeros(4, dtype=torch.int64), r"images must lie in \[0, 1\], not \[2\.0"),
+        (torch.full((4, 2, 4, 4), torch.nan), torch.zeros(4, dtype=torch.int64), r"images must lie in .* not \[nan"),
+        (torch.zeros(4, 2, 4, 4), torch.full((4,), 3), r"labels must lie in 0\.\.2; make the dataset again"),
+    ],
+)
+def test_unverified_contents_that_cannot_be_are_errors_of_the_store(tmp_path: Path, images, labels, message) -> None:
+    save(tmp_path / "x", example_data())
+    save_file({"images": images, "labels": labels}, tmp_path / "x" / "images-00000.safetensors")
+    for read in (lambda stored: stored.data(), lambda stored: stored.select(torch.tensor([0]))):
+        with pytest.raises(StoreError, match=message) as caught:
+            read(load_dataset(tmp_path / "x", verify=False))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
             indices: (M,) in any order, a mask (N,), or a slice of step 1.
         """
         rows = self._rows(indices)
-        return ImageData(as_floats(self.raw(rows)), self.labels[rows], self.class_names)
+        return _as_data(self.path, as_floats(self.raw(rows)), self.labels[rows], self.class_names)
 
     def raw(self, indices: Tensor | slice) -> Tensor:
         """Images of some of the examples as they are stored, (M, C, H, W); `as_floats` makes them float32."""
@@ -166,8 +166,8 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
     def shards(self) -> Iterator[ImageData]:
         """The examples shard by shard, so that memory does not grow with the dataset."""
         for shard in self.manifest.shards:
-            images, labels = _read_shard(self.path / shard.file, shard.num_examples, self.manifest)
-            yield ImageData(images, labels, self.manifest.class_names)
+            images, labels = _read_shard(self.path / shard.file)
+            yield _as_data(self.path / shard.file, images, labels, self.manifest.class_names)
 
     def data(self) -> ImageData:
         """All examples in memory."""
@@ -379,6 +379,7 @@ def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
         raise StoreError(f"{path / 'manifest.json'}: altered (its checksum does not fit); make the dataset again")
     for shard in manifest.shards:
         _check(path / shard.file, shard.sha256, verify)
+        _check_header(path / shard.file, shard, manifest)
     _check(path / manifest.examples.file, manifest.examples.sha256, verify)
     return StoredDataset(path, manifest)
 
@@ -395,6 +396,23 @@ def _check(file: Path, expected: str, verify: bool) -> None:
         raise StoreError(f"{file}: cannot be read: {error.strerror}") from None
 
 
+def _check_header(file: Path, shard: Shard, manifest: Manifest) -> None:
+    with _opened(file) as opened:
+        parts = (opened.get_slice("images"), opened.get_slice("labels"))
+        found = [(tuple(part.get_shape()), part.get_dtype()) for part in parts]
+    stored = {"float32": "F32", "float16": "F16", "uint8": "U8"}[manifest.dtype]
+    expected = [((shard.num_examples, *manifest.image_shape), stored), ((shard.num_examples,), "I64")]
+    if found != expected:
+        raise StoreError(f"{file}: holds {found}, the manifest says {expected}; make the dataset again")
+
+
+def _as_data(place: Path, images: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> ImageData:
+    try:
+        return ImageData(images, labels, class_names)
+    except ValueError as error:
+        raise StoreError(f"{place}: {error}; make the dataset again") from None
+
+
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     """A shard whose tensors are read when they are asked for."""
@@ -403,8 +421,8 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as shard:
             yield shard
-    except (SafetensorError, OSError) as error:
-        raise StoreError(f"{file}: cannot be read: {error}") from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
+        raise StoreError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
 
 
 def _read_labels(file: Path) -> Tensor:
@@ -422,16 +440,6 @@ def _read_rows(file: Path, rows: Tensor) -> Tensor:
         return torch.cat([images[start:stop] for start, stop in runs])
 
 
-def _read_shard(file: Path, num_examples: int, manifest: Manifest) -> tuple[Tensor, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(file)
-        images, labels = tensors["images"], tensors["labels"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise StoreError(f"{file}: cannot be read: {error}") from None
-    expected = (num_examples, *manifest.image_shape)
-    if tuple(images.shape) != expected or tuple(labels.shape) != (num_examples,):
-        raise StoreError(f"{file}: images of shape {tuple(images.shape)}, the manifest says {expected}")
-    return as_floats(images), labels
+def _read_shard(file: Path) -> tuple[Tensor, Tensor]:
+    with _opened(file) as shard:
+        return as_floats(shard.get_tensor("images")), shard.get_tensor("labels")

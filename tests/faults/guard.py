@@ -32,6 +32,8 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
 
 def _note(event: str, path: "str | bytes | os.PathLike[str]") -> None:
     place = Path(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 (a link is itself what is written)
+    if "__pycache__" in place.parts:  # a module imported only now
+        return
     if not place.is_relative_to(_watched[-1]) and place != Path(os.devnull):
         _found.append(f"{event} {place}")
 

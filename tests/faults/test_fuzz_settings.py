@@ -22,7 +22,7 @@ PIECE = "\n".join(PRESET.read_text().splitlines()[5:30]).encode()
 def test_any_value_anywhere(folder: Path) -> None:
     refusals = Refusals(folder, ConfigError)
 
-    @fuzz(700)
+    @fuzz(500)
     @given(st.sampled_from(places(PARAMS)), VALUES, st.sampled_from(["value", "key", "gone"]))
     def run(place: tuple[Any, ...], value: Any, kind: str) -> None:
         tree = copy.deepcopy(PARAMS)
@@ -36,7 +36,7 @@ def test_any_value_anywhere(folder: Path) -> None:
         refusals.of(lambda: check(tree))
 
     run()
-    assert refusals.count >= 550
+    assert refusals.count >= 380
 
 
 def test_files_of_any_bytes(folder: Path) -> None:
@@ -62,10 +62,10 @@ def test_assignments_of_any_text(folder: Path) -> None:
     text = "seed: 0 # of all\ntrain:\n  robust: {lr: 0.1, seeds: [0, 1]}\n"
     keys = st.sampled_from(["seed", "train.robust.lr", "train.robust.seeds", "train", "x", "", "."])
 
-    @fuzz(200)
+    @fuzz(100)
     @given(keys, st.text(max_size=12))
     def run(key: str, value: str) -> None:
         refusals.of(lambda: change(text, [f"{key}={value}"], "text"))
 
     run()
-    assert refusals.count >= 190  # nearly all: the text lacks sections, so none is accepted
+    assert refusals.count >= 95  # nearly all: the text lacks sections, so none is accepted

@@ -28,7 +28,7 @@ KILLS = [
     ("prepare", "data/validation", "data/train", False),
     ("train robust", "seed-1.safetensors", "models/train/robust", True),
     ("construct rand", "manifest.json", "data/rand", False),
-    ("fit rand", "still_y/seed-0.safetensors", "models/fit/rand", False),
+    ("fit rand", "full/seed-1.safetensors", "models/fit/rand", False),
     ("evaluate", "plots/accuracy_vs_eps.csv", "metrics/results.csv", True),
     ("features", "metrics/features.json", "metrics/features.csv", False),
     ("planted", "plots/planted", "metrics/planted.json", False),
@@ -81,7 +81,7 @@ def test_every_kind_of_stage_killed_under_dvc(tiny_project: Path, tmp_path: Path
             assert done.returncode == -signal.SIGKILL, (command, done.stdout, done.stderr)
         else:
             assert done.returncode not in (0, -signal.SIGKILL), (command, done.stdout, done.stderr)
-            assert f"failed to run: notbugs {command}, exited with -9" in done.stderr
+            assert f"failed to run: notbugs {command}, exited with" in done.stderr
             assert "Traceback" not in done.stderr
     succeed(copy, "dvc", "repro")
     assert_same(tiny_project, copy)

@@ -20,7 +20,7 @@ CALLS = {
     "yaml.load_all",
     "torch.hub.load",
 }
-METHODS = {"extractall", "to_pickle", "allow_pickle"}
+METHODS = {"extractall", "to_pickle"}
 SAFE_LOADERS = {"_Loader", "loader"}
 """`config._Loader` and `tracking.lineage`'s choice between PyYAML's two safe loaders."""
 
