@@ -12,6 +12,8 @@ import notbugs.checkpoints
 import notbugs.training
 from notbugs.attacks import AttackSettings
 from notbugs.checkpoints import Checkpoint
+from notbugs.construction import TargetSettings, construct
+from notbugs.evaluation import adversarially_correct, predict
 from notbugs.halving import Halving, MemoryExhaustedError
 from notbugs.images import ImageData
 from notbugs.state_file import StateError, load_state, save_state
@@ -192,6 +194,38 @@ def test_halves_do_all_of_the_work_in_order():
 
     for count in (10, 1, 7, 0):
         assert list(itertools.chain(*halving(count, work))) == list(range(count))
+
+
+def test_evaluation_and_construction_halve_their_batches_too(standard_model, digits, capsys):
+    """The same examples withstand, and the images are the same to rounding."""
+    few = digits[1].select(torch.arange(60))
+    attack = AttackSettings(eps=0.4, num_steps=4, random_start=True)
+    expected = adversarially_correct(standard_model, few, attack, generator=generator())
+    assert 0 < expected.sum() < 60
+    settings = TargetSettings(recipe="random_target", model="standard", num_steps=3, step_size=0.2, eps=0.5)
+    wanted = construct(standard_model, few, settings, generator=generator())
+    logits = predict(standard_model, few.images)
+    short = OutOfMemory(standard_model, 16)
+    assert torch.equal(adversarially_correct(short, few, attack, generator=generator()), expected)
+    made = construct(short, few, settings, generator=generator())
+    torch.testing.assert_close(made.data.images, wanted.data.images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(predict(short, few.images), logits, rtol=1e-4, atol=1e-4)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "adversarial accuracy: out of memory; goes on with 30 images at a time, not 60"
+    assert said[-1] == "prediction: out of memory; goes on with 15 images at a time, not 30"
+
+
+class OutOfMemory(nn.Module):
+    """A network that does not fit into memory with more than so many images."""
+
+    def __init__(self, model: nn.Module, most: int) -> None:
+        super().__init__()
+        self.model, self.most = model, most
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(x)
 
 
 # The file

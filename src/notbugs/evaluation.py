@@ -85,12 +85,14 @@ def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000
     Returns: (N, K) float32.
     """
     device = model_device(model)
-    parts = []
+
+    def logits(rows: slice) -> Tensor:
+        part = images[rows] if isinstance(images, Tensor) else images.select(rows).images
+        found: Tensor = model(part.to(device)).float().cpu()
+        return found
+
     with frozen(model):
-        for batch in batches(len(images), batch_size):
-            part = images[batch] if isinstance(images, Tensor) else images.select(batch).images
-            parts.append(model(part.to(device)).float().cpu())
-    return torch.cat(parts)
+        return torch.cat(Halving("prediction").over(len(images), batch_size, logits))
 
 
 def shifted_labels(labels: Tensor, num_classes: int) -> Tensor:
@@ -124,23 +126,15 @@ def adversarially_correct(
         return torch.zeros(0, dtype=torch.bool)
     device = model_device(model)
     engine = engine or Engine(model, data.select(slice(0, 8)).images.to(device))
-    starts = (
-        _Starts(generator, torch.arange(len(data)) if numbers is None else numbers) if attack.random_start else None
-    )
-    halving = Halving("adversarial accuracy")
-    parts: list[Tensor] = []
-    for batch in batches(len(data), batch_size):
-        part = data.select(batch)
+    known_by = torch.arange(len(data)) if numbers is None else numbers
+    starts = _Starts(generator, known_by) if attack.random_start else None
+
+    def withstand(rows: slice) -> Tensor:
+        part = data.select(rows)
         inputs, labels = part.images.to(device), part.labels.to(device)
+        return _withstand(model, engine, inputs, labels, attack, starts.of(rows) if starts else None)
 
-        def withstand(
-            rows: slice, inputs: Tensor = inputs, labels: Tensor = labels, first: int = batch.start
-        ) -> Tensor:
-            own = starts.of(slice(first + rows.start, first + rows.stop)) if starts else None
-            return _withstand(model, engine, inputs[rows], labels[rows], attack, own)
-
-        parts += halving(len(labels), withstand)
-    return torch.cat(parts)
+    return torch.cat(Halving("adversarial accuracy").over(len(data), batch_size, withstand))
 
 
 def _withstand(

@@ -28,8 +28,23 @@ class Halving:
         self.what, self.smallest = what, smallest
         self._parts = 1
 
+    def over(self, count: int, batch_size: int, work: Callable[[slice], Part]) -> list[Part]:
+        """Do the work on `count` examples in batches, and in parts of batches where memory is short.
+
+        Args:
+            work: rows of the whole -> anything.
+        """
+        parts: list[Part] = []
+        for start in range(0, count, batch_size):
+
+            def shifted(rows: slice, start: int = start) -> Part:
+                return work(slice(start + rows.start, start + rows.stop))
+
+            parts += self(min(batch_size, count - start), shifted)
+        return parts
+
     def __call__(self, count: int, work: Callable[[slice], Part]) -> list[Part]:
-        """Do the work on `count` examples.
+        """Do the work on one batch of `count` examples.
 
         Args:
             work: rows -> anything; done again from row 0 on when a part does not fit.

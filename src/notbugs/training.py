@@ -149,13 +149,14 @@ def train(
             as they were for the training that is taken up.
         progress: shows the epochs.
     Returns: one record an epoch.
-    Raises: TrainingError if the loss is no longer finite, ValueError for fewer than two examples a process, or for
+    Raises: TrainingError if the loss is no longer finite, or for fewer than two examples a process; ValueError for
         early stopping without validation images.
     """
     device = next(model.parameters()).device
     if min(len(data), settings.batch_size) < 2 * world_size():
-        smaller = min(len(data), settings.batch_size)
-        raise ValueError(f"training needs at least {2 * world_size()} examples, not {smaller}")
+        smaller, needed = min(len(data), settings.batch_size), 2 * world_size()
+        whom = f", two for each of {world_size()} processes" if world_size() > 1 else ""
+        raise TrainingError(f"training needs at least {needed} examples{whom}, not {smaller}")
     if settings.early_stopping is not None and validation is None:
         raise ValueError("early_stopping needs validation images")
     feed = Feed(data, device)

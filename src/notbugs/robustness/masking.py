@@ -15,6 +15,7 @@ from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.projections import NORMS
 from notbugs.evaluation import adversarially_correct, batches, model_device, predict
+from notbugs.halving import Halving
 from notbugs.images import ImageData
 from notbugs.intervals import wilson_interval
 from notbugs.robustness.settings import SuiteSettings
@@ -145,20 +146,20 @@ def transfer_images(source: nn.Module, data: ImageData, settings: SuiteSettings)
     device = model_device(source)
     attack = settings.pgd(settings.num_steps)
     engine = Engine(source, data.images[:8].to(device))
-    parts = [
-        pgd(
+
+    def fooling(rows: slice) -> Tensor:
+        return pgd(
             engine,
-            data.images[batch].to(device),
-            data.labels[batch].to(device),
+            data.images[rows].to(device),
+            data.labels[rows].to(device),
             norm=attack.norm,
             eps=attack.eps,
             step_size=attack.step,
             num_steps=attack.num_steps,
             judge=False,
         ).x_adv.cpu()
-        for batch in batches(len(data), settings.batch_size)
-    ]
-    return torch.cat(parts)
+
+    return torch.cat(Halving("transfer").over(len(data), settings.batch_size, fooling))
 
 
 def _share(examples: Tensor) -> float:

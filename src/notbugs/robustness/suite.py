@@ -11,6 +11,7 @@ from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import allows, library_attack
 from notbugs.evaluation import Outcome, adversarially_correct, batches, model_device, outcomes, predict
+from notbugs.halving import Halving
 from notbugs.images import ImageData, Images
 from notbugs.results import WORST
 from notbugs.robustness.certificate import Certificate, certify
@@ -250,9 +251,12 @@ class _Suite:
         if not allows(name, len(self.data.class_names), tuple(self.data.images.shape[1:])):
             return
         rows = self._left.nonzero().flatten()
-        for part in batches(len(rows), self.settings.batch_size):
+
+        def attack(part: slice) -> None:
             unsure = self._attacked(name, num_steps, rows[part], self.engine)
             self._attacked(name, num_steps, unsure, self.model)
+
+        Halving(name).over(len(rows), self.settings.batch_size, attack)
         self._record(f"{name}{num_steps}")
 
     def _attacked(self, name: str, num_steps: int, rows: Tensor, network: nn.Module) -> Tensor:
