@@ -69,17 +69,19 @@ def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -
     """
     from torchvision.models.googlenet import Inception
 
+    def pooling() -> list[nn.Module]:
+        return [nn.MaxPool2d(3, 2, ceil_mode=True)] if is_large(image_shape) else []
+
     channels = 3 * width
-    pooling = [nn.MaxPool2d(3, stride=2, ceil_mode=True)] if is_large(image_shape) else []
     layers: list[nn.Module] = [
         first_convolution(image_shape, width),
         nn.BatchNorm2d(width),
         nn.ReLU(),
-        *pooling,
+        *pooling(),
         nn.Conv2d(width, channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
-        *pooling,
+        *pooling(),
     ]
     for number, group in enumerate(INCEPTION):
         if number:
