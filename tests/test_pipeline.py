@@ -59,6 +59,7 @@ TINY_PARAMS = {
     "num_threads": 1,
     "device": "cpu",
     "engine": "auto",
+    "processes": 1,
     "data": {"source": "digits", "max_train": 320, "max_test": 60, "validation_fraction": 0.2},
     "model": {"architecture": "small_cnn", "width": 4},
     "train": {
@@ -180,8 +181,8 @@ def make_project(folder: Path) -> Path:
 
 
 @pytest.fixture
-def project(tiny_project: Path) -> Path:
-    return tiny_project
+def project(finished_project: Path) -> Path:
+    return finished_project
 
 
 def rows(project: Path) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ def test_params_yaml_is_the_digits_preset() -> None:
     assert (ROOT / "params.yaml").read_text() == (ROOT / "presets" / "digits.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10_paper", "folder", "planted"])
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10_paper", "folder", "planted", "restricted_imagenet"])
 def test_presets_are_valid_and_say_what_they_cost(name: str) -> None:
     preset = next(preset for preset in presets(ROOT) if preset.name == name)
     check(read_params(preset.path))

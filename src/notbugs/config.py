@@ -21,6 +21,7 @@ SECTIONS = (
     "num_threads",
     "device",
     "engine",
+    "processes",
     "data",
     "model",
     "train",
@@ -92,6 +93,8 @@ class Runtime(Settings):
     """`auto` takes CUDA where there is one."""
     engine: EngineName = "auto"
     """How attacked networks run: `plain` (folded), `compiled` (torch.compile besides), or by the amount of work."""
+    processes: int = Field(default=1, ge=1, le=1024)
+    """Processes that share a training, a construction, an evaluation (torchrun): one a GPU, or parts of a CPU."""
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

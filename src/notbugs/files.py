@@ -127,6 +127,20 @@ def _final(named: Path, temporary: Path, path: Path) -> Path:
     return path / named.relative_to(temporary) if named.is_relative_to(temporary) else named
 
 
+def publish(source: Path, path: Path) -> None:
+    """Put a folder's content at `path`, whole or not at all; `source` stays, and shares its files if it can."""
+    halves = shutil.ignore_patterns("*.tmp")  # of a write that was killed
+    with whole_folder(path) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=_link_or_copy, ignore=halves)
+
+
+def _link_or_copy(source: str, path: str) -> None:
+    try:
+        os.link(source, path)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with whole_file(path) as temporary:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from notbugs.config import ConfigError, validate
 from notbugs.images import ImageData, make_generator
@@ -146,6 +147,30 @@ def test_a_constant_channel_is_no_division_by_zero():
     model = make(shape=(3, 8, 8)).eval()
     set_normalisation(model, images)
     assert model(images).isfinite().all()
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "vgg16", "densenet121", "inception"])
+def test_large_images_meet_imagenets_stem(architecture):
+    """From 128 pixels on the first convolution and pooling quarter the sides, as published; below nothing does."""
+    settings = ModelSettings(architecture=architecture, width=4)
+
+    def sides(size: int) -> list[int]:
+        seen: list[int] = []
+        model = create_model(settings, (3, size, size), ("a", "b"), generator=torch.Generator().manual_seed(0)).eval()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda _m, _i, out: seen.append(out.shape[-1]))
+        with torch.no_grad():
+            assert model(torch.zeros(1, 3, size, size)).shape == (1, 2)
+        return seen
+
+    small, large = sides(64), sides(128)
+    if architecture == "vgg16":  # has no pooling in its stem
+        assert (small[0], large[0]) == (64, 128)
+    else:
+        assert small[:2] == [64, 64]
+        assert large[:2] == [64, 32]
+    assert len(small) == len(large)
 
 
 def test_default_settings():

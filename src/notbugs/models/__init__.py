@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from notbugs.config import Settings, UserError
 from notbugs.files import sha256, whole_file, write_json
+from notbugs.images import Images, by_parts
 from notbugs.models.base import Classifier
 from notbugs.models.imagenet import densenet121, inception, vgg16
 from notbugs.models.resnet import resnet8, resnet18, resnet50
@@ -56,7 +57,7 @@ class ModelSettings(Settings):
     """Which classifier is trained."""
 
     architecture: Architecture = "small_cnn"
-    """Network, by its usual name; those made for ImageNet have the stem for 32 pixels."""
+    """Network, by its usual name; those made for ImageNet have the stem for small images below 128 pixels."""
     width: int | None = Field(default=None, ge=1, le=1024)
     """Scales all layers; null takes the usual width (16 for small_cnn, 64 for those made for ImageNet)."""
 
@@ -102,9 +103,22 @@ def build(description: Description) -> Classifier:
     return model
 
 
-def set_normalisation(model: Classifier, images: torch.Tensor) -> None:
-    """Set the first layer to the mean and standard deviation of `images` (N, C, H, W), per channel."""
-    std, mean = torch.std_mean(images.double(), dim=(0, 2, 3))
+def set_normalisation(model: Classifier, images: torch.Tensor | Images) -> None:
+    """Set the first layer to the mean and standard deviation per channel of images (N, C, H, W) or of a dataset.
+
+    A dataset is read in parts, whose moments are merged in double precision.
+
+    Source: Chan, Golub & LeVeque 1983, equation 2.1 (merging of moments).
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())  # squares: summed squared distances from the mean
+    for part in [images] if isinstance(images, torch.Tensor) else (part.images for part in by_parts(images)):
+        number = part.numel() // part.shape[1]
+        std, own = torch.std_mean(part.double(), dim=(0, 2, 3))  # (C,)
+        total, apart = count + number, own - mean
+        squares = squares + std**2 * (number - 1) + apart**2 * (count * number / total)
+        mean = mean + apart * (number / total)
+        count = total
+    std = (squares / (count - 1)).sqrt()
     model.normalise.mean.copy_(mean.float().view(1, -1, 1, 1))
     model.normalise.std.copy_(std.float().clamp(min=1e-3).view(1, -1, 1, 1))
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import distances, library_minimum
-from notbugs.evaluation import batches, model_device, predict
+from notbugs.evaluation import model_device, predict
+from notbugs.halving import Halving
 from notbugs.images import ImageData
 
 HALVINGS = 10
@@ -40,15 +41,18 @@ def minimum_norms(
     right = predict(model, data.images, batch_size=batch_size).argmax(dim=1) == data.labels
     found = torch.where(right, torch.inf, 0.0).double()  # (N,)
     rows = right.nonzero().flatten()
-    for part in batches(len(rows), batch_size):
+    engine = engine or Engine(model, data.images[:8].to(device))
+
+    def search(part: slice) -> None:
         chosen = rows[part]
         inputs, labels = data.images[chosen].to(device), data.labels[chosen].to(device)
-        engine = engine or Engine(model, inputs[:8])
         x_adv = library_minimum(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)
         delta = x_adv - inputs
         fooled = predict(model, x_adv).argmax(dim=1) != data.labels[chosen]
         share = _smallest_share(model, inputs[fooled], delta[fooled], data.labels[chosen][fooled])
         found[chosen[fooled]] = distances(delta, norm).cpu()[fooled] * share
+
+    Halving(attack).over(len(rows), batch_size, search)
     return found
 
 

@@ -1,6 +1,8 @@
 """The attack suite: cheapest attack first, each on what the ones before it left standing, and what all leave."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +10,12 @@ from torch import Tensor, nn
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import allows, library_attack
-from notbugs.evaluation import Outcome, adversarially_correct, batches, model_device, outcomes, predict
+from notbugs.evaluation import Outcome, adversarially_correct, model_device, outcomes, predict
+from notbugs.halving import Halving
 from notbugs.images import ImageData
 from notbugs.results import WORST
 from notbugs.robustness.certificate import Certificate, certify
-from notbugs.robustness.masking import Check, Standing, masking_checks
+from notbugs.robustness.masking import Check, Signs, Standing, look_for_signs, masking_checks
 from notbugs.robustness.minimum_norm import minimum_norms
 from notbugs.robustness.settings import SuiteSettings, pgd_name
 
@@ -32,6 +35,22 @@ class Audit:
     outcomes: list[Outcome]
     norms: dict[str, Tensor]
     checks: list[Check]
+    certificate: Certificate | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found of one model on some images, example by example; `audited` sums it up.
+
+    Attributes:
+        outcomes, norms, certificate: as of `Audit`.
+        standing, signs: what the checks are made of; None where that was not asked for.
+    """
+
+    outcomes: list[Outcome]
+    norms: dict[str, Tensor]
+    standing: Standing | None = None
+    signs: Signs | None = None
     certificate: Certificate | None = None
 
 
@@ -55,19 +74,71 @@ def audit(
         transferred: images that fool another model (`notbugs.robustness.masking.transfer_images`).
         compiled: compile the engine of the curve's attacks (see `attacks.engine.pays_to_compile`).
     """
-    found = outcomes(model, data, settings, generator=generator, compiled=compiled)
-    if not thorough:
-        return Audit(found, {}, [])
-    suite = _Suite(model, data, settings, generator, found)
-    suite.run()
-    checks = masking_checks(
-        model, data, settings, suite.standing(), engine=suite.engine, generator=generator, transferred=transferred
+    engine = Engine(model, data.images[:8].to(model_device(model)), compiled=compiled)
+    return audited(
+        find(
+            model, data, settings, generator=generator, transferred=transferred, thorough=thorough, curve_engine=engine
+        )
     )
+
+
+def find(
+    model: nn.Module,
+    data: ImageData,
+    settings: SuiteSettings,
+    *,
+    generator: torch.Generator,
+    transferred: Tensor | None = None,
+    thorough: bool = True,
+    curve_engine: Engine | None = None,
+    first: int = 0,
+) -> Findings:
+    """`audit` of a part of the test split.
+
+    Args:
+        data: the images of the part.
+        transferred: those that fool another model, of the same part.
+        curve_engine: attacked for the curve; made from the model.
+        first: row of the test split that the part begins with.
+    """
+    found = outcomes(model, data, settings, generator=generator, engine=curve_engine)
+    if not thorough:
+        return Findings(found, {})
+    suite = _Suite(model, data, settings, generator, found, first)
+    suite.run()
+    signs = look_for_signs(model, data, settings, engine=suite.engine, generator=generator, transferred=transferred)
     certificate = None
     if settings.certificate is not None:
-        images = data.images[: settings.certificate.num_examples].to(model_device(model))
+        wanted = settings.certificate.num_examples
+        images = data.images[: None if wanted is None else max(wanted - first, 0)].to(model_device(model))
         certificate = certify(model, images, settings.certificate, generator=generator)
-    return Audit([*found, *suite.found], suite.norms, checks, certificate)
+    return Findings([*found, *suite.found], suite.norms, suite.standing(), signs, certificate)
+
+
+def audited(*parts: Findings) -> Audit:
+    """What the findings of all parts of the test split, in their order, come to."""
+    one = parts[0]
+    found = [
+        replace(outcome, correct=torch.cat([part.outcomes[number].correct for part in parts]))
+        for number, outcome in enumerate(one.outcomes)
+    ]
+    norms = {attack: torch.cat([part.norms[attack] for part in parts]) for attack in one.norms}
+    checks, certificate = [], None
+    if one.standing is not None and one.signs is not None:
+        standing = Standing(**_joined([part.standing for part in parts]))
+        checks = masking_checks(standing, Signs(**_joined([part.signs for part in parts])))
+    if one.certificate is not None:
+        certified = [part.certificate for part in parts if part.certificate is not None]
+        certificate = Certificate(
+            torch.cat([part.called for part in certified]), torch.cat([part.radius for part in certified])
+        )
+    return Audit(found, norms, checks, certificate)
+
+
+def _joined(parts: Sequence[Standing | Signs | None]) -> dict[str, Any]:
+    """The fields of all parts, one after the other; None where they are None."""
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(parts[0])}  # type: ignore[arg-type]
+    return {name: None if values[0] is None else torch.cat(values) for name, values in columns.items()}
 
 
 class _Suite:
@@ -80,8 +151,10 @@ class _Suite:
         settings: SuiteSettings,
         generator: torch.Generator,
         measured: list[Outcome],
+        first: int,
     ) -> None:
         self.model, self.data, self.settings, self.generator = model, data, settings, generator
+        self._first = first
         self.engine = Engine(model, data.images[:8].to(model_device(model)))
         self.norms: dict[str, Tensor] = {}
         self.found: list[Outcome] = []
@@ -130,6 +203,7 @@ class _Suite:
             batch_size=self.settings.batch_size,
             generator=self.generator,
             engine=self.engine,
+            numbers=self._first + rows,
         )
         self._fell(rows[~withstood])
         self._record(pgd_name(num_steps, num_restarts))
@@ -154,9 +228,12 @@ class _Suite:
         if not allows(name, len(self.data.class_names), tuple(self.data.images.shape[1:])):
             return
         rows = self._left.nonzero().flatten()
-        for part in batches(len(rows), self.settings.batch_size):
+
+        def attack(part: slice) -> None:
             unsure = self._attacked(name, num_steps, rows[part], self.engine)
             self._attacked(name, num_steps, unsure, self.model)
+
+        Halving(name).over(len(rows), self.settings.batch_size, attack)
         self._record(f"{name}{num_steps}")
 
     def _attacked(self, name: str, num_steps: int, rows: Tensor, network: nn.Module) -> Tensor:

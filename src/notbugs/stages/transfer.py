@@ -21,6 +21,7 @@ from notbugs.science.transfer import (
     transfer_rates,
 )
 from notbugs.stages.context import Context
+from notbugs.stages.unfinished import kept, unfinished
 from notbugs.store import load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import TrainSettings, train
@@ -38,6 +39,7 @@ def transfer(project: Context) -> None:
     source_file = project.source_model("standard", settings(project.params, "train.standard", TrainSettings).seeds[0])
     folders = {"d": project.dataset("train"), "rand": project.dataset("rand"), "det": project.dataset("det")}
     metrics_file = project.root / "metrics" / "transfer.json"
+    inputs = [*folders.values(), project.dataset("test"), source_file]
     with live_run(
         "transfer",
         None,
@@ -45,7 +47,7 @@ def transfer(project: Context) -> None:
         experiment=project.runtime.experiment,
         params={"transfer": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
         seed=project.seed,
-        inputs=[*folders.values(), project.dataset("test"), source_file],
+        inputs=inputs,
         outputs=[metrics_file],
         metrics_file=metrics_file,
     ):
@@ -56,8 +58,13 @@ def transfer(project: Context) -> None:
             source, test, config.attack, generator=make_generator(project.seed, "transfer", "noise")
         )
         facts, masks = {}, {}
-        for name, model in config.architectures.items():
-            facts[name], masks[name] = _architecture(project, config, name, model, data, test, examples)
+        made_from = {"transfer": config.model_dump(mode="json")}
+        with unfinished(project, "transfer", "all", settings=made_from, inputs=inputs) as work:
+            for number, (name, model) in enumerate(config.architectures.items()):
+                facts[name], masks[name] = kept(
+                    work / f"architecture-{number}.safetensors",
+                    lambda name=name, model=model: _architecture(project, config, name, model, data, test, examples),  # type: ignore[misc]
+                )
         table = {name: {**facts[name], **nested(shares)} for name, shares in share_table(masks).items()}
         write_json(
             metrics_file,
