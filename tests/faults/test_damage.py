@@ -43,6 +43,17 @@ def test_a_damaged_file_is_named_and_made_again(finished_project: Path, tmp_path
     assert_same(finished_project, copy)
 
 
+def test_damaged_measurements_that_were_kept_are_taken_again(finished_project: Path, tmp_path: Path) -> None:
+    copy = copy_of(finished_project, tmp_path)
+    kept = sorted((copy / ".notbugs" / "evaluate").glob("*.json"))
+    assert len(kept) > 5
+    for file in kept[:3]:
+        flip(file)
+    (copy / "metrics" / "results.csv").unlink()
+    succeed(copy, "notbugs", "evaluate", NOTBUGS_TRACKING="off")
+    assert_same(finished_project, copy)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
