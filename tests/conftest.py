@@ -35,7 +35,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project on which a tiny pipeline has run once. Shared by the tests of group `pipeline`: not to be changed."""
     from test_pipeline import make_project, run
 

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from notbugs.cli import main
 from notbugs.config import UserError
 from notbugs.files import WriteError, whole_file, whole_folder, write_text
 
@@ -93,6 +95,28 @@ def test_a_file_where_a_folder_must_be(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     with pytest.raises(OSError, match="x"):
         write_text(tmp_path / "x" / "y", "text")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), "error: /x: permission denied"),
+        (OSError(5, "Input/output error"), "error: input/output error"),
+        (WriteError(Path("/x"), "the disk is full"), "error: /x: cannot be written: the disk is full; what was there"),
+        (UserError("evil\x1b[2Jname"), "error: evil\\x1b[2Jname"),
+    ],
+)
+def test_the_command_line_says_it_in_one_line(tmp_path: Path, monkeypatch, error: Exception, line: str) -> None:
+    def fail(params: object) -> None:
+        raise error
+
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("notbugs.stages.check.check", fail)
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 1
+    assert done.output.startswith(line)
+    assert done.output.count("\n") == 1
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path, dead_process: int) -> None:

@@ -181,8 +181,8 @@ def make_project(folder: Path) -> Path:
 
 
 @pytest.fixture
-def project(tiny_project: Path) -> Path:
-    return tiny_project
+def project(finished_project: Path) -> Path:
+    return finished_project
 
 
 def rows(project: Path) -> list[dict[str, str]]:

@@ -114,8 +114,8 @@ def test_unverified_damage_is_still_an_error_of_the_store(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (torch.zeros(4, 2, 4, 5), torch.zeros(4, dtype=torch.int64), r"holds .*\(4, 2, 4, 5\), 'F32'.* manifest says"),
-        (torch.zeros(4, 2, 4, 4), torch.zeros(4), r"holds .*\(4,\), 'F32'.* manifest says .*\(4,\), 'I64'"),
+        (torch.zeros(4, 2, 4, 5), torch.zeros(4, dtype=torch.int64), r"holds .*4, 2, 4, 5, 'float32'.* manifest says"),
+        (torch.zeros(4, 2, 4, 4), torch.zeros(4), r"holds .*\(4, 'F32'\).* manifest says .*\(4, 'I64'\)"),
         (torch.full((4, 2, 4, 4), 2.0), torch.zeros(4, dtype=torch.int64), r"images must lie in \[0, 1\], not \[2\.0"),
         (torch.full((4, 2, 4, 4), torch.nan), torch.zeros(4, dtype=torch.int64), r"images must lie in .* not \[nan"),
         (torch.zeros(4, 2, 4, 4), torch.full((4,), 3), r"labels must lie in 0\.\.2; make the dataset again"),

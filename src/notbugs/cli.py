@@ -23,7 +23,7 @@ class _OneLineErrors(click.Group):
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:  # a folder where a file should be, a disk that fails
-            if error.errno is None:
+            if error.errno is None or isinstance(error, BrokenPipeError):  # `| head`: click sees to it
                 raise
             place = f"{error.filename}: " if error.filename else ""
             click.echo(f"error: {place}{str(error.strerror).lower()}", err=True)

@@ -49,10 +49,10 @@ def load_state(file: Path) -> Any:
         return _unpacked(json.loads(metadata["state"]), tensors)
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         if isinstance(error, StateError):
             raise
-        raise StateError(f"{file}: cannot be read: {error}") from None
+        raise StateError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

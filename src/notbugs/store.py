@@ -398,10 +398,9 @@ def _check(file: Path, expected: str, verify: bool) -> None:
 
 def _check_header(file: Path, shard: Shard, manifest: Manifest) -> None:
     with _opened(file) as opened:
-        parts = (opened.get_slice("images"), opened.get_slice("labels"))
-        found = [(tuple(part.get_shape()), part.get_dtype()) for part in parts]
-    stored = {"float32": "F32", "float16": "F16", "uint8": "U8"}[manifest.dtype]
-    expected = [((shard.num_examples, *manifest.image_shape), stored), ((shard.num_examples,), "I64")]
+        images, labels = opened.get_slice("images"), opened.get_slice("labels")
+        found = (*images.get_shape(), STORED.get(images.get_dtype())), (*labels.get_shape(), labels.get_dtype())
+    expected = (shard.num_examples, *manifest.image_shape, manifest.dtype), (shard.num_examples, "I64")
     if found != expected:
         raise StoreError(f"{file}: holds {found}, the manifest says {expected}; make the dataset again")
 

@@ -26,21 +26,32 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize("harm", [cut, flip], ids=["truncated", "bit-flipped"])
-def test_a_damaged_file_is_named_and_made_again(tiny_project: Path, tmp_path: Path, harm) -> None:
-    copy = copy_of(tiny_project, tmp_path)
-    shutil.copytree(tiny_project / RUNS, copy / RUNS)
+def test_a_damaged_file_is_named_and_made_again(finished_project: Path, tmp_path: Path, harm) -> None:
+    copy = copy_of(finished_project, tmp_path)
+    shutil.copytree(finished_project / RUNS, copy / RUNS)
     for file, command in DAMAGE:
         harm(copy / file)
         line = fail(copy, "notbugs", *command.split(), NOTBUGS_TRACKING="off")
         stem = (copy / file).with_suffix("")  # of a model and its .json, one is named
         assert f"error: {stem}" in line, line
-        shutil.copyfile(tiny_project / file, copy / file)
+        shutil.copyfile(finished_project / file, copy / file)
     for file, _ in DAMAGE:
         harm(copy / file)
     for file in ("metrics/results.csv", "metrics/fit/rand.json"):
         harm(copy / file)
     succeed(copy, "dvc", "repro")
-    assert_same(tiny_project, copy)
+    assert_same(finished_project, copy)
+
+
+def test_damaged_measurements_that_were_kept_are_taken_again(finished_project: Path, tmp_path: Path) -> None:
+    copy = copy_of(finished_project, tmp_path)
+    kept = sorted((copy / ".notbugs" / "evaluate").glob("*.json"))
+    assert len(kept) > 5
+    for file in kept[:3]:
+        flip(file)
+    (copy / "metrics" / "results.csv").unlink()
+    succeed(copy, "notbugs", "evaluate", NOTBUGS_TRACKING="off")
+    assert_same(finished_project, copy)
 
 
 @pytest.mark.parametrize(
@@ -54,18 +65,18 @@ def test_a_damaged_file_is_named_and_made_again(tiny_project: Path, tmp_path: Pa
     ],
 )
 def test_a_damaged_params_file_is_one_line_and_changes_nothing(
-    tiny_project: Path, tmp_path: Path, text: str, message: str
+    finished_project: Path, tmp_path: Path, text: str, message: str
 ) -> None:
-    copy = copy_of(tiny_project, tmp_path)
+    copy = copy_of(finished_project, tmp_path)
     (copy / "params.yaml").write_text(text)
     assert message in fail(copy, "notbugs", "check")
-    shutil.copyfile(tiny_project / "params.yaml", copy / "params.yaml")
-    assert_same(tiny_project, copy)
+    shutil.copyfile(finished_project / "params.yaml", copy / "params.yaml")
+    assert_same(finished_project, copy)
 
 
-def test_two_dvc_repro_at_once(tiny_project: Path, tmp_path: Path) -> None:
+def test_two_dvc_repro_at_once(finished_project: Path, tmp_path: Path) -> None:
     """One does the work; the other does it not a second time, or says that it has to wait."""
-    copy = copy_of(tiny_project, tmp_path)
+    copy = copy_of(finished_project, tmp_path)
     shutil.rmtree(copy / "models" / "train" / "robust")
     both = [
         subprocess.Popen(
@@ -86,4 +97,4 @@ def test_two_dvc_repro_at_once(tiny_project: Path, tmp_path: Path) -> None:
         assert "Traceback" not in text
         assert code == 0 or "is busy" in text or "lock" in text, text
     succeed(copy, "dvc", "repro")
-    assert_same(tiny_project, copy)
+    assert_same(finished_project, copy)

@@ -81,8 +81,8 @@ STAGES = ["construct rand", "train standard", "report"]
 @pytest.mark.slow
 @pytest.mark.pipeline
 @pytest.mark.xdist_group("pipeline")
-def test_stages_on_a_full_disk_and_again_with_room(tiny_project: Path, tmp_path: Path) -> None:
-    copy = copy_of(tiny_project, tmp_path)
+def test_stages_on_a_full_disk_and_again_with_room(finished_project: Path, tmp_path: Path) -> None:
+    copy = copy_of(finished_project, tmp_path)
     before = contents(copy)
     script = """
         mkdir "$2"; mount -t tmpfs -o size=300m tmpfs "$2"; cp -r "$1/." "$2"; cd "$2"
@@ -104,14 +104,14 @@ def test_stages_on_a_full_disk_and_again_with_room(tiny_project: Path, tmp_path:
         assert line.startswith(f"error: {tmp_path}/small/")
         assert line.endswith("cannot be written: the disk is full; what was there before is kept")
     assert contents(copy / "full") == before
-    assert_same(tiny_project, copy)
+    assert_same(finished_project, copy)
 
 
 @pytest.mark.slow
 @pytest.mark.pipeline
 @pytest.mark.xdist_group("pipeline")
-def test_a_read_only_project(tiny_project: Path, tmp_path: Path) -> None:
-    copy = copy_of(tiny_project, tmp_path)
+def test_a_read_only_project(finished_project: Path, tmp_path: Path) -> None:
+    copy = copy_of(finished_project, tmp_path)
     (copy / ".notbugs" / "checked").unlink(missing_ok=True)
     script = """
         mount --bind "$1" "$1"; mount -o remount,ro,bind,nosuid,nodev "$1"; cd "$1"
@@ -130,4 +130,4 @@ def test_a_read_only_project(tiny_project: Path, tmp_path: Path) -> None:
     )
     assert "construct 1" in lines
     assert lines[-1].startswith("dvc ")
-    assert_same(tiny_project, copy)
+    assert_same(finished_project, copy)

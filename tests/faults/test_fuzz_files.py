@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from notbugs.config import UserError
 from notbugs.images import ImageData, make_generator
 from notbugs.models import ModelError, ModelSettings, create_model, load_model, save_model
+from notbugs.state_file import StateError, load_state, save_state
 from notbugs.store import StoreError, load_dataset, save_dataset
 
 DTYPES = st.sampled_from(["F32", "F16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "BF16", "x"]) | SCALARS
@@ -111,7 +113,7 @@ def test_manifests_of_any_content(dataset: Path) -> None:
         refusals.of(lambda: read_all(dataset))
 
     run()
-    assert refusals.count >= 250
+    assert refusals.count >= 180
 
 
 def test_shards_of_any_header(dataset: Path) -> None:
@@ -120,6 +122,11 @@ def test_shards_of_any_header(dataset: Path) -> None:
 
 def test_models_of_any_header(model: Path) -> None:
     _fuzz_safetensors(model, lambda: load_model(model), ModelError)
+
+
+def test_states_of_any_header(tmp_path: Path) -> None:
+    save_state(tmp_path / "state", {"weights": [torch.arange(60.0)], "epoch": 3})
+    _fuzz_safetensors(tmp_path / "state", lambda: load_state(tmp_path / "state"), StateError)
 
 
 def test_descriptions_of_any_content(model: Path) -> None:
@@ -141,12 +148,12 @@ def test_descriptions_of_any_content(model: Path) -> None:
     assert refusals.count >= 250
 
 
-def _fuzz_safetensors(file: Path, read: Callable[[], object], kind: type[StoreError] | type[ModelError]) -> None:
+def _fuzz_safetensors(file: Path, read: Callable[[], object], kind: type[UserError]) -> None:
     refusals = Refusals(file.parent, kind)
     whole = file.read_bytes()
     lengths = st.none() | st.integers(-1, 2**64)
 
-    @fuzz(300)
+    @fuzz(250)
     @given(
         st.one_of(
             st.builds(packed, HEADERS, st.binary(max_size=40), lengths),
@@ -160,4 +167,4 @@ def _fuzz_safetensors(file: Path, read: Callable[[], object], kind: type[StoreEr
         refusals.of(read)
 
     run()
-    assert refusals.count >= 200
+    assert refusals.count >= 180

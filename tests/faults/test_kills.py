@@ -15,12 +15,14 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline"), pytest.
 
 KILLER = """
 import os, pathlib, signal, sys
-rename = pathlib.Path.replace
-def replace(self, target):
-    if sys.argv[1:] == os.environ["KILL_COMMAND"].split() and os.environ["KILL_AT"] in str(target):
-        os.kill(0 if os.environ["KILL_ALL"] else os.getpid(), signal.SIGKILL)
-    return rename(self, target)
-pathlib.Path.replace = replace
+def deadly(move):
+    def moved(self, target):
+        if sys.argv[1:] == os.environ["KILL_COMMAND"].split() and os.environ["KILL_AT"] in str(target):
+            os.kill(0 if os.environ["KILL_ALL"] else os.getpid(), signal.SIGKILL)
+        return move(self, target)
+    return moved
+pathlib.Path.replace = deadly(pathlib.Path.replace)
+pathlib.Path.rename = deadly(pathlib.Path.rename)
 """
 """Python runs a module `sitecustomize` first: this one kills a command, or it and all above it (DVC too)."""
 
@@ -56,24 +58,24 @@ def delete(path: Path) -> None:
         path.unlink()
 
 
-def test_a_killed_stage_started_again(tiny_project: Path, tmp_path: Path) -> None:
+def test_a_killed_stage_started_again(finished_project: Path, tmp_path: Path) -> None:
     """Without DVC; the half-written folder of the killed process goes too."""
-    copy = copy_of(tiny_project, tmp_path)
+    copy = copy_of(finished_project, tmp_path)
     before = contents(copy)
-    done = run(copy, "notbugs", "construct", "rand", **killer(tmp_path, "construct rand", "manifest.json", False))
+    done = run(copy, "notbugs", "construct", "rand", **killer(tmp_path, "construct rand", "data/rand.", False))
     assert done.returncode == -signal.SIGKILL
     left = list((copy / "data").glob("rand.*.tmp"))
     assert len(left) == 1
     assert {name: found for name, found in contents(copy).items() if ".tmp/" not in name} == before  # the old one stays
     succeed(copy, "notbugs", "construct", "rand")
     assert not left[0].exists()
-    assert_same(tiny_project, copy)
+    assert_same(finished_project, copy)
 
 
 @pytest.mark.slow
-def test_every_kind_of_stage_killed_under_dvc(tiny_project: Path, tmp_path: Path) -> None:
+def test_every_kind_of_stage_killed_under_dvc(finished_project: Path, tmp_path: Path) -> None:
     """Each `dvc repro` finishes what the one before left, and is killed in turn; the last is left in peace."""
-    copy = copy_of(tiny_project, tmp_path)
+    copy = copy_of(finished_project, tmp_path)
     for command, at, output, everything in KILLS:
         delete(copy / output)
         done = run(copy, "dvc", "repro", **killer(tmp_path, command, at, everything))
@@ -84,15 +86,15 @@ def test_every_kind_of_stage_killed_under_dvc(tiny_project: Path, tmp_path: Path
             assert f"failed to run: notbugs {command}, exited with" in done.stderr
             assert "Traceback" not in done.stderr
     succeed(copy, "dvc", "repro")
-    assert_same(tiny_project, copy)
+    assert_same(finished_project, copy)
     assert "up to date" in succeed(copy, "dvc", "repro")
     succeed(copy, "notbugs", "track")
     assert statuses(copy) <= {"FINISHED", "KILLED", "FAILED"}
 
 
 @pytest.mark.slow
-def test_track_killed_and_started_again(tiny_project: Path, tmp_path: Path) -> None:
-    copy = copy_of(tiny_project, tmp_path)
+def test_track_killed_and_started_again(finished_project: Path, tmp_path: Path) -> None:
+    copy = copy_of(finished_project, tmp_path)
     for folder in ("mlruns", ".notbugs"):
         shutil.rmtree(copy / folder)
     (copy / "mlruns").mkdir()
@@ -104,7 +106,7 @@ def test_track_killed_and_started_again(tiny_project: Path, tmp_path: Path) -> N
             track.kill()
     succeed(copy, "notbugs", "track")
     assert statuses(copy) == {"FINISHED"}
-    assert names(copy) == names(tiny_project)
+    assert names(copy) == names(finished_project)
     assert "notbugs: tracking" not in succeed(copy, "notbugs", "track")
 
 

@@ -59,17 +59,23 @@ class Kept:
     def get(self, *made_from: object) -> Findings | None:
         """What is kept, if anything is; `made_from` is all that it depends on besides what is said above."""
         try:
-            return _from_json(json.loads(self._file(made_from).read_text(encoding="utf-8")))
+            kept = json.loads(self._file(made_from).read_text(encoding="utf-8"))
+            return _from_json(kept["found"]) if kept["sha256"] == _checksum(kept["found"]) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or not whole
             return None
 
     def put(self, found: Findings, *made_from: object) -> None:
         """Keep what was found."""
-        write_json(self._file(made_from), _to_json(found))
+        content = _to_json(found)
+        write_json(self._file(made_from), {"sha256": _checksum(content), "found": content})
 
     def _file(self, made_from: tuple[object, ...]) -> Path:
         parts = (*self._common, *made_from)
         return self._folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()}.json"
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _code() -> str:
