@@ -159,7 +159,7 @@ def test_pickled_objects_in_arrays_are_refused_and_not_run(tmp_path):
     refused(npz(tmp_path / "b", images=evil), "npz", "not of plain numbers", tmp_path / "out")
     folder = tree(tmp_path / "c")
     np.save(folder / "cat" / "a.npy", evil, allow_pickle=True)
-    refused(folder, "imagefolder", r"a\.npy: cannot be read: .*allow_pickle", tmp_path / "out")
+    refused(folder, "imagefolder", r"a\.npy: cannot be read: .*Python objects", tmp_path / "out")
     assert not (tmp_path / "made_by_the_pickle").exists()
 
 
@@ -175,7 +175,7 @@ def test_pickled_objects_in_arrays_are_refused_and_not_run(tmp_path):
         ([IMAGES[:3]], None, "3 images and 4 labels"),
         ([IMAGES[:1].expand(10**6, 3, 2, 2)], None, "is not contiguous"),
         ([IMAGES.to_sparse()], None, "of layout torch.sparse_coo"),
-        ([IMAGES[:2], IMAGES[2:, :1]], None, r"images \(3, 2, 2\) and \(1, 2, 2\); all must be alike"),
+        ([IMAGES[:2], IMAGES[2:, :1].contiguous()], None, r"images \(3, 2, 2\) and \(1, 2, 2\); all must be alike"),
         ([IMAGES * 1.1], None, r"examples 0 to 3: images must lie in \[0, 1\], not \[0\.0, 1\.07"),
         ([IMAGES / 0.0], None, r"images must lie in \[0, 1\], not \[nan, nan\]"),
         (None, [LABELS - 1], r"labels -1 to 1"),
@@ -287,31 +287,32 @@ def test_classes_given_must_fit(tmp_path):
     refused(npz(tmp_path / "c"), "npz", "--split x: only --from huggingface", tmp_path / "out", split="x")
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_a_loader_with_workers(tmp_path, context):
+@pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
+def test_a_loader_with_workers(tmp_path, context, workers):
     """What is imported is a torch Dataset like any other stored one."""
     import_dataset(npz(tmp_path / "a"), "npz", tmp_path / "out")
     data = load_dataset(tmp_path / "out")
-    batches = list(DataLoader(data, batch_size=3, num_workers=2, multiprocessing_context=context))
+    batches = list(DataLoader(data, batch_size=3, num_workers=workers, multiprocessing_context=context))
     assert [len(labels) for _, labels in batches] == [3, 1]
     assert torch.equal(torch.cat([images for images, _ in batches]), IMAGES)
     assert torch.cat([labels for _, labels in batches]).tolist() == LABELS.tolist()
 
 
-def test_an_import_can_be_evaluated(tmp_path, standard_model, digits):
+def test_an_import_can_be_evaluated(tmp_path, new_model, digits):
     from notbugs.models import save_model
     from notbugs.one_model import measure_file
 
-    test = digits[1].select(slice(0, 40))
+    test = digits[1].select(slice(0, 20))
+    model = new_model(test, width=2).eval()
     folder = tmp_path / "test"
     folder.mkdir()
     np.savez(folder / "x.npz", images=test.images.numpy(), labels=test.labels.numpy())
     import_dataset(folder, "npz", tmp_path / "out", class_names=test.class_names)
-    save_model(standard_model, tmp_path / "model.safetensors")
+    save_model(model, tmp_path / "model.safetensors")
     changes = {"headline_eps": 0.3, "eps": [0.3], "num_steps": 2, "headline_num_steps": 2, "level": "quick"}
     found = measure_file(str(tmp_path / "model.safetensors"), tmp_path / "out", changes=changes)
     clean = next(row for row in found["accuracies"] if row["attack"] == "clean" and row["labels"] == "true")
-    expected = float((standard_model(test.images).argmax(1) == test.labels).float().mean())
+    expected = float((model(test.images).argmax(1) == test.labels).float().mean())
     assert clean["accuracy"] == pytest.approx(expected)
 
 

@@ -37,9 +37,12 @@ MAX_GROUP = 2**31
 """Bytes of a row group, uncompressed; a file with a larger one is not read."""
 _IMAGES, _LABELS = ("image", "images", "img"), ("label", "labels", "fine_label")
 _LOADING = """\
+from pathlib import Path
+
 from datasets import load_dataset
 
-dataset = load_dataset(".", split="{split}").with_format("torch")  # dataset[0]["image"]: (C, H, W) in [0, 1]
+folder = str(Path(".").resolve())
+dataset = load_dataset(folder, split="{split}").with_format("torch")  # dataset[0]["image"]: (C, H, W) in [0, 1]
 """
 
 

@@ -7,6 +7,7 @@ which builds tensors and plain containers and nothing else.
 
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,8 @@ def _tensors(path: Path) -> list[Tensor]:
     if not path.is_file():
         raise FormatError(f"{path}: missing; the format has the files {IMAGES} and {LABELS}")
     size = path.stat().st_size
-    with readable(path):
+    with readable(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is refused below
         try:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except pickle.UnpicklingError as error:
