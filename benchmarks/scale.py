@@ -24,7 +24,7 @@ SIZES = {"cifar10": (50_000, 10_000, 32), "restricted_imagenet": (257_748, 10_15
 """Source -> pictures to learn from, to test, pixels. Restricted ImageNet: about 1,270 a synset, and 50 to test."""
 DTYPE_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 GPU_RATE = 0.1 * 989e12 / 2
-"""Multiply-adds a second: an assumed tenth of the 989 TFLOP/s that an H200's data sheet states for bfloat16."""
+"""Multiply-adds a second: an assumed tenth of the 989 TFLOP/s that data sheets of H100 and H200 state for bfloat16."""
 
 
 def attack_passes(attack: dict[str, Any] | None) -> int:
