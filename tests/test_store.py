@@ -192,6 +192,17 @@ def test_written_in_parts_is_written_at_once(tmp_path):
     assert all((tmp_path / "x" / file).read_bytes() == (tmp_path / "y" / file).read_bytes() for file in files)
 
 
+def test_a_data_loader_reads_batches_and_holds_nothing(tmp_path):
+    data = example_data()
+    save(tmp_path / "x", data, shard_size=4)
+    stored = load_dataset(tmp_path / "x")
+    batches = list(DataLoader(stored, batch_size=4, sampler=[9, 2, 5, 5, 0]))
+    assert torch.equal(torch.cat([images for images, _ in batches]), data.images[[9, 2, 5, 5, 0]])
+    assert torch.equal(torch.cat([labels for _, labels in batches]), data.labels[[9, 2, 5, 5, 0]])
+    assert torch.equal(stored[-1][0], data.images[9])
+    assert "_data" not in vars(stored)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_raw_is_what_lies_on_disk(tmp_path, dtype):
     data = example_data()

@@ -111,8 +111,12 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} out of range for {len(self)} examples")
-        data = self._data
-        return data.images[index], int(data.labels[index])
+        return self.__getitems__([index % len(self)])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """The items of a batch, read together: a torch DataLoader asks so."""
+        part = self.select(torch.tensor(indices))
+        return list(zip(part.images, part.labels.tolist(), strict=True))
 
     @property
     def class_names(self) -> tuple[str, ...]:

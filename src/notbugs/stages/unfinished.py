@@ -57,7 +57,7 @@ def unfinished(
         "code": _code(),
         "torch": torch.__version__,
     }
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     folder = unfinished_folder(project.root) / f"{stage}-{name}-{digest[:16]}"
     if is_first():
         write_json(folder / "made_from.json", made_from)
