@@ -68,9 +68,13 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """A setting is missing, misspelt, of the wrong type or out of range."""
+    """A setting is missing, misspelt, of the wrong type or out of range. Its message is one line."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The message; a line break in a value is written out."""
+        return super().__str__().replace("\n", "\\n")
 
 
 class Settings(BaseModel):

@@ -71,7 +71,7 @@ def construct_settings(section: Any, key: str) -> ConstructSettings:
     Raises: ConfigError naming the key, the value and what is allowed.
     """
     recipe = section.get("recipe") if isinstance(section, Mapping) else None
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise ConfigError(f"params.yaml: {key}.recipe = {recipe!r}: must be one of {', '.join(RECIPES)}")
     return validate(section, key, RECIPES[recipe])
 

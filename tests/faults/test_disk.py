@@ -22,7 +22,7 @@ here = pathlib.Path(sys.argv[1])
 
 def dataset(count, columns):
     data = ImageData(torch.rand(count, 1, 8, 8), torch.arange(count) % 3, tuple("abc"))
-    rows = pandas.DataFrame({i: numpy.random.default_rng(i).random(count) for i in map(str, range(columns))})
+    rows = pandas.DataFrame({str(i): numpy.random.default_rng(i).random(count) for i in range(columns)})
     save_dataset(here / "data", data, rows, name="D", source="", settings={})
 
 def model(width):

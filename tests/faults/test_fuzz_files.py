@@ -47,7 +47,9 @@ CONTENTS = st.sampled_from(
         torch.tensor(3),
     ]
 )
-SOUND_FILES = st.fixed_dictionaries({}, optional=dict.fromkeys(TENSORS, CONTENTS)).map(save)
+SOUND_FILES = st.fixed_dictionaries({}, optional=dict.fromkeys(TENSORS, CONTENTS)).map(
+    lambda found: save({name: tensor.clone() for name, tensor in found.items()})
+)
 
 
 def packed(header: Any, data: bytes, length: int | None) -> bytes:
@@ -77,7 +79,7 @@ def read_all(path: Path) -> None:
     stored.select(torch.tensor([len(stored) - 1, 0]))
 
 
-def test_every_bit_of_a_manifest(dataset: Path) -> None:
+def test_altered_bits_of_every_byte_of_a_manifest(dataset: Path) -> None:
     """A changed bit is refused, or changes nothing that the manifest says."""
     refusals = Refusals(dataset, StoreError)
     file = dataset / "manifest.json"
@@ -87,10 +89,10 @@ def test_every_bit_of_a_manifest(dataset: Path) -> None:
         assert load_dataset(dataset, verify=False).manifest == said
 
     for position in range(len(whole)):
-        for bit in range(8):
+        for bit in (0, 5):  # another digit or letter; the same letter, large or small
             file.write_bytes(edited(whole, [("flip", (position + 0.5) / len(whole), bit)]))
             refusals.of(read)
-    assert refusals.count >= 8 * len(whole) - 10 >= 5000
+    assert refusals.count >= 2 * len(whole) - 10 >= 1500
 
 
 def test_manifests_of_any_content(dataset: Path) -> None:
