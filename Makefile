@@ -6,11 +6,11 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro test lint ui sweep bench clean help
+.PHONY: repro test test-all audit lint ui sweep bench clean help
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
 	@notbugs check
@@ -20,7 +20,13 @@ repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
 	@notbugs results
 
 test: $(READY) ## Run the tests
-	@pytest -n 2 --dist loadfile
+	@pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-all: $(READY) ## Run the tests, the slow ones too
+	@pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
+
+audit: $(READY) ## Ask PyPI for known advisories of what requirements.lock names
+	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 lint: $(READY) ## Check style, format and types
 	@ruff check . && ruff format --check . && mypy

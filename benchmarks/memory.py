@@ -1,4 +1,4 @@
-"""Peak memory of construction and evaluation against the number of images: both read and write in parts.
+"""Peak memory against the number of images: construction, training and evaluation read and write in parts.
 
     python benchmarks/memory.py     # 2,000, 8,000 and 32,000 made-up 32-pixel images: some minutes
 
@@ -15,16 +15,21 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from notbugs.construction import TargetSettings, describe, parts, set_up
+from notbugs.construction import TargetSettings, describe, neighbour_reference, parts, set_up
 from notbugs.evaluation import EvaluateSettings, evaluate
+from notbugs.feeding import Feed
 from notbugs.files import whole_folder
 from notbugs.images import ImageData, make_generator
-from notbugs.models import ModelSettings, create_model
-from notbugs.store import DatasetWriter, load_dataset
+from notbugs.memory import keep_freed_memory
+from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models.base import Classifier
+from notbugs.store import DatasetWriter, StoredDataset, load_dataset
+from notbugs.training import TrainSettings, train
 
 HERE = Path(__file__).parent
 CLASSES = tuple("abcdefghij")
 MODEL = ModelSettings(architecture="small_cnn", width=8)
+IMAGE_BYTES = 4 * 3 * 32 * 32
 
 
 def make(folder: Path, count: int) -> None:
@@ -38,23 +43,36 @@ def make(folder: Path, count: int) -> None:
         writer.finish(pd.DataFrame({"index": range(count)}), name="D", source="made up", settings={})
 
 
-def work(kind: str, folder: Path) -> None:
-    """Construct D_det, or evaluate a model, on the dataset in `folder`."""
-    data = load_dataset(folder)
-    model = create_model(MODEL, data.manifest.image_shape, CLASSES, generator=make_generator(1)).eval()
-    if kind == "evaluate":
-        config = EvaluateSettings(eps=(0.25,), num_steps=2, headline_eps=0.25, headline_num_steps=2)
-        evaluate(model, data, config, generator=make_generator(2))
-        return
+def construct(model: Classifier, data: StoredDataset) -> None:
+    """D_det with the facts of every example, as the stage makes it."""
     config = TargetSettings(recipe="deterministic_target", model="standard", eps=0.5, num_steps=2, step_size=0.2)
     recipe = set_up(model, data, config, generator=make_generator(2))
+    reference = neighbour_reference(data)
     facts = []
-    with whole_folder(folder.parent / "made") as unfinished:
+    with whole_folder(data.path.parent / "made") as unfinished:
         writer = DatasetWriter(unfinished)
         for rows, part in parts(recipe, len(data), config):
             writer.add(part.data)
-            facts.append(pd.DataFrame(describe(part, data, model, model, first=rows.start)))
+            told = describe(part, data, model, model, first=rows.start, reference=reference)
+            facts.append(pd.DataFrame({name: values.numpy() for name, values in told.items()}))
         writer.finish(pd.concat(facts), name="D_det", source="made up", settings={})
+
+
+def fit(model: Classifier, data: StoredDataset) -> None:
+    """One epoch, the dataset measured as validation besides."""
+    config = TrainSettings(epochs=1, batch_size=128, lr=0.1, crop_padding=4, flip=True)
+    set_normalisation(model, data)
+    assert not Feed(data, torch.device("cpu")).resident
+    train(model, data, config, generator=make_generator(2), validation=data)
+
+
+def measure(model: Classifier, data: StoredDataset) -> None:
+    """Clean accuracy and two attacks."""
+    config = EvaluateSettings(eps=(0.25,), num_steps=2, headline_eps=0.25, headline_num_steps=3)
+    evaluate(model, data, config, generator=make_generator(2))
+
+
+WORKS = {"construct": construct, "train": fit, "evaluate": measure}
 
 
 def status_mib(key: str) -> float:
@@ -62,27 +80,39 @@ def status_mib(key: str) -> float:
     return float(next(line for line in lines if line.startswith(key)).split()[1]) / 2**10
 
 
+def work(kind: str, folder: Path) -> None:
+    """Do the work, and print by how many MiB the peak of the resident set rose."""
+    torch.set_num_threads(2)
+    keep_freed_memory()
+    data = load_dataset(folder)
+    model = create_model(MODEL, data.image_shape, CLASSES, generator=make_generator(1)).eval()
+    before = status_mib("VmRSS")
+    WORKS[kind](model, data)
+    print(status_mib("VmHWM") - before)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", nargs="*", type=int, default=[2000, 8000, 32000])
+    parser.add_argument("--only", nargs="*", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
     if arguments.work:
-        before = status_mib("VmRSS")
         work(arguments.work[0], Path(arguments.work[1]))
-        print(status_mib("VmHWM") - before)
         return
     rows = []
     for count in arguments.images:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder) / "d", count)
-            for kind in ("construct", "evaluate"):
+            for kind in arguments.only:
                 command = [sys.executable, __file__, "--work", kind, f"{folder}/d"]
                 output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                rows.append({"work": kind, "images": count, "peak_mib": round(float(output.split()[-1]))})
+                peak = round(float(output.split()[-1]))
+                rows.append({"work": kind, "images": count, "data_mib": count * IMAGE_BYTES // 2**20, "peak_mib": peak})
                 print(rows[-1], flush=True)
-    pd.DataFrame(rows).to_csv(HERE / "memory.csv", index=False)
+    table = pd.DataFrame(rows).sort_values(["work", "images"])
+    if arguments.only == list(WORKS):
+        table.to_csv(HERE / "memory.csv", index=False)
 
 
 if __name__ == "__main__":

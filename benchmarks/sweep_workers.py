@@ -22,7 +22,7 @@ from notbugs.sweeps.session import run
 from notbugs.sweeps.storage import open_storage, storage_url
 
 ROOT = Path(__file__).parents[1]
-STUDY = {"kinds": ["rand", "det"], "eps": [0.8, 1.1], "num_steps": [40, 50, 60], "seeds": [0, 1]}
+STUDY = {"kinds": ["rand", "det"], "eps": [0.6, 0.8, 1.1, 1.4], "num_steps": [30, 40, 50, 60], "seeds": [0, 1]}
 
 
 def timed(url: str, workers: int) -> tuple[float, bytes]:

@@ -1,6 +1,7 @@
 """What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ settings.load_profile("notbugs")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device where there is none."""
+    """Begin with the pipeline, which takes longest; skip what needs a CUDA device where there is none."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
     if torch.cuda.is_available():
         return
     for item in items:
@@ -30,6 +32,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # rounding depends on it
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project on which a tiny pipeline has run once. Shared by the tests of group `pipeline`: not to be changed."""
+    from test_pipeline import make_project, run
+
+    folder = make_project(tmp_path_factory.mktemp("project"))
+    done = run(folder, "dvc", "repro")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "Warning" not in done.stderr + done.stdout
+    run(folder, "notbugs", "track")
+    return folder
 
 
 @pytest.fixture(scope="session")

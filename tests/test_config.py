@@ -97,6 +97,13 @@ def test_the_default_is_valid() -> None:
         ("estimator", None, r"estimator\.eps: missing; it must be given"),
         ("num_threads", 0, r"num_threads = 0: must be greater than or equal to 1"),
         ("device", "tpu", r"device = 'tpu': must be 'auto', 'cpu' or 'cuda'"),
+        ("train.standard.seeds", 3, r"train\.standard\.seeds = 3: must be a list$"),
+        ("train.standard.seeds", [], r"train\.standard\.seeds = \[\]: must be a list of at least 1$"),
+        ("gaussian.mu", [1.0, 2.0, 3.0], r"gaussian\.mu = \[1\.0, 2\.0, 3\.0\]: must be a list of at most 2$"),
+        ("train.robust.attack", 3, r"train\.robust\.attack = 3: must be a mapping \(key: value\)$"),
+        ("fit.rand.still_y", "yes", r"fit\.rand\.still_y = 'yes': must be true or false$"),
+        ("experiment", "", r"experiment = '': must be a text of at least 1 character$"),
+        ("sweep", {3: {}}, r"sweep\.3: must be a text; put the name of the study in quotes"),
         ("fit", None, r"fit: must map at least one of robust, nonrobust"),
     ],
 )
@@ -112,6 +119,21 @@ def test_a_misspelt_key_that_must_be_given_is_named_not_called_missing() -> None
     message = r"construct\.rand\.steps: unknown key; did you mean .*; allowed: .*num_steps"
     with pytest.raises(ConfigError, match=message):
         check(tree)
+
+
+def test_sections_that_an_older_file_lacks_are_named_with_the_command_that_adds_them() -> None:
+    tree = params()
+    del tree["transfer"], tree["sweep"]
+    message = r"^params\.yaml: transfer, sweep: missing; `notbugs preset NAME --missing` adds what a preset has there"
+    with pytest.raises(ConfigError, match=message):
+        check(tree)
+
+
+def test_aliases_that_lie_in_aliases_are_not_written_out(tmp_path: Path) -> None:
+    levels = "".join(f"  l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 25))
+    (tmp_path / "params.yaml").write_text(f"data:\n  l0: &l0 [1]\n{levels}seed: *l24\n")
+    with pytest.raises(ConfigError, match=r"seed = \[\[\[\.\.\.\], .*must be a valid integer"):
+        runtime(read_params(tmp_path / "params.yaml"))
 
 
 def test_a_fit_needs_its_construction() -> None:
@@ -133,6 +155,12 @@ def test_a_missing_section_names_what_is_there() -> None:
         ("- 1\n", "found a list"),
         ("a: [1\n", "not valid YAML"),
         ("constract: {}\n", r"constract: unknown key; did you mean construct\?"),
+        ("seed: 1\ntrain: {}\nseed: 2\n", r"seed: twice in one section, in lines 1 and 3"),
+        ("train: {robust: {lr: 1, lr: 1}}\n", r"lr: twice in one section, in lines 1 and 1"),
+        ("seed: 2020-99-99\n", r"not valid YAML: month must be in 1\.\.12"),
+        ("[seed]: 1\n", r"not valid YAML: .*unhashable key"),
+        ("[" * 5000, r"not valid YAML: maximum recursion"),
+        ("seed: !!python/object/apply:os.getpid []\n", r"not valid YAML: could not determine a constructor"),
     ],
 )
 def test_files_that_are_no_params(tmp_path: Path, text: str, message: str) -> None:

@@ -20,6 +20,7 @@ from notbugs.construction import (
     describe,
     joined,
     nearest_neighbour,
+    neighbour_reference,
     parts,
     set_up,
     summarise,
@@ -320,6 +321,22 @@ def test_nearest_neighbour_leaves_the_source_out():
     moved[0] = torch.tensor([0.9, 0.9]).view(1, 1, 2)
     for batch_size in (1000, 3, 1):
         assert nearest_neighbour(moved, reference, batch_size=batch_size).tolist() == [3, 0, 3, 2]
+
+
+def test_large_images_are_compared_at_32_pixels():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(5, 1, 32, 32, generator=generator)
+    noise = 0.3 * torch.rand(5, 1, 128, 128, generator=generator)
+    blocks = noise - functional.avg_pool2d(noise, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    large = (0.2 + 0.6 * coarse).repeat_interleave(4, 2).repeat_interleave(4, 3) + blocks  # its averages show no noise
+    data = ImageData(large.clamp(0, 1), torch.arange(5), tuple("abcde"))
+    reference = neighbour_reference(data)
+    assert reference.image_shape == (1, 32, 32)
+    torch.testing.assert_close(reference.select(slice(0, 5)).images, 0.2 + 0.6 * coarse, rtol=0, atol=2e-3)
+    moved = large[[3, 2, 0, 4, 1]].clamp(0, 1)  # none is compared with the image that it was made from
+    assert nearest_neighbour(moved, reference).tolist() == [3, 2, 0, 4, 1]
+    small = ImageData(coarse, data.labels, data.class_names)
+    assert neighbour_reference(small) is small
 
 
 def test_nearest_neighbour_needs_pairs():

@@ -59,6 +59,7 @@ TINY_PARAMS = {
     "num_threads": 1,
     "device": "cpu",
     "engine": "auto",
+    "processes": 1,
     "data": {"source": "digits", "max_train": 320, "max_test": 60, "validation_fraction": 0.2},
     "model": {"architecture": "small_cnn", "width": 4},
     "train": {
@@ -179,15 +180,9 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project on which the pipeline has run once."""
-    folder = make_project(tmp_path_factory.mktemp("project"))
-    done = run(folder, "dvc", "repro")
-    assert "Traceback" not in done.stderr + done.stdout
-    assert "Warning" not in done.stderr + done.stdout
-    run(folder, "notbugs", "track")
-    return folder
+@pytest.fixture
+def project(finished_project: Path) -> Path:
+    return finished_project
 
 
 def rows(project: Path) -> list[dict[str, str]]:
@@ -335,7 +330,7 @@ def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path
     params["construct"]["rand"]["eps"] = 0.25
     (copy / "params.yaml").write_text(yaml.safe_dump(params))
     status = json.loads(run(copy, "dvc", "status", "--json").stdout)
-    assert set(status) == {"construct@rand", "sweep@small", "report"}
+    assert set(status) == {"construct@rand", "features", "sweep@small", "report"}
     repro = run(copy, "dvc", "repro")
     done = repro.stdout
     ran = {line.split("'")[1] for line in done.splitlines() if line.startswith("Running stage")}

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from notbugs.config import ConfigError, read_params
-from notbugs.presets import change, presets, write_preset
+from notbugs.presets import add_missing, change, presets, write_preset
 from notbugs.stages.check import check
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +16,7 @@ def test_params_yaml_is_the_digits_preset() -> None:
     assert (ROOT / "params.yaml").read_text() == (ROOT / "presets" / "digits.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10_paper", "folder", "planted"])
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10_paper", "folder", "planted", "restricted_imagenet"])
 def test_presets_are_valid_and_say_what_they_cost(name: str) -> None:
     preset = next(preset for preset in presets(ROOT) if preset.name == name)
     check(read_params(preset.path))
@@ -62,7 +62,55 @@ def test_changes_keep_comments(tmp_path: Path) -> None:
     assert "# radius of the ball" in text
 
 
-@pytest.mark.parametrize("item", ["construct.rnd.eps=1", "construct.rand.epz=1", "seed", "seed.x=1"])
-def test_a_change_of_nothing_is_an_error(item: str) -> None:
-    with pytest.raises(ConfigError, match=r"expected KEY=VALUE with a key of digits"):
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("construct.rnd.eps=1", r"digits: construct\.rnd: unknown key; did you mean rand\?; allowed: robust, nonr"),
+        ("construct.rand.epz=1", r"digits: construct\.rand\.epz: unknown key; did you mean eps\?; allowed: recipe"),
+        ("sed=1", r"digits: sed: unknown key; did you mean seed\?"),
+        ("seed", r"--set seed: expected KEY=VALUE with a key of digits"),
+        ("seed.x=1", r"digits: seed\.x: seed is a value, no section"),
+        ("construct.rand.eps=-1", r"params\.yaml: construct\.rand\.eps = -1: must be greater than 0"),
+        ("train.standard.seeds=3", r"params\.yaml: train\.standard\.seeds = 3: must be a list"),
+        ("seed=[", r"--set seed=\[: the value is not valid YAML"),
+        ("seed={a: 1, a: 2}", r"--set seed={a: 1, a: 2}: the value is not valid YAML"),
+    ],
+)
+def test_an_impossible_change_is_an_error(item: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         change((ROOT / "presets" / "digits.yaml").read_text(), [item], "digits")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_impossible_change_leaves_params_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 7\n")
+    with pytest.raises(ConfigError):
+        write_preset(tmp_path, "digits", ["seed=-1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert (tmp_path / "params.yaml").read_text() == "seed: 7\n"
+
+
+def test_a_second_params_file_of_ones_own_does_not_replace_the_first_kept(tmp_path: Path) -> None:
+    for seed, name in ((7, "params.yaml.old"), (8, "params.yaml.old2"), (7, "params.yaml.old")):
+        (tmp_path / "params.yaml").write_text(f"seed: {seed}\n")
+        kept = write_preset(tmp_path, "digits")
+        assert kept == tmp_path / name
+        assert kept.read_text() == f"seed: {seed}\n"
+
+
+@pytest.mark.parametrize("name", [preset.name for preset in presets(ROOT)])
+def test_missing_sections_come_from_a_preset_and_the_rest_stays(tmp_path: Path, name: str) -> None:
+    whole = next(preset.path for preset in presets(ROOT) if preset.name == name)
+    path = tmp_path / "params.yaml"
+    path.write_text("# mine\nseed: 7  # lucky\nevaluate:\n  eps: [0.5]\n  headline_eps: 0.5")
+    with pytest.raises(ConfigError, match=r"experiment, num_threads, .*: missing; `notbugs preset NAME --missing`"):
+        check(read_params(path))
+    added = add_missing(tmp_path, name)
+    params = read_params(path)
+    check(params)
+    assert {**read_params(whole), "seed": 7, "evaluate": {"eps": [0.5], "headline_eps": 0.5}} == params
+    assert added == [section for section in params if section not in ("seed", "evaluate")]
+    text = path.read_text()
+    assert text.startswith("# mine\nseed: 7  # lucky\nevaluate:\n  eps: [0.5]\n")
+    assert all(line in text for line in whole.read_text().splitlines() if "auto | cpu" in line)
+    assert add_missing(tmp_path, name) == []

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from notbugs.files import sha256
@@ -106,9 +107,27 @@ def test_unverified_damage_is_still_an_error_of_the_store(tmp_path: Path) -> Non
     save(tmp_path / "x", example_data())
     path = tmp_path / "x" / "images-00000.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    stored = load_dataset(tmp_path / "x", verify=False)
     with pytest.raises(StoreError, match=r"images-00000\.safetensors: cannot be read"):
-        stored.data()
+        load_dataset(tmp_path / "x", verify=False)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(4, 2, 4, 5), torch.zeros(4, dtype=torch.int64), r"holds .*4, 2, 4, 5, 'float32'.* manifest says"),
+        (torch.zeros(4, 2, 4, 4), torch.zeros(4), r"holds .*\(4, 'F32'\).* manifest says .*\(4, 'I64'\)"),
+        (torch.full((4, 2, 4, 4), 2.0), torch.zeros(4, dtype=torch.int64), r"images must lie in \[0, 1\], not \[2\.0"),
+        (torch.full((4, 2, 4, 4), torch.nan), torch.zeros(4, dtype=torch.int64), r"images must lie in .* not \[nan"),
+        (torch.zeros(4, 2, 4, 4), torch.full((4,), 3), r"labels must lie in 0\.\.2; make the dataset again"),
+    ],
+)
+def test_unverified_contents_that_cannot_be_are_errors_of_the_store(tmp_path: Path, images, labels, message) -> None:
+    save(tmp_path / "x", example_data())
+    save_file({"images": images, "labels": labels}, tmp_path / "x" / "images-00000.safetensors")
+    for read in (lambda stored: stored.data(), lambda stored: stored.select(torch.tensor([0]))):
+        with pytest.raises(StoreError, match=message) as caught:
+            read(load_dataset(tmp_path / "x", verify=False))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +192,31 @@ def test_written_in_parts_is_written_at_once(tmp_path):
     assert all((tmp_path / "x" / file).read_bytes() == (tmp_path / "y" / file).read_bytes() for file in files)
 
 
+def test_a_data_loader_reads_batches_and_holds_nothing(tmp_path):
+    data = example_data()
+    save(tmp_path / "x", data, shard_size=4)
+    stored = load_dataset(tmp_path / "x")
+    batches = list(DataLoader(stored, batch_size=4, sampler=[9, 2, 5, 5, 0]))
+    assert torch.equal(torch.cat([images for images, _ in batches]), data.images[[9, 2, 5, 5, 0]])
+    assert torch.equal(torch.cat([labels for _, labels in batches]), data.labels[[9, 2, 5, 5, 0]])
+    assert torch.equal(stored[-1][0], data.images[9])
+    assert "_data" not in vars(stored)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_raw_is_what_lies_on_disk(tmp_path, dtype):
+    data = example_data()
+    data = ImageData((data.images * 255).round() / 255, data.labels, data.class_names)
+    save(tmp_path / "x", data, dtype=dtype, shard_size=4)
+    stored = load_dataset(tmp_path / "x")
+    rows = torch.tensor([9, 0, 5, 4])
+    assert stored.raw(rows).dtype == getattr(torch, dtype)
+    expected = data.images.half().float() if dtype == "float16" else data.images
+    assert torch.equal(stored.select(rows).images, expected[rows])
+    assert torch.equal(stored.data().images, expected)
+    assert stored.image_shape == data.image_shape
+
+
 def test_parts_must_be_alike(tmp_path):
     writer = DatasetWriter(tmp_path)
     writer.add(ImageData(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), ("a",)))
@@ -180,7 +224,7 @@ def test_parts_must_be_alike(tmp_path):
         writer.add(ImageData(torch.zeros(2, 1, 5, 4), torch.zeros(2, dtype=torch.int64), ("a",)))
 
 
-def test_large_images_make_shards_of_at_most_128_mib(tmp_path, monkeypatch):
+def test_large_images_make_shards_of_at_most_16_mib(tmp_path, monkeypatch):
     monkeypatch.setattr("notbugs.store.SHARD_BYTES", 3 * 4 * 16)
     writer = DatasetWriter(tmp_path)
     writer.add(ImageData(torch.zeros(7, 1, 4, 4), torch.zeros(7, dtype=torch.int64), ("a",)))

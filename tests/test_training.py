@@ -333,7 +333,9 @@ def test_a_loss_that_is_no_number_names_the_epoch(digits, new_model):
                 model.head.weight.fill_(math.nan)
 
     config = TrainSettings(epochs=5, batch_size=32, lr=0.1)
-    with pytest.raises(TrainingError, match="fit rand, seed 1: the loss is nan in epoch 3; a smaller lr may help"):
+    with pytest.raises(
+        TrainingError, match="fit rand, seed 1: the loss is nan in epoch 3, step 1 of 2; a smaller lr may help"
+    ):
         train(model, data, config, generator=generator(), on_epoch=break_it, description="fit rand, seed 1")
 
 

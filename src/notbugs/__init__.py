@@ -10,6 +10,8 @@ _HOMES = {
     "ImageData": "notbugs.images",
     "load_dataset": "notbugs.store",
     "save_dataset": "notbugs.store",
+    "export_dataset": "notbugs.formats.exporting",
+    "import_dataset": "notbugs.formats.importing",
     "load_model": "notbugs.models",
     "create_model": "notbugs.models",
     "pgd": "notbugs.attacks",

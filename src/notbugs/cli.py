@@ -1,5 +1,6 @@
 """The command line. Imports are lazy: `notbugs --help` does not wait for torch."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from notbugs.config import UserError
+from notbugs.formats.commands import export_command, import_command
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,6 +22,12 @@ class _OneLineErrors(click.Group):
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:  # a folder where a file should be, a disk that fails
+            if error.errno is None or isinstance(error, BrokenPipeError):  # `| head`: click sees to it
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {place}{str(error.strerror).lower()}", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
@@ -33,6 +41,10 @@ def main() -> None:
     `dvc repro` runs the stages below in order, each only if something that it depends on changed; they can
     also be run one by one. Settings are read from params.yaml.
     """
+
+
+main.add_command(export_command)
+main.add_command(import_command)
 
 
 def _project() -> Any:
@@ -328,11 +340,12 @@ def check() -> None:
     if mark.exists() and mark.read_text(encoding="utf-8") == fingerprint:
         return
     from notbugs.config import read_params
-    from notbugs.files import write_text
+    from notbugs.files import WriteError, write_text
     from notbugs.stages.check import check as validate
 
     validate(read_params(root / "params.yaml"))
-    write_text(mark, fingerprint)
+    with contextlib.suppress(WriteError):  # it was only to save time
+        write_text(mark, fingerprint)
 
 
 @main.command()
@@ -378,9 +391,10 @@ def compare(run_a: str, run_b: str, out: Path | None) -> None:
 @click.argument("name", required=False)
 @click.option("--list", "list_them", is_flag=True, help="Show what each preset runs and costs.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key on the way.")
-def preset(name: str | None, list_them: bool, changes: tuple[str, ...]) -> None:
+@click.option("--missing", is_flag=True, help="Only add the sections that params.yaml lacks.")
+def preset(name: str | None, list_them: bool, changes: tuple[str, ...], missing: bool) -> None:
     """Write params.yaml from the preset NAME; `dvc repro` then runs it."""
-    from notbugs.presets import presets, write_preset
+    from notbugs.presets import add_missing, presets, write_preset
 
     root = _root()
     if list_them or name is None:
@@ -390,6 +404,12 @@ def preset(name: str | None, list_them: bool, changes: tuple[str, ...]) -> None:
                 click.echo(f"    {line}")
         if name is None:
             return
+    if missing:
+        if changes:
+            raise UserError("notbugs preset: --missing takes no --set")
+        added = add_missing(root, name)
+        click.echo(f"params.yaml: added {', '.join(added)}" if added else "params.yaml lacks nothing")
+        return
     backup = write_preset(root, name, changes)
     click.echo(f"params.yaml is now the preset {name}; next: dvc repro")
     if backup:
@@ -404,6 +424,32 @@ def track() -> None:
     summary = bring_in_line(_root())
     if summary.changed or summary.skipped or not summary.ok:
         click.echo(str(summary), err=True)
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Remove it; without this it is only shown.")
+@click.option("--all", "everything", is_flag=True, help="Kept measurements, sweeps' results and journals too.")
+def clean(yes: bool, everything: bool) -> None:
+    """Show unfinished work and what killed writes left, with age and size; remove it with --yes.
+
+    Data, models, metrics and MLflow's runs are not touched. Let no stage run meanwhile.
+    """
+    from notbugs import cleaning
+
+    found = cleaning.remnants(_root())
+    chosen = [remnant for remnant in found if everything or not remnant.wanted]
+    for remnant in found:
+        mark = " " if remnant in chosen else "(stays unless --all) "
+        place = remnant.path.relative_to(_root())
+        click.echo(f"{remnant.size / 1e6:9.1f} MB  {cleaning.in_words(remnant.age):>6}  {place}  {mark}{remnant.what}")
+    if yes:
+        for remnant in chosen:
+            cleaning.remove(remnant)
+        click.echo(f"removed: {len(chosen)}")
+    elif chosen:
+        click.echo(f"`notbugs clean --yes` removes {sum(remnant.size for remnant in chosen) / 1e6:.1f} MB")
+    else:
+        click.echo("nothing to remove")
 
 
 @main.command()

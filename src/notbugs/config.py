@@ -7,12 +7,14 @@ settings that all stages share, and the errors: one line naming the key, its val
 import difflib
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 SECTIONS = (
     "experiment",
@@ -20,6 +22,7 @@ SECTIONS = (
     "num_threads",
     "device",
     "engine",
+    "processes",
     "data",
     "model",
     "train",
@@ -58,11 +61,20 @@ class UserError(ValueError):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message; what would steer a terminal, in a name from somebody else's file, is written out."""
+        text = super().__str__()
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
 
 class ConfigError(UserError):
-    """A setting is missing, misspelt, of the wrong type or out of range."""
+    """A setting is missing, misspelt, of the wrong type or out of range. Its message is one line."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The message; a line break in a value is written out."""
+        return super().__str__().replace("\n", "\\n")
 
 
 class Settings(BaseModel):
@@ -96,13 +108,25 @@ class Runtime(Settings):
     """`auto` takes CUDA where there is one."""
     engine: EngineName = "auto"
     """How attacked networks run: `plain` (folded), `compiled` (torch.compile besides), or by the amount of work."""
+    processes: int = Field(default=1, ge=1, le=1024)
+    """Processes that share a training, a construction, an evaluation (torchrun): one a GPU, or parts of a CPU."""
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader that reads 1e-3 as a number, as YAML 1.2 and DVC do (PyYAML reads a string)."""
+    """YAML loader that reads 1e-3 as a number, as YAML 1.2 and DVC do (PyYAML reads a string), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; PyYAML alone would silently take the last of two equal keys."""
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise ConfigError(f"{key.value}: twice in one section, in lines {lines[key.value]} and {line}")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -135,16 +159,27 @@ def read_params(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not found; `notbugs preset digits` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        params = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(params, dict) or not params:
-        found = "an empty file" if params is None else f"a {type(params).__name__}"
-        raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {found}")
+    params = parse_params(text, str(path))
     for key in params:
         if key not in SECTIONS:
-            raise ConfigError(f"{path}: {key}: unknown key{_suggestion(str(key), SECTIONS)}")
+            raise ConfigError(f"{path}: {key}: unknown key{suggestion(str(key), SECTIONS)}")
+    return params
+
+
+def parse_params(text: str, place: str) -> dict[str, Any]:
+    """The sections that a YAML text holds; `place` is what errors call it.
+
+    Raises: ConfigError if it is empty, no YAML, no mapping, or has a key twice.
+    """
+    try:
+        params = yaml.load(text, Loader=_Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # also an impossible date, a list as key
+        raise ConfigError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict) or not params:
+        found = "an empty file" if params is None else f"a {type(params).__name__}"
+        raise ConfigError(f"{place}: expected sections ({', '.join(SECTIONS)}), found {found}")
     return params
 
 
@@ -179,6 +214,17 @@ def runtime(params: Mapping[str, Any]) -> Runtime:
     return validate(shared, "", Runtime)
 
 
+_IN_YAML = {
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "model_attributes_type": "a mapping (key: value)",
+    "bool_type": "true or false",
+}
+"""Kind of pydantic's error -> what is allowed."""
+
+
 def _explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
     """One line for the first thing that is wrong."""
     errors = error.errors(include_url=False)
@@ -188,11 +234,19 @@ def _explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
     kind, value = first["type"], first["input"]
     if kind == "extra_forbidden":
         allowed = _fields_at(model, first["loc"][:-1])
-        return f"params.yaml: {place}: unknown key{_suggestion(str(first['loc'][-1]), allowed)}"
+        return f"params.yaml: {place}: unknown key{suggestion(str(first['loc'][-1]), allowed)}"
     if kind == "missing":
         return f"params.yaml: {place}: missing; it must be given"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"params.yaml: {place} = {_shown(value)}: must be {message}"
+    return f"params.yaml: {place} = {_shown(value)}: must be {_allowed(first)}"
+
+
+def _allowed(error: ErrorDetails) -> str:
+    """What pydantic would have taken, in the words of YAML."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in ("too_short", "too_long", "string_too_short"):
+        bound = f"at most {context['max_length']}" if kind == "too_long" else f"at least {context['min_length']}"
+        return f"a text of {bound} character" if kind.startswith("string") else f"a list of {bound}"
+    return _IN_YAML.get(kind) or error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
@@ -212,10 +266,13 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    short = reprlib.Repr()  # repr() alone would write out aliases that lie in aliases
+    short.maxlevel, short.maxstring, short.maxother = 2, 60, 60
+    text = " ".join(short.repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _suggestion(key: str, allowed: "tuple[str, ...] | list[str]") -> str:
+def suggestion(key: str, allowed: "tuple[str, ...] | list[str]") -> str:
+    """What may have been meant by an unknown key, and what is allowed; for the end of an error."""
     close = difflib.get_close_matches(key, allowed, n=1)
     return (f"; did you mean {close[0]}?" if close else "") + f"; allowed: {', '.join(allowed)}"

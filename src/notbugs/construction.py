@@ -11,13 +11,15 @@ from typing import Any, Literal, Protocol
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.config import ConfigError, Settings, validate
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
-from notbugs.images import ImageData, Images
-from notbugs.models.base import Classifier
+from notbugs.halving import Halving
+from notbugs.images import ImageData, Images, by_parts
+from notbugs.models.base import Classifier, is_large
 from notbugs.progress import Track, silent
 from notbugs.store import DTYPES, Dtype
 
@@ -31,6 +33,8 @@ class _RecipeSettings(Settings):
     """Length of a step on the normalised gradient, pixel units."""
     batch_size: int = Field(default=500, ge=1)
     """Images worked on at a time; does not change the results beyond rounding."""
+    shard_size: int = Field(default=2000, ge=1)
+    """Images in a file, at most 128 MiB: what a process makes at a time, and what is kept when it is killed."""
     dtype: Dtype = "float32"
     """Stored precision of the images; uint8 is not offered, its rounding is larger than the effect."""
 
@@ -67,7 +71,7 @@ def construct_settings(section: Any, key: str) -> ConstructSettings:
     Raises: ConfigError naming the key, the value and what is allowed.
     """
     recipe = section.get("recipe") if isinstance(section, Mapping) else None
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise ConfigError(f"params.yaml: {key}.recipe = {recipe!r}: must be one of {', '.join(RECIPES)}")
     return validate(section, key, RECIPES[recipe])
 
@@ -247,12 +251,20 @@ def parts(
     num_examples: int,
     settings: ConstructSettings,
     *,
+    first: int = 0,
     progress: Track = silent,
     description: str = "construct",
 ) -> Iterator[tuple[slice, Constructed]]:
-    """All of a dataset in order, a batch at a time, in its stored precision, with the rows of D it was made from."""
-    for rows in progress(list(batches(num_examples, settings.batch_size)), description):
-        yield rows, recipe.part(rows).rounded(settings.dtype)
+    """A dataset from its row `first` on, in order, a batch at a time, in its stored precision, with the rows of D."""
+    halving = Halving(description)
+    for batch in progress(list(batches(num_examples, settings.batch_size)), description):
+        start = first + batch.start
+
+        def work(rows: slice, start: int = start) -> Constructed:
+            return recipe.part(slice(start + rows.start, start + rows.stop))
+
+        made = joined(halving(batch.stop - batch.start, work))
+        yield slice(start, first + batch.stop), made.rounded(settings.dtype)
 
 
 def construct(
@@ -294,7 +306,13 @@ def joined(made: Sequence[Constructed]) -> Constructed:
 
 
 def describe(
-    constructed: Constructed, data: Images, model: Classifier, robust_model: Classifier, *, first: int = 0
+    constructed: Constructed,
+    data: Images,
+    model: Classifier,
+    robust_model: Classifier,
+    *,
+    first: int = 0,
+    reference: Images | None = None,
 ) -> dict[str, Tensor]:
     """The per-example facts of a constructed dataset or of a part, (N,) each, by the names of examples.parquet.
 
@@ -304,6 +322,7 @@ def describe(
         model: its source model: probabilities before and after, success.
         robust_model: one of the two judges of what an image still shows; the other is 1-NN on D.
         first: row of D that the first example was made from.
+        reference: D as 1-NN sees it, see `neighbour_reference`; None for D itself.
     """
     new, true, given = constructed.data.images, constructed.true_labels, constructed.data.labels
     old = data.select(slice(first, first + len(new))).images
@@ -324,10 +343,32 @@ def describe(
         "probability_given_after": _of(after, given),
         "success": after.argmax(dim=1) == given,
         "robust_prediction": predict(robust_model, new).argmax(dim=1),
-        "neighbour_prediction": nearest_neighbour(new, data, first=first, device=model_device(model)),
+        "neighbour_prediction": nearest_neighbour(
+            new, data if reference is None else reference, first=first, device=model_device(model)
+        ),
     }
     columns["still_y"] = (columns["robust_prediction"] == true) & (columns["neighbour_prediction"] == true)
     return columns
+
+
+NEIGHBOUR_SIZE = 32
+"""Height and width at which 1-NN compares images of 128 pixels and more."""
+
+
+def neighbour_reference(data: Images) -> Images:
+    """D as 1-NN sees it: itself, or in memory and averaged to NEIGHBOUR_SIZE pixels where its images are large.
+
+    Each constructed image is compared with all of D. Large images would be read from disk again for every batch.
+    """
+    if not is_large(data.image_shape):
+        return data
+    small = torch.cat([_averaged(part.images, NEIGHBOUR_SIZE, NEIGHBOUR_SIZE) for part in by_parts(data)])
+    return ImageData(small, data.labels, data.class_names)
+
+
+def _averaged(images: Tensor, height: int, width: int) -> Tensor:
+    """Averages over areas: (N, C, H, W) -> (N, C, height, width), in [0, 1] in spite of rounding."""
+    return functional.adaptive_avg_pool2d(images, (height, width)).clamp(0.0, 1.0)
 
 
 def nearest_neighbour(
@@ -339,12 +380,15 @@ def nearest_neighbour(
     further than the perturbation, and would answer y for the image whatever it shows.
 
     Args:
-        reference: read part by part, so that memory does not grow with it.
+        reference: read part by part, so that memory does not grow with it. Where its images are smaller, the others are
+            averaged to their size first.
         batch_size: images and references compared at a time.
     Raises: ValueError if an image has no partner in `reference`, or that has fewer than two images.
     """
     if len(reference) < max(2, first + len(images)):
         raise ValueError(f"need a reference for each of images {first} to {first + len(images)}, not {len(reference)}")
+    if images.shape[1:] != reference.image_shape:
+        images = _averaged(images, *reference.image_shape[1:])
     nearest = torch.full((len(images),), torch.inf)
     called = torch.zeros(len(images), dtype=torch.int64)
     for some in batches(len(reference), batch_size):

@@ -1,6 +1,6 @@
 """Accuracy and adversarial accuracy, with intervals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.config import Radii, Settings
-from notbugs.images import Images
+from notbugs.halving import Halving
+from notbugs.images import Images, make_generator
 from notbugs.intervals import wilson_interval
 
 
@@ -84,12 +85,14 @@ def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000
     Returns: (N, K) float32.
     """
     device = model_device(model)
-    parts = []
+
+    def logits(rows: slice) -> Tensor:
+        part = images[rows] if isinstance(images, Tensor) else images.select(rows).images
+        found: Tensor = model(part.to(device)).float().cpu()
+        return found
+
     with frozen(model):
-        for batch in batches(len(images), batch_size):
-            part = images[batch] if isinstance(images, Tensor) else images.select(batch).images
-            parts.append(model(part.to(device)).float().cpu())
-    return torch.cat(parts)
+        return torch.cat(Halving("prediction").over(len(images), batch_size, logits))
 
 
 def shifted_labels(labels: Tensor, num_classes: int) -> Tensor:
@@ -105,6 +108,7 @@ def adversarially_correct(
     batch_size: int = 500,
     generator: torch.Generator,
     engine: Engine | None = None,
+    numbers: Tensor | None = None,
 ) -> Tensor:
     """Which examples withstand an untargeted PGD on the cross-entropy.
 
@@ -114,30 +118,61 @@ def adversarially_correct(
 
     Args:
         engine: made from the model as it is now; None makes one.
+        numbers: (N,), what each example is known by: its random starts depend on `generator` and on this alone, not
+            on the batch it is in. None numbers them in order.
     Returns: (N,) bool, on the CPU.
     """
     if not len(data):
         return torch.zeros(0, dtype=torch.bool)
     device = model_device(model)
-    parts = []
-    for batch in batches(len(data), batch_size):
-        part = data.select(batch)
+    engine = engine or Engine(model, data.select(slice(0, 8)).images.to(device))
+    known_by = torch.arange(len(data)) if numbers is None else numbers
+    starts = _Starts(generator, known_by) if attack.random_start else None
+
+    def withstand(rows: slice) -> Tensor:
+        part = data.select(rows)
         inputs, labels = part.images.to(device), part.labels.to(device)
-        if engine is None:
-            engine = Engine(model, inputs[:8])
-        found = run_attack(engine, inputs, labels, attack, iterate="first_success", generator=generator)
-        withstood = _calls(model, found.x_adv, labels)
-        assert found.success is not None  # it was asked for
-        unsure = withstood & found.success  # of the engine's rounding alone
-        if unsure.any():
-            again = run_attack(
-                model, inputs[unsure], labels[unsure], attack, iterate="first_success", generator=generator
-            )
-            withstood[unsure] = _calls(model, again.x_adv, labels[unsure])
-        if attack.random_start:  # no iterate was the unperturbed image
-            withstood &= _calls(model, inputs, labels)
-        parts.append(withstood.cpu())
-    return torch.cat(parts)
+        return _withstand(model, engine, inputs, labels, attack, starts.of(rows) if starts else None)
+
+    return torch.cat(Halving("adversarial accuracy").over(len(data), batch_size, withstand))
+
+
+def _withstand(
+    model: nn.Module,
+    engine: Engine,
+    inputs: Tensor,
+    labels: Tensor,
+    attack: AttackSettings,
+    generators: Sequence[torch.Generator] | None,
+) -> Tensor:
+    """Which examples of a batch withstand, (n,) bool, on the CPU; generators: one an example, for random starts."""
+    found = run_attack(engine, inputs, labels, attack, iterate="first_success", generator=generators)
+    withstood = _calls(model, found.x_adv, labels)
+    assert found.success is not None  # it was asked for
+    unsure = withstood & found.success  # of the engine's rounding alone
+    if unsure.any():
+        own = generators and [generators[row] for row in unsure.nonzero().flatten().tolist()]
+        again = run_attack(model, inputs[unsure], labels[unsure], attack, iterate="first_success", generator=own)
+        withstood[unsure] = _calls(model, again.x_adv, labels[unsure])
+    if attack.random_start:  # no iterate was the unperturbed image
+        withstood &= _calls(model, inputs, labels)
+    return withstood.cpu()
+
+
+class _Starts:
+    """Random starts that depend on the example alone.
+
+    Args:
+        generator: gives the seed that all share.
+        numbers: (N,), what each example is known by.
+    """
+
+    def __init__(self, generator: torch.Generator, numbers: Tensor) -> None:
+        self._seed, self._numbers = int(torch.randint(2**62, (), generator=generator)), numbers
+
+    def of(self, rows: slice) -> list[torch.Generator]:
+        """A generator for each example."""
+        return [make_generator(self._seed, number) for number in self._numbers[rows].tolist()]
 
 
 @torch.no_grad()
@@ -161,7 +196,7 @@ def outcomes(
     settings: EvaluateSettings,
     *,
     generator: torch.Generator,
-    compiled: bool = False,
+    engine: Engine | None = None,
 ) -> list[Outcome]:
     """Every measurement of one model, example by example: clean, shifted, then the attacks of `settings`.
 
@@ -170,14 +205,14 @@ def outcomes(
         data: the test split, with its own labels.
         settings: attacks and radii.
         generator: for random starts.
-        compiled: compile the engine (see `attacks.engine.pays_to_compile`).
+        engine: made from the model as it is now; None makes one.
     """
     called = predict(model, data, batch_size=settings.batch_size).argmax(dim=1)  # (N,)
     found = [
         Outcome("true", "clean", settings.norm, 0.0, called == data.labels),
         Outcome("shifted", "clean", settings.norm, 0.0, called == shifted_labels(data.labels, len(data.class_names))),
     ]
-    engine = Engine(model, data.select(slice(0, 8)).images.to(model_device(model)), compiled=compiled)
+    engine = engine or Engine(model, data.select(slice(0, 8)).images.to(model_device(model)))
     for name, attack in settings.attacks():
         withstood = adversarially_correct(
             model, data, attack, batch_size=settings.batch_size, generator=generator, engine=engine

@@ -1,41 +1,144 @@
 """Writing files whole or not at all, and their checksums."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from notbugs.config import UserError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "larger than files may be here",
+    errno.EROFS: "the folder is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+}
+"""Why nothing can be written, in words; other errors are no fault of the place."""
+_ALSO_OF_READING = (errno.EACCES, errno.EPERM)
+
+
+class WriteError(UserError):
+    """Something cannot be written: the disk is full, or the folder is closed to the user."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: cannot be written: {reason}; what was there before is kept")
+        self.path = path
+        self.reason = reason
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; renamed to `path` if the block ends well, removed if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Give a temporary name beside `path`; renamed to `path` if the block ends well, removed if not.
+
+    Raises: WriteError if the disk is full or the folder closed.
+    """
+    with _writing(path) as temporary:
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its place if the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary folder beside `path` that takes its place if the block ends well.
+
+    Raises: WriteError if the disk is full or the folder closed.
+    """
+    with _writing(path) as temporary:
+        temporary.mkdir()
+        try:
+            yield temporary
+            before = temporary.with_name(f"{temporary.stem}.old.tmp")
+            if path.exists():
+                path.rename(before)
+            temporary.replace(path)
+            shutil.rmtree(before, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, with what killed processes left there taken away."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except WriteError as error:  # of a file in the temporary folder
+        raise WriteError(_final(error.path, temporary, path), error.reason) from error
+    except Exception as error:
+        trouble = _trouble(error, temporary, path)
+        if trouble is None:
+            raise
+        raise trouble from error
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files and folders of `path` whose process is gone."""
+    pattern = re.compile(rf"{re.escape(path.name)}\.(\d+)(\.old)?\.tmp")
+    for beside in path.parent.iterdir():
+        match = pattern.fullmatch(beside.name)
+        if match is None or (_runs(int(match[1])) and int(match[1]) != os.getpid()):
+            continue
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it runs and is somebody else's
+        return True
+    return True
+
+
+def _trouble(error: Exception, temporary: Path, path: Path) -> WriteError | None:
+    """What an error says of the place written to; None if something else is at fault."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (match := re.search(r"os error (\d+)", str(error))):  # as libraries in Rust put it
+        number = int(match[1])
+    if number not in _REASONS:
+        return None
+    named = getattr(error, "filename", None)
+    place = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else temporary
+    mine = place.is_relative_to(temporary) or path.is_relative_to(place)
+    if number in _ALSO_OF_READING and not mine:
+        return None
+    return WriteError(_final(place, temporary, path), _REASONS[number])
+
+
+def _final(named: Path, temporary: Path, path: Path) -> Path:
+    """The name that a temporary one stands for."""
+    return path / named.relative_to(temporary) if named.is_relative_to(temporary) else named
+
+
+def publish(source: Path, path: Path) -> None:
+    """Put a folder's content at `path`, whole or not at all; `source` stays, and shares its files if it can."""
+    halves = shutil.ignore_patterns("*.tmp")  # of a write that was killed
+    with whole_folder(path) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=_link_or_copy, ignore=halves)
+
+
+def _link_or_copy(source: str, path: str) -> None:
+    try:
+        os.link(source, path)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, path)
 
 
 def write_text(path: Path, text: str) -> None:

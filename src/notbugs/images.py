@@ -1,15 +1,27 @@
-"""Images with labels in memory, and seeded, stratified splits of them."""
+"""Images with labels, in memory or read part by part, and seeded, stratified splits of them."""
 
 import hashlib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+Shape = tuple[int, int, int]
+"""(C, H, W) of one image."""
+PART_BYTES = 2**24
+"""Bytes of images, as float32, that are worked on at a time where all of a dataset is gone through."""
+
 
 class Images(Protocol):
     """Labelled images that are read part by part: in memory (`ImageData`) or on disk (`store.StoredDataset`)."""
+
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W)."""
+        ...
 
     @property
     def labels(self) -> Tensor:
@@ -26,6 +38,32 @@ class Images(Protocol):
     def select(self, indices: Tensor | slice) -> "ImageData":
         """Some of the examples, in memory; indices: (M,), a mask (N,), or a slice of step 1."""
         ...
+
+    def raw(self, indices: Tensor | slice) -> Tensor:
+        """Images (M, C, H, W) in the type that they are kept in; `as_floats` makes them what `select` gives."""
+        ...
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """Images as float32 in [0, 1]; bytes are 255ths."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def part_size(image_shape: Shape) -> int:
+    """Images in PART_BYTES, at least one."""
+    return max(1, PART_BYTES // (4 * math.prod(image_shape)))
+
+
+def num_parts(data: Images) -> int:
+    """Number of parts that `by_parts` gives."""
+    return math.ceil(len(data) / part_size(data.image_shape))
+
+
+def by_parts(data: Images) -> Iterator["ImageData"]:
+    """All of a dataset in order, PART_BYTES at a time, so that memory does not grow with it."""
+    size = part_size(data.image_shape)
+    for start in range(0, len(data), size):
+        yield data.select(slice(start, min(start + size, len(data))))
 
 
 @dataclass(frozen=True)
@@ -57,9 +95,19 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
     def select(self, indices: Tensor | slice) -> "ImageData":
         """The examples at `indices` (M,), of a slice, or where a mask (N,) is true."""
         return ImageData(self.images[indices], self.labels[indices], self.class_names)
+
+    def raw(self, indices: Tensor | slice) -> Tensor:
+        """The images at `indices`, float32."""
+        return self.images[indices]
 
     def to(self, device: torch.device) -> "ImageData":
         """The same examples on another device."""
@@ -67,33 +115,42 @@ class ImageData:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Some examples of a dataset, read from it when they are asked for.
+class Subset:
+    """Some examples of a dataset, read when they are asked for.
 
     Attributes:
-        images: the dataset.
-        rows: (M,) which of its examples, in order.
+        data: the whole dataset.
+        indices: (N,), int64, rows of it.
     """
 
-    images: Images
-    rows: Tensor
+    data: Images
+    indices: Tensor
+
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W)."""
+        return self.data.image_shape
 
     @property
     def labels(self) -> Tensor:
-        """(M,), int64."""
-        return self.images.labels[self.rows]
+        """(N,), int64."""
+        return self.data.labels[self.indices]
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """One name a class, in label order."""
-        return self.images.class_names
+        return self.data.class_names
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     def select(self, indices: Tensor | slice) -> ImageData:
-        """Some of the examples, in memory; indices as for `Images`."""
-        return self.images.select(self.rows[indices])
+        """See `Images`."""
+        return self.data.select(self.indices[indices])
+
+    def raw(self, indices: Tensor | slice) -> Tensor:
+        """See `Images`."""
+        return self.data.raw(self.indices[indices])
 
 
 def make_generator(seed: int, *purpose: str | int) -> torch.Generator:

@@ -88,6 +88,23 @@ def read_table(
     return parse_table(path, path, columns, stage, may_be_empty, check)
 
 
+def read_json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Read a metrics file that holds at least these keys.
+
+    Raises: ResultsError naming the file, and the stage that makes it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: cannot be read: {error}") from None
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise ResultsError(f"{path}: {', '.join(missing)} is missing; `dvc repro {stage}` writes it again")
+    return dict(value)
+
+
 def parse_table(
     source: "Path | TextIO",
     path: Path,

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -15,9 +15,13 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycl
 
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine
+from notbugs.checkpoints import Checkpoint, restore_training, training_state
 from notbugs.config import Settings, UserError
+from notbugs.distribution import averaging, own_generator, share_of, summed, world_size
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
-from notbugs.images import ImageData
+from notbugs.feeding import Feed
+from notbugs.halving import Halving
+from notbugs.images import Images, Subset, part_size
 from notbugs.progress import Track, silent
 
 
@@ -116,50 +120,75 @@ class TrainingError(UserError):
 
 def train(
     model: nn.Module,
-    data: ImageData,
+    data: Images,
     settings: TrainSettings,
     *,
     generator: torch.Generator,
-    validation: ImageData | None = None,
+    validation: Images | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     compiled: bool = False,
+    checkpoint: Checkpoint | None = None,
     progress: Track = silent,
     description: str = "train",
 ) -> list[EpochRecord]:
     """Train `model` in place; it is left in eval mode.
 
     Standard: minimise E[L(x, y)]. With `settings.attack`: minimise E[max over ‖δ‖ <= eps of L(x + δ, y)].
+    In one of several processes (`distribution.process_group`) each learns from its part of every batch, and all
+    end with the same model.
 
     Args:
         model: on the device to train on.
-        data: images and labels to learn, on any device; moved to the model's.
+        data: images and labels to learn, in memory or stored; see `feeding.Feed`.
         settings: optimiser, schedule, augmentation, attack.
         generator: CPU generator for the order of the examples, augmentation and random starts.
         validation: measured for the curves and early stopping; never trained on.
         on_epoch: called with each record.
         compiled: compile the engine of the inner attack (see `attacks.engine.pays_to_compile`).
+        checkpoint: where the state is kept after an epoch, and taken up again; model and generator must then be
+            as they were for the training that is taken up.
         progress: shows the epochs.
     Returns: one record an epoch.
-    Raises: TrainingError if the loss is no longer finite, ValueError for fewer than two examples, or for early
-        stopping without validation images.
+    Raises: TrainingError if the loss is no longer finite, or for fewer than two examples a process; ValueError for
+        early stopping without validation images.
     """
     device = next(model.parameters()).device
-    if len(data) < 2:
-        raise ValueError(f"training needs at least 2 examples, not {len(data)}")
+    if min(len(data), settings.batch_size) < 2 * world_size():
+        smaller, needed = min(len(data), settings.batch_size), 2 * world_size()
+        whom = f", two for each of {world_size()} processes" if world_size() > 1 else ""
+        raise TrainingError(f"training needs at least {needed} examples{whom}, not {smaller}")
     if settings.early_stopping is not None and validation is None:
         raise ValueError("early_stopping needs validation images")
-    data = data.to(device)
+    feed = Feed(data, device)
     model.to(memory_format=torch.channels_last)
-    engine = Engine(model, data.images[:8], compiled=compiled) if settings.attack else None
+    engine = Engine(model, data.select(slice(0, 8)).images.to(device), compiled=compiled) if settings.attack else None
     steps = _steps_per_epoch(len(data), settings.batch_size)
     optimizer, scheduler = _optimizer(model, settings, steps)
     records: list[EpochRecord] = []
     best = _Best(settings)
-    for epoch in progress(range(1, settings.epochs + 1), description):
+    kept = checkpoint.load() if checkpoint else None
+    if kept is not None:
+        restore_training(kept["training"], model, optimizer, scheduler, generator)
+        best.restore_state(kept["best"])
+        records = kept["records"]
+        if on_epoch:
+            for record in records:
+                on_epoch(record)
+    network = averaging(model)
+    halving = Halving(description, smallest=2 if world_size() == 1 else len(data))  # all processes take the same steps
+    left = range(len(records) + 1, 1 if best.over else settings.epochs + 1)
+    for epoch in progress(left, description):
         lr = optimizer.param_groups[0]["lr"]
-        loss, accuracy = _train_epoch(model, engine, data, settings, optimizer, scheduler, generator)
-        if not math.isfinite(loss):
-            raise TrainingError(f"{description}: the loss is {loss} in epoch {epoch}; a smaller lr may help")
+        try:
+            loss, accuracy = _train_epoch(
+                network, engine, feed, settings, optimizer, scheduler, generator, halving=halving
+            )
+        except _NotFiniteError as error:
+            kept_in = f"; the state of an earlier epoch is in {checkpoint.file}" if checkpoint and records else ""
+            raise TrainingError(
+                f"{description}: the loss is {error.loss} in epoch {epoch}, step {error.step} of {steps}; a smaller lr "
+                f"may help{kept_in}"
+            ) from None
         record = EpochRecord(
             epoch=epoch,
             lr=lr,
@@ -175,7 +204,18 @@ def train(
         records.append(record)
         if on_epoch:
             on_epoch(record)
-        if validation is not None and measured and best.stop(model, record):
+        if validation is not None and measured:
+            best.see(model, record)
+        if checkpoint:
+            checkpoint.save(
+                lambda: {
+                    "training": training_state(model, optimizer, scheduler, generator),
+                    "best": best.state_dict(),
+                    "records": records,
+                },
+                last=best.over or epoch == settings.epochs,
+            )
+        if best.over:
             break
     optimizer.zero_grad(set_to_none=True)  # the last gradients are of no use to anybody
     best.restore(model)
@@ -183,45 +223,92 @@ def train(
     return records
 
 
+class _NotFiniteError(Exception):
+    """The loss of a step is infinite or no number."""
+
+    def __init__(self, loss: float, step: int) -> None:
+        super().__init__(loss, step)
+        self.loss, self.step = loss, step
+
+
 def _train_epoch(
     model: nn.Module,
     engine: Engine | None,
-    data: ImageData,
+    feed: Feed,
     settings: TrainSettings,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     generator: torch.Generator,
+    *,
+    halving: Halving,
 ) -> tuple[float, float]:
     """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
     model.train()
-    device = data.images.device
-    order = torch.randperm(len(data), generator=generator)
+    device = feed.device
+    order = torch.randperm(len(feed), generator=generator)
+    generator = own_generator(generator)
     total_loss = torch.zeros((), device=device, dtype=torch.float64)
     total_right = torch.zeros((), device=device, dtype=torch.int64)
     seen = 0
-    for batch in order.split(settings.batch_size):
-        if len(batch) < 2:  # BatchNorm needs two
-            continue
-        index = batch.to(device)
-        inputs = augment(data.images[index], settings.crop_padding, settings.flip, generator)
-        labels = data.labels[index]
-        if engine is not None and settings.attack is not None:
-            engine.refresh()
-            inputs = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False).x_adv
-        with _precision(device):
-            logits = model(inputs).float()
-        loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    losses = []
+    whole = [batch for batch in order.split(settings.batch_size) if len(batch) >= 2 * world_size()]  # for BatchNorm
+    for number, (share, images, labels) in enumerate(feed.batches(map(share_of, whole))):
+        weight = len(share) * world_size() / len(whole[number])  # gradients are averaged over processes
+        inputs = augment(images, settings.crop_padding, settings.flip, generator)
+
+        def learn(rows: slice, inputs: Tensor = inputs, labels: Tensor = labels, weight: float = weight) -> _Learnt:
+            if rows.start == 0:
+                optimizer.zero_grad(set_to_none=True)
+            part = weight * (rows.stop - rows.start) / len(inputs)
+            return _learn(model, engine, inputs[rows], labels[rows], settings, generator, part)
+
+        found = halving(len(inputs), learn)
         optimizer.step()
         if settings.schedule == "one_cycle":
             scheduler.step()
-        total_loss += loss.detach().double() * len(batch)
-        total_right += (logits.detach().argmax(dim=1) == labels).sum()
-        seen += len(batch)
+        for loss, right, count in found:
+            total_loss += loss.double() * count
+            total_right += right
+        losses.append(torch.stack([loss for loss, *_ in found]).sum())
+        seen += len(share)
     if settings.schedule != "one_cycle":
         scheduler.step()
-    return float(total_loss) / seen, int(total_right) / seen
+    loss_sum, right_sum, count_sum = summed(total_loss, total_right, float(seen))
+    if not math.isfinite(loss_sum):
+        raise _NotFiniteError(loss_sum / count_sum, _first_not_finite(losses))
+    return loss_sum / count_sum, right_sum / count_sum
+
+
+_Learnt = tuple[Tensor, Tensor, int]
+"""Mean loss, number of right ones (both on the device), number of examples."""
+
+
+def _learn(
+    model: nn.Module,
+    engine: Engine | None,
+    inputs: Tensor,
+    labels: Tensor,
+    settings: TrainSettings,
+    generator: torch.Generator,
+    weight: float,
+) -> _Learnt:
+    """Attack a batch, or a part of one, and add the gradient of `weight` times its mean loss."""
+    if engine is not None and settings.attack is not None:
+        engine.refresh()
+        inputs = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False).x_adv
+    with _precision(inputs.device):
+        logits = model(inputs).float()
+    loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    (loss if weight == 1 else weight * loss).backward()
+    return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum(), len(labels)
+
+
+def _first_not_finite(losses: list[Tensor]) -> int:
+    """Number of the first step, from 1, at which a loss is not finite in any process."""
+    bad = (~torch.stack(losses).isfinite()).nonzero().flatten().cpu()
+    first = int(bad[0]) if len(bad) else len(losses)
+    counts = summed(*(torch.arange(len(losses)) >= first).double())
+    return next(step for step, count in enumerate(counts, start=1) if count)
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:
@@ -256,17 +343,28 @@ def augment(images: Tensor, crop_padding: int, flip: bool, generator: torch.Gene
     return images
 
 
-def _measure(model: nn.Module, validation: ImageData, settings: TrainSettings, record: EpochRecord) -> None:
-    """Fill in the validation columns of a record."""
-    called = predict(model, validation.images).argmax(dim=1)
-    shifted = shifted_labels(validation.labels, len(validation.class_names))
-    record["validation_accuracy"] = float((called == validation.labels).double().mean())
-    record["validation_accuracy_shifted"] = float((called == shifted).double().mean())
+def _measure(model: nn.Module, validation: Images, settings: TrainSettings, record: EpochRecord) -> None:
+    """Fill in the validation columns of a record; of several processes each measures its part of the images."""
+    count, at_once = len(validation), 8 * part_size(validation.image_shape)
+    mine = validation if world_size() == 1 else Subset(validation, share_of(torch.arange(count)))
+    called = predict(model, mine, batch_size=min(1000, at_once)).argmax(dim=1)
+    shifted = shifted_labels(mine.labels, len(mine.class_names))
+    record["validation_accuracy"] = _share(called == mine.labels, count)
+    record["validation_accuracy_shifted"] = _share(called == shifted, count)
     if settings.validation_attack is not None:
         withstood = adversarially_correct(
-            model, validation, settings.validation_attack, generator=torch.Generator().manual_seed(0)
+            model,
+            mine,
+            settings.validation_attack,
+            batch_size=min(500, at_once),
+            generator=torch.Generator().manual_seed(0),
         )
-        record["validation_adversarial_accuracy"] = float(withstood.double().mean())
+        record["validation_adversarial_accuracy"] = _share(withstood, count)
+
+
+def _share(mine: Tensor, count: int) -> float:
+    """Share of `count` examples that are true, over all processes; mine: (n,) bool."""
+    return summed(mine.sum())[0] / count
 
 
 def kept_record(records: Sequence[EpochRecord], settings: TrainSettings) -> EpochRecord:
@@ -294,25 +392,35 @@ class _Best:
         self.waited = 0
         self.state: dict[str, Tensor] | None = None
 
-    def stop(self, model: nn.Module, record: EpochRecord) -> bool:
+    @property
+    def over(self) -> bool:
+        """Whether the patience is at its end."""
+        return self.patience is not None and self.waited >= self.patience
+
+    def see(self, model: nn.Module, record: EpochRecord) -> None:
         if self.patience is None:
-            return False
+            return
         score = record[self.column]
         assert score is not None  # TrainSettings asks for the validation attack
         if score > self.score:
             self.score, self.waited, self.state = score, 0, copy.deepcopy(model.state_dict())
         else:
             self.waited += 1
-        return self.waited >= self.patience
 
     def restore(self, model: nn.Module) -> None:
         if self.state is not None:
             model.load_state_dict(self.state)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "waited": self.waited, "state": self.state}
+
+    def restore_state(self, kept: dict[str, Any]) -> None:
+        self.score, self.waited, self.state = kept["score"], kept["waited"], kept["state"]
+
 
 def _steps_per_epoch(num_examples: int, batch_size: int) -> int:
     full, rest = divmod(num_examples, batch_size)
-    return full + (rest >= 2)
+    return full + (rest >= 2 * world_size())
 
 
 def _optimizer(model: nn.Module, settings: TrainSettings, steps: int) -> tuple[Optimizer, LRScheduler]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from notbugs.config import ConfigError, validate
 from notbugs.images import ImageData, make_generator
@@ -148,6 +149,30 @@ def test_a_constant_channel_is_no_division_by_zero():
     assert model(images).isfinite().all()
 
 
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "vgg16", "densenet121", "inception"])
+def test_large_images_meet_imagenets_stem(architecture):
+    """From 128 pixels on the first convolution and pooling quarter the sides, as published; below nothing does."""
+    settings = ModelSettings(architecture=architecture, width=4)
+
+    def sides(size: int) -> list[int]:
+        seen: list[int] = []
+        model = create_model(settings, (3, size, size), ("a", "b"), generator=torch.Generator().manual_seed(0)).eval()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda _m, _i, out: seen.append(out.shape[-1]))
+        with torch.no_grad():
+            assert model(torch.zeros(1, 3, size, size)).shape == (1, 2)
+        return seen
+
+    small, large = sides(64), sides(128)
+    if architecture == "vgg16":  # has no pooling in its stem
+        assert (small[0], large[0]) == (64, 128)
+    else:
+        assert small[:2] == [64, 64]
+        assert large[:2] == [64, 32]
+    assert len(small) == len(large)
+
+
 def test_default_settings():
     assert ModelSettings() == ModelSettings(architecture="small_cnn", width=None)
 
@@ -210,6 +235,7 @@ def test_saving_twice_gives_the_same_bytes_and_nothing_else(trained, tmp_path):
 
 def test_description_says_what_is_needed(trained):
     description = json.loads(trained[1].with_suffix(".json").read_text())
+    assert len(description.pop("checksum")) == 64
     assert description == {
         "architecture": "small_cnn",
         "width": 4,
@@ -273,6 +299,29 @@ def test_weights_of_another_model_are_named(trained, change):
     description.write_text(json.dumps({**json.loads(description.read_text()), **change}))
     with pytest.raises(ModelError, match=r"seed-0\.safetensors: does not fit its description"):
         load_model(trained[1])
+
+
+def test_weights_altered_by_a_bit_are_named(trained):
+    content = bytearray(trained[1].read_bytes())
+    content[-1] ^= 1
+    trained[1].write_bytes(content)
+    with pytest.raises(ModelError, match=r"seed-0\.safetensors: altered, or the \.json beside it"):
+        load_model(trained[1])
+
+
+def test_a_description_altered_by_a_bit_is_named(trained):
+    description = trained[1].with_suffix(".json")
+    description.write_text(description.read_text().replace('"a"', '"c"'))
+    with pytest.raises(ModelError, match=r"seed-0\.safetensors: altered, or the \.json beside it"):
+        load_model(trained[1])
+
+
+def test_models_from_before_checksums_are_read(trained):
+    description = trained[1].with_suffix(".json")
+    facts = json.loads(description.read_text())
+    del facts["checksum"]
+    description.write_text(json.dumps(facts))
+    assert torch.equal(load_model(trained[1]).head.weight, trained[0].head.weight)
 
 
 @pytest.mark.cuda

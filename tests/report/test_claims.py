@@ -210,6 +210,12 @@ def test_det_tells_collapse_from_failure(clean: float, shifted: float, words: st
     assert f"{100 * shifted:.1f}% [" in claim.sentence
 
 
+def test_det_says_where_the_seeds_differ_too_much() -> None:
+    claim = verdict("det", world({("D_det", "standard"): {CLEAN: 0.80, SHIFTED: 0.19}}, std=0.4))
+    assert claim.seen == "not seen"
+    assert "more fit seeds would narrow it" in claim.sentence
+
+
 def test_margin_is_reached_exactly() -> None:
     # 0.45 − 0.15 is 0.30000000000000004 or 0.29999999999999993 depending on the numbers: both must count.
     for low_end in (0.01, 0.15, 0.4):

@@ -1,5 +1,6 @@
 """Sweeps in the report: means, figures, and an answer to Reviewer 3 that follows the numbers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 from sweep_files import EPS, STEPS, numbers, trial_rows, write_sweep
 
+from notbugs.files import sha256
 from notbugs.report import sweep_figures as figures
+from notbugs.report.blocks import Text
 from notbugs.report.sweep_answer import answer
 from notbugs.report.sweeps import Study, draw, load_studies, load_study, sweep_blocks, write_figures
 from notbugs.results import ResultsError
@@ -200,3 +203,15 @@ def test_errors_name_the_file_and_the_command(tmp_path: Path) -> None:
     (folder / "study.json").unlink()
     with pytest.raises(ResultsError, match="`notbugs sweep small` writes it again"):
         load_study(tmp_path, "small")
+
+
+def test_studies_of_other_data_are_left_out_and_named(tmp_path: Path) -> None:
+    manifest = tmp_path / "data" / "train" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    for name, data in (("ours", sha256(manifest)), ("theirs", "0" * 64)):
+        about = write_sweep(tmp_path, name) / "study.json"
+        about.write_text(json.dumps({**json.loads(about.read_text()), "data": data}))
+    assert [study.name for study in load_studies(tmp_path)] == ["ours"]
+    texts = [block.text for block in sweep_blocks(tmp_path, {}, 10) if isinstance(block, Text)]
+    assert any(text.endswith("than the project has now: theirs.") for text in texts)

@@ -26,13 +26,13 @@ def equal(one: SourceData, other: SourceData) -> bool:
 def test_defaults_are_the_digits() -> None:
     default = settings()
     assert (default.source, default.validation_fraction, default.test_fraction) == ("digits", 0.1, 0.2)
-    assert (default.max_train, default.max_test, default.shard_size) == (None, None, 8192)
+    assert (default.max_train, default.max_test, default.shard_size) == (None, None, None)
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"source": "mnist"}, r"data\.source = 'mnist': must be 'digits', 'cifar10', 'folder' or 'planted'"),
+        ({"source": "mnist"}, r"data\.source = 'mnist': must be 'digits', 'cifar10', 'folder', 'planted' or 'rest"),
         (
             {"source": "folder", "image_size": 32},
             r"data\.path = None: must be given for source: folder \(a dir",
@@ -40,7 +40,7 @@ def test_defaults_are_the_digits() -> None:
         ({"source": "folder", "path": "x"}, r"data\.image_size = None: must be given for source: folder"),
         (
             {"path": "x"},
-            r"data\.path = 'x': must be null: only source: folder reads it, and source is digits",
+            r"data\.path = 'x': must be null: only source: folder or restricted_imagenet reads it, and source",
         ),
         (
             {"source": "cifar10", "image_size": 32},
@@ -51,6 +51,16 @@ def test_defaults_are_the_digits() -> None:
             {"source": "folder", "path": "x", "image_size": 3},
             r"data\.image_size = 3: must be greater than or",
         ),
+        (
+            {"source": "restricted_imagenet"},
+            r"data\.path = None: must be given for source: restricted_imagenet",
+        ),
+        (
+            {"source": "restricted_imagenet", "path": "x", "channels": "grey"},
+            r"'grey': must be null: only source: fo",
+        ),
+        ({"dtype": "uint8"}, r"data\.dtype = 'uint8': must be float32 where source is digits: its values are no bytes"),
+        ({"dtype": "float16"}, r"data\.dtype = 'float16': must be 'float32' or 'uint8'"),
         ({"source": "folder", "path": ""}, r"data\.path = '': must "),
         (
             {"source": "folder", "path": "x", "image_size": 8, "channels": "blue"},
@@ -146,7 +156,7 @@ def test_a_class_of_one_image_cannot_be_split(tree, tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="nowhere: No such file or directory"):
+    with pytest.raises(SourceError, match=r"^params\.yaml: data\.path = 'nowhere': nothing there; must be a"):
         load_source(settings(source="folder", path="nowhere", image_size=8), seed=0, root=tmp_path)
 
 

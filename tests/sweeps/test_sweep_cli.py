@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from sweep_tools import PARAMS, set_params
 
 from notbugs.cli import main
-from notbugs.sweeps.trial import MEASURED, Trial
+from notbugs.sweeps.columns import MEASURED
+from notbugs.sweeps.trial import Trial
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,12 @@ from sweep_tools import PARAMS, set_params
 from notbugs.config import ConfigError
 from notbugs.stages.context import open_project
 from notbugs.sweeps import worker
+from notbugs.sweeps.columns import MEASURED
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.session import checked_jobs, run, status
 from notbugs.sweeps.storage import open_storage, storage_url
 from notbugs.sweeps.study import SharedStudy, open_study
-from notbugs.sweeps.trial import MEASURED, Laboratory, SweepError, Trial
+from notbugs.sweeps.trial import Laboratory, SweepError, Trial
 
 
 def study(root: Path, name: str = "small") -> optuna.Study:

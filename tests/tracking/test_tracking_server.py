@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,6 +29,12 @@ def free_port() -> int:
 
 def children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def sockets(pids: list[int]) -> list[Any]:
+    """Sockets of processes that listen to the network."""
+    found = [socket for pid in pids for socket in psutil.Process(pid).net_connections("inet")]
+    return [socket for socket in found if socket.status == psutil.CONN_LISTEN]
 
 
 @pytest.mark.usefixtures("no_writer")
@@ -53,11 +60,13 @@ def test_pages_of_the_runs_on_this_machine_only(project: Path) -> None:
         (found,) = json.load(answer)["runs"]
     assert found["info"]["run_name"] == "fit@rand"
     assert {metric["key"]: metric["value"] for metric in found["data"]["metrics"]} == {"loss": 0.5}
-    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
-        _open(urllib.request.Request(f"{address}/#/", headers={"Host": "evil.example"}), timeout=30)
-    refused.value.close()
+    for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1:1"):
+        for page in ("/", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=test"):
+            with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+                _open(urllib.request.Request(f"{address}{page}", headers={"Host": host}), timeout=30)
+            refused.value.close()
     listening = children(server.pid)
-    assert listening
+    assert {place.laddr[:2] for place in sockets([server.pid, *listening])} == {("127.0.0.1", port)}
     server.send_signal(signal.SIGINT)
     _, errors = server.communicate(timeout=60)
     assert server.returncode == 0

@@ -81,10 +81,11 @@ def test_a_short_stage_does_not_wait_for_a_hanging_server(project: Path, monkeyp
 
 
 class _MortalServer(BaseHTTPRequestHandler):
-    """As much of MLflow's REST API as starting a run takes; then it answers no more."""
+    """As much of MLflow's REST API as starting a run takes; then it answers no more, or is gone."""
 
     seen: list[str]
     hang: threading.Event
+    dies: bool
 
     def do_GET(self) -> None:
         if "experiments/get-by-name" in self.path:
@@ -97,6 +98,10 @@ class _MortalServer(BaseHTTPRequestHandler):
         body = self.rfile.read(length).decode()
         if "loss" in body:
             self.seen.append(self.path)
+            if self.dies:
+                self.server.socket.close()
+                self.close_connection = True
+                return
             self.hang.wait(60)
         info = {"run_id": "a" * 32, "experiment_id": "5", "status": "RUNNING", "start_time": 1, "artifact_uri": "x"}
         self._answer({"run": {"info": {**info, "lifecycle_stage": "active"}, "data": {}}})
@@ -118,12 +123,13 @@ class _QuietServer(ThreadingHTTPServer):
         pass  # the writer hung up
 
 
-def test_a_server_that_hangs_in_mid_run_stalls_nothing(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("dies", [False, True], ids=["hangs", "dies"])
+def test_a_server_that_fails_in_mid_run_stalls_nothing(
+    project: Path, dies: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[str] = []
     hang = threading.Event()
-    handler = type("Handler", (_MortalServer,), {"seen": seen, "hang": hang})
+    handler = type("Handler", (_MortalServer,), {"seen": seen, "hang": hang, "dies": dies})
     server = _QuietServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,5 +1,6 @@
 """Attacks on classifiers of images in [0, 1]."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -50,7 +51,7 @@ def run_attack(
     settings: AttackSettings,
     *,
     iterate: Literal["last", "best", "first_success"] = "last",
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     judge: bool = True,
 ) -> PGDResult:
     """`pgd` on the cross-entropy, untargeted, as `settings` say; the other arguments are `pgd`'s."""

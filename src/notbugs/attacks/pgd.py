@@ -40,7 +40,7 @@ def pgd(
     random_start: bool = False,
     num_restarts: int = 1,
     iterate: Literal["last", "best", "first_success"] = "last",
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     start: Tensor | None = None,
     judge: bool = True,
 ) -> PGDResult:
@@ -66,7 +66,7 @@ def pgd(
         num_restarts: independent tries, the best kept; more than one needs random_start.
         iterate: "last" returns the last iterate; "best" the one with the best loss (the start included);
             "first_success" stops working on an example once it succeeded and returns that point, else the last.
-        generator: for random starts; a CPU generator, whatever the device.
+        generator: for random starts; a CPU generator, whatever the device, or one for each example.
         start: (N, C, H, W), where to begin instead of at `inputs`; projected onto the ball.
         judge: look at the last iterate once more for `success`; False saves that pass where nobody asks.
     Returns: PGDResult.
@@ -97,7 +97,7 @@ def pgd(
 
     with frozen(model):
         for _ in range(num_restarts):
-            noise = NORMS[norm].random(inputs, eps, generator) if random_start else None
+            noise = _noise(inputs, norm, eps, generator) if random_start else None
             if isinstance(model, Engine):
                 found = _Found.joined(model.in_parts(len(inputs), attempt))
             else:
@@ -106,6 +106,17 @@ def pgd(
     assert best is not None  # num_restarts >= 1
     judged = judge or num_restarts > 1 or iterate != "last"
     return PGDResult(best.x.contiguous(), best.success if judged else None)
+
+
+def _noise(
+    inputs: Tensor, norm: str, eps: float, generator: torch.Generator | Sequence[torch.Generator] | None
+) -> Tensor:
+    """A random point of the ball for each example, (N, C, H, W)."""
+    random = NORMS[norm].random
+    if generator is None or isinstance(generator, torch.Generator):
+        return random(inputs, eps, generator)
+    like = torch.empty(1, *inputs.shape[1:], dtype=inputs.dtype)
+    return torch.cat([random(like, eps, own) for own in generator]).to(inputs.device)
 
 
 def _start(inputs: Tensor, ball: Ball, start: Tensor | None, noise: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ Every classifier takes images in [0, 1] (normalisation is its first layer), give
 penultimate activations by `representation`.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from pydantic import Field, PositiveInt, ValidationError
 
 from notbugs.config import Settings, UserError
-from notbugs.files import whole_file, write_json
+from notbugs.files import sha256, whole_file, write_json
+from notbugs.images import Images, by_parts
 from notbugs.models.base import Classifier
 from notbugs.models.imagenet import densenet121, inception, vgg16
 from notbugs.models.resnet import resnet8, resnet18, resnet50
@@ -55,7 +57,7 @@ class ModelSettings(Settings):
     """Which classifier is trained."""
 
     architecture: Architecture = "small_cnn"
-    """Network, by its usual name; those made for ImageNet have the stem for 32 pixels."""
+    """Network, by its usual name; those made for ImageNet have the stem for small images below 128 pixels."""
     width: int | None = Field(default=None, ge=1, le=1024)
     """Scales all layers; null takes the usual width (16 for small_cnn, 64 for those made for ImageNet)."""
 
@@ -101,15 +103,28 @@ def build(description: Description) -> Classifier:
     return model
 
 
-def set_normalisation(model: Classifier, images: torch.Tensor) -> None:
-    """Set the first layer to the mean and standard deviation of `images` (N, C, H, W), per channel."""
-    std, mean = torch.std_mean(images.double(), dim=(0, 2, 3))
+def set_normalisation(model: Classifier, images: torch.Tensor | Images) -> None:
+    """Set the first layer to the mean and standard deviation per channel of images (N, C, H, W) or of a dataset.
+
+    A dataset is read in parts, whose moments are merged in double precision.
+
+    Source: Chan, Golub & LeVeque 1983, equation 2.1 (merging of moments).
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())  # squares: summed squared distances from the mean
+    for part in [images] if isinstance(images, torch.Tensor) else (part.images for part in by_parts(images)):
+        number = part.numel() // part.shape[1]
+        std, own = torch.std_mean(part.double(), dim=(0, 2, 3))  # (C,)
+        total, apart = count + number, own - mean
+        squares = squares + std**2 * (number - 1) + apart**2 * (count * number / total)
+        mean = mean + apart * (number / total)
+        count = total
+    std = (squares / (count - 1)).sqrt()
     model.normalise.mean.copy_(mean.float().view(1, -1, 1, 1))
     model.normalise.std.copy_(std.float().clamp(min=1e-3).view(1, -1, 1, 1))
 
 
 def save_model(model: Classifier, path: Path) -> None:
-    """Write `path` (.safetensors) and, beside it, its description (.json), each whole or not at all.
+    """Write `path` (.safetensors) and, beside it, its description with a checksum (.json), each whole or not at all.
 
     Raises: ModelError if the model was not built by `create_model` or `build`.
     """
@@ -121,7 +136,8 @@ def save_model(model: Classifier, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole_file(path) as temporary:
         save_file(state, temporary)
-    write_json(path.with_suffix(".json"), description.model_dump(mode="json"))
+    facts = description.model_dump(mode="json")
+    write_json(path.with_suffix(".json"), {**facts, "checksum": _checksum(facts, path)})
 
 
 def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Classifier:
@@ -131,30 +147,41 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
         path: the .safetensors file; its .json lies beside it.
     Raises: ModelError naming the file that is missing, damaged or does not fit the description.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path)
-    description = _read_description(path.with_suffix(".json"))
-    with torch.random.fork_rng(devices=[]):  # the initial weights, replaced below, take nothing from the caller
-        model = build(description)
+    description, checksum = _read_description(path.with_suffix(".json"))
     try:
         state: dict[str, Any] = load_file(path)
     except FileNotFoundError:
         raise ModelError(f"{path}: no model there; `dvc repro` trains it") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
+    except Exception as error:  # safetensors raises many kinds for a damaged header
+        raise ModelError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+        with torch.device("meta"):  # of shapes alone: those of a damaged description may not fit into memory
+            build(description).load_state_dict(state, assign=True)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise ModelError(f"{path}: does not fit its description: {' '.join(str(error).split())[:300]}") from None
+    with torch.random.fork_rng(devices=[]):  # the initial weights, replaced at once, take nothing from the caller
+        model = build(description)
+    model.load_state_dict(state)
+    if checksum not in (None, _checksum(description.model_dump(mode="json"), path)):
+        raise ModelError(f"{path}: altered, or the .json beside it (its checksum does not fit); `dvc repro` trains it")
     return model.to(device).eval()
 
 
-def _read_description(path: Path) -> Description:
+def _checksum(facts: dict[str, Any], weights: Path) -> str:
+    """Hexadecimal SHA-256 of a description and the file of weights that it describes."""
+    return hashlib.sha256(f"{json.dumps(facts, sort_keys=True)} {sha256(weights)}".encode()).hexdigest()
+
+
+def _read_description(path: Path) -> tuple[Description, str | None]:
+    """The description and its checksum, which older ones lack."""
     try:
-        return Description.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        checksum = facts.pop("checksum", None) if isinstance(facts, dict) else None
+        return Description.model_validate(facts), checksum
     except FileNotFoundError:
         raise ModelError(f"{path}: no model there; `dvc repro` trains it") from None
-    except (ValidationError, ValueError, OSError) as error:
+    except (ValidationError, ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{path}: not a model's description: {' '.join(str(error).split())[:300]}") from None

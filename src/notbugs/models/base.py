@@ -5,6 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LARGE = 128
+"""Height or width from which the networks made for ImageNet keep their own stem, pixels."""
+
+
+def is_large(image_shape: tuple[int, int, int]) -> bool:
+    """Whether images (C, H, W) are met with ImageNet's stem: a convolution and max-pooling that quarter their sides."""
+    return max(image_shape[1:]) >= LARGE
+
+
+def first_convolution(image_shape: tuple[int, int, int], width: int) -> nn.Conv2d:
+    """3x3 of stride 1 for small images, 7x7 of stride 2 for large ones."""
+    if is_large(image_shape):
+        return nn.Conv2d(image_shape[0], width, 7, stride=2, padding=3, bias=False)
+    return nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False)
+
 
 class Normalise(nn.Module):
     """(x - mean) / std per channel, with mean and std as buffers, so that eps stays in [0, 1] pixel units."""

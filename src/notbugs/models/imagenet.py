@@ -1,14 +1,14 @@
-"""Networks made for ImageNet, with stems for 32-pixel images: VGG-16, DenseNet-121 and an Inception network.
+"""Networks made for ImageNet, with stems for small images too: VGG-16, DenseNet-121 and an Inception network.
 
-The stem is a 3x3 convolution of stride 1 without max-pooling, as in `resnet`; everything behind it is as usual.
-Smaller images pass too: pooling stops at one pixel.
+For small images the stem is a 3x3 convolution of stride 1 without max-pooling, as in `resnet`; everything behind it is
+as usual. Images far smaller than 32 pixels pass too: pooling stops at one pixel.
 """
 
 from collections import OrderedDict
 
 from torch import nn
 
-from notbugs.models.base import Classifier
+from notbugs.models.base import Classifier, first_convolution, is_large
 
 VGG16 = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 """Channels of each convolution in multiples of the width; max-pooling after every group."""
@@ -52,9 +52,10 @@ def densenet121(image_shape: tuple[int, int, int], num_classes: int, width: int)
 
     whole = DenseNet(growth_rate=max(width // 2, 1), num_init_features=width)
     features = OrderedDict(whole.features.named_children())
-    for name in ("norm0", "relu0", "pool0"):
-        del features[name]
-    features["conv0"] = nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False)
+    if not is_large(image_shape):
+        for name in ("norm0", "relu0", "pool0"):
+            del features[name]
+    features["conv0"] = first_convolution(image_shape, width)
     for number in (1, 2, 3):  # an image of 8 pixels is one pixel after the third
         features[f"transition{number}"].pool = nn.AvgPool2d(2, ceil_mode=True)
     body = nn.Sequential(nn.Sequential(features), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -68,14 +69,19 @@ def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -
     """
     from torchvision.models.googlenet import Inception
 
+    def pooling() -> list[nn.Module]:
+        return [nn.MaxPool2d(3, 2, ceil_mode=True)] if is_large(image_shape) else []
+
     channels = 3 * width
     layers: list[nn.Module] = [
-        nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False),
+        first_convolution(image_shape, width),
         nn.BatchNorm2d(width),
         nn.ReLU(),
+        *pooling(),
         nn.Conv2d(width, channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
+        *pooling(),
     ]
     for number, group in enumerate(INCEPTION):
         if number:

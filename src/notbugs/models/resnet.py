@@ -1,12 +1,13 @@
-"""ResNets for 32-pixel images, from torchvision's blocks.
+"""ResNets from torchvision's blocks, with stems for small and for large images.
 
-The stem is one 3x3 convolution of stride 1 without max-pooling (He et al. 2016, section 4.2, as used for
-CIFAR-10 in the paper); the four groups of blocks are ImageNet's.
+For small images the stem is one 3x3 convolution of stride 1 without max-pooling (He et al. 2016, section 4.2, as used
+for CIFAR-10 in the paper), for large ones ImageNet's: 7x7 of stride 2 and max-pooling. The four groups of blocks are
+ImageNet's.
 """
 
 from torch import nn
 
-from notbugs.models.base import Classifier
+from notbugs.models.base import Classifier, first_convolution, is_large
 
 
 def resnet8(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
@@ -30,11 +31,9 @@ def _resnet(
     from torchvision.models import resnet  # imported here: it costs seconds that other models need not pay
 
     block = getattr(resnet, block_name)
-    layers: list[nn.Module] = [
-        nn.Conv2d(image_shape[0], width, 3, stride=1, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-    ]
+    layers: list[nn.Module] = [first_convolution(image_shape, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    if is_large(image_shape):
+        layers.append(nn.MaxPool2d(3, stride=2, padding=1))
     channels = width
     for group, depth in enumerate(depths):
         planes = width * 2**group

@@ -161,6 +161,8 @@ def _deterministic_target(evidence: Evidence) -> Judgement:
         why = "A collapse to the visible content: it mostly learnt the labels as given, y + 1."
         if clean.low > bar:
             why = "Mixed: it learnt from the perturbations, but no less from the visible content."
+    elif clean.value > bar and clean.value > shifted.value:
+        why = "On average it learnt y, but its interval is too wide to be sure: more fit seeds would narrow it."
     else:
         why = "A failure rather than a collapse: it learnt neither labelling well."
     return _unless_attack_failed(evidence, "det", f"{numbers} {why} {_judges(evidence, 'det')}")

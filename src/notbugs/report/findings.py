@@ -6,9 +6,9 @@ from typing import Any
 
 from notbugs.report.blocks import Cell, Table, name
 from notbugs.report.claims import Seen
-from notbugs.report.project import Project, read_json
+from notbugs.report.project import Project
 from notbugs.report.tables import VERDICT_MARKS
-from notbugs.results import percent
+from notbugs.results import percent, read_json
 
 
 @dataclass(frozen=True)

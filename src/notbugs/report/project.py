@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from notbugs.config import DATASET_NAMES, ConfigError, read_params, settings
 from notbugs.report import ReportSettings
-from notbugs.results import ResultsError, load_results, read_table, summarise
+from notbugs.results import ResultsError, load_results, read_json, read_table, summarise
 from notbugs.store import StoredDataset, load_dataset
 
 if TYPE_CHECKING:
@@ -159,29 +159,12 @@ def dataset_name(key: str) -> str:
     return DATASET_NAMES.get(key, key)
 
 
-def read_json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Read a metrics file that holds at least these keys.
-
-    Raises: ResultsError naming the file, and the stage that makes it.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from None
-    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
-    if missing:
-        raise ResultsError(f"{path}: {', '.join(missing)} is missing; `dvc repro {stage}` writes it again")
-    return dict(value)
-
-
 def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     """A table that stage `evaluate` wrote; texts become categories, which take less memory."""
     import pandas as pd
 
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise ResultsError(f"{path}: not found; `dvc repro evaluate` makes it") from None
     except Exception as error:  # pyarrow raises many kinds for a damaged file

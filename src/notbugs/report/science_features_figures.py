@@ -157,5 +157,5 @@ def datasets_figure(project: Project) -> Figure | None:
         for source in sources
     ]
     legend.append(Line2D([], [], color=GREY, ls=":", lw=0.9, label="as on D"))
-    figure.legend(handles=legend, loc="outside upper center", ncols=len(legend))
+    figure.legend(handles=legend, loc="outside upper center", ncols=min(len(legend), 3))
     return figure

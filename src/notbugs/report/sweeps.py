@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from notbugs.config import DATASET_NAMES
-from notbugs.files import whole_folder
+from notbugs.files import sha256, whole_folder
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Block, Picture, Table, Text, name, number
 from notbugs.report.evidence import STILL_Y_SHARE
@@ -52,8 +52,17 @@ class Study:
 
 
 def load_studies(root: Path) -> list[Study]:
-    """Every study with results, by name."""
+    """Every study with results, by name, except those of other data than the project has now."""
+    return [study for study in _all_studies(root) if _is_of_present_data(root, study)]
+
+
+def _all_studies(root: Path) -> list[Study]:
     return [load_study(root, file.parent.name) for file in sorted((root / "sweeps").glob("*/trials.csv"))]
+
+
+def _is_of_present_data(root: Path, study: Study) -> bool:
+    manifest = root / "data" / "train" / "manifest.json"
+    return "data" not in study.about or not manifest.exists() or study.about["data"] == sha256(manifest)
 
 
 def load_study(root: Path, study: str) -> Study:
@@ -151,6 +160,9 @@ def sweep_blocks(root: Path, pictures: dict[str, bytes], num_classes: int) -> li
                 "chosen on validation."
             )
         )
+    others = [study.name for study in _all_studies(root) if not _is_of_present_data(root, study)]
+    if others:
+        blocks.append(Text(f"Left out, since made from other data than the project has now: {', '.join(others)}."))
     for study in studies:
         blocks += [Text(_heading(study)), *(Text(paragraph) for paragraph in answer(study, num_classes))]
         blocks.append(_table(study))

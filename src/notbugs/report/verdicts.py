@@ -7,8 +7,8 @@ from typing import Any
 from notbugs.report.blocks import Cell, Table, name, number
 from notbugs.report.claims import Seen
 from notbugs.report.evidence import Estimate
-from notbugs.report.project import Project, read_json
-from notbugs.results import percent
+from notbugs.report.project import Project
+from notbugs.results import percent, read_json
 
 MARKS = {"seen": "seen", "not seen": "not-seen", "cannot be judged": "open"}
 

@@ -3,6 +3,6 @@
 from notbugs.robustness.certificate import CertificateSettings
 from notbugs.robustness.masking import Check
 from notbugs.robustness.settings import SuiteSettings
-from notbugs.robustness.suite import Audit, audit
+from notbugs.robustness.suite import PART, Audit, Findings, audit, audited, find
 
-__all__ = ["Audit", "CertificateSettings", "Check", "SuiteSettings", "audit"]
+__all__ = ["PART", "Audit", "CertificateSettings", "Check", "Findings", "SuiteSettings", "audit", "audited", "find"]

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from notbugs.attacks import AttackSettings, run_attack
+from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.projections import NORMS
 from notbugs.evaluation import adversarially_correct, batches, model_device, predict
-from notbugs.images import Images
+from notbugs.halving import Halving
+from notbugs.images import ImageData
 from notbugs.intervals import wilson_interval
 from notbugs.robustness.settings import SuiteSettings
 
@@ -67,56 +68,106 @@ class Standing:
     square: Tensor
 
 
-def masking_checks(
+@dataclass(frozen=True)
+class Signs:
+    """What was looked at besides, example by example; each (N,), on the CPU.
+
+    Attributes:
+        one_step: withstands an attack of one step.
+        transferred: fooled by what fools another model; None where there is none.
+        noise: fooled by a random point of the ball.
+        large_eps: withstands where every image is in the ball.
+        random: float64, largest relative difference of two evaluations of its batch.
+        zero: the gradient of the cross-entropy is zero or no number.
+        probabilities: the outputs look like probabilities.
+    """
+
+    one_step: Tensor
+    transferred: Tensor | None
+    noise: Tensor
+    large_eps: Tensor
+    random: Tensor
+    zero: Tensor
+    probabilities: Tensor
+
+
+def look_for_signs(
     model: nn.Module,
-    data: Images,
+    data: ImageData,
     settings: SuiteSettings,
-    standing: Standing,
     *,
     engine: Engine,
     generator: torch.Generator,
-    transfer_from: nn.Module | None = None,
-) -> list[Check]:
-    """All checks of one model.
+    transferred: Tensor | None = None,
+) -> Signs:
+    """Look at one model on some images.
 
     Args:
         model: judged, and looked at for its gradients.
-        data: the images that `standing` speaks of.
+        data: the images.
         engine: made from the model; attacked.
         generator: for noise.
-        transfer_from: another model, whose adversarial images are tried on this one; None leaves that check out.
+        transferred: (N, C, H, W), adversarial images of another model (`transfer_images`); None leaves them out.
     """
-    n = len(data)
-    share = max(SMALL_SHARE, 1 / n)
     one_step = AttackSettings(
         norm=settings.norm, eps=settings.headline_eps, num_steps=1, step_size=settings.headline_eps
     )
     after_one = adversarially_correct(
         model, data, one_step, batch_size=settings.batch_size, generator=generator, engine=engine
     )
-    checks = [Check("iterative_beats_one_step", _share(standing.headline) - _share(after_one), share)]
-    if transfer_from is not None:
-        fooled = fooled_by_transfer(model, transfer_from, data, settings)
-        checks.append(Check("white_box_beats_transfer", _share(standing.gradient & fooled), share))
-    fooled = _fooled_by_noise(model, data, settings, generator)
-    checks += [
-        Check("white_box_beats_noise", _share(standing.gradient & fooled), share),
-        _changes_nothing("more_steps_change_nothing", standing.fewer_steps, standing.more_steps),
-        _changes_nothing("more_restarts_change_nothing", standing.fewer_restarts, standing.more_restarts),
-        Check("large_eps_always_succeeds", _left_at_large_eps(model, data, settings, engine, generator), 0.0),
-    ]
-    random, zero, probabilities = _signs(model, data, settings)
+    fooled = None if transferred is None else ~_right(model, transferred, data, settings)
+    noise = _fooled_by_noise(model, data, settings, generator)
+    large = _stands_at_large_eps(model, data, settings, engine, generator)
+    return Signs(after_one, fooled, noise, large, *_own_signs(model, data, settings))
+
+
+def masking_checks(standing: Standing, signs: Signs) -> list[Check]:
+    """All checks of one model, from what was found of all images."""
+    n = len(signs.noise)
+    share = max(SMALL_SHARE, 1 / n)
+    checks = [Check("iterative_beats_one_step", _share(standing.headline) - _share(signs.one_step), share)]
+    if signs.transferred is not None:
+        checks.append(Check("white_box_beats_transfer", _share(standing.gradient & signs.transferred), share))
     return [
         *checks,
-        Check("gradients_not_random", random, REPEATS),
-        Check("gradients_not_zero", zero, max(ZERO_SHARE, 1 / n)),
-        Check("outputs_are_logits", probabilities, PROBABILITY_SHARE),
+        Check("white_box_beats_noise", _share(standing.gradient & signs.noise), share),
+        _changes_nothing("more_steps_change_nothing", standing.fewer_steps, standing.more_steps),
+        _changes_nothing("more_restarts_change_nothing", standing.fewer_restarts, standing.more_restarts),
+        Check("large_eps_always_succeeds", _share(signs.large_eps), 0.0),
+        Check("gradients_not_random", float(signs.random.max()), REPEATS),
+        Check("gradients_not_zero", _share(signs.zero), max(ZERO_SHARE, 1 / n)),
+        Check("outputs_are_logits", _share(signs.probabilities), PROBABILITY_SHARE),
         Check("square_does_not_beat_gradients", _share(standing.gradient & ~standing.square), share),
     ]
 
 
+def transfer_images(source: nn.Module, data: ImageData, settings: SuiteSettings) -> Tensor:
+    """What fools another model: its last PGD iterates at the headline radius, (N, C, H, W) on the CPU."""
+    device = model_device(source)
+    attack = settings.pgd(settings.num_steps)
+    engine = Engine(source, data.images[:8].to(device))
+
+    def fooling(rows: slice) -> Tensor:
+        return pgd(
+            engine,
+            data.images[rows].to(device),
+            data.labels[rows].to(device),
+            norm=attack.norm,
+            eps=attack.eps,
+            step_size=attack.step,
+            num_steps=attack.num_steps,
+            judge=False,
+        ).x_adv.cpu()
+
+    return torch.cat(Halving("transfer").over(len(data), settings.batch_size, fooling))
+
+
 def _share(examples: Tensor) -> float:
     return float(examples.double().mean())
+
+
+def _right(model: nn.Module, images: Tensor, data: ImageData, settings: SuiteSettings) -> Tensor:
+    return predict(model, images, batch_size=settings.batch_size).argmax(dim=1) == data.labels
 
 
 def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
@@ -127,65 +178,44 @@ def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
     return Check(name, _share(before & ~after), max(_share(before) - low, high - _share(left)))
 
 
-def fooled_by_transfer(model: nn.Module, source: nn.Module, data: Images, settings: SuiteSettings) -> Tensor:
-    """Which images fool the model when another one is attacked: its last PGD iterates at the headline radius, (N,)."""
-    device = model_device(source)
-    attack = settings.pgd(settings.num_steps)
-    engine = Engine(source, data.select(slice(0, 8)).images.to(device))
-    fooled = []
-    for batch in batches(len(data), settings.batch_size):
-        some = data.select(batch)
-        found = run_attack(engine, some.images.to(device), some.labels.to(device), attack, judge=False)
-        fooled.append(predict(model, found.x_adv).argmax(dim=1) != some.labels)
-    return torch.cat(fooled)
-
-
-def _fooled_by_noise(model: nn.Module, data: Images, settings: SuiteSettings, generator: torch.Generator) -> Tensor:
+def _fooled_by_noise(model: nn.Module, data: ImageData, settings: SuiteSettings, generator: torch.Generator) -> Tensor:
     """Which images any of NOISE_DRAWS uniform points of the ball fools, (N,) bool."""
     fooled = torch.zeros(len(data), dtype=torch.bool)
-    for batch in batches(len(data), settings.batch_size):
-        some = data.select(batch)
-        for _ in range(NOISE_DRAWS):
-            noise = NORMS[settings.norm].random(some.images, settings.headline_eps, generator)
-            noisy = (some.images + noise).clamp(0, 1)
-            fooled[batch] |= predict(model, noisy).argmax(dim=1) != some.labels
+    for _ in range(NOISE_DRAWS):
+        noise = NORMS[settings.norm].random(data.images, settings.headline_eps, generator)
+        fooled |= ~_right(model, (data.images + noise).clamp(0, 1), data, settings)
     return fooled
 
 
-def _left_at_large_eps(
-    model: nn.Module, data: Images, settings: SuiteSettings, engine: Engine, generator: torch.Generator
-) -> float:
-    """Accuracy under PGD in a ball that holds every image of [0, 1]^d: its radius is sqrt(d) in L2, 1 in L-infinity."""
-    radius = math.sqrt(data.select(slice(0, 1)).images.numel()) if settings.norm == "l2" else 1.0
+def _stands_at_large_eps(
+    model: nn.Module, data: ImageData, settings: SuiteSettings, engine: Engine, generator: torch.Generator
+) -> Tensor:
+    """Which images withstand PGD in a ball that holds all of [0, 1]^d: its radius is sqrt(d) in L2, 1 in L-infinity."""
+    radius = math.sqrt(data.images[0].numel()) if settings.norm == "l2" else 1.0
     attack = AttackSettings(
         norm=settings.norm, eps=radius, num_steps=LARGE_STEPS, step_size=min(radius, settings.headline_eps / 2)
     )
-    left = adversarially_correct(
+    return adversarially_correct(
         model, data, attack, batch_size=settings.batch_size, generator=generator, engine=engine
     )
-    return _share(left)
 
 
-def _signs(model: nn.Module, data: Images, settings: SuiteSettings) -> tuple[float, float, float]:
-    """What the network itself gives away.
-
-    Returns: the largest relative difference of logits and gradients between two evaluations; the share of images at
-        which the gradient of the cross-entropy is zero or no number; the share whose outputs are probabilities.
-    """
+def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network itself gives away: `random`, `zero` and `probabilities` of `Signs`."""
     device = model_device(model)
-    random, zero, probabilities = 0.0, 0, 0
+    random, zero, probabilities = [], [], []
     with frozen(model):
         for batch in batches(len(data), settings.batch_size):
-            some = data.select(batch)
-            inputs, labels = some.images.to(device), some.labels.to(device)
+            inputs, labels = data.images[batch].to(device), data.labels[batch].to(device)
             logits, gradient = _evaluated(model, inputs, labels)
             again, gradient_again = _evaluated(model, inputs, labels)
-            random = max(random, _difference(logits, again), _difference(gradient, gradient_again))
+            difference = max(_difference(logits, again), _difference(gradient, gradient_again))
+            random.append(torch.full((len(inputs),), difference, dtype=torch.float64))
             size = gradient.flatten(1).abs().amax(dim=1)  # (n,)
-            zero += int((~(size > 0) | ~torch.isfinite(size)).sum())
+            zero.append((~(size > 0) | ~torch.isfinite(size)).cpu())
             in_range = ((logits >= 0) & (logits <= 1 + 1e-4)).all(dim=1)
-            probabilities += int((in_range & ((logits.sum(dim=1) - 1).abs() < 1e-3)).sum())
-    return random, zero / len(data), probabilities / len(data)
+            probabilities.append((in_range & ((logits.sum(dim=1) - 1).abs() < 1e-3)).cpu())
+    return torch.cat(random), torch.cat(zero), torch.cat(probabilities)
 
 
 def _evaluated(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

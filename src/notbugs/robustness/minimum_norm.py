@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import distances, library_minimum
-from notbugs.evaluation import batches, model_device, predict
-from notbugs.images import Images
+from notbugs.evaluation import model_device, predict
+from notbugs.halving import Halving
+from notbugs.images import ImageData
 
 HALVINGS = 10
 """Bisections of the line from an image to what was found: DDN's radius changes by 5% a step, and starts at 1."""
@@ -17,7 +18,7 @@ HALVINGS = 10
 
 def minimum_norms(
     model: nn.Module,
-    data: Images,
+    data: ImageData,
     attack: str,
     *,
     norm: Literal["l2", "linf"],
@@ -37,19 +38,21 @@ def minimum_norms(
         bound of the distance to the decision boundary.
     """
     device = model_device(model)
-    right = predict(model, data, batch_size=batch_size).argmax(dim=1) == data.labels
+    right = predict(model, data.images, batch_size=batch_size).argmax(dim=1) == data.labels
     found = torch.where(right, torch.inf, 0.0).double()  # (N,)
     rows = right.nonzero().flatten()
-    for part in batches(len(rows), batch_size):
+    engine = engine or Engine(model, data.images[:8].to(device))
+
+    def search(part: slice) -> None:
         chosen = rows[part]
-        some = data.select(chosen)
-        inputs, labels = some.images.to(device), some.labels.to(device)
-        engine = engine or Engine(model, inputs[:8])
+        inputs, labels = data.images[chosen].to(device), data.labels[chosen].to(device)
         x_adv = library_minimum(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)
         delta = x_adv - inputs
-        fooled = predict(model, x_adv).argmax(dim=1) != some.labels
-        share = _smallest_share(model, inputs[fooled], delta[fooled], some.labels[fooled])
+        fooled = predict(model, x_adv).argmax(dim=1) != data.labels[chosen]
+        share = _smallest_share(model, inputs[fooled], delta[fooled], data.labels[chosen][fooled])
         found[chosen[fooled]] = distances(delta, norm).cpu()[fooled] * share
+
+    Halving(attack).over(len(rows), batch_size, search)
     return found
 
 

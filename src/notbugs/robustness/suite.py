@@ -1,6 +1,8 @@
 """The attack suite: cheapest attack first, each on what the ones before it left standing, and what all leave."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +11,18 @@ from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import allows, library_attack
 from notbugs.evaluation import Outcome, adversarially_correct, batches, model_device, outcomes, predict
-from notbugs.images import Images, Selection
+from notbugs.halving import Halving
+from notbugs.images import ImageData, Images
 from notbugs.results import WORST
 from notbugs.robustness.certificate import Certificate, certify
-from notbugs.robustness.masking import Check, Standing, masking_checks
+from notbugs.robustness.masking import (
+    Check,
+    Signs,
+    Standing,
+    look_for_signs,
+    masking_checks,
+    transfer_images,
+)
 from notbugs.robustness.minimum_norm import minimum_norms
 from notbugs.robustness.settings import SuiteSettings, pgd_name
 
@@ -35,6 +45,26 @@ class Audit:
     certificate: Certificate | None = None
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What was found of one model on some images, example by example; `audited` sums it up.
+
+    Attributes:
+        outcomes, norms, certificate: as of `Audit`.
+        standing, signs: what the checks are made of; None where that was not asked for.
+    """
+
+    outcomes: list[Outcome]
+    norms: dict[str, Tensor]
+    standing: Standing | None = None
+    signs: Signs | None = None
+    certificate: Certificate | None = None
+
+
+PART = 1000
+"""Test images measured at a time. Fixed, so that neither memory nor the number of processes changes what is found."""
+
+
 def audit(
     model: nn.Module,
     data: Images,
@@ -49,36 +79,89 @@ def audit(
 
     Args:
         model: logits from images in [0, 1].
-        data: the test split, with its own labels; read batch by batch.
+        data: the test split, with its own labels; read part by part.
         settings: radii and level.
         generator: for everything random.
         transfer_from: another model, whose adversarial images are tried on this one.
         compiled: compile the engine of the curve's attacks (see `attacks.engine.pays_to_compile`).
     """
-    found = outcomes(model, data, settings, generator=generator, compiled=compiled)
+    few = data.select(slice(0, 8)).images.to(model_device(model))
+    engine = Engine(model, few, compiled=compiled)
+    parts = []
+    for rows in batches(len(data), PART):
+        part = data.select(rows)
+        parts.append(
+            find(
+                model,
+                part,
+                settings,
+                generator=generator,
+                transferred=transfer_images(transfer_from, part, settings) if transfer_from else None,
+                thorough=thorough,
+                curve_engine=engine,
+                first=rows.start,
+            )
+        )
+    return audited(*parts)
+
+
+def find(
+    model: nn.Module,
+    data: ImageData,
+    settings: SuiteSettings,
+    *,
+    generator: torch.Generator,
+    transferred: Tensor | None = None,
+    thorough: bool = True,
+    curve_engine: Engine | None = None,
+    first: int = 0,
+) -> Findings:
+    """`audit` of a part of the test split.
+
+    Args:
+        data: the images of the part.
+        transferred: those that fool another model, of the same part.
+        curve_engine: attacked for the curve; made from the model.
+        first: row of the test split that the part begins with.
+    """
+    found = outcomes(model, data, settings, generator=generator, engine=curve_engine)
     if not thorough:
-        return Audit(found, {}, [])
-    suite = _Suite(model, data, settings, generator, found)
+        return Findings(found, {})
+    suite = _Suite(model, data, settings, generator, found, first)
     suite.run()
-    checks = masking_checks(
-        model, data, settings, suite.standing(), engine=suite.engine, generator=generator, transfer_from=transfer_from
-    )
-    certificate = _certificate(model, data, settings, generator)
-    return Audit([*found, *suite.found], suite.norms, checks, certificate)
+    signs = look_for_signs(model, data, settings, engine=suite.engine, generator=generator, transferred=transferred)
+    certificate = None
+    if settings.certificate is not None:
+        wanted = settings.certificate.num_examples
+        images = data.images[: None if wanted is None else max(wanted - first, 0)].to(model_device(model))
+        certificate = certify(model, images, settings.certificate, generator=generator)
+    return Findings([*found, *suite.found], suite.norms, suite.standing(), signs, certificate)
 
 
-def _certificate(
-    model: nn.Module, data: Images, settings: SuiteSettings, generator: torch.Generator
-) -> Certificate | None:
-    """Of the first images, where settings ask for it; read batch by batch."""
-    if settings.certificate is None:
-        return None
-    count = min(settings.certificate.num_examples or len(data), len(data))
-    parts = [
-        certify(model, data.select(rows).images.to(model_device(model)), settings.certificate, generator=generator)
-        for rows in batches(count, settings.batch_size)
+def audited(*parts: Findings) -> Audit:
+    """What the findings of all parts of the test split, in their order, come to."""
+    one = parts[0]
+    found = [
+        replace(outcome, correct=torch.cat([part.outcomes[number].correct for part in parts]))
+        for number, outcome in enumerate(one.outcomes)
     ]
-    return Certificate(torch.cat([part.called for part in parts]), torch.cat([part.radius for part in parts]))
+    norms = {attack: torch.cat([part.norms[attack] for part in parts]) for attack in one.norms}
+    checks, certificate = [], None
+    if one.standing is not None and one.signs is not None:
+        standing = Standing(**_joined([part.standing for part in parts]))
+        checks = masking_checks(standing, Signs(**_joined([part.signs for part in parts])))
+    if one.certificate is not None:
+        certified = [part.certificate for part in parts if part.certificate is not None]
+        certificate = Certificate(
+            torch.cat([part.called for part in certified]), torch.cat([part.radius for part in certified])
+        )
+    return Audit(found, norms, checks, certificate)
+
+
+def _joined(parts: Sequence[Standing | Signs | None]) -> dict[str, Any]:
+    """The fields of all parts, one after the other; None where they are None."""
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(parts[0])}  # type: ignore[arg-type]
+    return {name: None if values[0] is None else torch.cat(values) for name, values in columns.items()}
 
 
 class _Suite:
@@ -87,13 +170,15 @@ class _Suite:
     def __init__(
         self,
         model: nn.Module,
-        data: Images,
+        data: ImageData,
         settings: SuiteSettings,
         generator: torch.Generator,
         measured: list[Outcome],
+        first: int,
     ) -> None:
         self.model, self.data, self.settings, self.generator = model, data, settings, generator
-        self.engine = Engine(model, data.select(slice(0, 8)).images.to(model_device(model)))
+        self._first = first
+        self.engine = Engine(model, data.images[:8].to(model_device(model)))
         self.norms: dict[str, Tensor] = {}
         self.found: list[Outcome] = []
         at_headline = {o.attack: o.correct for o in measured if o.eps == settings.headline_eps and o.labels == "true"}
@@ -136,11 +221,12 @@ class _Suite:
         attack: AttackSettings = self.settings.pgd(num_steps, num_restarts)
         withstood = adversarially_correct(
             self.model,
-            Selection(self.data, rows),
+            self.data.select(rows),
             attack,
             batch_size=self.settings.batch_size,
             generator=self.generator,
             engine=self.engine,
+            numbers=self._first + rows,
         )
         self._fell(rows[~withstood])
         self._record(pgd_name(num_steps, num_restarts))
@@ -162,33 +248,35 @@ class _Suite:
         self._record(f"{name}{num_steps}")
 
     def _fixed(self, name: str, num_steps: int) -> None:
-        shape = tuple(self.data.select(slice(0, 1)).images.shape[1:])
-        if not allows(name, len(self.data.class_names), shape):
+        if not allows(name, len(self.data.class_names), tuple(self.data.images.shape[1:])):
             return
         rows = self._left.nonzero().flatten()
-        for part in batches(len(rows), self.settings.batch_size):
+
+        def attack(part: slice) -> None:
             unsure = self._attacked(name, num_steps, rows[part], self.engine)
             self._attacked(name, num_steps, unsure, self.model)
+
+        Halving(name).over(len(rows), self.settings.batch_size, attack)
         self._record(f"{name}{num_steps}")
 
     def _attacked(self, name: str, num_steps: int, rows: Tensor, network: nn.Module) -> Tensor:
         """Attack a network on some images; the model judges. Those that fool only the network, by its rounding."""
+        device, labels = model_device(self.model), self.data.labels[rows]
         if not len(rows):
             return rows
-        device, some = model_device(self.model), self.data.select(rows)
         x_adv = library_attack(
             name,
             network,
-            some.images.to(device),
-            some.labels.to(device),
+            self.data.images[rows].to(device),
+            labels.to(device),
             norm=self.settings.norm,
             eps=self.settings.headline_eps,
             num_steps=num_steps,
             generator=self.generator,
         )
-        fooled = predict(self.model, x_adv).argmax(dim=1) != some.labels
+        fooled = predict(self.model, x_adv).argmax(dim=1) != labels
         self._fell(rows[fooled])
-        return rows[~fooled & (predict(network, x_adv).argmax(dim=1) != some.labels)]
+        return rows[~fooled & (predict(network, x_adv).argmax(dim=1) != labels)]
 
     def _fell(self, rows: Tensor) -> None:
         self._left = self._left.clone()

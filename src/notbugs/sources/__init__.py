@@ -9,9 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from notbugs.config import Settings
-from notbugs.images import ImageData, make_generator, stratified_split
+from notbugs.images import Images, make_generator, stratified_split
 from notbugs.progress import Track, silent
-from notbugs.sources.base import Pictures, SourceError
+from notbugs.sources.base import Pool, SourceError
 from notbugs.sources.planted import PlantedSettings, read_planted
 
 __all__ = ["DataSettings", "SourceData", "SourceError", "load_source"]
@@ -19,21 +19,34 @@ __all__ = ["DataSettings", "SourceData", "SourceError", "load_source"]
 RAW_FOLDER = "data/raw"
 """Where downloads go, relative to the project."""
 
-_FOLDER_NEEDS = {
-    "path": "given for source: folder (a directory or archive that holds train/<class>/* and test/<class>/*)",
-    "image_size": "given for source: folder (height and width in pixels)",
+_READERS = {
+    "path": ("folder", "restricted_imagenet"),
+    "image_size": ("folder", "restricted_imagenet"),
+    "channels": ("folder",),
+    "planted": ("planted",),
 }
+"""Settings that only some sources read."""
+_NEEDED = {
+    ("folder", "path"): "a directory or archive that holds train/<class>/* and test/<class>/*",
+    ("folder", "image_size"): "height and width in pixels",
+    ("restricted_imagenet", "path"): "a directory that holds train/<synset>/* and val/<synset>/*",
+}
+"""What must be given, and what it is."""
+_DRAWN = ("digits", "planted")
+"""Sources whose values are no bytes."""
 
 
 class DataSettings(Settings):
     """Settings of the stage `prepare`: section `data` of params.yaml."""
 
-    source: Literal["digits", "cifar10", "folder", "planted"] = "digits"
+    source: Literal["digits", "cifar10", "folder", "planted", "restricted_imagenet"] = "digits"
     """Where the images come from."""
     path: str | None = Field(default=None, min_length=1)
-    """Only folder: directory or .tar, .tar.gz, .tar.bz2, .tar.xz, .zip, relative to the project."""
+    """Only folder (directory or .tar, .tar.gz, .tar.bz2, .tar.xz, .zip) and restricted_imagenet (directory): where the
+    pictures are, relative to the project."""
     image_size: int | None = Field(default=None, ge=4, le=1024)
-    """Only folder: height and width that every picture is scaled and cropped to, pixels."""
+    """Only folder and restricted_imagenet (null: 224): height and width that every picture is scaled and cropped to,
+    pixels."""
     channels: Literal["rgb", "grey"] | None = None
     """Only folder: colour or one channel of grey; null is rgb."""
     planted: PlantedSettings | None = None
@@ -48,20 +61,30 @@ class DataSettings(Settings):
     """At most this many images of train and validation together, drawn by class; null takes all."""
     max_test: int | None = Field(default=None, ge=1)
     """At most this many test images, drawn by class; null takes all."""
-    shard_size: int = Field(default=8192, ge=1)
-    """Images in one file of the stored dataset; no result depends on it."""
+    dtype: Literal["float32", "uint8"] = "float32"
+    """Precision on disk. uint8 takes a quarter of the space and loses nothing, since pictures come as bytes; not for
+    digits and planted, whose values are no bytes."""
+    shard_size: int | None = Field(default=None, ge=1)
+    """Images in one file of the stored dataset; null takes 16 MiB, at most 8192 images. No result depends on it."""
 
     @field_validator("path", "image_size", "channels", "planted")
     @classmethod
     def _fits_source(cls, value: Any, info: ValidationInfo) -> Any:
         """Ask for what a source needs, and refuse it where it would be ignored."""
-        source, field = info.data.get("source"), info.field_name
-        reader = "planted" if field == "planted" else "folder"
-        if source == "folder" and value is None and field in _FOLDER_NEEDS:
-            raise ValueError(_FOLDER_NEEDS[field])
-        if source not in (reader, None) and value is not None:
-            raise ValueError(f"null: only source: {reader} reads it, and source is {source}")
+        source, field = info.data.get("source"), str(info.field_name)
+        if value is None and (what := _NEEDED.get((str(source), field))):
+            raise ValueError(f"given for source: {source} ({what})")
+        if source not in (*_READERS[field], None) and value is not None:
+            readers = " or ".join(_READERS[field])
+            raise ValueError(f"null: only source: {readers} reads it, and source is {source}")
         return value
+
+    @field_validator("dtype")
+    @classmethod
+    def _loses_nothing(cls, dtype: str, info: ValidationInfo) -> str:
+        if dtype == "uint8" and info.data.get("source") in _DRAWN:
+            raise ValueError(f"float32 where source is {info.data['source']}: its values are no bytes")
+        return dtype
 
 
 @dataclass(frozen=True)
@@ -69,22 +92,28 @@ class SourceData:
     """The base dataset D, split.
 
     Attributes:
-        name: "digits", "cifar10", "planted" or "folder:<name of the directory or archive>".
-        train, validation, test: images; the classes are the same in all three.
+        name: "digits", "cifar10", "planted", "restricted_imagenet" or "folder:<name of the directory or archive>".
+        train, validation, test: images, in memory or (restricted_imagenet) decoded when they are asked for; the classes
+            are the same in all three.
         origins: for each split ("train", "validation", "test") the file name of every image, "" where there
             is none.
         source_indices: for each split (N,), int64: place of every image in the source's own order. Train and
             validation share one order; test shares it only for digits and has its own otherwise.
-        skipped: files left out because of `skip_unreadable`, with the reason.
+        skipped: files left out because of `skip_unreadable`, and synsets that are not there, with the reason.
     """
 
     name: str
-    train: ImageData
-    validation: ImageData
-    test: ImageData
+    train: Images
+    validation: Images
+    test: Images
     origins: dict[str, list[str]]
     source_indices: dict[str, Tensor]
     skipped: list[str]
+
+    @property
+    def splits(self) -> dict[str, Images]:
+        """Name of each split -> its images."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Track | None = None) -> SourceData:
@@ -95,7 +124,7 @@ def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Trac
         seed: of the splits and of subsets.
         root: the project's folder, which `path` is relative to and which holds data/raw.
         progress: shows how far it is; None shows nothing.
-    Returns: images as float32 in [0, 1].
+    Returns: images, float32 in [0, 1] where they are read.
     Raises: SourceError if the source is missing, damaged, or too small for the splits.
     """
     name, pool, test, skipped = _read(settings, seed, root, progress or silent)
@@ -103,7 +132,7 @@ def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Trac
     split_generator = make_generator(seed, "data", "validation")
     kept, held = stratified_split(pool.labels, settings.validation_fraction, split_generator)
     whole = torch.arange(len(test.labels))
-    parts = {"train": (pool, kept), "validation": (pool, held), "test": (test, whole)}
+    parts: dict[str, tuple[Pool, Tensor]] = {"train": (pool, kept), "validation": (pool, held), "test": (test, whole)}
     images = {split: pictures.images(indices) for split, (pictures, indices) in parts.items()}
     return SourceData(
         name=name,
@@ -116,7 +145,7 @@ def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Trac
     )
 
 
-def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tuple[str, Pictures, Pictures, list[str]]:
+def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tuple[str, Pool, Pool, list[str]]:
     """Name, training pool, test set, and files skipped. A source is imported only where it is read."""
     limits: dict[str, Any] = {"max_train": settings.max_train, "max_test": settings.max_test, "seed": seed}
     if settings.source == "digits":
@@ -129,12 +158,19 @@ def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tup
         return "cifar10", *read_cifar10(root / RAW_FOLDER, **limits), []
     if settings.source == "planted":
         return "planted", *read_planted(settings.planted or PlantedSettings(), **limits), []
+    if settings.source == "restricted_imagenet":
+        from notbugs.sources.restricted_imagenet import IMAGE_SIZE, read_restricted_imagenet
+
+        tree, side = root / (settings.path or ""), settings.image_size or IMAGE_SIZE
+        return settings.source, *read_restricted_imagenet(tree, image_size=side, progress=progress, **limits)
     from notbugs.sources.archives import collection_name
     from notbugs.sources.folder import read_folder
 
     if settings.path is None or settings.image_size is None:  # the settings were made without validation
         raise SourceError("data.path and data.image_size must be given for source: folder")
     path = root / settings.path
+    if not path.exists():
+        raise SourceError(f"params.yaml: data.path = {settings.path!r}: nothing there; must be a directory or archive")
     pool, test, skipped = read_folder(
         path,
         image_size=settings.image_size,
@@ -146,7 +182,7 @@ def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tup
     return f"folder:{collection_name(path)}", pool, test, skipped
 
 
-def _require_two_of_each(pool: Pictures) -> None:
+def _require_two_of_each(pool: Pool) -> None:
     counts = torch.bincount(pool.labels, minlength=len(pool.class_names))
     if int(counts.min()) < 2:
         name = pool.class_names[int(counts.argmin())]

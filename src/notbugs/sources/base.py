@@ -1,12 +1,13 @@
 """What every source shares: its error, the pictures as read, and the choice of a subset."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from notbugs.config import UserError
-from notbugs.images import ImageData, make_generator, stratified_subset
+from notbugs.images import ImageData, Images, make_generator, stratified_subset
 
 _CHUNK = 4096
 """Pictures converted to float32 at a time, so that no second copy of all of them is held."""
@@ -14,6 +15,34 @@ _CHUNK = 4096
 
 class SourceError(UserError):
     """The base dataset cannot be had: something is missing, damaged or not as it must be."""
+
+
+class Pool(Protocol):
+    """Labelled pictures, in memory (`Pictures`) or in files."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,), int64."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in label order."""
+        ...
+
+    @property
+    def source_indices(self) -> Tensor:
+        """(N,), int64, place of each picture in the source's own order."""
+        ...
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """N file names, "" where there is none."""
+        ...
+
+    def images(self, indices: Tensor) -> Images:
+        """The pictures at `indices` (M,)."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,30 @@
-"""CIFAR-10 in its official form, through torchvision."""
+"""CIFAR-10 in its official binary form, read out of its archive: bytes of labels and pixels, nothing pickled.
 
-import hashlib
+Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html, "binary version". The images and their
+order are those of the Python version, which is a pickle and therefore not read here.
+"""
+
 import http.client
-import socket
-import warnings
+import shutil
+import urllib.request
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
+from notbugs.files import WriteError, sha256, whole_file
+from notbugs.sources.archives import Member, open_collection
 from notbugs.sources.base import Pictures, SourceError, limited
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+FOLDER = "cifar-10-batches-bin"
+TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+TEST = ("test_batch.bin",)
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SHAPE = (3, 32, 32)
+ROW = 1 + 3 * 32 * 32
+"""Bytes of an example: its label, then red, green and blue, row by row."""
 
 _TIMEOUT = 30.0
 """Seconds without an answer after which the download counts as failed."""
@@ -18,84 +33,56 @@ _TIMEOUT = 30.0
 def read_cifar10(
     folder: Path, *, max_train: int | None = None, max_test: int | None = None, seed: int
 ) -> tuple[Pictures, Pictures]:
-    """Read CIFAR-10, downloading it (170 MB, with a progress bar) where it is not in `folder` yet.
+    """Read CIFAR-10, downloading its archive (170 MB) where it is not in `folder` yet.
 
     Args:
-        folder: holds or gets the archive and the files unpacked from it.
+        folder: holds or gets the archive, which is not unpacked.
         max_train: at most this many of the 50,000 training images.
         max_test: at most this many of the 10,000 test images.
         seed: of the choice.
     Returns: the training pool and the test set, (N, 3, 32, 32).
-    Raises: SourceError, saying which file to put where, if it cannot be downloaded or is damaged.
+    Raises: SourceError, saying which file to put where, if it cannot be downloaded or is not the official one.
     """
-    if _first_bad_file(folder) is not None:
-        _download(folder)
-    # torchvision unpickles these files, and a pickle can run code. So they are read only when each has the
-    # MD5 sum of the official one.
-    bad = _first_bad_file(folder)
-    if bad is not None:
-        raise SourceError(f"cifar10: {bad} is not the official file; {_by_hand(folder)}")
-    train = _pictures(folder, train=True)
-    test = _pictures(folder, train=False)
+    archive = folder / URL.rpartition("/")[2]
+    if not archive.exists():
+        _download(archive)
+    if sha256(archive) != SHA256:
+        raise SourceError(f"cifar10: {archive} is not the official file; delete it, or {_by_hand(archive)}")
+    train, test = (_pictures(archive, names) for names in (TRAIN, TEST))
     return (
         train.select(limited(train.labels, max_train, key="max_train", seed=seed)),
         test.select(limited(test.labels, max_test, key="max_test", seed=seed)),
     )
 
 
-def _pictures(folder: Path, *, train: bool) -> Pictures:
-    from torchvision.datasets import CIFAR10
-
-    with warnings.catch_warnings():
-        # NumPy 2.4.0 to 2.4.4 finds fault with the dtypes in these files, which are older than Python 3.
-        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
-        dataset: Any = CIFAR10(folder, train=train, download=False)
-    pixels = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)  # (N, 3, 32, 32)
-    return Pictures(
-        pixels,
-        torch.tensor(dataset.targets, dtype=torch.int64),
-        tuple(dataset.classes),
-        torch.arange(len(pixels)),
-        ("",) * len(pixels),
-    )
+def _pictures(archive: Path, names: tuple[str, ...]) -> Pictures:
+    """The examples of some files of the archive, one file after another."""
+    collection = open_collection(archive)
+    by_name: dict[str, Member] = {member.name: member for member in collection.members()}
+    wanted = [f"{FOLDER}/{name}" for name in names]
+    contents = {member.name: content() for member, content in collection.read([by_name[name] for name in wanted])}
+    rows = np.frombuffer(b"".join(contents[name] for name in wanted), np.uint8).reshape(-1, ROW)
+    pixels = torch.from_numpy(rows[:, 1:].reshape(-1, *SHAPE).copy())
+    labels = torch.from_numpy(rows[:, 0].astype(np.int64))
+    return Pictures(pixels, labels, CLASSES, torch.arange(len(rows)), ("",) * len(rows))
 
 
-def _download(folder: Path) -> None:
-    """Fetch the archive unless it is there already, and unpack it."""
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)  # torchvision sets none: a silent network would hang for ever
+def _download(archive: Path) -> None:
     try:
-        download_and_extract_archive(CIFAR10.url, folder, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise SourceError(f"cifar10: download failed ({error}); {_by_hand(folder)}") from error
-    finally:
-        socket.setdefaulttimeout(before)
+        with (
+            urllib.request.urlopen(URL, timeout=_TIMEOUT) as answer,
+            whole_file(archive) as temporary,
+            temporary.open("wb") as file,
+        ):
+            shutil.copyfileobj(answer, file)
+    except WriteError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise SourceError(f"cifar10: download failed ({error}); {_by_hand(archive)}") from error
 
 
-def _by_hand(folder: Path) -> str:
-    from torchvision.datasets import CIFAR10
-
+def _by_hand(archive: Path) -> str:
     return (
-        f"put {CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) into {folder} and run the same command again, "
+        f"put {archive.name} (SHA-256 {SHA256}) into {archive.parent} and run the same command again, "
         "or set data.source to digits or folder"
     )
-
-
-def _first_bad_file(folder: Path) -> Path | None:
-    """The first file of the dataset that is missing or is not the official one; None if all are right."""
-    from torchvision.datasets import CIFAR10
-
-    wanted = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
-    for name, md5 in wanted:
-        path = folder / CIFAR10.base_folder / name
-        if not path.is_file() or _md5(path) != md5:
-            return path
-    return None
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from notbugs.config import DATASET_NAMES, ConfigError, Settings, runtime, settings
+from notbugs.config import DATASET_NAMES, SECTIONS, ConfigError, Settings, runtime, settings
 from notbugs.construction import construct_settings
 from notbugs.models import ModelSettings
 from notbugs.report import ReportSettings
@@ -36,6 +36,7 @@ def check(params: Mapping[str, Any]) -> None:
 
     Raises: ConfigError for the first thing that is wrong, in the order of the file.
     """
+    _require_sections(params)
     runtime(params)
     settings(params, "data", DataSettings)
     settings(params, "model", ModelSettings)
@@ -58,11 +59,24 @@ def check(params: Mapping[str, Any]) -> None:
     settings(params, "report", ReportSettings)
 
 
+def _require_sections(params: Mapping[str, Any]) -> None:
+    """Name all that a params.yaml from before some stage was added does not have; DVC would only list keys."""
+    missing = [section for section in SECTIONS if section not in params]
+    if missing:
+        raise ConfigError(
+            f"params.yaml: {', '.join(missing)}: missing; `notbugs preset NAME --missing` adds what a preset has there "
+            f"and leaves the rest as it is"
+        )
+
+
 def _studies(params: Mapping[str, Any]) -> list[str]:
     studies = params.get("sweep")
     if not isinstance(studies, Mapping):
         raise ConfigError("params.yaml: sweep: must map studies to their settings; {} for none")
-    return [str(name) for name in studies]
+    for name in studies:
+        if not isinstance(name, str):
+            raise ConfigError(f"params.yaml: sweep.{name}: must be a text; put the name of the study in quotes")
+    return list(studies)
 
 
 def _entries(params: Mapping[str, Any], section: str, allowed: tuple[str, ...]) -> list[str]:

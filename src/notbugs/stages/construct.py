@@ -1,22 +1,41 @@
 """Stage `construct`: the datasets D_R, D_NR, D_rand, D_det and their controls, made from D by a source model."""
 
+import tempfile
 from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from notbugs.config import DATASET_NAMES, ConfigError, settings
-from notbugs.construction import construct_settings, describe, parts, set_up, summarise
-from notbugs.files import whole_folder, write_json
-from notbugs.images import make_generator
+from notbugs.construction import (
+    Constructed,
+    construct_settings,
+    describe,
+    joined,
+    neighbour_reference,
+    parts,
+    set_up,
+    summarise,
+)
+from notbugs.distribution import is_first, wait_for_all
+from notbugs.files import publish, write_json
+from notbugs.images import ImageData, Images, make_generator
 from notbugs.models import load_model
+from notbugs.models.base import Classifier
 from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
-from notbugs.store import DatasetWriter, load_dataset
+from notbugs.stages.processes import in_processes
+from notbugs.stages.samples import write_samples
+from notbugs.stages.shards import Shards
+from notbugs.stages.unfinished import unfinished
+from notbugs.store import largest_shard, load_dataset, write_manifest
 from notbugs.tracking import live_run
 from notbugs.training import TrainSettings
 
 
+@in_processes
 def construct(project: Context, name: str) -> None:
     """Write data/<name> and its summary.
 
@@ -31,6 +50,7 @@ def construct(project: Context, name: str) -> None:
     source_seed = _first_seed(project, config.model)
     source_file = project.source_model(config.model, source_seed)
     robust_file = project.source_model("robust", _first_seed(project, "robust"))
+    inputs = [project.dataset("train"), source_file, robust_file]
     folder = project.dataset(name)
     metrics_file = project.root / "metrics" / "construct" / f"{name}.json"
     with live_run(
@@ -43,10 +63,10 @@ def construct(project: Context, name: str) -> None:
             "runtime": project.runtime.model_dump(mode="json"),
         },
         seed=project.seed,
-        inputs=[project.dataset("train"), source_file, robust_file],
+        inputs=inputs,
         outputs=[folder, metrics_file],
         metrics_file=metrics_file,
-    ):
+    ) as run:
         data = load_dataset(project.dataset("train"))
         model = load_model(source_file, device=project.device)
         robust_model = load_model(robust_file, device=project.device)
@@ -59,37 +79,66 @@ def construct(project: Context, name: str) -> None:
                 project, f"construct {name}", model, data.manifest.image_shape, len(data) * config.num_steps
             ),
         )
-        columns: dict[str, list[Tensor]] = defaultdict(list)
-        with whole_folder(folder) as unfinished:
-            writer = DatasetWriter(unfinished, dtype=config.dtype)
-            for rows, part in parts(
-                recipe, len(data), config, progress=project.progress, description=f"construct {name}"
-            ):
-                writer.add(part.data)
-                columns["start_index"].append(part.start_index)
-                for key, values in describe(part, data, model, robust_model, first=rows.start).items():
-                    columns[key].append(values)
-            facts = {key: torch.cat(values) for key, values in columns.items()}
-            examples = pd.DataFrame(
-                {
-                    "index": range(len(data)),
-                    "source_index": range(len(data)),
-                    **{key: values.numpy() for key, values in facts.items()},
-                }
-            )
-            writer.finish(
-                examples,
+        reference = neighbour_reference(data)
+        size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
+        made_from = {"construct": {name: config.model_dump(mode="json")}}
+        with unfinished(project, "construct", name, settings=made_from, inputs=inputs) as work:
+            shards = Shards(work, len(data), size, config.dtype)
+            for number, rows in shards.missing():
+                title = f"construct {name}" + (f", shard {number + 1} of {len(shards.rows)}" if shards.rows[1:] else "")
+                steps = parts(
+                    recipe,
+                    rows.stop - rows.start,
+                    config,
+                    first=rows.start,
+                    progress=project.progress,
+                    description=title,
+                )
+                shards.write(number, *_described(steps, data, model, robust_model, reference))
+            wait_for_all()
+            if not is_first():
+                return
+            files, facts = shards.finished()
+            indices = {"index": range(len(data)), "source_index": range(len(data))}
+            write_manifest(
+                shards.folder,
+                files,
+                pd.DataFrame({**indices, **{key: values.numpy() for key, values in facts.items()}}),
+                class_names=data.class_names,
                 name=DATASET_NAMES[name],
                 source=data.manifest.source,
                 settings={**config.model_dump(mode="json"), "source_seed": source_seed},
             )
-        summary = summarise(facts)
-        write_json(metrics_file, summary)
+            summary = summarise(facts)
+            publish(shards.folder, folder)
+            write_json(metrics_file, summary)
+        with tempfile.TemporaryDirectory() as unsaved:
+            picture = Path(unsaved) / "samples.png"
+            write_samples(picture, data, load_dataset(folder, verify=False))
+            run.artifact(picture)
     project.say(
         f"construct {name}: success {summary['success_rate']:.1%}, "
         f"median ‖δ‖₂ {summary['delta_norm']['median']:.3f}, still y: robust model "
         f"{summary['robust_model']['still_y']:.1%}, 1-NN {summary['nearest_neighbour']['still_y']:.1%}"
     )
+
+
+def _described(
+    steps: Iterable[tuple[slice, Constructed]],
+    data: Images,
+    model: Classifier,
+    robust_model: Classifier,
+    reference: Images,
+) -> tuple[ImageData, dict[str, Tensor]]:
+    """A shard made of batches: its images, and the facts of its examples by column."""
+    made, columns = [], defaultdict(list)
+    for rows, part in steps:
+        made.append(part)
+        columns["start_index"].append(part.start_index)
+        facts = describe(part, data, model, robust_model, first=rows.start, reference=reference)
+        for key, values in facts.items():
+            columns[key].append(values)
+    return joined(made).data, {key: torch.cat(values) for key, values in columns.items()}
 
 
 def _first_seed(project: Context, name: str) -> int:

@@ -1,5 +1,6 @@
 """What every stage starts with: the project folder, its params, the device and the paths of inputs and outputs."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 
 from notbugs.config import ConfigError, Runtime, read_params, runtime, settings
+from notbugs.distribution import is_first
 from notbugs.memory import keep_freed_memory
 from notbugs.models import ModelSettings
-from notbugs.progress import Track, track
+from notbugs.progress import Track, silent, track
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class Context:
         return [str(name) for name in entries]
 
     def say(self, message: str) -> None:
-        """One line for the person who watches."""
-        print(message, file=sys.stderr, flush=True)
+        """One line for the person who watches; of several processes the first speaks."""
+        if is_first():
+            print(message, file=sys.stderr, flush=True)
 
 
 def open_project(root: Path) -> Context:
@@ -82,4 +85,5 @@ def open_project(root: Path) -> Context:
     if use_cuda:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    return Context(root, params, shared, torch.device("cuda" if use_cuda else "cpu"))
+    device = torch.device("cuda" if use_cuda else "cpu")
+    return Context(root, params, shared, device, track if os.environ.get("RANK", "0") == "0" else silent)

@@ -16,6 +16,7 @@ from notbugs.science.estimator import (
 )
 from notbugs.science.inversion import Pairs
 from notbugs.stages.context import Context
+from notbugs.stages.unfinished import kept, unfinished
 from notbugs.store import load_dataset
 from notbugs.tracking import live_run
 
@@ -53,8 +54,16 @@ def estimator(project: Context) -> None:
             )
         pairs = choose_pairs(data, config.num_examples, make_generator(project.seed, "estimator", "pairs"))
         measured = {}
-        for one in estimators(config, own):
-            measured[one] = [_measured(project, config, one, data, pairs, test, seed) for seed in config.seeds]
+        made_from = {"estimator": config.model_dump(mode="json"), "model": own.model_dump(mode="json")}
+        with unfinished(project, "estimator", "all", settings=made_from, inputs=inputs) as work:
+            for number, one in enumerate(estimators(config, own)):
+                measured[one] = [
+                    kept(
+                        work / f"estimator-{number}-seed-{seed}.safetensors",
+                        lambda one=one, seed=seed: _measured(project, config, one, data, pairs, test, seed),  # type: ignore[misc]
+                    )
+                    for seed in config.seeds
+                ]
         table = pooled(measured)
         for number, facts in enumerate(table.values()):
             run.curve(number, {key: facts[key]["mean"] for key in ("g_attacked", "fit_clean", "fit_attacked")})

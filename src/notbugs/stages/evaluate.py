@@ -1,44 +1,30 @@
 """Stage `evaluate`: every model on the test split; models that did not change are not measured again."""
 
-import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from notbugs.config import DATASET_NAMES, ConfigError, settings
+from notbugs.distribution import is_first
 from notbugs.evaluation import EvaluateSettings, class_accuracies, measure_outcome
-from notbugs.files import sha256, write_json
-from notbugs.images import Images, make_generator
-from notbugs.models import ModelError, load_model
-from notbugs.results import COLUMNS
-from notbugs.robustness import Audit, SuiteSettings, audit
+from notbugs.files import write_json
+from notbugs.results import COLUMNS, read_json
+from notbugs.robustness import Audit, SuiteSettings
 from notbugs.robustness.minimum_norm import smallest
 from notbugs.stages import records
 from notbugs.stages.context import Context
-from notbugs.stages.kept import Kept
+from notbugs.stages.measuring import Measuring, Subject
+from notbugs.stages.processes import in_processes
 from notbugs.store import load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import FitSettings, TrainSettings
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model to be measured, and what its rows in the results say of it."""
-
-    file: Path
-    facts: dict[str, Any]
-
-    @property
-    def title(self) -> str:
-        """Short name, such as "D_rand" or "D robust"."""
-        robust = " robust" if self.facts["estimator"] == "robust" else ""
-        return f"{self.facts['dataset']}{robust}"
-
-
+@in_processes
 def evaluate(project: Context) -> None:
     """Write metrics/results.csv and what lies beside it: see `_outputs`.
 
@@ -59,8 +45,11 @@ def evaluate(project: Context) -> None:
     ) as run:
         data = load_dataset(project.dataset("test"))
         subjects = list(_subjects(project, data.manifest.source))
-        measure = _measurer(project, subjects, data, config)
-        audits = [(subject.facts, measure(subject)) for subject in project.progress(subjects, "evaluate")]
+        measuring = Measuring(project, subjects, data, config)
+        measuring.run()
+        if not is_first():
+            return
+        audits = [(subject.facts, measuring.audit(subject)) for subject in subjects]
         rows, class_rows = [], []
         for facts, found in audits:
             rows += [{**facts, **asdict(measure_outcome(outcome))} for outcome in found.outcomes]
@@ -100,50 +89,6 @@ def _outputs(root: Path) -> dict[str, Path]:
     }
 
 
-def _measurer(
-    project: Context, subjects: list[Subject], data: Images, config: SuiteSettings
-) -> Callable[[Subject], Audit]:
-    """A function that measures a model, or takes what is kept of it.
-
-    The level's attacks and checks are run on each kind's first `suite_seeds` models. Transfer is tried from D's
-    first standard model, for the standard models themselves from the first robust one.
-    """
-    kept = Kept(project, config)
-    first: dict[str, Path] = {}
-    seen: dict[tuple[str, str], int] = defaultdict(int)
-    thorough = set()
-    for subject in subjects:
-        kind = (subject.facts["dataset"], subject.facts["estimator"])
-        if subject.facts["dataset"] == "D":
-            first.setdefault(subject.facts["estimator"], subject.file)
-        if seen[kind] < config.suite_seeds:
-            thorough.add(subject.file)
-        seen[kind] += 1
-
-    def measure(subject: Subject) -> Audit:
-        if not subject.file.exists():
-            raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
-        deep = subject.file in thorough
-        is_standard = (subject.facts["dataset"], subject.facts["estimator"]) == ("D", "standard")
-        source = first.get("robust" if is_standard else "standard")
-
-        def find() -> Audit:
-            return audit(
-                load_model(subject.file, device=project.device),
-                data,
-                config,
-                generator=make_generator(project.seed, "evaluate", "random start"),
-                transfer_from=load_model(source, device=project.device) if deep and source else None,
-                thorough=deep,
-                compiled=project.runtime.engine == "compiled",
-            )
-
-        others = (deep, sha256(source) if deep and source and source.exists() else None)
-        return kept.get(subject.file, *others, measure=find)
-
-    return measure
-
-
 def _subjects(project: Context, source: str) -> Iterator[Subject]:
     """Every model that params.yaml asks for, in its order."""
     model = project.model_settings()
@@ -156,7 +101,7 @@ def _subjects(project: Context, source: str) -> Iterator[Subject]:
         if name not in DATASET_NAMES:
             raise ConfigError(f"params.yaml: fit.{name}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
         seeds = settings(project.params, f"fit.{name}", FitSettings).seeds
-        fitted = json.loads((project.root / "metrics" / "fit" / f"{name}.json").read_text(encoding="utf-8"))
+        fitted = read_json(project.root / "metrics" / "fit" / f"{name}.json", f"fit@{name}", ("full", "dataset"))
         construction = fitted["dataset"]
         for subset in ("full", "still_y"):
             if subset not in fitted:
@@ -164,7 +109,7 @@ def _subjects(project: Context, source: str) -> Iterator[Subject]:
             facts = {
                 "dataset": DATASET_NAMES[name] + ("_still_y" if subset == "still_y" else ""),
                 "estimator": "standard",
-                "source_seed": construction["source_seed"],
+                "source_seed": construction.get("source_seed"),
                 **shared,
                 "construction_eps": construction.get("eps"),
             }

@@ -3,14 +3,19 @@
 import torch
 
 from notbugs.config import settings
-from notbugs.files import whole_folder, write_json
+from notbugs.distribution import is_first
+from notbugs.files import publish, write_json
+from notbugs.images import Images, Subset
 from notbugs.stages.context import Context
 from notbugs.stages.learning import train_seeds, write_curves
+from notbugs.stages.processes import in_processes
+from notbugs.stages.unfinished import unfinished
 from notbugs.store import load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import FitSettings
 
 
+@in_processes
 def fit(project: Context, name: str) -> None:
     """Fit models/fit/<name>: on all images, and on those that both judges still call y.
 
@@ -22,32 +27,32 @@ def fit(project: Context, name: str) -> None:
     folder = project.fitted_model(name, "full", 0).parents[1]
     metrics_file = project.root / "metrics" / "fit" / f"{name}.json"
     curves_file = project.root / "plots" / "learning" / f"fit-{name}.csv"
+    learnt = {
+        "fit": {name: config.model_dump(mode="json")},
+        "model": project.model_settings().model_dump(mode="json"),
+    }
     with live_run(
         "fit",
         name,
         root=project.root,
         experiment=project.runtime.experiment,
-        params={
-            "fit": {name: config.model_dump(mode="json")},
-            "model": project.model_settings().model_dump(mode="json"),
-            "runtime": project.runtime.model_dump(mode="json"),
-        },
+        params={**learnt, "runtime": project.runtime.model_dump(mode="json")},
         seed=project.seed,
         inputs=inputs,
         outputs=[folder, metrics_file, curves_file],
         metrics_file=metrics_file,
     ) as run:
-        stored, validation = load_dataset(inputs[0]), load_dataset(inputs[1]).data()
-        subsets = {"full": stored.data()}
+        stored, validation = (load_dataset(path) for path in inputs)
+        subsets: dict[str, Images] = {"full": stored}
         if config.still_y:
-            kept = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True))
-            still_y = stored.data().select(kept)
+            agreed = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True)).nonzero().flatten()
+            still_y = Subset(stored, agreed)
             if len(still_y) >= config.batch_size:
                 subsets["still_y"] = still_y
             else:
                 project.say(f"fit {name}: {len(still_y)} images still y: fewer than a batch, no second fit")
         summaries, curves = {}, []
-        with whole_folder(folder) as unfinished:
+        with unfinished(project, "fit", name, settings=learnt, inputs=inputs) as work:
             for subset, data in subsets.items():
                 summaries[subset], rows = train_seeds(
                     project,
@@ -57,13 +62,16 @@ def fit(project: Context, name: str) -> None:
                     stage="fit",
                     name=name,
                     subset=subset,
-                    file_of=lambda seed, subset=subset: unfinished / subset / f"seed-{seed}.safetensors",  # type: ignore[misc]
+                    file_of=lambda seed, subset=subset: work / "models" / subset / f"seed-{seed}.safetensors",  # type: ignore[misc]
                     run=run,
+                    work=work,
                 )
                 curves += rows
-        write_curves(curves_file, curves)
-        lineage = {"name": stored.manifest.name, "source": stored.manifest.source, **stored.manifest.settings}
-        write_json(metrics_file, {**summaries, "dataset": lineage})
+            if is_first():
+                publish(work / "models", folder)
+                write_curves(curves_file, curves)
+                lineage = {"name": stored.manifest.name, "source": stored.manifest.source, **stored.manifest.settings}
+                write_json(metrics_file, {**summaries, "dataset": lineage})
         run.model(folder)
     mean = summaries["full"]["mean"]
     project.say(

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from notbugs.checkpoints import Checkpoint
+from notbugs.distribution import is_first
 from notbugs.files import write_text
-from notbugs.images import ImageData, make_generator
+from notbugs.images import Images, make_generator
 from notbugs.models import create_model, save_model, set_normalisation
 from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
@@ -23,21 +25,23 @@ ADVERSARIAL = "validation_adversarial_accuracy"
 def train_seeds(
     project: Context,
     config: TrainSettings,
-    data: ImageData,
-    validation: ImageData,
+    data: Images,
+    validation: Images,
     *,
     stage: str,
     name: str,
     subset: str,
     file_of: Callable[[int], Path],
     run: Run,
+    work: Path | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train one model from scratch for each seed and save it.
 
     Args:
         data, validation: what is learnt, and what the curves are measured on.
         stage, name, subset: decide the random streams, the description shown and the names of the curves.
-        file_of: seed -> where its model is saved.
+        file_of: seed -> where its model is saved, by the first of several processes.
+        work: folder where the states of the trainings are kept, and taken up again.
     Returns: the summary for the metrics file, and the rows of the learning curves.
     """
     rows: list[dict[str, Any]] = []
@@ -46,15 +50,15 @@ def train_seeds(
     for seed in config.seeds:
         model = create_model(
             project.model_settings(),
-            tuple(data.images.shape[1:]),  # type: ignore[arg-type]
+            data.image_shape,
             data.class_names,
             generator=make_generator(project.seed, stage, name, seed, "weights"),
         ).to(project.device)
-        set_normalisation(model, data.images)
+        set_normalisation(model, data)
         compiled = False
         if config.attack is not None:
             looks = len(data) * config.epochs * config.attack.num_steps * config.attack.num_restarts
-            compiled = compiles(project, f"{stage} {name}{suffix}", model, tuple(data.images.shape[1:]), looks)
+            compiled = compiles(project, f"{stage} {name}{suffix}", model, data.image_shape, looks)
         records = train(
             model,
             data,
@@ -65,10 +69,12 @@ def train_seeds(
                 record["epoch"], _curve_names(record, subset, seed)
             ),
             compiled=compiled,
+            checkpoint=Checkpoint(work / f"{subset}-seed-{seed}.safetensors") if work else None,
             progress=project.progress,
             description=f"{stage} {name}{suffix}, seed {seed}",
         )
-        save_model(model, file_of(seed))
+        if is_first():
+            save_model(model, file_of(seed))
         rows += [{"subset": subset, "seed": seed, **record} for record in records]
         finals[str(seed)] = kept_record(records, config)
     return {"num_examples": len(data), **_summary(finals)}, rows

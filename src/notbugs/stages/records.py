@@ -145,4 +145,4 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
     }
     table = pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()})
     with whole_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

@@ -1,14 +1,18 @@
 """Stage `train`: the source models, standard and robust, trained on D."""
 
 from notbugs.config import settings
-from notbugs.files import whole_folder, write_json
+from notbugs.distribution import is_first
+from notbugs.files import publish, write_json
 from notbugs.stages.context import Context
 from notbugs.stages.learning import train_seeds, write_curves
+from notbugs.stages.processes import in_processes
+from notbugs.stages.unfinished import unfinished
 from notbugs.store import load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import TrainSettings
 
 
+@in_processes
 def train(project: Context, name: str) -> None:
     """Train models/train/<name>, one model a seed.
 
@@ -20,23 +24,23 @@ def train(project: Context, name: str) -> None:
     folder = project.source_model(name, 0).parent
     metrics_file = project.root / "metrics" / "train" / f"{name}.json"
     curves_file = project.root / "plots" / "learning" / f"train-{name}.csv"
+    learnt = {
+        "train": {name: config.model_dump(mode="json")},
+        "model": project.model_settings().model_dump(mode="json"),
+    }
     with live_run(
         "train",
         name,
         root=project.root,
         experiment=project.runtime.experiment,
-        params={
-            "train": {name: config.model_dump(mode="json")},
-            "model": project.model_settings().model_dump(mode="json"),
-            "runtime": project.runtime.model_dump(mode="json"),
-        },
+        params={**learnt, "runtime": project.runtime.model_dump(mode="json")},
         seed=project.seed,
         inputs=inputs,
         outputs=[folder, metrics_file, curves_file],
         metrics_file=metrics_file,
     ) as run:
-        data, validation = (load_dataset(path).data() for path in inputs)
-        with whole_folder(folder) as unfinished:
+        data, validation = (load_dataset(path) for path in inputs)
+        with unfinished(project, "train", name, settings=learnt, inputs=inputs) as work:
             summary, rows = train_seeds(
                 project,
                 config,
@@ -45,11 +49,14 @@ def train(project: Context, name: str) -> None:
                 stage="train",
                 name=name,
                 subset="full",
-                file_of=lambda seed: unfinished / f"seed-{seed}.safetensors",
+                file_of=lambda seed: work / "models" / f"seed-{seed}.safetensors",
                 run=run,
+                work=work,
             )
-        write_curves(curves_file, rows)
-        write_json(metrics_file, {"full": summary})
+            if is_first():
+                publish(work / "models", folder)
+                write_curves(curves_file, rows)
+                write_json(metrics_file, {"full": summary})
         run.model(folder)
     mean = summary["mean"]
     adversarial = mean.get("validation_adversarial_accuracy")

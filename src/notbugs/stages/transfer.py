@@ -1,6 +1,7 @@
 """Stage `transfer`: other architectures, fitted on D_rand and D_det and shown the source's adversarial examples."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from notbugs.config import settings
 from notbugs.evaluation import predict, shifted_labels
 from notbugs.files import write_json
-from notbugs.images import ImageData, make_generator
+from notbugs.images import ImageData, Images, make_generator
 from notbugs.models import ModelSettings, create_model, load_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.science.shares import nested, share, share_table
@@ -21,6 +22,7 @@ from notbugs.science.transfer import (
     transfer_rates,
 )
 from notbugs.stages.context import Context
+from notbugs.stages.unfinished import kept, unfinished
 from notbugs.store import load_dataset
 from notbugs.tracking import live_run
 from notbugs.training import TrainSettings, train
@@ -38,6 +40,7 @@ def transfer(project: Context) -> None:
     source_file = project.source_model("standard", settings(project.params, "train.standard", TrainSettings).seeds[0])
     folders = {"d": project.dataset("train"), "rand": project.dataset("rand"), "det": project.dataset("det")}
     metrics_file = project.root / "metrics" / "transfer.json"
+    inputs = [*folders.values(), project.dataset("test"), source_file]
     with live_run(
         "transfer",
         None,
@@ -45,19 +48,24 @@ def transfer(project: Context) -> None:
         experiment=project.runtime.experiment,
         params={"transfer": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
         seed=project.seed,
-        inputs=[*folders.values(), project.dataset("test"), source_file],
+        inputs=inputs,
         outputs=[metrics_file],
         metrics_file=metrics_file,
     ):
         source = load_model(source_file, device=project.device)
-        data = {key: load_dataset(folder).data() for key, folder in folders.items()}
+        data = {key: load_dataset(folder) for key, folder in folders.items()}
         test = load_dataset(project.dataset("test")).data()
         examples = adversarial_examples(
             source, test, config.attack, generator=make_generator(project.seed, "transfer", "noise")
         )
         facts, masks = {}, {}
-        for name, model in config.architectures.items():
-            facts[name], masks[name] = _architecture(project, config, name, model, data, test, examples)
+        made_from = {"transfer": config.model_dump(mode="json")}
+        with unfinished(project, "transfer", "all", settings=made_from, inputs=inputs) as work:
+            for number, (name, model) in enumerate(config.architectures.items()):
+                facts[name], masks[name] = kept(
+                    work / f"architecture-{number}.safetensors",
+                    lambda name=name, model=model: _architecture(project, config, name, model, data, test, examples),  # type: ignore[misc]
+                )
         table = {name: {**facts[name], **nested(shares)} for name, shares in share_table(masks).items()}
         write_json(
             metrics_file,
@@ -83,7 +91,7 @@ def _architecture(
     config: TransferSettings,
     name: str,
     model: ModelSettings,
-    data: dict[str, ImageData],
+    data: Mapping[str, Images],
     test: ImageData,
     examples: Examples,
 ) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
@@ -108,17 +116,17 @@ def _architecture(
 
 
 def _trained(
-    project: Context, config: TrainSettings, settings: ModelSettings, data: ImageData, name: str, key: str, seed: int
+    project: Context, config: TrainSettings, settings: ModelSettings, data: Images, name: str, key: str, seed: int
 ) -> Classifier:
     """X from scratch on one dataset; its random streams are its own, whatever else is trained."""
     stream = ("transfer", settings.architecture, settings.width or 0, key, seed)
     model = create_model(
         settings,
-        tuple(data.images.shape[1:]),  # type: ignore[arg-type]
+        data.image_shape,
         data.class_names,
         generator=make_generator(project.seed, *stream, "weights"),
     ).to(project.device)
-    set_normalisation(model, data.images)
+    set_normalisation(model, data)
     train(
         model,
         data,

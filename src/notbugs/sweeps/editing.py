@@ -30,6 +30,7 @@ def add_study(root: Path, name: str, assignments: Sequence[str]) -> None:
     Raises: ConfigError for an unknown key, an impossible value, or a study of this name with other settings.
     """
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     params = read_params(root / "params.yaml")
     studies = params.get("sweep") or {}
@@ -41,7 +42,10 @@ def add_study(root: Path, name: str, assignments: Sequence[str]) -> None:
             raise ConfigError(
                 f"--set {item}: expected KEY=VALUE with a key of: {', '.join(SweepSettings.model_fields)}"
             )
-        base[key] = yaml.load(value)
+        try:
+            base[key] = yaml.load(value)
+        except (YAMLError, ValueError):
+            raise ConfigError(f"--set {item}: the value is not valid YAML") from None
     validate(base, f"sweep.{name}", SweepSettings)
     sweep_settings({**params, "sweep": {**studies, name: base}}, name)
     if name in studies:

@@ -12,9 +12,13 @@ from notbugs.tracking.journal import held
 
 COMPUTING_CODE = (
     "attacks",
+    "checkpoints.py",
     "config.py",
     "construction.py",
+    "distribution.py",
     "evaluation.py",
+    "feeding.py",
+    "halving.py",
     "images.py",
     "intervals.py",
     "models",

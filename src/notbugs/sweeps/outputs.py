@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from notbugs.files import write_json, write_text
+from notbugs.files import sha256, write_json, write_text
 from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POINT
 from notbugs.sweeps.points import resolve
 from notbugs.sweeps.study import SharedStudy
@@ -38,7 +38,8 @@ def write_outputs(root: Path, shared: SharedStudy) -> dict[str, Any]:
     counts = {"points": shared.plan.total, "states": dict(sorted(states.items()))}
     write_text(trials, table.to_csv(index=False, lineterminator="\n"))
     write_text(importance, importances(table).to_csv(index=False, lineterminator="\n"))
-    record = {"name": shared.plan.name, **counts, "inputs": shared.plan.hashes, **shared.plan.record}
+    made_from = {"data": sha256(root / "data" / "train" / "manifest.json"), "inputs": shared.plan.hashes}
+    record = {"name": shared.plan.name, **counts, **made_from, **shared.plan.record}
     write_json(about, record)
     return counts
 

@@ -1,0 +1,63 @@
+"""A dataset while it is made: shard by shard, each whole or not there, by any number of processes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from notbugs.distribution import rank, wait_for_all, world_size
+from notbugs.evaluation import batches
+from notbugs.files import sha256
+from notbugs.images import ImageData
+from notbugs.state_file import StateError, load_state, save_state
+from notbugs.store import DTYPES, Dtype, Shard, write_shard
+
+
+class Shards:
+    """The shards of an unfinished dataset, and per example what is known of it.
+
+    Args:
+        work: folder that holds what an earlier, killed run made.
+        num_examples: of the whole dataset.
+        shard_size: images in a file.
+        dtype: stored precision.
+    """
+
+    def __init__(self, work: Path, num_examples: int, shard_size: int, dtype: Dtype) -> None:
+        self.folder, self.dtype = work / "dataset", dtype
+        self._facts = work / "facts"
+        self.rows = list(batches(num_examples, shard_size))
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def missing(self) -> Iterator[tuple[int, slice]]:
+        """Number and rows of each shard that this process is to make; all processes ask before any begins."""
+        left = [number for number in range(len(self.rows)) if self._read(number) is None]
+        wait_for_all()
+        for number in left[rank() :: world_size()]:
+            yield number, self.rows[number]
+
+    def write(self, number: int, data: ImageData, facts: Mapping[str, Tensor]) -> None:
+        """Keep a shard; facts: column -> (n,)."""
+        shard = write_shard(self.folder, number, data.images.to(DTYPES[self.dtype]), data.labels)
+        save_state(self._facts_of(number), {"shard": shard.model_dump(mode="json"), "facts": facts})
+
+    def finished(self) -> tuple[list[Shard], dict[str, Tensor]]:
+        """All shards, and the columns of all examples; to be asked for when all processes are done."""
+        made = [self._read(number) for number in range(len(self.rows))]
+        shards = [Shard.model_validate(one["shard"]) for one in made if one]
+        columns = {name: torch.cat([one["facts"][name] for one in made if one]) for name in (made[0] or {})["facts"]}
+        return shards, columns
+
+    def _read(self, number: int) -> dict[str, Any] | None:
+        """What was kept of a shard; None unless both of its files are there and whole."""
+        try:
+            kept: dict[str, Any] = load_state(self._facts_of(number))
+            shard = kept["shard"]
+            return kept if sha256(self.folder / shard["file"]) == shard["sha256"] else None
+        except (FileNotFoundError, StateError):
+            return None
+
+    def _facts_of(self, number: int) -> Path:
+        return self._facts / f"{number:05d}.safetensors"

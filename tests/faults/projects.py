@@ -1,0 +1,106 @@
+"""Copies of a finished tiny project, commands in them, and how they compare."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from notbugs.files import sha256
+
+OUTPUTS = ("data", "models", "metrics", "plots", "reports", "sweeps")
+SOURCE = Path(__file__).parents[2] / "src"
+RUNS = Path(".dvc") / "cache" / "runs"
+
+
+def copy_of(project: Path, folder: Path) -> Path:
+    """The project without DVC's run cache, which would restore a stage instead of running it."""
+    copy = shutil.copytree(project, folder / "copy", ignore=shutil.ignore_patterns("*.lock"))
+    shutil.rmtree(copy / RUNS, ignore_errors=True)
+    shutil.copy(project / "dvc.lock", copy)
+    return copy
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Of a command: this Python first, tracked into the project's own store."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC"))}
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    kept["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *filter(None, [kept.get("PYTHONPATH")])])
+    return {**kept, "COLUMNS": "160", **changes}
+
+
+def run(project: Path, *command: str, **changes: str) -> "subprocess.CompletedProcess[str]":
+    """A command in the project, in a session of its own."""
+    return subprocess.run(
+        command,
+        cwd=project,
+        env=environment(**changes),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+
+
+def succeed(project: Path, *command: str, **changes: str) -> str:
+    """What a command said that ended well."""
+    done = run(project, *command, **changes)
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def fail(project: Path, *command: str, **changes: str) -> str:
+    """The one line of a `notbugs` command that ended with an error."""
+    done = run(project, *command, **changes)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("notbugs: tracking: ")]
+    assert done.returncode in (1, 2), f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    assert lines[-1].startswith("error: ")
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    return lines[-1]
+
+
+def contents(project: Path) -> dict[str, str]:
+    """SHA-256 of every file that the pipeline writes, by name; databases and lock files are left out."""
+    files = (file for folder in OUTPUTS for file in (project / folder).rglob("*") if file.is_file())
+    return {
+        file.relative_to(project).as_posix(): sha256(file)
+        for file in files
+        if file.suffix not in (".db", ".lock") and file.name != ".gitignore"
+    }
+
+
+def assert_same(project: Path, copy: Path) -> None:
+    """All outputs are there with the bytes of the undisturbed project, and nothing else."""
+    mine, other = contents(project), contents(copy)
+    assert sorted(mine) == sorted(other)
+    assert [name for name in mine if mine[name] != other[name]] == []
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    """Cut off the second half of a file."""
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def can_mount() -> bool:
+    """Whether this user may mount file systems, as root or in a namespace of its own."""
+    try:
+        done = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+needs_mount = pytest.mark.skipif(not can_mount(), reason="needs `unshare -rm` and tmpfs, which only Linux has")

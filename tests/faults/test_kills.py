@@ -1,0 +1,130 @@
+"""kill -9 in every kind of stage, right before a file gets its name; what comes after finishes with the same bytes."""
+
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from projects import assert_same, contents, copy_of, environment, run, succeed
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline"), pytest.mark.timeout(900)]
+
+KILLER = """
+import os, pathlib, signal, sys
+def deadly(move):
+    def moved(self, target):
+        if sys.argv[1:] == os.environ["KILL_COMMAND"].split() and os.environ["KILL_AT"] in str(target):
+            os.kill(0 if os.environ["KILL_ALL"] else os.getpid(), signal.SIGKILL)
+        return move(self, target)
+    return moved
+pathlib.Path.replace = deadly(pathlib.Path.replace)
+pathlib.Path.rename = deadly(pathlib.Path.rename)
+"""
+"""Python runs a module `sitecustomize` first: this one kills a command, or it and all above it (DVC too)."""
+
+KILLS = [
+    ("prepare", "data/validation", "data/train", False),
+    ("train robust", "seed-1.safetensors", "models/train/robust", True),
+    ("construct rand", "manifest.json", "data/rand", False),
+    ("fit rand", "full/seed-1.safetensors", "models/fit/rand", False),
+    ("evaluate", "plots/accuracy_vs_eps.csv", "metrics/results.csv", True),
+    ("features", "metrics/features.json", "metrics/features.csv", False),
+    ("planted", "plots/planted", "metrics/planted.json", False),
+    ("sweep small --replace", "sweeps/small/study.json", "sweeps/small/trials.csv", True),
+    ("report", "reports/report.html", "plots/figures", False),
+]
+"""Command, the file before which it is killed, what is deleted so that the stage runs, whether DVC is killed too."""
+
+
+def killer(folder: Path, command: str, at: str, everything: bool) -> dict[str, str]:
+    """Environment of commands one of which is to be killed."""
+    (folder / "sitecustomize.py").write_text(KILLER)
+    return {
+        "PYTHONPATH": f"{folder}:{environment()['PYTHONPATH']}",
+        "KILL_COMMAND": command,
+        "KILL_AT": at,
+        "KILL_ALL": "yes" if everything else "",
+    }
+
+
+def delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def test_a_killed_stage_started_again(finished_project: Path, tmp_path: Path) -> None:
+    """Without DVC; the half-written folder of the killed process goes too."""
+    copy = copy_of(finished_project, tmp_path)
+    before = contents(copy)
+    done = run(copy, "notbugs", "construct", "rand", **killer(tmp_path, "construct rand", "data/rand.", False))
+    assert done.returncode == -signal.SIGKILL
+    left = list((copy / "data").glob("rand.*.tmp"))
+    assert len(left) == 1
+    assert {name: found for name, found in contents(copy).items() if ".tmp/" not in name} == before  # the old one stays
+    succeed(copy, "notbugs", "construct", "rand")
+    assert not left[0].exists()
+    assert_same(finished_project, copy)
+
+
+@pytest.mark.slow
+def test_every_kind_of_stage_killed_under_dvc(finished_project: Path, tmp_path: Path) -> None:
+    """Each `dvc repro` finishes what the one before left, and is killed in turn; the last is left in peace."""
+    copy = copy_of(finished_project, tmp_path)
+    for command, at, output, everything in KILLS:
+        delete(copy / output)
+        done = run(copy, "dvc", "repro", **killer(tmp_path, command, at, everything))
+        if everything:
+            assert done.returncode == -signal.SIGKILL, (command, done.stdout, done.stderr)
+        else:
+            assert done.returncode not in (0, -signal.SIGKILL), (command, done.stdout, done.stderr)
+            assert f"failed to run: notbugs {command}, exited with" in done.stderr
+            assert "Traceback" not in done.stderr
+    succeed(copy, "dvc", "repro")
+    assert_same(finished_project, copy)
+    assert "up to date" in succeed(copy, "dvc", "repro")
+    succeed(copy, "notbugs", "track")
+    assert statuses(copy) <= {"FINISHED", "KILLED", "FAILED"}
+
+
+@pytest.mark.slow
+def test_track_killed_and_started_again(finished_project: Path, tmp_path: Path) -> None:
+    copy = copy_of(finished_project, tmp_path)
+    for folder in ("mlruns", ".notbugs"):
+        shutil.rmtree(copy / folder)
+    (copy / "mlruns").mkdir()
+    for runs_before_the_kill in (1, 5):
+        with subprocess.Popen(["notbugs", "track"], cwd=copy, env=environment(), stderr=subprocess.DEVNULL) as track:
+            while count_runs(copy) < runs_before_the_kill:
+                assert track.poll() is None
+                time.sleep(0.005)
+            track.kill()
+    succeed(copy, "notbugs", "track")
+    assert statuses(copy) == {"FINISHED"}
+    assert names(copy) == names(finished_project)
+    assert "notbugs: tracking" not in succeed(copy, "notbugs", "track")
+
+
+def count_runs(project: Path) -> int:
+    with suppress(sqlite3.OperationalError):  # not there yet, or locked
+        return int(query(project, "SELECT count(*) FROM runs")[0][0])
+    return 0
+
+
+def statuses(project: Path) -> set[str]:
+    return {row[0] for row in query(project, "SELECT status FROM runs WHERE lifecycle_stage = 'active'")}
+
+
+def names(project: Path) -> list[str]:
+    sql = "SELECT runs.name FROM runs JOIN tags USING (run_uuid) WHERE tags.key = 'pipeline.key' ORDER BY runs.name"
+    return [row[0] for row in query(project, sql)]
+
+
+def query(project: Path, sql: str) -> list[tuple]:
+    with closing(sqlite3.connect(f"file:{project / 'mlruns' / 'mlflow.db'}?mode=ro", uri=True)) as database:
+        return database.execute(sql).fetchall()

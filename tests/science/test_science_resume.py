@@ -1,0 +1,41 @@
+"""The long stages of the science go on with what they have not measured yet, and end with the same bytes."""
+
+import importlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from notbugs.stages.context import open_project
+
+pytestmark = pytest.mark.slow
+
+
+class CutOff(Exception):  # noqa: N818
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize(("stage", "part", "whole"), [("transfer", "_architecture", 3), ("estimator", "_measured", 10)])
+def test_a_stage_that_was_cut_off_goes_on(stage, part, whole, tiny_project: Path, tmp_path, monkeypatch):
+    project = shutil.copytree(tiny_project, tmp_path / "project")
+    module = importlib.import_module(f"notbugs.stages.{stage}")
+    run, original, metrics = getattr(module, stage), getattr(module, part), project / "metrics" / f"{stage}.json"
+    run(open_project(project))
+    expected = metrics.read_bytes()
+    metrics.unlink()
+    calls, most = [0], [2]
+
+    def counted(*args, **kwargs):
+        if calls[0] == most[0]:
+            raise CutOff
+        calls[0] += 1
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, part, counted)
+    with pytest.raises(CutOff):
+        run(open_project(project))
+    most[0] = 1000
+    run(open_project(project))
+    assert calls[0] == whole
+    assert metrics.read_bytes() == expected
+    assert not list((project / ".notbugs" / "unfinished").iterdir())
