@@ -6,7 +6,6 @@ Real `dvc` and real Git, on a pipeline of the first four stages; the S3 remote i
 import os
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,13 +19,13 @@ from test_pipeline import TINY_PARAMS, make_project, mlflow_runs, run
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("remotes"), pytest.mark.timeout(600)]
 SECTIONS = ("prepare", "train", "construct")
 STAGES = ["construct@rand", "prepare", "train@robust", "train@standard"]
-TINY_TRAIN = {**TINY_PARAMS["train"]["standard"], "epochs": 1, "seeds": [0], "measure_every": 1}
+TINY_TRAIN = {**TINY_PARAMS["train"]["standard"], "epochs": 2, "seeds": [0]}
 PARAMS = {
     **TINY_PARAMS,
     "train": {"standard": TINY_TRAIN, "robust": {**TINY_TRAIN, "attack": {"eps": 0.5, "num_steps": 1}}},
     "construct": {"rand": TINY_PARAMS["construct"]["rand"]},
 }
-"""Of what a clone has, what Git brings; the rest is DVC's."""
+"""One model each, one dataset."""
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -43,7 +42,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
     (folder / ".dvc" / "config.local").unlink()  # it has Git
     shutil.copy(Path(__file__).parents[1] / ".gitignore", folder / ".gitignore")
-    shutil.copy(Path(__file__).parents[1] / ".dvc" / ".gitignore", folder / ".dvc" / ".gitignore")
     git(folder, "init", "-q")
     run(folder, "dvc", "repro")
     git(folder, "add", "-A")
@@ -101,11 +99,10 @@ def test_a_second_clone_pulls_from_a_folder(original: Path, tmp_path: Path) -> N
 def test_the_run_cache_restores_stages(original: Path, tmp_path: Path) -> None:
     """Without dvc.lock and metrics, as after a change of settings that a colleague has run already."""
     run(original, "dvc", "remote", "add", "-f", "--local", "store", str(tmp_path / "remote"))
-    run(original, "dvc", "push", "--run-cache", "-r", "store")
+    run(original, "notbugs", "push", "-r", "store")
     copy = clone(original, tmp_path / "copy")
     git(copy, "rm", "-rq", "dvc.lock", "metrics", "plots")
     run(copy, "dvc", "remote", "add", "--local", "-d", "store", str(tmp_path / "remote"))
-    run(copy, "dvc", "pull", "--run-cache", "--allow-missing", check=False)  # without dvc.lock no stage names its files
     done = run(copy, "dvc", "repro", "--pull")
     for stage in STAGES:
         assert f"Stage '{stage}' is cached - skipping run, checking out outputs" in done.stdout
@@ -116,7 +113,8 @@ def test_the_run_cache_restores_stages(original: Path, tmp_path: Path) -> None:
     assert tracked_nothing_yet(copy)
     run(copy, "notbugs", "track")
     assert tracked(copy) == STAGES
-    assert (copy / "dvc.lock").read_bytes() == (original / "dvc.lock").read_bytes()
+    locks = [yaml.safe_load((project / "dvc.lock").read_text()) for project in (copy, original)]
+    assert locks[0] == locks[1]
 
 
 @pytest.fixture
@@ -143,10 +141,10 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield address
     finally:
         running.stop()
-    assert threading.active_count() >= 1
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the server's libraries
 def test_a_second_clone_pulls_from_s3(original: Path, tmp_path: Path, s3: str) -> None:
     def add_remote(project: Path) -> None:
         run(project, "dvc", "remote", "add", "-f", "--local", "-d", "bucket", "s3://store/notbugs")

@@ -453,6 +453,15 @@ def clean(yes: bool, everything: bool) -> None:
 
 
 @main.command()
+@click.option("-r", "--remote", help="Name of the DVC remote; else the default one.")
+def push(remote: str | None) -> None:
+    """Send DVC's run cache, with all that it restores, to a remote; `dvc push` sends what dvc.lock names."""
+    from notbugs.tracking.sharing import push_runs
+
+    click.echo(f"{push_runs(_root(), remote)} runs sent")
+
+
+@main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Serve the MLflow UI of this project on loopback."""
