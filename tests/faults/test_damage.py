@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 from projects import RUNS, assert_same, copy_of, cut, environment, fail, flip, succeed
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.pipeline,
-    pytest.mark.xdist_group("pipeline"),
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(900)]
 
 DAMAGE = [
     ("data/train/images-00000.safetensors", "construct rand"),

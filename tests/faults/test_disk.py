@@ -80,7 +80,6 @@ STAGES = ["construct rand", "train standard", "report"]
 
 @pytest.mark.slow
 @pytest.mark.pipeline
-@pytest.mark.xdist_group("pipeline")
 def test_stages_on_a_full_disk_and_again_with_room(finished_project: Path, tmp_path: Path) -> None:
     copy = copy_of(finished_project, tmp_path)
     before = contents(copy)
@@ -109,7 +108,6 @@ def test_stages_on_a_full_disk_and_again_with_room(finished_project: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.pipeline
-@pytest.mark.xdist_group("pipeline")
 def test_a_read_only_project(finished_project: Path, tmp_path: Path) -> None:
     copy = copy_of(finished_project, tmp_path)
     (copy / ".notbugs" / "checked").unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from projects import assert_same, contents, copy_of, environment, run, succeed
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(900)]
 
 KILLER = """
 import os, pathlib, signal, sys
@@ -72,7 +72,6 @@ def test_a_killed_stage_started_again(finished_project: Path, tmp_path: Path) ->
     assert_same(finished_project, copy)
 
 
-@pytest.mark.slow
 def test_every_kind_of_stage_killed_under_dvc(finished_project: Path, tmp_path: Path) -> None:
     """Each `dvc repro` finishes what the one before left, and is killed in turn; the last is left in peace."""
     copy = copy_of(finished_project, tmp_path)
@@ -92,7 +91,6 @@ def test_every_kind_of_stage_killed_under_dvc(finished_project: Path, tmp_path: 
     assert statuses(copy) <= {"FINISHED", "KILLED", "FAILED"}
 
 
-@pytest.mark.slow
 def test_track_killed_and_started_again(finished_project: Path, tmp_path: Path) -> None:
     copy = copy_of(finished_project, tmp_path)
     for folder in ("mlruns", ".notbugs"):
