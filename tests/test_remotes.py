@@ -16,7 +16,7 @@ from notbugs.files import sha256
 from notbugs.store import load_dataset
 from test_pipeline import TINY_PARAMS, make_project, mlflow_runs, run
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("remotes"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 SECTIONS = ("prepare", "train", "construct")
 STAGES = ["construct@rand", "prepare", "train@robust", "train@standard"]
 TINY_TRAIN = {**TINY_PARAMS["train"]["standard"], "epochs": 2, "seeds": [0]}

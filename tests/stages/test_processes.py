@@ -20,8 +20,6 @@ from notbugs.images import ImageData
 from notbugs.state_file import load_state
 from notbugs.training import TrainSettings, train
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def run(root: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
