@@ -61,7 +61,7 @@ def project(store, tmp_path):
         (root / name).write_text(text)
     manifest = root / "data" / "det" / "manifest.json"
     settings = {"recipe": "deterministic_target", "eps": 0.5, "model": "standard", "source_seed": 0}
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"settings": settings}))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"settings": settings, "checksum": None}))
     rows = [result(0.5), result(0.7, seed=1), result(0.25, labels="shifted"), result(0.1, attack="pgd20", eps=0.6)]
     pd.DataFrame([*rows, result(0.99, dataset="D")]).to_csv(root / "metrics" / "results.csv", index=False)
     lock(root)
@@ -142,5 +142,5 @@ def test_outside_a_project_nothing_is_claimed(store, tmp_path):
 
 def test_pictures_of_ones_own_need_a_licence_of_ones_own(project, tmp_path):
     manifest = project / "data" / "det" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"source": "digits"', '"source": "folder:holiday"'))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"source": "folder:holiday", "checksum": None}))
     assert "a collection of the user's own: its licence holds" in card(project, tmp_path)

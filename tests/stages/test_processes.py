@@ -54,8 +54,8 @@ def _learn(data: ImageData) -> tuple[dict[str, torch.Tensor], list]:
     model = _network()
     config = TrainSettings.model_validate(
         {
-            "epochs": 3,
-            "batch_size": 30,
+            "epochs": 1,
+            "batch_size": 8,
             "lr": 0.1,
             "schedule": "one_cycle",
             "attack": {"eps": 0.3, "num_steps": 2},

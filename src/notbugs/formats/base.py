@@ -142,11 +142,8 @@ def refuse_taken(path: Path) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes `path`, which must be missing or empty, if the block ends well.
 
-    Raises: FormatError if something is there, or if the disk is full or read-only.
+    Raises: FormatError if something is there; WriteError if the disk is full or read-only.
     """
     refuse_taken(path)
-    try:
-        with whole_folder(path) as folder:
-            yield folder
-    except OSError as error:
-        raise FormatError(f"--out {path}: cannot be written: {error.strerror or error}") from None
+    with whole_folder(path) as folder:
+        yield folder
