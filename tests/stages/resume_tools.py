@@ -1,11 +1,11 @@
 """What the tests of unfinished work share: a tiny project of digits up to the source models."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from notbugs.files import sha256
 from notbugs.stages.context import Context, open_project
 
 TINY = {"seeds": [0, 1], "epochs": 4, "batch_size": 64, "lr": 0.1, "schedule": "one_cycle", "measure_every": 2}
@@ -42,7 +42,7 @@ def set_params(root: Path, **sections: Any) -> Context:
 def contents(*folders: Path) -> dict[str, str]:
     """Relative path -> SHA-256 of every file."""
     return {
-        f"{folder.name}/{file.relative_to(folder)}": hashlib.sha256(file.read_bytes()).hexdigest()
+        f"{folder.name}/{file.relative_to(folder)}": sha256(file)
         for folder in folders
         for file in sorted(folder.rglob("*"))
         if file.is_file()

@@ -149,7 +149,8 @@ def write_figures(root: Path, study: str) -> list[Path]:
 
 def sweep_blocks(root: Path, pictures: dict[str, bytes], num_classes: int) -> list[Block]:
     """What the report's section says and shows of every study."""
-    studies = load_studies(root)
+    every = _all_studies(root)
+    studies = [study for study in every if _is_of_present_data(root, study)]
     blocks: list[Block] = []
     if studies:
         blocks.append(
@@ -160,7 +161,7 @@ def sweep_blocks(root: Path, pictures: dict[str, bytes], num_classes: int) -> li
                 "chosen on validation."
             )
         )
-    others = [study.name for study in _all_studies(root) if not _is_of_present_data(root, study)]
+    others = [study.name for study in every if not _is_of_present_data(root, study)]
     if others:
         blocks.append(Text(f"Left out, since made from other data than the project has now: {', '.join(others)}."))
     for study in studies:
