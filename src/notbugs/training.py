@@ -161,7 +161,8 @@ def train(
         raise ValueError("early_stopping needs validation images")
     feed = Feed(data, device)
     model.to(memory_format=torch.channels_last)
-    engine = Engine(model, data.select(slice(0, 8)).images.to(device), compiled=compiled) if settings.attack else None
+    few = data.select(slice(0, 8)).images.to(device)
+    engine = Engine(model, few, compiled=compiled, learning=True) if settings.attack else None
     steps = _steps_per_epoch(len(data), settings.batch_size)
     optimizer, scheduler = _optimizer(model, settings, steps)
     records: list[EpochRecord] = []

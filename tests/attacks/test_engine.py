@@ -106,6 +106,8 @@ def test_multiply_adds_by_hand():
 
 def test_auto_follows_the_amount_of_work(monkeypatch, standard_model, digits):
     image = digits[1].images[:1]
+    assert not pays_to_compile("auto", standard_model, image, num_looks=10**12)
+    monkeypatch.setitem(COMPILING_PAYS, "cpu", 1e13)
     enough = COMPILING_PAYS["cpu"] / multiply_adds(standard_model, image)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     below, above = int(enough * 0.99 / 100), int(enough * 1.01 / 100)

@@ -2,13 +2,15 @@
 
 An attack runs a network hundreds of times and wants one thing of it, the gradient with respect to the image. So
 the copy keeps no parameter gradients, has its BatchNorms folded into its convolutions, lies in memory in the order
-that convolutions like (channels last), may be compiled, and on CUDA convolves in half precision. Images, steps and
-projections stay in float32 outside it. On several CPU threads each works on its own part of the batch from the first
-step to the last, instead of all of them meeting after every layer.
+that convolutions like (channels last), convolves wide layers with fewer multiplications (on the CPU), may be compiled,
+and on CUDA convolves in half precision. Images, steps and projections stay in float32 outside it. On several CPU
+threads each works on its own part of the batch from the first step to the last, instead of all of them meeting after
+every layer.
 """
 
 import copy
 import itertools
+import math
 import os
 import shutil
 import threading
@@ -22,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
+from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
 from notbugs.config import ConfigError, EngineName
 
-COMPILING_PAYS = {"cpu": 1e13, "cuda": 1e16}
-"""Forward multiply-adds of the whole work from which `auto` compiles (docs/performance.md)."""
+COMPILING_PAYS = {"cpu": math.inf, "cuda": 1e16}
+"""Forward multiply-adds of the whole work from which `auto` compiles: on the CPU never (docs/performance.md)."""
 SMALLEST_SHARE = 8
 """Images below which another thread is not worth it."""
 MOST_SHRUNK = 16
@@ -44,6 +47,7 @@ class Engine(nn.Module):
         inputs: a few images as they will come, (n, ...). What is folded (or halved) must give the model's own
             logits on them, else it is left as it is.
         compiled: use torch.compile, for the first batch size met and its halves; others are padded to them.
+        learning: `refresh` will be called every few steps, so what only pays for lasting weights is left out.
     """
 
     network: nn.Module
@@ -51,7 +55,7 @@ class Engine(nn.Module):
     _logits: Callable[[Tensor], Tensor]
     _features: Callable[[Tensor], Tensor] | None
 
-    def __init__(self, model: nn.Module, inputs: Tensor, *, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, inputs: Tensor, *, compiled: bool = False, learning: bool = False) -> None:
         super().__init__()
         self.compiled = compiled
         self._source = [model]  # in a list, so that it is no submodule
@@ -64,6 +68,8 @@ class Engine(nn.Module):
         self.channels_last = inputs.ndim == 4
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
+            if not (compiled or learning):
+                use_winograd_(self.network, inputs)
         self._stopped = threading.Event()
         self._use(self.network)
 
@@ -126,6 +132,9 @@ class Engine(nn.Module):
     def refresh(self) -> None:
         """Take over the weights and statistics that the model has now."""
         refold_(self.network, self._source[0], self._folds)
+        for module in self.network.modules():
+            if isinstance(module, WinogradConv2d):
+                module.repack()
 
     def train(self, mode: bool = True) -> "Engine":
         """Does nothing: an engine is always in eval mode."""

@@ -38,7 +38,7 @@ def find_folds(model: nn.Module) -> list[Fold]:
     return [
         fold
         for fold in _pairs(model, "")
-        if all(_is_plain(modules[name]) and places[id(modules[name])] == 1 for name in fold)
+        if all(is_plain(modules[name]) and places[id(modules[name])] == 1 for name in fold)
         and _fits(modules[fold.layer], modules[fold.norm])
     ]
 
@@ -102,7 +102,7 @@ def _pairs(module: nn.Module, prefix: str) -> list[Fold]:
     ]  # fmt: skip
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Whether a module is nothing but its class: no hooks, no parametrised weights."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return not any(hooks) and not parametrize.is_parametrized(module)
