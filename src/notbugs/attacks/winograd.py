@@ -115,7 +115,7 @@ class _Convolution(torch.autograd.Function):
         return _convolve(x, filters, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
         return _convolve(slope, ctx.turned, None), None, None, None
 
