@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.files import WriteError, whole_file, whole_folder, write_text
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.formats.commands import export_command, import_command
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -56,7 +56,8 @@ def _project() -> Any:
 
 def _headline_eps() -> float:
     """From params.yaml, without loading torch to validate all of it."""
-    from notbugs.config import ConfigError, read_params
+    from notbugs.config import read_params
+    from notbugs.errors import ConfigError
 
     params = read_params(_root() / "params.yaml")
     try:

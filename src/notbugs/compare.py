@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.files import write_text
 from notbugs.results import COLUMNS, MAY_BE_EMPTY, AccuracyRow, accuracy_table, parse_table, percent
 

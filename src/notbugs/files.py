@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from notbugs.config import DATASET_NAMES, UserError
+from notbugs.config import DATASET_NAMES
+from notbugs.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

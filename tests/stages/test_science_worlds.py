@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from notbugs.config import ConfigError
+from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.models import save_model
 from notbugs.models.base import Classifier

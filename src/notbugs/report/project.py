@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import DATASET_NAMES, ConfigError, read_params, settings
+from notbugs.config import DATASET_NAMES, read_params, settings
+from notbugs.errors import ConfigError
 from notbugs.report import ReportSettings
 from notbugs.results import ResultsError, load_results, read_json, read_table, summarise
 from notbugs.store import StoredDataset, load_dataset

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from notbugs.config import DATASET_NAMES, ConfigError, settings
+from notbugs.config import DATASET_NAMES, settings
 from notbugs.construction import (
     Constructed,
     construct_settings,
@@ -20,6 +20,7 @@ from notbugs.construction import (
     summarise,
 )
 from notbugs.distribution import is_first, wait_for_all
+from notbugs.errors import ConfigError
 from notbugs.files import publish, write_json
 from notbugs.images import ImageData, Images, make_generator
 from notbugs.models import load_model

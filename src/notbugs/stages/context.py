@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from notbugs.config import ConfigError, Runtime, read_params, runtime, settings
+from notbugs.config import Runtime, read_params, runtime, settings
 from notbugs.distribution import is_first
+from notbugs.errors import ConfigError
 from notbugs.memory import keep_freed_memory
 from notbugs.models import ModelSettings
 from notbugs.progress import Track, silent, track

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from notbugs.config import ConfigError, settings
+from notbugs.config import settings
+from notbugs.errors import ConfigError
 from notbugs.files import write_json
 from notbugs.images import ImageData, make_generator
 from notbugs.science.estimator import (

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import DATASET_NAMES, ConfigError, settings
+from notbugs.config import DATASET_NAMES, settings
 from notbugs.distribution import is_first
+from notbugs.errors import ConfigError
 from notbugs.evaluation import EvaluateSettings, class_accuracies, measure_outcome
 from notbugs.files import write_json
 from notbugs.results import COLUMNS, read_json

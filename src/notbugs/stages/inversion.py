@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from notbugs.config import ConfigError, settings
+from notbugs.config import settings
+from notbugs.errors import ConfigError
 from notbugs.evaluation import predict
 from notbugs.files import write_json
 from notbugs.images import ImageData, make_generator, stratified_subset

@@ -14,8 +14,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
-from notbugs.config import UserError
 from notbugs.distribution import process_group, started_by_torchrun
+from notbugs.errors import UserError
 from notbugs.files import write_json
 from notbugs.stages.context import Context
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import ConfigError, read_params, validate
+from notbugs.config import read_params, validate
+from notbugs.errors import ConfigError
 from notbugs.files import write_text
 from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.stages.context import open_project

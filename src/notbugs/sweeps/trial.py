@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from notbugs.attacks.engine import pays_to_compile
-from notbugs.config import DATASET_NAMES, UserError, settings
+from notbugs.config import DATASET_NAMES, settings
 from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
 from notbugs.construction import construct as build
+from notbugs.errors import UserError
 from notbugs.evaluation import evaluate
 from notbugs.files import sha256
 from notbugs.images import ImageData, make_generator

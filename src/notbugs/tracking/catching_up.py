@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import ConfigError, read_params, runtime
+from notbugs.config import read_params, runtime
+from notbugs.errors import ConfigError
 from notbugs.tracking import memo, place
 from notbugs.tracking.client import Store, StoreError, open_store
 from notbugs.tracking.family import waits_for_parent
