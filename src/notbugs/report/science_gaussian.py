@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse
 
 from notbugs.report.blocks import Picture, Section, Table, Text, name, number
-from notbugs.report.findings import Finding, findings_table, metrics_of, verdict
+from notbugs.report.claims import verdict
+from notbugs.report.findings import Finding, findings_table, metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, WIDTH
 from notbugs.results import percent
