@@ -163,6 +163,7 @@ def _edit(path: Path, changed: Mapping[str, Any]) -> None:
     document = yaml.load(path.read_text(encoding="utf-8"))
 
     def native(value: Any) -> Any:
+        """The value as ruamel.yaml writes it: lists in one line."""
         if isinstance(value, Mapping):
             return CommentedMap({key: native(item) for key, item in value.items()})
         if isinstance(value, list | tuple):

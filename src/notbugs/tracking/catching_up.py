@@ -118,6 +118,12 @@ class _CatchUp:
         self.skipped: list[str] = []
 
     def run(self, wait_seconds: float) -> TrackSummary:
+        """Send what is pending, then rebuild what dvc.lock names and MLflow lacks.
+
+        Args:
+            wait_seconds: how long to wait for the writers of stages that have just ended.
+        Raises: StoreError if MLflow is away; LockError, ConfigError.
+        """
         entries = read_lock(self.root / "dvc.lock")
         experiment = experiment_name(self.root)
         place.relocate_artifacts(self.project, self.uri)
