@@ -20,9 +20,9 @@ from notbugs.stages import records
 from notbugs.stages.context import Context
 from notbugs.stages.measuring import Measuring, Subject
 from notbugs.stages.processes import in_processes
+from notbugs.stages.source_models import source_seeds
 from notbugs.store import load_dataset
-from notbugs.tracking import live_run
-from notbugs.training import FitSettings, TrainSettings
+from notbugs.training import FitSettings
 
 
 @in_processes
@@ -33,13 +33,9 @@ def evaluate(project: Context) -> None:
     """
     config = settings(project.params, "evaluate", SuiteSettings)
     outputs = _outputs(project.root)
-    with live_run(
+    with project.tracked(
         "evaluate",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params=project.params,
-        seed=project.seed,
         inputs=[project.dataset("test"), project.root / "models" / "train", project.root / "models" / "fit"],
         outputs=list(outputs.values()),
         metrics_file=outputs["headlines"],
@@ -95,7 +91,7 @@ def _subjects(project: Context, source: str) -> Iterator[Subject]:
     model = project.model_settings()
     shared = {"architecture": model.architecture, "source": source}
     for name in project.names("train"):
-        for seed in settings(project.params, f"train.{name}", TrainSettings).seeds:
+        for seed in source_seeds(project, name):
             facts = {"dataset": "D", "estimator": name, "seed": seed, "source_seed": None, **shared}
             yield Subject(project.source_model(name, seed), {**facts, "construction_eps": None})
     for name in project.names("fit"):

@@ -14,9 +14,8 @@ from notbugs.science.features_study import FeaturesSettings, Worlds, study
 from notbugs.sources import DataSettings
 from notbugs.sources.planted import patterns
 from notbugs.stages.context import Context
+from notbugs.stages.source_models import first_source_model
 from notbugs.store import load_dataset
-from notbugs.tracking import live_run
-from notbugs.training import TrainSettings
 
 
 def features(project: Context) -> None:
@@ -26,17 +25,13 @@ def features(project: Context) -> None:
     the robust model's features, and D_NR that of the standard model's.
     """
     config = settings(project.params, "features", FeaturesSettings)
-    files = {name: _first_model(project, name) for name in ("standard", "robust")}
+    files = {name: first_source_model(project, name) for name in ("standard", "robust")}
     names = [name for name in DATASET_NAMES if name in project.names("construct")]
     inputs = {split: project.dataset(split) for split in ("train", "test", *names)}
     rows_file, metrics_file = (project.root / "metrics" / f"features.{form}" for form in ("csv", "json"))
-    with live_run(
+    with project.tracked(
         "features",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"features": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
-        seed=project.seed,
         inputs=[*inputs.values(), *files.values()],
         outputs=[rows_file, metrics_file],
         metrics_file=metrics_file,
@@ -62,10 +57,6 @@ def features(project: Context) -> None:
         if part["share_nonrobust"]
     )
     project.say(f"features: not robust at eps {headline}, of the useful ones: {shares}")
-
-
-def _first_model(project: Context, name: str) -> Any:
-    return project.source_model(name, settings(project.params, f"train.{name}", TrainSettings).seeds[0])
 
 
 def _write_rows(path: Any, rows: list[dict[str, Any]]) -> None:
