@@ -12,7 +12,7 @@ from notbugs.config import DATASET_NAMES, settings
 from notbugs.distribution import is_first
 from notbugs.errors import ConfigError
 from notbugs.evaluation import EvaluateSettings, class_accuracies, measure_outcome
-from notbugs.files import write_json
+from notbugs.files import write_csv, write_json
 from notbugs.results import COLUMNS, read_json
 from notbugs.robustness import Audit, SuiteSettings
 from notbugs.robustness.minimum_norm import smallest
@@ -55,9 +55,9 @@ def evaluate(project: Context) -> None:
                 {**identity, "class_name": name, "accuracy": accuracy, "n": n}
                 for name, (accuracy, n) in class_accuracies(found.outcomes[0].correct, data).items()
             ]
-        records.write_csv(outputs["results"], tuple(COLUMNS), rows)
-        records.write_csv(outputs["per_class"], tuple(class_rows[0]), class_rows)
-        records.write_csv(outputs["curves"], *_curves(rows, config))
+        write_csv(outputs["results"], tuple(COLUMNS), rows)
+        write_csv(outputs["per_class"], tuple(class_rows[0]), class_rows)
+        write_csv(outputs["curves"], *_curves(rows, config))
         records.write_per_example(outputs["per_example"], audits)
         records.write_minimum_norms(outputs["minimum_norms"], audits)
         records.write_minimum_norm_curves(outputs["minimum_norm_curves"], audits, config)

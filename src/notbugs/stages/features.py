@@ -1,13 +1,9 @@
 """Stage `features`: usefulness and robust usefulness of features, on D and on every constructed dataset."""
 
-import csv
-import io
-from typing import Any
-
 from torch import nn
 
 from notbugs.config import DATASET_NAMES, settings
-from notbugs.files import write_json, write_text
+from notbugs.files import write_csv, write_json
 from notbugs.models import load_model
 from notbugs.science.feature_maps import LinearFeatures, Probabilities, principal_components
 from notbugs.science.features_study import FeaturesSettings, Worlds, study
@@ -47,7 +43,7 @@ def features(project: Context) -> None:
             for name, directions in patterns().items():
                 sources[name] = LinearFeatures(directions).to(project.device)
         found = study(sources, worlds, config, seed=project.seed, progress=project.progress)
-        _write_rows(rows_file, found.rows)
+        write_csv(rows_file, tuple(found.rows[0]), found.rows)
         write_json(metrics_file, found.summary)
         run.artifact(rows_file)
     headline = f"{config.headline_eps:g}"
@@ -57,11 +53,3 @@ def features(project: Context) -> None:
         if part["share_nonrobust"]
     )
     project.say(f"features: not robust at eps {headline}, of the useful ones: {shares}")
-
-
-def _write_rows(path: Any, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
