@@ -16,8 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from notbugs.errors import ConfigError as ConfigError
-from notbugs.errors import UserError as UserError
+from notbugs.errors import ConfigError
 
 SECTIONS = (
     "experiment",

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
-from notbugs.config import ConfigError, EngineName
+from notbugs.config import EngineName
+from notbugs.errors import ConfigError
 
 COMPILING_PAYS = {"cpu": 1e13, "cuda": 1e16}
 """Forward multiply-adds of the whole work from which `auto` compiles (docs/performance.md)."""
