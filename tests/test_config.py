@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from notbugs.config import ConfigError, Runtime, find_root, read_params, runtime, settings
+from notbugs.config import Runtime, find_root, read_params, runtime, settings
+from notbugs.errors import ConfigError
 from notbugs.stages.check import check
 from notbugs.training import TrainSettings
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks import project_l2
-from notbugs.config import ConfigError
 from notbugs.construction import (
     Constructed,
     InvertSettings,
@@ -26,6 +25,7 @@ from notbugs.construction import (
     summarise,
     target_labels,
 )
+from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.models.base import Classifier
 from notbugs.store import load_dataset, save_dataset

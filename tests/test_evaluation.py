@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks import AttackSettings
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.evaluation import (
     EvaluateSettings,
     adversarially_correct,

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.config import UserError
-from notbugs.files import WriteError, whole_file, whole_folder, write_text
+from notbugs.errors import UserError
+from notbugs.files import WriteError, whole_file, whole_folder, write_csv, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -128,3 +128,12 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path, dead_process: int
         (tmp_path / name).touch()
     write_text(tmp_path / "x", "text")
     assert names(tmp_path) == sorted([*kept, "x"])
+
+
+def test_a_table_has_its_columns_and_empty_cells(tmp_path: Path) -> None:
+    rows = [{"b": 0.1, "a": "x,y"}, {"a": "z", "b": None}]
+    write_csv(tmp_path / "table.csv", ("a", "b"), rows)
+    assert (tmp_path / "table.csv").read_bytes() == b'a,b\n"x,y",0.1\nz,\n'
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        write_csv(tmp_path / "table.csv", ("a",), rows)
+    assert (tmp_path / "table.csv").read_bytes().startswith(b"a,b\n")

@@ -17,6 +17,7 @@ import yaml
 
 from notbugs.files import sha256
 from notbugs.store import load_dataset
+from tiny import ATTACK, CONSTRUCT, EVALUATE, FEATURES, PLANTED, SHARED, TRAIN
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[1]
@@ -42,67 +43,32 @@ STAGES = [
     "sweep@small",
     "report",
 ]
-TINY_TRAIN = {
-    "seeds": [0, 1],
-    "epochs": 4,
-    "batch_size": 64,
-    "lr": 0.1,
-    "schedule": "one_cycle",
-    "measure_every": 2,
-}
 TINY_RECIPE = {"epochs": 2, "batch_size": 64, "lr": 0.1}
-TINY_PLANTED = {"epochs": 1, "batch_size": 20, "lr": 0.1}
-TINY_TARGET = {"model": "standard", "norm": "linf", "eps": 0.03, "num_steps": 1, "step_size": 0.03}
 TINY_PARAMS = {
-    "experiment": "tiny",
-    "seed": 0,
-    "num_threads": 1,
-    "device": "cpu",
+    **SHARED,
     "engine": "auto",
     "processes": 1,
-    "data": {"source": "digits", "max_train": 320, "max_test": 60, "validation_fraction": 0.2},
-    "model": {"architecture": "small_cnn", "width": 4},
-    "train": {
-        "standard": TINY_TRAIN,
-        "robust": {**TINY_TRAIN, "attack": {"eps": 0.5, "num_steps": 2}},
-    },
-    "construct": {
-        "robust": {"recipe": "invert", "model": "robust", "num_steps": 3, "step_size": 0.1},
-        "nonrobust": {"recipe": "invert", "model": "standard", "num_steps": 3, "step_size": 0.1},
-        "rand": {
-            "recipe": "random_target",
-            "model": "standard",
-            "eps": 0.5,
-            "num_steps": 3,
-            "step_size": 0.2,
-        },
-        "det": {
-            "recipe": "deterministic_target",
-            "model": "standard",
-            "eps": 0.5,
-            "num_steps": 3,
-            "step_size": 0.2,
-        },
-    },
+    "train": {"standard": TRAIN, "robust": {**TRAIN, "attack": ATTACK}},
+    "construct": CONSTRUCT,
     "fit": {
-        "robust": {**TINY_TRAIN, "still_y": False},
-        "nonrobust": {**TINY_TRAIN, "still_y": False},
-        "rand": TINY_TRAIN,
+        "robust": {**TRAIN, "still_y": False},
+        "nonrobust": {**TRAIN, "still_y": False},
+        "rand": TRAIN,
     },
-    "evaluate": {"eps": [0.25, 0.5], "num_steps": 2, "headline_eps": 0.5, "headline_num_steps": 3},
+    "evaluate": EVALUATE,
     "transfer": {
         "architectures": {"mlp": {"architecture": "mlp", "width": 8}},
         "d": TINY_RECIPE,
         "rand": TINY_RECIPE,
         "det": TINY_RECIPE,
-        "attack": {"eps": 0.5, "num_steps": 2},
+        "attack": ATTACK,
     },
     "inversion": {
         "num_examples": 20,
         "num_test": 20,
         "num_steps": 2,
         "step_size": 0.1,
-        "gap_attack": {"eps": 0.5, "num_steps": 2},
+        "gap_attack": ATTACK,
         "num_bootstrap": 10,
     },
     "diversity": {"num_bootstrap": 10, "num_neighbours": 2},
@@ -110,35 +76,16 @@ TINY_PARAMS = {
         "eps": [0, 0.5],
         "num_examples": 20,
         "standard": TINY_RECIPE,
-        "robust": {**TINY_RECIPE, "attack": {"eps": 0.5, "num_steps": 2}},
+        "robust": {**TINY_RECIPE, "attack": ATTACK},
         "other": {"architecture": "mlp", "width": 8},
         "other_eps": 0.5,
         "num_steps": 2,
         "step_size": 0.1,
         "fit": TINY_RECIPE,
-        "attack": {"eps": 0.5, "num_steps": 2},
+        "attack": ATTACK,
     },
-    "features": {
-        "eps": [0.2],
-        "headline_eps": 0.2,
-        "num_steps": 2,
-        "max_features": 3,
-        "max_linear": 5,
-        "max_examples": 20,
-        "circles": {"num_points": 100},
-    },
-    "planted": {
-        "world": {"num_train": 40, "num_test": 40},
-        "model": {"width": 2},
-        "standard": TINY_PLANTED,
-        "robust": {**TINY_PLANTED, "attack": {"norm": "linf", "eps": 0.03, "num_steps": 1}},
-        "invert": {"recipe": "invert", "model": "robust", "num_steps": 2, "step_size": 0.1},
-        "rand": {**TINY_TARGET, "recipe": "random_target"},
-        "det": {**TINY_TARGET, "recipe": "deterministic_target"},
-        "fit": TINY_PLANTED,
-        "eps": [0.02],
-        "num_steps": 1,
-    },
+    "features": FEATURES,
+    "planted": PLANTED,
     "gaussian": {"dimension": 3, "num_samples": 1000, "num_minimax": 20, "num_covariances": 3},
     "sweep": {"small": {"kinds": ["rand"], "eps": [0.25, 0.5], "num_steps": [1, 3]}},
     "report": {"grid_examples": 3},

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from notbugs.config import ConfigError, read_params
+from notbugs.config import read_params
+from notbugs.errors import ConfigError
 from notbugs.presets import add_missing, change, presets, write_preset
 from notbugs.stages.check import check
 

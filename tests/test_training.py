@@ -10,7 +10,8 @@ from torch.nn import functional
 
 import notbugs.training
 from notbugs.attacks import AttackSettings, run_attack
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.evaluation import adversarially_correct, predict
 from notbugs.images import ImageData
 from notbugs.training import FitSettings, TrainingError, TrainSettings, augment, kept_record, train

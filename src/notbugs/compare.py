@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.files import write_text
-from notbugs.results import COLUMNS, MAY_BE_EMPTY, AccuracyRow, accuracy_table, parse_table, percent
+from notbugs.results import COLUMNS, MAY_BE_EMPTY, AccuracyRow, accuracy_table, percent, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ def read_run(name: str, root: Path) -> Outcome:
     texts = _folder_texts(folder) if folder.is_dir() else _revision_texts(name, root)
     if RESULTS not in texts:
         raise CompareError(f"{name}: {RESULTS} is not there; `dvc repro evaluate` makes it")
-    results = parse_table(io.StringIO(texts[RESULTS]), Path(name) / RESULTS, COLUMNS, "evaluate", MAY_BE_EMPTY)
+    results = read_table(Path(name) / RESULTS, COLUMNS, "evaluate", MAY_BE_EMPTY, text=io.StringIO(texts[RESULTS]))
     metrics: dict[str, float] = {}
     for path, text in texts.items():
         if path.endswith(".json"):

@@ -1,7 +1,7 @@
 """Reading params.yaml and turning it into the settings of a stage.
 
 Every stage has one frozen model, kept beside the code that it configures. Here are only the base class, the
-settings that all stages share, and the errors: one line naming the key, its value and what is allowed.
+settings that all stages share, and what is said of a wrong one: one line naming the key, its value and what is allowed.
 """
 
 import difflib
@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
+
+from notbugs.errors import ConfigError
 
 SECTIONS = (
     "experiment",
@@ -54,27 +56,6 @@ DATASET_NAMES = {
 
 
 EngineName = Literal["auto", "plain", "compiled"]
-
-
-class UserError(ValueError):
-    """Something that the user can mend: the command line shows its message as one line, without a traceback."""
-
-    exit_code = 1
-
-    def __str__(self) -> str:
-        """The message; what would steer a terminal, in a name from somebody else's file, is written out."""
-        text = super().__str__()
-        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-
-
-class ConfigError(UserError):
-    """A setting is missing, misspelt, of the wrong type or out of range. Its message is one line."""
-
-    exit_code = 2
-
-    def __str__(self) -> str:
-        """The message; a line break in a value is written out."""
-        return super().__str__().replace("\n", "\\n")
 
 
 class Settings(BaseModel):

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
-from notbugs.config import ConfigError, Settings, validate
+from notbugs.config import Settings, validate
+from notbugs.errors import ConfigError
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.halving import Halving
 from notbugs.images import ImageData, Images, by_parts

@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
-from notbugs.config import ConfigError
+from notbugs.errors import ConfigError
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others: for as long as they live. Who started them sees when one dies."""

@@ -1,17 +1,19 @@
 """Writing files whole or not at all, and their checksums."""
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -150,6 +152,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, indented, in the order given; NaN is refused (write None)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows with exactly these columns, whole or not at all; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def sha256(path: Path) -> str:

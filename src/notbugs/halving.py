@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 
 Part = TypeVar("Part")
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from notbugs.config import UserError, find_root, read_params, settings, validate
+from notbugs.config import find_root, read_params, settings, validate
+from notbugs.errors import UserError
 from notbugs.evaluation import measure_outcome, predict
 from notbugs.files import write_json
 from notbugs.images import Images, make_generator

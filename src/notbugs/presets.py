@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import ConfigError, parse_params, read_params, suggestion
+from notbugs.config import parse_params, read_params, suggestion
+from notbugs.errors import ConfigError
 from notbugs.files import write_text
 
 

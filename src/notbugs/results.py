@@ -6,11 +6,14 @@ summarised over seeds, and printed as table, JSON or CSV.
 
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from notbugs.config import DATASET_NAMES, UserError
+from notbugs.config import DATASET_NAMES
+from notbugs.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +76,8 @@ def read_table(
     columns: dict[str, str],
     stage: str,
     may_be_empty: tuple[str, ...] = (),
-    check: Any = None,
+    check: "Callable[[Path, pd.DataFrame], None] | None" = None,
+    text: TextIO | None = None,
 ) -> "pd.DataFrame":
     """Read a CSV of metrics and give its columns their types.
 
@@ -83,45 +87,13 @@ def read_table(
         stage: the DVC stage that writes the file, for the error.
         may_be_empty: columns whose cells may be empty.
         check: called with (path, table); raises ResultsError.
+        text: read instead of the file; `path` is then what errors call it.
     Raises: ResultsError naming the file and the column.
     """
-    return parse_table(path, path, columns, stage, may_be_empty, check)
-
-
-def read_json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Read a metrics file that holds at least these keys.
-
-    Raises: ResultsError naming the file, and the stage that makes it.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from None
-    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
-    if missing:
-        raise ResultsError(f"{path}: {', '.join(missing)} is missing; `dvc repro {stage}` writes it again")
-    return dict(value)
-
-
-def parse_table(
-    source: "Path | TextIO",
-    path: Path,
-    columns: dict[str, str],
-    stage: str,
-    may_be_empty: tuple[str, ...] = (),
-    check: Any = None,
-) -> "pd.DataFrame":
-    """`read_table` from a file or an open text; `path` is what errors call it."""
     import pandas as pd
 
-    try:
-        raw = pd.read_csv(source, dtype="string", keep_default_na=False)
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ResultsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    with reading(path, stage):
+        raw = pd.read_csv(path if text is None else text, dtype="string", keep_default_na=False)
     missing = [name for name in columns if name not in raw.columns]
     if missing:
         raise ResultsError(f"{path}: column {', '.join(missing)} is missing; `dvc repro {stage}` writes it again")
@@ -131,6 +103,49 @@ def parse_table(
     if check is not None:
         check(path, table)
     return table
+
+
+def read_json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Read a metrics file that holds at least these keys.
+
+    Raises: ResultsError naming the file, and the stage that makes it.
+    """
+    with reading(path, stage):
+        value = json.loads(path.read_text(encoding="utf-8"))
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise ResultsError(f"{path}: {', '.join(missing)} is missing; `dvc repro {stage}` writes it again")
+    return dict(value)
+
+
+def read_json_rows(path: Path, stage: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Read a metrics file that is a list of mappings, each with at least these keys.
+
+    Raises: ResultsError naming the file, and the stage that makes it.
+    """
+    with reading(path, stage):
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or set(keys) - set(row) for row in rows):
+        raise ResultsError(f"{path}: must be a list of {', '.join(keys)}; `dvc repro {stage}` writes it again")
+    return rows
+
+
+@contextmanager
+def reading(path: Path, stage: str, damaged: type[Exception] = ValueError) -> Iterator[None]:
+    """Say in one line that a file cannot be read.
+
+    Args:
+        path: the file.
+        stage: the DVC stage that writes it.
+        damaged: what is raised, besides OSError, where the content is wrong.
+    Raises: ResultsError naming the file; if there is none, also the command that makes it.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise ResultsError(f"{path}: not found; `dvc repro {stage}` makes it") from None
+    except (OSError, damaged) as error:
+        raise ResultsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _typed(column: "pd.Series[str]", kind: str, path: Path, may_be_empty: bool) -> "pd.Series[Any]":

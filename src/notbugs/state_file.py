@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.files import whole_file
 
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.files import sha256, whole_file, whole_folder, write_json
 from notbugs.images import ImageData, Shape, as_floats
 

@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycl
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine
 from notbugs.checkpoints import Checkpoint, restore_training, training_state
-from notbugs.config import Settings, UserError
+from notbugs.config import Settings
 from notbugs.distribution import averaging, own_generator, share_of, summed, world_size
+from notbugs.errors import UserError
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
 from notbugs.feeding import Feed
 from notbugs.halving import Halving

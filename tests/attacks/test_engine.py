@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import COMPILING_PAYS, Engine, frozen, multiply_adds, pays_to_compile
 from notbugs.attacks.pgd import _next_size
-from notbugs.config import ConfigError
+from notbugs.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks import LOSSES, AttackSettings, Loss, pgd
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 
 ORDERS = {"l2": 2.0, "linf": math.inf}
 

@@ -8,7 +8,7 @@ from guard import only_within
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 
 Edits = list[tuple[str, float, int]]
 

@@ -11,7 +11,7 @@ pytestmark = needs_mount
 
 WRITING = """
 import sys, pathlib, pandas, torch, numpy
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.files import write_text
 from notbugs.images import ImageData, make_generator
 from notbugs.models import ModelSettings, create_model, load_model, save_model

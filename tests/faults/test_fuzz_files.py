@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.images import ImageData, make_generator
 from notbugs.models import ModelError, ModelSettings, create_model, load_model, save_model
 from notbugs.state_file import StateError, load_state, save_state

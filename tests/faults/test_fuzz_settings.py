@@ -9,7 +9,8 @@ from fuzzing import EDITS, VALUES, Refusals, edited, fuzz, places, section_at
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from notbugs.config import ConfigError, read_params
+from notbugs.config import read_params
+from notbugs.errors import ConfigError
 from notbugs.presets import change
 from notbugs.stages.check import check
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.images import ImageData, make_generator
 from notbugs.models import (
     BUILDERS,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from notbugs.config import ConfigError
+from notbugs.errors import ConfigError
 from notbugs.report import ReportSettings, write_report
 from notbugs.report.claims import judge
 from notbugs.report.evidence import evidence_of

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from linear_model import linear
 from scipy.stats import binom, norm
-from torch import nn
 
 from notbugs.robustness.certificate import (
     ABSTAIN,
@@ -16,14 +16,6 @@ from notbugs.robustness.certificate import (
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def linear(w: torch.Tensor, bias: float) -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(len(w), 2))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.stack([torch.zeros_like(w), w]))
-        model[1].bias.copy_(torch.tensor([0.0, bias]))
-    return model
 
 
 def test_a_linear_classifiers_radius_is_its_distance():

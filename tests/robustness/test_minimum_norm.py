@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from linear_model import linear
 from torch import nn
 
 from notbugs.evaluation import predict
@@ -13,14 +14,6 @@ from notbugs.robustness.minimum_norm import accuracy_curve, minimum_norms, small
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
-
-
-def linear(weights: torch.Tensor, bias: float) -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weights), 2))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.stack([torch.zeros_like(weights), weights]))
-        model[1].bias.copy_(torch.tensor([0.0, bias]))
-    return model
 
 
 @pytest.mark.parametrize(("norm", "attack", "dual"), [("l2", "ddn", 2), ("linf", "fmn", 1)])

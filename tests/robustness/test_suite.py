@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.evaluation import outcomes, predict
 from notbugs.images import ImageData
 from notbugs.results import WORST

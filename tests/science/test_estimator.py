@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.models import ModelSettings
 from notbugs.science.estimator import (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.images import ImageData, make_generator
 from notbugs.models.base import Classifier
 from notbugs.science.circles import CirclesSettings, circles

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.images import make_generator
 from notbugs.science.gaussian import (
     GaussianError,

@@ -8,8 +8,8 @@ import torch
 import yaml
 from torch import nn
 
-from notbugs.config import ConfigError
 from notbugs.construction import InvertSettings, construct
+from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.models.base import Classifier
 from notbugs.science.inversion import OBJECTIVES, Pairs, cosine_distance, features, invert, median, resemblance, summary

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from notbugs.config import ConfigError, UserError, read_params, settings
+from notbugs.config import read_params, settings
+from notbugs.errors import ConfigError, UserError
 from notbugs.images import ImageData, make_generator
 from notbugs.science.feature_maps import LinearFeatures
 from notbugs.science.features import features_of, worst

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.models import ModelError
 from notbugs.science.transfer import (

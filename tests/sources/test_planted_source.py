@@ -2,7 +2,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.images import make_generator
 from notbugs.sources import DataSettings, load_source
 from notbugs.sources.planted import CLASS_NAMES, PlantedSettings, draw, patterns, read_planted

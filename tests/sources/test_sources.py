@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from notbugs.config import ConfigError, validate
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.sources import DataSettings, SourceData, SourceError, load_source
 
 

@@ -7,26 +7,16 @@ import yaml
 
 from notbugs.files import sha256
 from notbugs.stages.context import Context, open_project
+from tiny import ATTACK, CONSTRUCT, EVALUATE, SHARED, TRAIN
 
-TINY = {"seeds": [0, 1], "epochs": 4, "batch_size": 64, "lr": 0.1, "schedule": "one_cycle", "measure_every": 2}
-INVERT = {"recipe": "invert", "model": "robust", "num_steps": 3, "step_size": 0.1}
-TARGET = {"recipe": "random_target", "model": "standard", "eps": 0.5, "num_steps": 3, "step_size": 0.2}
 PARAMS: dict[str, Any] = {
-    "experiment": "tiny",
-    "seed": 0,
-    "num_threads": 1,
-    "device": "cpu",
+    **SHARED,
     "engine": "plain",
     "processes": 1,
-    "data": {"source": "digits", "max_train": 320, "max_test": 60, "validation_fraction": 0.2},
-    "model": {"architecture": "small_cnn", "width": 4},
-    "train": {"standard": TINY, "robust": {**TINY, "seeds": [0], "attack": {"eps": 0.5, "num_steps": 2}}},
-    "construct": {
-        "robust": {**INVERT, "batch_size": 40, "shard_size": 80},
-        "rand": {**TARGET, "batch_size": 40, "shard_size": 80},
-    },
-    "fit": {"rand": {**TINY, "batch_size": 32, "early_stopping": 3}},
-    "evaluate": {"eps": [0.25, 0.5], "num_steps": 2, "headline_eps": 0.5, "headline_num_steps": 3},
+    "train": {"standard": TRAIN, "robust": {**TRAIN, "seeds": [0], "attack": ATTACK}},
+    "construct": {name: {**CONSTRUCT[name], "batch_size": 40, "shard_size": 80} for name in ("robust", "rand")},
+    "fit": {"rand": {**TRAIN, "batch_size": 32, "early_stopping": 3}},
+    "evaluate": EVALUATE,
 }
 
 

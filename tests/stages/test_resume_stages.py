@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from resume_tools import TARGET, contents, set_params, unfinished
+from resume_tools import contents, set_params, unfinished
 
 import notbugs.checkpoints
 import notbugs.robustness.suite
@@ -24,6 +24,7 @@ from notbugs.stages.evaluate import evaluate
 from notbugs.stages.fit import fit
 from notbugs.stages.shards import Shards
 from notbugs.stages.train import train
+from tiny import CONSTRUCT
 
 
 class CutOff(Exception):  # noqa: N818
@@ -100,7 +101,7 @@ def test_the_parts_of_a_construction_are_those_of_the_whole(project):
 
     small = load_dataset(project / "data" / "rand")
     images, facts = small.data().images, small.examples
-    set_params(project, construct={"rand": TARGET})
+    set_params(project, construct={"rand": CONSTRUCT["rand"]})
     construct(open_project(project), "rand")
     whole = load_dataset(project / "data" / "rand")
     assert len(whole.manifest.shards) == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from notbugs.config import ConfigError
+from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
@@ -20,9 +20,9 @@ from notbugs.stages.features import features
 from notbugs.stages.gaussian import gaussian
 from notbugs.stages.planted import planted
 from notbugs.store import save_dataset
+from tiny import FEATURES, PLANTED
 
 TRAIN = {"epochs": 1, "batch_size": 20, "lr": 0.1}
-TARGET = {"model": "standard", "norm": "linf", "eps": 0.03, "num_steps": 1, "step_size": 0.03}
 PARAMS = {
     "seed": 0,
     "num_threads": 1,
@@ -30,27 +30,8 @@ PARAMS = {
     "data": {"source": "digits"},
     "train": {"standard": {"seeds": [4], **TRAIN}, "robust": {"seeds": [7], **TRAIN}},
     "construct": {"rand": {}},
-    "features": {
-        "eps": [0.2, 0.4],
-        "headline_eps": 0.4,
-        "num_steps": 2,
-        "max_features": 3,
-        "max_linear": 5,
-        "max_examples": 20,
-        "circles": {"num_points": 200},
-    },
-    "planted": {
-        "world": {"num_train": 40, "num_test": 40},
-        "model": {"width": 2},
-        "standard": TRAIN,
-        "robust": {**TRAIN, "attack": {"norm": "linf", "eps": 0.03, "num_steps": 1}},
-        "invert": {"recipe": "invert", "model": "robust", "num_steps": 2, "step_size": 0.1},
-        "rand": {**TARGET, "recipe": "random_target"},
-        "det": {**TARGET, "recipe": "deterministic_target"},
-        "fit": TRAIN,
-        "eps": [0.02],
-        "num_steps": 2,
-    },
+    "features": {**FEATURES, "eps": [0.2, 0.4], "headline_eps": 0.4, "circles": {"num_points": 200}},
+    "planted": {**PLANTED, "num_steps": 2},
     "gaussian": {"dimension": 3, "num_samples": 2000, "num_minimax": 30, "num_covariances": 5},
 }
 

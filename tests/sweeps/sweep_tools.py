@@ -8,29 +8,20 @@ from typing import Any
 
 import yaml
 
-TINY = {
-    "seeds": [0],
-    "epochs": 4,
-    "batch_size": 64,
-    "lr": 0.1,
-    "schedule": "one_cycle",
-    "measure_every": 2,
-}
+from tiny import ATTACK, CONSTRUCT, EVALUATE, SHARED, TRAIN
+
+ONE_SEED = {**TRAIN, "seeds": [0]}
 PARAMS: dict[str, Any] = {
-    "experiment": "tiny",
-    "seed": 0,
-    "num_threads": 1,
-    "device": "cpu",
-    "data": {"source": "digits", "max_train": 240, "max_test": 60, "validation_fraction": 0.2},
-    "model": {"architecture": "small_cnn", "width": 4},
-    "train": {"standard": TINY, "robust": {**TINY, "attack": {"eps": 0.5, "num_steps": 2, "step_size": 0.3}}},
+    **SHARED,
+    "data": {**SHARED["data"], "max_train": 240},
+    "train": {"standard": ONE_SEED, "robust": {**ONE_SEED, "attack": {**ATTACK, "step_size": 0.3}}},
     "construct": {
-        "robust": {"recipe": "invert", "model": "robust", "num_steps": 4, "step_size": 0.1},
-        "rand": {"recipe": "random_target", "model": "standard", "eps": 0.5, "num_steps": 3, "step_size": 0.2},
-        "det": {"recipe": "deterministic_target", "model": "standard", "eps": 0.5, "num_steps": 3, "step_size": 0.2},
+        "robust": {**CONSTRUCT["robust"], "num_steps": 4},
+        "rand": CONSTRUCT["rand"],
+        "det": CONSTRUCT["det"],
     },
-    "fit": {name: {**TINY, "still_y": False} for name in ("robust", "rand", "det")},
-    "evaluate": {"eps": [0.25, 0.5], "num_steps": 2, "headline_eps": 0.5, "headline_num_steps": 3},
+    "fit": {name: {**ONE_SEED, "still_y": False} for name in ("robust", "rand", "det")},
+    "evaluate": EVALUATE,
     "sweep": {"small": {"kinds": ["rand", "det"], "eps": [0.5, 1.0], "num_steps": [1, 3], "seeds": [0, 1]}},
     "report": {"grid_examples": 3},
 }

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sweep_tools import PARAMS, set_params
 
-from notbugs.config import ConfigError
+from notbugs.errors import ConfigError
 from notbugs.stages.construct import construct
 from notbugs.stages.context import open_project
 from notbugs.stages.evaluate import evaluate

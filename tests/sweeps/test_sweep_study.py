@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 from sweep_tools import PARAMS, set_params
 
-from notbugs.config import ConfigError
+from notbugs.errors import ConfigError
 from notbugs.stages.context import open_project
 from notbugs.sweeps import worker
 from notbugs.sweeps.columns import MEASURED

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_tools import PARAMS, TINY, set_params
+from sweep_tools import ONE_SEED, PARAMS, set_params
 
 from notbugs.files import sha256
 from notbugs.stages.construct import construct
@@ -101,7 +101,7 @@ def test_a_known_result_is_not_computed_again(project: Path, monkeypatch: pytest
     ("section", "value"),
     [
         ("seed", 1),
-        ("fit", {**PARAMS["fit"], "rand": {**TINY, "lr": 0.2}}),
+        ("fit", {**PARAMS["fit"], "rand": {**ONE_SEED, "lr": 0.2}}),
         ("model", {"architecture": "small_cnn", "width": 5}),
     ],
 )

@@ -175,14 +175,19 @@ def test_a_database_locked_by_another_process_stalls_nothing(
     assert capsys.readouterr().err == ""
 
 
-def test_a_killed_stage_is_closed_by_its_writer(project: Path, runs: Runs) -> None:
+def long_stage(project: Path, work: str = "") -> list[str]:
+    """Command of a stage that does its work, says so with the line "on", and then sleeps."""
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; from tracking_tools import stage\n"
         "with stage(Path(sys.argv[1])) as run:\n"
-        "    run.curve(1, {'loss': 0.5}); print('on', flush=True); time.sleep(600)\n"
+        f"    {work}print('on', flush=True); time.sleep(600)\n"
     )
-    arguments = [sys.executable, "-c", code, str(project), str(Path(__file__).parent)]
+    return [sys.executable, "-c", code, str(project), str(Path(__file__).parent)]
+
+
+def test_a_killed_stage_is_closed_by_its_writer(project: Path, runs: Runs) -> None:
+    arguments = long_stage(project, "run.curve(1, {'loss': 0.5}); ")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "on\n"
@@ -196,15 +201,8 @@ def test_a_killed_stage_is_closed_by_its_writer(project: Path, runs: Runs) -> No
 
 
 def test_ctrl_c_ends_the_stage_and_not_the_writer(project: Path) -> None:
-    code = (
-        "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "from pathlib import Path; from tracking_tools import stage\n"
-        "with stage(Path(sys.argv[1])) as run:\n"
-        "    print('on', flush=True); time.sleep(600)\n"
-    )
-    arguments = [sys.executable, "-c", code, str(project), str(Path(__file__).parent)]
     with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        long_stage(project), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "on\n"

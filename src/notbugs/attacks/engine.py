@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
-from notbugs.config import ConfigError, EngineName
+from notbugs.config import EngineName
+from notbugs.errors import ConfigError
 
 COMPILING_PAYS = {"cpu": math.inf, "cuda": 1e16}
 """Forward multiply-adds of the whole work from which `auto` compiles: on the CPU never (docs/performance.md)."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.files import whole_folder
 from notbugs.store import DTYPES, StoredDataset
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, PositiveInt, ValidationError
 
-from notbugs.config import Settings, UserError
+from notbugs.config import Settings
+from notbugs.errors import UserError
 from notbugs.files import sha256, whole_file, write_json
 from notbugs.images import Images, by_parts
 from notbugs.models.base import Classifier

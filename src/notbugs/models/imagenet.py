@@ -70,6 +70,7 @@ def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -
     from torchvision.models.googlenet import Inception
 
     def pooling() -> list[nn.Module]:
+        """The stem's pooling, which halves the side; small images keep theirs."""
         return [nn.MaxPool2d(3, 2, ceil_mode=True)] if is_large(image_shape) else []
 
     channels = 3 * width

@@ -51,7 +51,8 @@ class Claim:
 Judgement = tuple[Seen, str]
 
 
-def _verdict(seen: bool) -> Seen:
+def verdict(seen: bool) -> Seen:
+    """ "seen" or "not seen"."""
     return "seen" if seen else "not seen"
 
 
@@ -64,7 +65,7 @@ def _robust_training(evidence: Evidence) -> Judgement:
     gain = robust.minus(standard)
     pairs = evidence.paired(("D", "robust"), ("D", "standard"), eps=eps)
     seen = gain.reaches(ROBUST_MARGIN) and pairs.support and clean.low > evidence.far_above_chance
-    return _verdict(seen), (
+    return verdict(seen), (
         f"At the eps of robust training ({eps:g}) the robust model's adversarial accuracy is {robust}, the "
         f"standard model's {standard}: {gain.points} (asked: {_points(ROBUST_MARGIN)}); the robust model's "
         f"clean accuracy is {clean} (asked: lower end above {percent(evidence.far_above_chance)}%). {pairs}"
@@ -83,7 +84,7 @@ def _robust_features(evidence: Evidence) -> Judgement:
         and all(pair.support for pair in pairs)
         and clean.low > evidence.far_above_chance
     )
-    return _verdict(seen), (
+    return verdict(seen), (
         f"Standard training on D_R gives {clean} clean and {robust} adversarial accuracy at eps {eps:g}: "
         f"{over_base.points} over D (asked: {_points(D_R_OVER_D_MARGIN)}) and {over_other.points} over D_NR "
         f"(asked: {_points(D_R_OVER_D_NR_MARGIN)}). {pairs[0]} {pairs[1]}"
@@ -112,7 +113,7 @@ def _not_robust_features(evidence: Evidence) -> Judgement:
         and robust.minus(found).reaches(ROBUST_MARGIN)
         and over_found.support
     )
-    return _verdict(accurate and not_robust), (
+    return verdict(accurate and not_robust), (
         f"{numbers} Asked: clean accuracy with its lower end above {percent(evidence.far_above_chance)}%, "
         f"adversarial accuracy at most {_points(NOT_ROBUST_MARGIN)} above D's and {_points(ROBUST_MARGIN)} "
         f"below the robust model's. {over_found}"
@@ -125,7 +126,7 @@ def _same_but_for_g(evidence: Evidence) -> Judgement:
     gap = evidence.accuracy("D_R", eps=eps).minus(evidence.accuracy("D_NR", eps=eps))
     pairs = evidence.paired(_fit("D_R"), _fit("D_NR"), eps=eps)
     learnt = min(clean.low, clean_other.low) > evidence.far_above_chance
-    return _verdict(learnt and gap.reaches(D_R_OVER_D_NR_MARGIN) and pairs.support), (
+    return verdict(learnt and gap.reaches(D_R_OVER_D_NR_MARGIN) and pairs.support), (
         "Made from the same images by the same recipe, D_R with the robust and D_NR with the standard "
         f"model's representation, they give {clean} and {clean_other} clean accuracy, and at eps {eps:g} a "
         f"difference in adversarial accuracy of {gap.points} (asked: {_points(D_R_OVER_D_NR_MARGIN)}). {pairs}"

@@ -21,11 +21,6 @@ class Finding:
     sentence: str
 
 
-def verdict(seen: bool) -> Seen:
-    """ "seen" or "not seen"."""
-    return "seen" if seen else "not seen"
-
-
 def findings_table(caption: str, findings: list[Finding]) -> Table:
     """One row a finding."""
     rows = [

@@ -1,14 +1,14 @@
 """Everything the report reads from a project folder, found and validated in one place."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import DATASET_NAMES, ConfigError, read_params, settings
+from notbugs.config import DATASET_NAMES, read_params, settings
+from notbugs.errors import ConfigError
 from notbugs.report import ReportSettings
-from notbugs.results import ResultsError, load_results, read_json, read_table, summarise
+from notbugs.results import ResultsError, load_results, read_json, read_json_rows, read_table, reading, summarise
 from notbugs.store import StoredDataset, load_dataset
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def load_project(root: Path) -> Project:
         },
         per_example=_read_parquet(root / "metrics/per_example.parquet", PER_EXAMPLE_COLUMNS),
         minimum_norms=_read_parquet(root / "metrics/minimum_norms.parquet", MINIMUM_NORM_COLUMNS),
-        checks=_read_checks(root / "metrics/checks.json"),
+        checks=read_json_rows(root / "metrics/checks.json", "evaluate", CHECK_KEYS),
         certificates=_read_certificates(root / "metrics/certificates.csv"),
         curves={name: _read_curves(root, name) for name in curves},
     )
@@ -163,12 +163,8 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     """A table that stage `evaluate` wrote; texts become categories, which take less memory."""
     import pandas as pd
 
-    try:
+    with reading(path, "evaluate", damaged=Exception):  # pyarrow raises many kinds
         table = pd.read_parquet(path, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: not found; `dvc repro evaluate` makes it") from None
-    except Exception as error:  # pyarrow raises many kinds for a damaged file
-        raise ResultsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ResultsError(f"{path}: column {', '.join(missing)} is missing; `dvc repro evaluate` writes it again")
@@ -176,27 +172,11 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     return table.astype(dict.fromkeys(texts, "category"))
 
 
-def _read_checks(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: not found; `dvc repro evaluate` makes it") from None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(rows, list) or any(not isinstance(row, dict) or set(CHECK_KEYS) - set(row) for row in rows):
-        raise ResultsError(f"{path}: must be a list of {', '.join(CHECK_KEYS)}; `dvc repro evaluate` writes it again")
-    return rows
-
-
 def _read_certificates(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
-    try:
+    with reading(path, "evaluate"):
         return pd.read_csv(path)
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: not found; `dvc repro evaluate` makes it") from None
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise ResultsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _read_curves(root: Path, name: str) -> "pd.DataFrame":

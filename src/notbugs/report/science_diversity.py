@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from notbugs.report.blocks import Block, Cell, Section, Table, Text, name, number
-from notbugs.report.claims import Seen
+from notbugs.report.claims import Seen, verdict
+from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure
-from notbugs.report.verdicts import Verdict, estimate, listed, science_metrics, verdict_table
+from notbugs.report.verdicts import Verdict, estimate, listed, verdict_table
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content
@@ -29,7 +30,7 @@ DIVERSE = ("effective_rank", "vendi_score", "spread")
 
 def diversity_figure(project: Project) -> Figure | None:
     """Each measure of D_R and D_NR as a share of D's, in pixels and both representations."""
-    found = science_metrics(project, "diversity", KEYS)
+    found = metrics_of(project, "diversity", KEYS)
     if found is None:
         return None
     figure, axes = new_figure(3.3, 1, len(MEASURES))
@@ -61,7 +62,7 @@ def diversity_figure(project: Project) -> Figure | None:
 
 def diversity_section(content: "Content") -> Section | None:
     """Measures, figure, verdict and the table by class."""
-    found = science_metrics(content.project, "diversity", KEYS)
+    found = metrics_of(content.project, "diversity", KEYS)
     if found is None:
         return None
     sizes = sorted(found["sizes"].values())
@@ -149,7 +150,7 @@ def _covers(found: Mapping[str, Any]) -> Verdict:
     lower = robust["high"] is not None and robust["high"] < 1
     return Verdict(
         "D_R leaves part of D uncovered",
-        "seen" if lower else "not seen",
+        verdict(lower),
         f"Coverage as a share of what D's own other half covers, in pixels: D_R {_ratio(robust)}, "
         f"D_NR {_ratio(other)}; in the robust representation, which D_R was made to match: {_ratio(in_g)}. Asked: "
         "the interval below 1.",

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
+from notbugs.report.claims import verdict
 from notbugs.report.evidence import Estimate, Evidence, NotMeasuredError, evidence_of
+from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure, percent_axis
-from notbugs.report.verdicts import Verdict, estimate, science_metrics, share_cell, verdict_table
+from notbugs.report.verdicts import Verdict, estimate, share_cell, verdict_table
 from notbugs.results import percent
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ MARGIN = 0.05
 
 def estimator_figure(project: Project) -> Figure | None:
     """Adversarial accuracy of g, of the fit and of the pixel control against g's training radius."""
-    found = science_metrics(project, "estimator", KEYS)
+    found = metrics_of(project, "estimator", KEYS)
     if found is None:
         return None
     radii = {facts["eps"]: facts for facts in found["table"].values() if facts["kind"] == "radius"}
@@ -69,7 +71,7 @@ def _interval(axes: Any, x: float, share: Mapping[str, float], colour: str) -> N
 
 def estimator_section(content: "Content") -> Section | None:
     """The four experiments, the estimators, and what they say for either reading."""
-    found = science_metrics(content.project, "estimator", KEYS)
+    found = metrics_of(content.project, "estimator", KEYS)
     if found is None:
         return None
     why = (
@@ -164,7 +166,7 @@ def _rises(radii: Mapping[float, Any], trained: float) -> Verdict:
     all_eps = "; ".join(f"{eps:g}: {percent(facts['fit_attacked']['mean'])}%" for eps, facts in radii.items())
     return Verdict(
         "With one loss for every fit, robustness follows the data that g made",
-        "seen" if gain.reaches(MARGIN) else "not seen",
+        verdict(gain.reaches(MARGIN)),
         f"Every fit is standard training, yet its adversarial accuracy follows g's radius ({all_eps}): {gain.points} "
         f"from eps 0 to {trained:g} (asked: {percent(MARGIN)} points and the interval above zero).",
     )
@@ -174,7 +176,7 @@ def _beyond_pixels(radii: Mapping[float, Any], trained: float) -> Verdict:
     gain = estimate(radii[trained]["fit_attacked"]).minus(estimate(radii[trained]["blend_attacked"]))
     return Verdict(
         "Nearness to x in pixels does not explain it",
-        "seen" if gain.reaches(MARGIN) else "not seen",
+        verdict(gain.reaches(MARGIN)),
         f"x_r comes nearer to x as g's radius grows (median distance {radii[0.0]['pixels_to_target']:.2f} at eps 0, "
         f"{radii[trained]['pixels_to_target']:.2f} at {trained:g}). Blends of x' and x just as near teach "
         f"{estimate(radii[trained]['blend_attacked'])} adversarial accuracy (clean "
@@ -187,7 +189,7 @@ def _crosses(standard: Mapping[str, Any], robust: Mapping[str, Any]) -> Verdict:
     gain = estimate(robust["fit_attacked"]).minus(estimate(standard["fit_attacked"]))
     return Verdict(
         "It holds across architectures",
-        "seen" if gain.reaches(MARGIN) else "not seen",
+        verdict(gain.reaches(MARGIN)),
         f"With g a {robust['architecture']} and the fit the pipeline's own network: {estimate(robust['fit_attacked'])} "
         f"from the robust g, {estimate(standard['fit_attacked'])} from the standard one, {gain.points} (asked: "
         f"{percent(MARGIN)} points and the interval above zero).",
@@ -200,7 +202,7 @@ def _needs_training(untrained: Mapping[str, Any], radii: Mapping[float, Any]) ->
     attacked: Estimate = estimate(untrained["fit_attacked"])
     return Verdict(
         "g must have learnt: the recipe alone gives neither accuracy nor robustness",
-        "seen" if clean.reaches(MARGIN) and attacked.value <= MARGIN else "not seen",
+        verdict(clean.reaches(MARGIN) and attacked.value <= MARGIN),
         f"Inverting through an untrained network teaches {estimate(untrained['fit_clean'])} clean and {attacked} "
         f"adversarial accuracy; a g trained at eps 0 teaches {clean.points} more clean accuracy (asked: "
         f"{percent(MARGIN)} points more, and at most {percent(MARGIN)}% under attack).",

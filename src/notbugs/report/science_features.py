@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from notbugs.report.blocks import Block, Cell, Section, Table, Text, name, number
+from notbugs.report.claims import verdict
 from notbugs.report.findings import (
     Finding,
     findings_table,
     metrics_of,
     number_with_interval,
     share_with_interval,
-    verdict,
 )
 from notbugs.report.science_features_figures import KEYS, LOOKS, NAME
 from notbugs.results import model_label, percent

@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse
 
 from notbugs.report.blocks import Picture, Section, Table, Text, name, number
-from notbugs.report.findings import Finding, findings_table, metrics_of, verdict
+from notbugs.report.claims import verdict
+from notbugs.report.findings import Finding, findings_table, metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, WIDTH
 from notbugs.results import percent
@@ -140,67 +141,78 @@ def section(content: "Content") -> Section | None:
 
 def findings(cases: list[dict[str, Any]]) -> list[Finding]:
     """The three statements of section 4, and the checks of the closed forms behind them."""
-    budgets = [(case, budget) for case in cases for budget in case["budgets"]]
-    worst = max(max(budget["minimax"].values()) for _, budget in budgets)
+    return [_closed_forms(cases), _mismatch(cases), _blend(cases), _alignment_rises(cases)]
+
+
+def _closed_forms(cases: list[dict[str, Any]]) -> Finding:
+    budgets = [budget for case in cases for budget in case["budgets"]]
+    worst = max(max(budget["minimax"].values()) for budget in budgets)
+    spent = max(budget["budget_error"] for budget in budgets)
     z = max(case["largest_z"] for case in cases)
     num_checks = sum(len(case["monte_carlo"]) for case in cases)
-    spent = max(budget["budget_error"] for _, budget in budgets)
+    return Finding(
+        "The closed forms are right",
+        "Direct minimax optimisation with the same averaged budget, and sampling, find what the formulas say.",
+        verdict(worst <= AGREE and z <= FOUR),
+        f"Direct optimisation ends within {worst:.1e} of the closed form in mean, covariance and loss (asked: "
+        f"{AGREE:g}); λ spends the budget to within {spent:.1e}; of {num_checks} sampled means the furthest lies "
+        f"{z:.1f} standard errors off (asked: {FOUR:g}).",
+    )
+
+
+def _mismatch(cases: list[dict[str, Any]]) -> Finding:
     stretches = [case["stretch"] for case in cases]
     least = all(
         stretch["excess"] == sorted(stretch["excess"]) and stretch["least_of_random"] > stretch["excess"][0]
         for stretch in stretches
     )
+    return Finding(
+        "Vulnerability is a mismatch of metrics",
+        "At fixed trace the adversary gains least from maximum likelihood where Σ* is a multiple of I.",
+        verdict(least),
+        "; ".join(
+            f"{case['dimension']} dimensions: excess loss {stretch['excess'][0]:.3g} at the multiple of I, "
+            f"{stretch['excess'][-1]:.3g} at Σ*, at least {stretch['least_of_random']:.3g} for "
+            f"{stretch['num_random']} random covariances of that trace"
+            for case, stretch in zip(cases, stretches, strict=True)
+        )
+        + ".",
+    )
+
+
+def _blend(cases: list[dict[str, Any]]) -> Finding:
     rounder = all(
         series == sorted(series, reverse=True)
         for case in cases
         for series in [[case["condition"], *(budget["condition"] for budget in case["budgets"])]]
     )
+    return Finding(
+        "Robust learning blends the metric towards the adversary's",
+        "The mean stays, the covariance becomes rounder as the budget grows.",
+        verdict(rounder),
+        "; ".join(
+            f"{case['dimension']} dimensions: condition number {case['condition']:.3g} of Σ*, then "
+            + ", ".join(f"{budget['condition']:.3g} (eps {budget['eps']:g})" for budget in case["budgets"])
+            for case in cases
+        )
+        + ".",
+    )
+
+
+def _alignment_rises(cases: list[dict[str, Any]]) -> Finding:
     aligned = all(case["alignment"]["worst"] == sorted(case["alignment"]["worst"]) for case in cases)
-    return [
-        Finding(
-            "The closed forms are right",
-            "Direct minimax optimisation with the same averaged budget, and sampling, find what the formulas say.",
-            verdict(worst <= AGREE and z <= FOUR),
-            f"Direct optimisation ends within {worst:.1e} of the closed form in mean, covariance and loss (asked: "
-            f"{AGREE:g}); λ spends the budget to within {spent:.1e}; of {num_checks} sampled means the furthest lies "
-            f"{z:.1f} standard errors off (asked: {FOUR:g}).",
-        ),
-        Finding(
-            "Vulnerability is a mismatch of metrics",
-            "At fixed trace the adversary gains least from maximum likelihood where Σ* is a multiple of I.",
-            verdict(least),
-            "; ".join(
-                f"{case['dimension']} dimensions: excess loss {stretch['excess'][0]:.3g} at the multiple of I, "
-                f"{stretch['excess'][-1]:.3g} at Σ*, at least {stretch['least_of_random']:.3g} for "
-                f"{stretch['num_random']} random covariances of that trace"
-                for case, stretch in zip(cases, stretches, strict=True)
-            )
-            + ".",
-        ),
-        Finding(
-            "Robust learning blends the metric towards the adversary's",
-            "The mean stays, the covariance becomes rounder as the budget grows.",
-            verdict(rounder),
-            "; ".join(
-                f"{case['dimension']} dimensions: condition number {case['condition']:.3g} of Σ*, then "
-                + ", ".join(f"{budget['condition']:.3g} (eps {budget['eps']:g})" for budget in case["budgets"])
-                for case in cases
-            )
-            + ".",
-        ),
-        Finding(
-            "Robust gradients are better aligned",
-            "In the worst case over μ, the gradient of the robust classifier points more from class to class.",
-            verdict(aligned),
-            "; ".join(
-                f"{case['dimension']} dimensions: worst cosine {case['alignment']['worst'][0]:.2f} by maximum "
-                f"likelihood, {case['alignment']['worst'][-1]:.2f} at eps {case['alignment']['eps'][-1]:g}; of μ* "
-                f"itself {case['alignment']['of_mu'][0]:.2f} and {case['alignment']['of_mu'][-1]:.2f}"
-                for case in cases
-            )
-            + ".",
-        ),
-    ]
+    return Finding(
+        "Robust gradients are better aligned",
+        "In the worst case over μ, the gradient of the robust classifier points more from class to class.",
+        verdict(aligned),
+        "; ".join(
+            f"{case['dimension']} dimensions: worst cosine {case['alignment']['worst'][0]:.2f} by maximum "
+            f"likelihood, {case['alignment']['worst'][-1]:.2f} at eps {case['alignment']['eps'][-1]:g}; of μ* "
+            f"itself {case['alignment']['of_mu'][0]:.2f} and {case['alignment']['of_mu'][-1]:.2f}"
+            for case in cases
+        )
+        + ".",
+    )
 
 
 def _table(cases: list[dict[str, Any]]) -> Table:

@@ -8,11 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
+from notbugs.report.claims import verdict
 from notbugs.report.evidence import Estimate
+from notbugs.report.findings import metrics_of
 from notbugs.report.grids import Strip, draw, images_at
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure, percent_axis
-from notbugs.report.verdicts import Verdict, estimate, science_metrics, share_cell, verdict_table
+from notbugs.report.verdicts import Verdict, estimate, share_cell, verdict_table
 from notbugs.results import percent
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ GAP = 0.05
 
 def inversion_panel(project: Project) -> Figure | None:
     """x, x', and x_r by the robust and by the standard model, one example a class."""
-    if science_metrics(project, "inversion", KEYS) is None:
+    if metrics_of(project, "inversion", KEYS) is None:
         return None
     panel, train = project.dataset("inversion"), project.dataset("train")
     facts, names = panel.examples, panel.manifest.class_names
@@ -58,7 +60,7 @@ def inversion_panel(project: Project) -> Figure | None:
 
 def inversion_figure(project: Project) -> Figure | None:
     """Shares of x_r that resemble x and x', in pixels and in both representations."""
-    found = science_metrics(project, "inversion", KEYS)
+    found = metrics_of(project, "inversion", KEYS)
     if found is None:
         return None
     figure, axes = new_figure(3.6, 1, len(SPACES))
@@ -93,7 +95,7 @@ def _bar(axes: Axes, x: float, share: Mapping[str, Any], colour: str) -> None:
 
 def inversion_section(content: "Content") -> Section | None:
     """Panel, figure, verdicts and tables."""
-    found = science_metrics(content.project, "inversion", KEYS)
+    found = metrics_of(content.project, "inversion", KEYS)
     if found is None:
         return None
     how = (
@@ -196,7 +198,7 @@ def _resembles(found: Mapping[str, Any]) -> Verdict:
     ]
     return Verdict(
         "The robust model's x_r look like the target x, the standard model's like the start x'",
-        "seen" if robust.low > 0.5 > standard.high else "not seen",
+        verdict(robust.low > 0.5 > standard.high),
         f"Nearer to x than to x' in pixels: {robust} of the robust model's x_r, {standard} of the standard model's "
         "(asked: one interval above and one below 50%). The nearest other training image has x's class for "
         f"{neighbours[0]} and {neighbours[1]}.",
@@ -210,7 +212,7 @@ def _objective(found: Mapping[str, Any]) -> Verdict:
     }
     return Verdict(
         "That holds whatever is matched: representation, its direction, or logits",
-        "seen" if all(gap.low > 0 for gap in gaps.values()) else "not seen",
+        verdict(all(gap.low > 0 for gap in gaps.values())),
         "Share nearer to x, robust less standard model: "
         + "; ".join(f"{objective} {gap.points}" for objective, gap in gaps.items())
         + " (asked: every interval above zero).",
@@ -231,7 +233,7 @@ def _overfits(found: Mapping[str, Any]) -> Verdict:
     )
     return Verdict(
         "Fits on inverted images overfit to their features",
-        "seen" if any(overfits) else "not seen",
+        verdict(any(overfits)),
         f"Accuracy on images learnt less that on unseen images made the same way: {'; '.join(texts)}; standard "
         f"training on D itself: {own.points}. Asked: {percent(GAP)} points clean, beyond the interval.",
     )

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from notbugs.report.blocks import Section, Table, Text, name, number
+from notbugs.report.claims import verdict
 from notbugs.report.findings import (
     Finding,
     findings_table,
     metrics_of,
     number_with_interval,
     share_with_interval,
-    verdict,
 )
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, WIDTH, percent_axis

@@ -8,10 +8,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
+from notbugs.report.claims import verdict
 from notbugs.report.evidence import STILL_Y_SHARE, NotMeasuredError, evidence_of
+from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, new_figure
-from notbugs.report.verdicts import Verdict, estimate, listed, science_metrics, share_cell, verdict_table
+from notbugs.report.verdicts import Verdict, estimate, listed, share_cell, verdict_table
 from notbugs.results import percent
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ RISE = 0.5
 
 def transfer_figure(project: Project) -> Figure | None:
     """Accuracy of each architecture from D_det and from D_rand against transfer success, with intervals."""
-    found = science_metrics(project, "transfer", KEYS)
+    found = metrics_of(project, "transfer", KEYS)
     if found is None:
         return None
     figure, axes = new_figure(4.3, 1, 2)
@@ -78,7 +80,7 @@ def _point(axes: Axes, x: dict[str, Any], y: dict[str, Any] | None, colour: str,
 
 def transfer_section(content: "Content") -> Section | None:
     """Definition, figure, table and verdicts."""
-    found = science_metrics(content.project, "transfer", KEYS)
+    found = metrics_of(content.project, "transfer", KEYS)
     if found is None:
         return None
     attack, source = found["attack"], found["source"]
@@ -145,7 +147,7 @@ def _transfers(found: dict[str, Any]) -> Verdict:
     most = max(facts["transfer"]["untargeted"]["noise"]["mean"] for facts in found["architectures"].values())
     return Verdict(
         "The source's adversarial examples fool other architectures",
-        "seen" if all(beaten) else "not seen",
+        verdict(all(beaten)),
         f"Transfer success: {listed(texts)}. Random noise of the same length misleads at most {percent(most)}%. Asked: "
         "for every architecture and both goals the lower end above the upper end of the noise control.",
     )

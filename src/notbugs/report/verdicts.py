@@ -1,4 +1,4 @@
-"""What the sections about the science share: their metrics files, shares as estimates, verdicts as a table."""
+"""What the sections about the science share: shares as estimates, verdicts as a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,8 @@ from typing import Any
 from notbugs.report.blocks import Cell, Table, name, number
 from notbugs.report.claims import Seen
 from notbugs.report.evidence import Estimate
-from notbugs.report.project import Project
-from notbugs.results import percent, read_json
-
-MARKS = {"seen": "seen", "not seen": "not-seen", "cannot be judged": "open"}
+from notbugs.report.tables import VERDICT_MARKS
+from notbugs.results import percent
 
 
 @dataclass(frozen=True)
@@ -20,16 +18,6 @@ class Verdict:
     title: str
     seen: Seen
     sentence: str
-
-
-def science_metrics(project: Project, stage: str, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    """metrics/<stage>.json; None where params.yaml has no such section.
-
-    Raises: ResultsError if the section is there and the file is not.
-    """
-    if stage not in project.params:
-        return None
-    return read_json(project.root / f"metrics/{stage}.json", stage, keys)
 
 
 def estimate(share: Mapping[str, Any]) -> Estimate:
@@ -46,7 +34,7 @@ def share_cell(share: Mapping[str, Any] | None) -> Cell:
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """The verdicts as a table."""
-    rows = [[name(one.title), Cell(one.seen, mark=MARKS[one.seen]), Cell(one.sentence)] for one in verdicts]
+    rows = [[name(one.title), Cell(one.seen, mark=VERDICT_MARKS[one.seen]), Cell(one.sentence)] for one in verdicts]
     return Table(
         "Verdicts, by rules fixed before the numbers were seen", [Cell("claim"), Cell("here"), Cell("measured")], rows
     )

@@ -148,6 +148,7 @@ def transfer_images(source: nn.Module, data: ImageData, settings: SuiteSettings)
     engine = Engine(source, data.images[:8].to(device))
 
     def fooling(rows: slice) -> Tensor:
+        """Last iterates for some images, (n, C, H, W) on the CPU."""
         return pgd(
             engine,
             data.images[rows].to(device),

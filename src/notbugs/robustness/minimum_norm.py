@@ -44,6 +44,7 @@ def minimum_norms(
     engine = engine or Engine(model, data.images[:8].to(device))
 
     def search(part: slice) -> None:
+        """Note what the attack finds for some of the images that are right untouched."""
         chosen = rows[part]
         inputs, labels = data.images[chosen].to(device), data.labels[chosen].to(device)
         x_adv = library_minimum(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)

@@ -253,6 +253,7 @@ class _Suite:
         rows = self._left.nonzero().flatten()
 
         def attack(part: slice) -> None:
+            """Attack some of the rows: the engine, then, where only its rounding was fooled, the model itself."""
             unsure = self._attacked(name, num_steps, rows[part], self.engine)
             self._attacked(name, num_steps, unsure, self.model)
 

@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from notbugs.config import Settings, UserError
+from notbugs.config import Settings
+from notbugs.errors import UserError
 from notbugs.images import ImageData
 
 Z_975 = 1.959963984540054

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import Loss
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.evaluation import batches, model_device
 from notbugs.images import ImageData
 from notbugs.progress import Track, silent

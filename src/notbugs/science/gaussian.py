@@ -19,7 +19,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from notbugs.config import Settings, UserError
+from notbugs.config import Settings
+from notbugs.errors import UserError
 
 
 class GaussianError(UserError):

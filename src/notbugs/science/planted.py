@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.evaluation import predict
 from notbugs.images import ImageData
 from notbugs.science.feature_maps import LinearFeatures

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.images import ImageData, Images, make_generator, stratified_subset
 
 _CHUNK = 4096

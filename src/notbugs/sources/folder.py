@@ -39,6 +39,7 @@ class _Split:
     indices: Tensor
 
     def select(self, indices: Tensor) -> "_Split":
+        """The pictures at these places, int64 (n,), in this order."""
         return _Split([self.members[i] for i in indices.tolist()], self.labels[indices], self.indices[indices])
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from notbugs.config import DATASET_NAMES, SECTIONS, ConfigError, Settings, runtime, settings
+from notbugs.config import DATASET_NAMES, SECTIONS, Settings, runtime, settings
 from notbugs.construction import construct_settings
+from notbugs.errors import ConfigError
 from notbugs.models import ModelSettings
 from notbugs.report import ReportSettings
 from notbugs.robustness import SuiteSettings

@@ -4,13 +4,16 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from notbugs.config import DATASET_NAMES, ConfigError, settings
+from notbugs.config import DATASET_NAMES
 from notbugs.construction import (
     Constructed,
+    ConstructSettings,
+    Recipe,
     construct_settings,
     describe,
     joined,
@@ -20,6 +23,7 @@ from notbugs.construction import (
     summarise,
 )
 from notbugs.distribution import is_first, wait_for_all
+from notbugs.errors import ConfigError
 from notbugs.files import publish, write_json
 from notbugs.images import ImageData, Images, make_generator
 from notbugs.models import load_model
@@ -29,10 +33,9 @@ from notbugs.stages.context import Context
 from notbugs.stages.processes import in_processes
 from notbugs.stages.samples import write_samples
 from notbugs.stages.shards import Shards
+from notbugs.stages.source_models import first_source_model, source_seeds
 from notbugs.stages.unfinished import unfinished
-from notbugs.store import largest_shard, load_dataset, write_manifest
-from notbugs.tracking import live_run
-from notbugs.training import TrainSettings
+from notbugs.store import StoredDataset, largest_shard, load_dataset, write_manifest
 
 
 @in_processes
@@ -42,27 +45,20 @@ def construct(project: Context, name: str) -> None:
     Command: `notbugs construct rand`. On digits 2 s (inversions: 15 s). Expected there: D_rand's targets are
     reached for nine images in ten, and nine in ten still look like y to the robust model.
     """
-    import pandas as pd
-
     if name not in DATASET_NAMES:
         raise ConfigError(f"params.yaml: construct.{name}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
     config = construct_settings(project.params.get("construct", {}).get(name), f"construct.{name}")
-    source_seed = _first_seed(project, config.model)
+    source_seed = source_seeds(project, config.model)[0]
     source_file = project.source_model(config.model, source_seed)
-    robust_file = project.source_model("robust", _first_seed(project, "robust"))
+    robust_file = first_source_model(project, "robust")
     inputs = [project.dataset("train"), source_file, robust_file]
     folder = project.dataset(name)
     metrics_file = project.root / "metrics" / "construct" / f"{name}.json"
-    with live_run(
+    made_from = {"construct": {name: config.model_dump(mode="json")}}
+    with project.tracked(
         "construct",
         name,
-        root=project.root,
-        experiment=project.runtime.experiment,
-        params={
-            "construct": {name: config.model_dump(mode="json")},
-            "runtime": project.runtime.model_dump(mode="json"),
-        },
-        seed=project.seed,
+        params={**made_from, "runtime": project.runtime.model_dump(mode="json")},
         inputs=inputs,
         outputs=[folder, metrics_file],
         metrics_file=metrics_file,
@@ -70,18 +66,9 @@ def construct(project: Context, name: str) -> None:
         data = load_dataset(project.dataset("train"))
         model = load_model(source_file, device=project.device)
         robust_model = load_model(robust_file, device=project.device)
-        recipe = set_up(
-            model,
-            data,
-            config,
-            generator=make_generator(project.seed, "construct", name),
-            compiled=compiles(
-                project, f"construct {name}", model, data.manifest.image_shape, len(data) * config.num_steps
-            ),
-        )
+        recipe = _recipe(project, name, config, model, data)
         reference = neighbour_reference(data)
         size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
-        made_from = {"construct": {name: config.model_dump(mode="json")}}
         with unfinished(project, "construct", name, settings=made_from, inputs=inputs) as work:
             shards = Shards(work, len(data), size, config.dtype)
             for number, rows in shards.missing():
@@ -98,18 +85,8 @@ def construct(project: Context, name: str) -> None:
             wait_for_all()
             if not is_first():
                 return
-            files, facts = shards.finished()
-            indices = {"index": range(len(data)), "source_index": range(len(data))}
-            write_manifest(
-                shards.folder,
-                files,
-                pd.DataFrame({**indices, **{key: values.numpy() for key, values in facts.items()}}),
-                class_names=data.class_names,
-                name=DATASET_NAMES[name],
-                source=data.manifest.source,
-                settings={**config.model_dump(mode="json"), "source_seed": source_seed},
-            )
-            summary = summarise(facts)
+            settings = {**config.model_dump(mode="json"), "source_seed": source_seed}
+            summary = summarise(_complete(shards, data, DATASET_NAMES[name], settings))
             publish(shards.folder, folder)
             write_json(metrics_file, summary)
         with tempfile.TemporaryDirectory() as unsaved:
@@ -120,6 +97,18 @@ def construct(project: Context, name: str) -> None:
         f"construct {name}: success {summary['success_rate']:.1%}, "
         f"median ‖δ‖₂ {summary['delta_norm']['median']:.3f}, still y: robust model "
         f"{summary['robust_model']['still_y']:.1%}, 1-NN {summary['nearest_neighbour']['still_y']:.1%}"
+    )
+
+
+def _recipe(project: Context, name: str, config: ConstructSettings, model: Classifier, data: StoredDataset) -> Recipe:
+    """The recipe with this construction's own random stream, on a compiled network where that pays."""
+    looks = len(data) * config.num_steps
+    return set_up(
+        model,
+        data,
+        config,
+        generator=make_generator(project.seed, "construct", name),
+        compiled=compiles(project, f"construct {name}", model, data.manifest.image_shape, looks),
     )
 
 
@@ -141,5 +130,19 @@ def _described(
     return joined(made).data, {key: torch.cat(values) for key, values in columns.items()}
 
 
-def _first_seed(project: Context, name: str) -> int:
-    return settings(project.params, f"train.{name}", TrainSettings).seeds[0]
+def _complete(shards: Shards, data: StoredDataset, name: str, settings: dict[str, Any]) -> dict[str, Tensor]:
+    """Write the manifest of a dataset whose shards are all there; the facts of its examples by column, (N,)."""
+    import pandas as pd
+
+    files, facts = shards.finished()
+    indices = {"index": range(len(data)), "source_index": range(len(data))}
+    write_manifest(
+        shards.folder,
+        files,
+        pd.DataFrame({**indices, **{key: values.numpy() for key, values in facts.items()}}),
+        class_names=data.class_names,
+        name=name,
+        source=data.manifest.source,
+        settings=settings,
+    )
+    return facts

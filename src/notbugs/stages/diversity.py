@@ -19,9 +19,8 @@ from notbugs.science.diversity import (
 from notbugs.science.inversion import features
 from notbugs.science.shares import share
 from notbugs.stages.context import Context
+from notbugs.stages.source_models import first_source_model
 from notbugs.store import load_dataset
-from notbugs.tracking import live_run
-from notbugs.training import TrainSettings
 
 DATASETS = {"D": "train", "D_R": "robust", "D_NR": "nonrobust"}
 ESTIMATORS = ("robust", "standard")
@@ -34,16 +33,11 @@ def diversity(project: Context) -> None:
     """
     config = settings(project.params, "diversity", DiversitySettings)
     folders = {name: project.dataset(key) for name, key in DATASETS.items()}
-    first = {name: settings(project.params, f"train.{name}", TrainSettings).seeds[0] for name in ESTIMATORS}
-    files = {name: project.source_model(name, seed) for name, seed in first.items()}
+    files = {name: first_source_model(project, name) for name in ESTIMATORS}
     metrics_file = project.root / "metrics" / "diversity.json"
-    with live_run(
+    with project.tracked(
         "diversity",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"diversity": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
-        seed=project.seed,
         inputs=[*folders.values(), *files.values()],
         outputs=[metrics_file],
         metrics_file=metrics_file,

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from notbugs.config import ConfigError, settings
+from notbugs.config import settings
+from notbugs.errors import ConfigError
 from notbugs.files import write_json
 from notbugs.images import ImageData, make_generator
 from notbugs.science.estimator import (
@@ -18,7 +19,6 @@ from notbugs.science.inversion import Pairs
 from notbugs.stages.context import Context
 from notbugs.stages.unfinished import kept, unfinished
 from notbugs.store import load_dataset
-from notbugs.tracking import live_run
 
 
 def estimator(project: Context) -> None:
@@ -31,17 +31,13 @@ def estimator(project: Context) -> None:
     own = project.model_settings()
     metrics_file = project.root / "metrics" / "estimator.json"
     inputs = [project.dataset("train"), project.dataset("test")]
-    with live_run(
+    with project.tracked(
         "estimator",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={
             "estimator": config.model_dump(mode="json"),
             "model": own.model_dump(mode="json"),
             "runtime": project.runtime.model_dump(mode="json"),
         },
-        seed=project.seed,
         inputs=inputs,
         outputs=[metrics_file],
         metrics_file=metrics_file,

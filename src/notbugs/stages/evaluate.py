@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import DATASET_NAMES, ConfigError, settings
+from notbugs.config import DATASET_NAMES, settings
 from notbugs.distribution import is_first
+from notbugs.errors import ConfigError
 from notbugs.evaluation import EvaluateSettings, class_accuracies, measure_outcome
-from notbugs.files import write_json
+from notbugs.files import write_csv, write_json
 from notbugs.results import COLUMNS, read_json
 from notbugs.robustness import Audit, SuiteSettings
 from notbugs.robustness.minimum_norm import smallest
@@ -19,9 +20,9 @@ from notbugs.stages import records
 from notbugs.stages.context import Context
 from notbugs.stages.measuring import Measuring, Subject
 from notbugs.stages.processes import in_processes
+from notbugs.stages.source_models import source_seeds
 from notbugs.store import load_dataset
-from notbugs.tracking import live_run
-from notbugs.training import FitSettings, TrainSettings
+from notbugs.training import FitSettings
 
 
 @in_processes
@@ -32,13 +33,9 @@ def evaluate(project: Context) -> None:
     """
     config = settings(project.params, "evaluate", SuiteSettings)
     outputs = _outputs(project.root)
-    with live_run(
+    with project.tracked(
         "evaluate",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params=project.params,
-        seed=project.seed,
         inputs=[project.dataset("test"), project.root / "models" / "train", project.root / "models" / "fit"],
         outputs=list(outputs.values()),
         metrics_file=outputs["headlines"],
@@ -58,9 +55,9 @@ def evaluate(project: Context) -> None:
                 {**identity, "class_name": name, "accuracy": accuracy, "n": n}
                 for name, (accuracy, n) in class_accuracies(found.outcomes[0].correct, data).items()
             ]
-        records.write_csv(outputs["results"], tuple(COLUMNS), rows)
-        records.write_csv(outputs["per_class"], tuple(class_rows[0]), class_rows)
-        records.write_csv(outputs["curves"], *_curves(rows, config))
+        write_csv(outputs["results"], tuple(COLUMNS), rows)
+        write_csv(outputs["per_class"], tuple(class_rows[0]), class_rows)
+        write_csv(outputs["curves"], *_curves(rows, config))
         records.write_per_example(outputs["per_example"], audits)
         records.write_minimum_norms(outputs["minimum_norms"], audits)
         records.write_minimum_norm_curves(outputs["minimum_norm_curves"], audits, config)
@@ -94,7 +91,7 @@ def _subjects(project: Context, source: str) -> Iterator[Subject]:
     model = project.model_settings()
     shared = {"architecture": model.architecture, "source": source}
     for name in project.names("train"):
-        for seed in settings(project.params, f"train.{name}", TrainSettings).seeds:
+        for seed in source_seeds(project, name):
             facts = {"dataset": "D", "estimator": name, "seed": seed, "source_seed": None, **shared}
             yield Subject(project.source_model(name, seed), {**facts, "construction_eps": None})
     for name in project.names("fit"):

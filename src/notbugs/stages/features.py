@@ -1,22 +1,17 @@
 """Stage `features`: usefulness and robust usefulness of features, on D and on every constructed dataset."""
 
-import csv
-import io
-from typing import Any
-
 from torch import nn
 
 from notbugs.config import DATASET_NAMES, settings
-from notbugs.files import write_json, write_text
+from notbugs.files import write_csv, write_json
 from notbugs.models import load_model
 from notbugs.science.feature_maps import LinearFeatures, Probabilities, principal_components
 from notbugs.science.features_study import FeaturesSettings, Worlds, study
 from notbugs.sources import DataSettings
 from notbugs.sources.planted import patterns
 from notbugs.stages.context import Context
+from notbugs.stages.source_models import first_source_model
 from notbugs.store import load_dataset
-from notbugs.tracking import live_run
-from notbugs.training import TrainSettings
 
 
 def features(project: Context) -> None:
@@ -26,17 +21,13 @@ def features(project: Context) -> None:
     the robust model's features, and D_NR that of the standard model's.
     """
     config = settings(project.params, "features", FeaturesSettings)
-    files = {name: _first_model(project, name) for name in ("standard", "robust")}
+    files = {name: first_source_model(project, name) for name in ("standard", "robust")}
     names = [name for name in DATASET_NAMES if name in project.names("construct")]
     inputs = {split: project.dataset(split) for split in ("train", "test", *names)}
     rows_file, metrics_file = (project.root / "metrics" / f"features.{form}" for form in ("csv", "json"))
-    with live_run(
+    with project.tracked(
         "features",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"features": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
-        seed=project.seed,
         inputs=[*inputs.values(), *files.values()],
         outputs=[rows_file, metrics_file],
         metrics_file=metrics_file,
@@ -52,7 +43,7 @@ def features(project: Context) -> None:
             for name, directions in patterns().items():
                 sources[name] = LinearFeatures(directions).to(project.device)
         found = study(sources, worlds, config, seed=project.seed, progress=project.progress)
-        _write_rows(rows_file, found.rows)
+        write_csv(rows_file, tuple(found.rows[0]), found.rows)
         write_json(metrics_file, found.summary)
         run.artifact(rows_file)
     headline = f"{config.headline_eps:g}"
@@ -62,15 +53,3 @@ def features(project: Context) -> None:
         if part["share_nonrobust"]
     )
     project.say(f"features: not robust at eps {headline}, of the useful ones: {shares}")
-
-
-def _first_model(project: Context, name: str) -> Any:
-    return project.source_model(name, settings(project.params, f"train.{name}", TrainSettings).seeds[0])
-
-
-def _write_rows(path: Any, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

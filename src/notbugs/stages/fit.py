@@ -10,8 +10,7 @@ from notbugs.stages.context import Context
 from notbugs.stages.learning import train_seeds, write_curves
 from notbugs.stages.processes import in_processes
 from notbugs.stages.unfinished import unfinished
-from notbugs.store import load_dataset
-from notbugs.tracking import live_run
+from notbugs.store import StoredDataset, load_dataset
 from notbugs.training import FitSettings
 
 
@@ -31,26 +30,16 @@ def fit(project: Context, name: str) -> None:
         "fit": {name: config.model_dump(mode="json")},
         "model": project.model_settings().model_dump(mode="json"),
     }
-    with live_run(
+    with project.tracked(
         "fit",
         name,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={**learnt, "runtime": project.runtime.model_dump(mode="json")},
-        seed=project.seed,
         inputs=inputs,
         outputs=[folder, metrics_file, curves_file],
         metrics_file=metrics_file,
     ) as run:
         stored, validation = (load_dataset(path) for path in inputs)
-        subsets: dict[str, Images] = {"full": stored}
-        if config.still_y:
-            agreed = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True)).nonzero().flatten()
-            still_y = Subset(stored, agreed)
-            if len(still_y) >= config.batch_size:
-                subsets["still_y"] = still_y
-            else:
-                project.say(f"fit {name}: {len(still_y)} images still y: fewer than a batch, no second fit")
+        subsets = _subsets(project, name, config, stored)
         summaries, curves = {}, []
         with unfinished(project, "fit", name, settings=learnt, inputs=inputs) as work:
             for subset, data in subsets.items():
@@ -78,3 +67,16 @@ def fit(project: Context, name: str) -> None:
         f"fit {name}: validation accuracy on y {mean['validation_accuracy']:.1%}, on the shifted label "
         f"{mean['validation_accuracy_shifted']:.1%} (mean of {len(config.seeds)} seeds)"
     )
+
+
+def _subsets(project: Context, name: str, config: FitSettings, stored: StoredDataset) -> dict[str, Images]:
+    """What is fitted on: all images; and those still y, where that is asked for and makes a batch."""
+    subsets: dict[str, Images] = {"full": stored}
+    if config.still_y:
+        agreed = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True)).nonzero().flatten()
+        still_y = Subset(stored, agreed)
+        if len(still_y) >= config.batch_size:
+            subsets["still_y"] = still_y
+        else:
+            project.say(f"fit {name}: {len(still_y)} images still y: fewer than a batch, no second fit")
+    return subsets

@@ -5,7 +5,6 @@ from notbugs.files import write_json
 from notbugs.science.gaussian import GaussianSettings
 from notbugs.science.gaussian_study import study
 from notbugs.stages.context import Context
-from notbugs.tracking import live_run
 
 
 def gaussian(project: Context) -> None:
@@ -16,13 +15,9 @@ def gaussian(project: Context) -> None:
     """
     config = settings(project.params, "gaussian", GaussianSettings)
     metrics_file = project.root / "metrics" / "gaussian.json"
-    with live_run(
+    with project.tracked(
         "gaussian",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"gaussian": config.model_dump(mode="json"), "seed": project.seed},
-        seed=project.seed,
         inputs=[],
         outputs=[metrics_file],
         metrics_file=metrics_file,

@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from notbugs.config import ConfigError, settings
+from notbugs.config import settings
+from notbugs.errors import ConfigError
 from notbugs.evaluation import predict
 from notbugs.files import write_json
 from notbugs.images import ImageData, make_generator, stratified_subset
@@ -23,9 +24,9 @@ from notbugs.science.inversion import (
 )
 from notbugs.science.shares import nested, share, share_table
 from notbugs.stages.context import Context
+from notbugs.stages.source_models import first_source_model, source_models
 from notbugs.store import load_dataset, save_dataset
-from notbugs.tracking import live_run
-from notbugs.training import FitSettings, TrainSettings
+from notbugs.training import FitSettings
 
 ESTIMATORS = ("robust", "standard")
 FITTED = {"robust": "D_R", "nonrobust": "D_NR"}
@@ -40,18 +41,13 @@ def inversion(project: Context) -> None:
     the target, the standard model's nearer to the start.
     """
     config = settings(project.params, "inversion", InversionSettings)
-    first = {name: settings(project.params, f"train.{name}", TrainSettings).seeds[0] for name in ESTIMATORS}
-    model_files = {name: project.source_model(name, seed) for name, seed in first.items()}
+    model_files = {name: first_source_model(project, name) for name in ESTIMATORS}
     splits = {name: project.dataset(name) for name in ("train", "test", *FITTED)}
     panel = project.dataset("inversion")
     metrics_file = project.root / "metrics" / "inversion.json"
-    with live_run(
+    with project.tracked(
         "inversion",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"inversion": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
-        seed=project.seed,
         inputs=[*splits.values(), *model_files.values(), project.root / "models" / "fit"],
         outputs=[panel, metrics_file],
         metrics_file=metrics_file,
@@ -174,7 +170,7 @@ def _gaps(
     count = len(some["test"])
     start = (torch.arange(count) + torch.randint(1, count, (count,), generator=stream)) % count
     subjects = {
-        f"D, {name}": (_source_files(project, name), {"train": some["train"], "test": some["test"]})
+        f"D, {name}": (source_models(project, name), {"train": some["train"], "test": some["test"]})
         for name in ESTIMATORS
     }
     for key, name in FITTED.items():
@@ -200,11 +196,6 @@ def _gaps(
             for column, mask in measured.items():
                 masks[name][column].append(mask)
     return {name: nested(shares) for name, shares in share_table(masks).items()}
-
-
-def _source_files(project: Context, name: str) -> list[Any]:
-    seeds = settings(project.params, f"train.{name}", TrainSettings).seeds
-    return [project.source_model(name, seed) for seed in seeds]
 
 
 def _some(data: ImageData, count: int, generator: torch.Generator) -> ImageData:

@@ -1,7 +1,5 @@
 """What the stages `train` and `fit` share: models for several seeds, their curves and their summary."""
 
-import csv
-import io
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from notbugs.checkpoints import Checkpoint
 from notbugs.distribution import is_first
-from notbugs.files import write_text
+from notbugs.files import write_csv
 from notbugs.images import Images, make_generator
 from notbugs.models import create_model, save_model, set_normalisation
 from notbugs.stages.compiling import compiles
@@ -82,12 +80,7 @@ def train_seeds(
 
 def write_curves(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write learning curves as CSV; what was not measured is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CURVE_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value is None else _short(value) for key, value in row.items()})
-    write_text(path, text.getvalue())
+    write_csv(path, CURVE_COLUMNS, ({key: _short(value) for key, value in row.items()} for row in rows))
 
 
 def _short(value: Any) -> Any:

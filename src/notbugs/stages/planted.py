@@ -5,7 +5,6 @@ from notbugs.files import write_json
 from notbugs.science.planted_study import PlantedStudySettings, study
 from notbugs.stages.context import Context
 from notbugs.store import save_dataset
-from notbugs.tracking import live_run
 
 
 def planted(project: Context) -> None:
@@ -17,13 +16,9 @@ def planted(project: Context) -> None:
 
     config = settings(project.params, "planted", PlantedStudySettings)
     folder, metrics_file = project.root / "plots" / "planted", project.root / "metrics" / "planted.json"
-    with live_run(
+    with project.tracked(
         "planted",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"planted": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
-        seed=project.seed,
         inputs=[],
         outputs=[folder, metrics_file],
         metrics_file=metrics_file,

@@ -6,7 +6,6 @@ from notbugs.images import by_parts, num_parts
 from notbugs.sources import DataSettings, load_source
 from notbugs.stages.context import Context
 from notbugs.store import DatasetWriter
-from notbugs.tracking import live_run
 
 
 def prepare(project: Context) -> None:
@@ -20,13 +19,9 @@ def prepare(project: Context) -> None:
     config = settings(project.params, "data", DataSettings)
     metrics_file = project.root / "metrics" / "prepare.json"
     folders = {split: project.dataset(split) for split in ("train", "validation", "test")}
-    with live_run(
+    with project.tracked(
         "prepare",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"data": config.model_dump(mode="json"), "seed": project.seed},
-        seed=project.seed,
         inputs=[],
         outputs=[*folders.values(), metrics_file],
         metrics_file=metrics_file,

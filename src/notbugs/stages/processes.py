@@ -14,8 +14,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
-from notbugs.config import UserError
 from notbugs.distribution import process_group, started_by_torchrun
+from notbugs.errors import UserError
 from notbugs.files import write_json
 from notbugs.stages.context import Context
 
@@ -40,6 +40,7 @@ def in_processes(stage: Callable[Concatenate[Context, Names], None]) -> Callable
 
     @wraps(stage)
     def run(project: Context, *names: Names.args, **nothing: Names.kwargs) -> None:
+        """The stage: as one of several processes, by starting them, or here."""
         if started_by_torchrun():
             _be_one(lambda: stage(project, *names, **nothing), project)
         elif project.runtime.processes > 1:
@@ -93,6 +94,7 @@ def _explained(failures: "Mapping[int, ProcessFailure]", title: str, count: int,
     """What is to be said of failed processes: the one that failed by itself, not those that lost it or were ended."""
 
     def order(rank: int) -> tuple[int, int]:
+        """First what something else killed, then what said why, then the rest; the earlier one of equals."""
         code = failures[rank].exitcode
         return (0 if code < 0 and code != -signal.SIGTERM else 1 if code in TOLD else 2, failures[rank].timestamp)
 
@@ -137,6 +139,7 @@ def _end_with(parent: int) -> None:
     """End this process when its parent has gone: killed, it could not say so."""
 
     def watch() -> None:
+        """Look twice a second whether the parent is still there."""
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(SOFTWARE)

@@ -1,14 +1,12 @@
 """The files that stage `evaluate` writes beside the table of results: example by example, and what the checks say."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from notbugs.evaluation import EvaluateSettings
-from notbugs.files import whole_file, write_json, write_text
+from notbugs.files import whole_file, write_csv, write_json
 from notbugs.robustness import Audit, SuiteSettings
 from notbugs.robustness.minimum_norm import accuracy_curve, smallest
 
@@ -120,16 +118,6 @@ def write_certificates(path: Path, audits: Audits, settings: SuiteSettings, labe
                 }
             )
     write_csv(path, CERTIFICATE_COLUMNS, rows)
-
-
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """Write rows; None becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value is None else value for key, value in row.items()})
-    write_text(path, text.getvalue())
 
 
 def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:

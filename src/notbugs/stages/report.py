@@ -4,7 +4,6 @@ from notbugs.config import settings
 from notbugs.files import whole_folder
 from notbugs.report import ReportSettings, write_report
 from notbugs.stages.context import Context
-from notbugs.tracking import live_run
 
 
 def report(project: Context) -> None:
@@ -15,16 +14,11 @@ def report(project: Context) -> None:
     config = settings(project.params, "report", ReportSettings)
     page = project.root / "reports" / "report.html"
     figures = project.root / "plots" / "figures"
-    with live_run(
+    with project.tracked(
         "report",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"report": config.model_dump(mode="json")},
-        seed=project.seed,
         inputs=[project.root / "metrics" / "results.csv"],
         outputs=[page, figures],
-        metrics_file=None,
     ) as run:
         with whole_folder(figures) as unfinished:
             write_report(project.root, page, unfinished)

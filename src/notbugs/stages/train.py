@@ -8,7 +8,6 @@ from notbugs.stages.learning import train_seeds, write_curves
 from notbugs.stages.processes import in_processes
 from notbugs.stages.unfinished import unfinished
 from notbugs.store import load_dataset
-from notbugs.tracking import live_run
 from notbugs.training import TrainSettings
 
 
@@ -28,13 +27,10 @@ def train(project: Context, name: str) -> None:
         "train": {name: config.model_dump(mode="json")},
         "model": project.model_settings().model_dump(mode="json"),
     }
-    with live_run(
+    with project.tracked(
         "train",
         name,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={**learnt, "runtime": project.runtime.model_dump(mode="json")},
-        seed=project.seed,
         inputs=inputs,
         outputs=[folder, metrics_file, curves_file],
         metrics_file=metrics_file,

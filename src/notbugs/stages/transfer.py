@@ -22,9 +22,9 @@ from notbugs.science.transfer import (
     transfer_rates,
 )
 from notbugs.stages.context import Context
+from notbugs.stages.source_models import first_source_model
 from notbugs.stages.unfinished import kept, unfinished
 from notbugs.store import load_dataset
-from notbugs.tracking import live_run
 from notbugs.training import TrainSettings, train
 
 DATASETS = {"d": "D", "rand": "D_rand", "det": "D_det"}
@@ -37,17 +37,13 @@ def transfer(project: Context) -> None:
     and transfer success rise together.
     """
     config = settings(project.params, "transfer", TransferSettings)
-    source_file = project.source_model("standard", settings(project.params, "train.standard", TrainSettings).seeds[0])
+    source_file = first_source_model(project, "standard")
     folders = {"d": project.dataset("train"), "rand": project.dataset("rand"), "det": project.dataset("det")}
     metrics_file = project.root / "metrics" / "transfer.json"
     inputs = [*folders.values(), project.dataset("test"), source_file]
-    with live_run(
+    with project.tracked(
         "transfer",
-        None,
-        root=project.root,
-        experiment=project.runtime.experiment,
         params={"transfer": config.model_dump(mode="json"), "runtime": project.runtime.model_dump(mode="json")},
-        seed=project.seed,
         inputs=inputs,
         outputs=[metrics_file],
         metrics_file=metrics_file,

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import ConfigError, read_params, validate
+from notbugs.config import read_params, validate
+from notbugs.errors import ConfigError
 from notbugs.files import write_text
 from notbugs.report.evidence import STILL_Y_SHARE
 from notbugs.stages.context import open_project
@@ -162,6 +163,7 @@ def _edit(path: Path, changed: Mapping[str, Any]) -> None:
     document = yaml.load(path.read_text(encoding="utf-8"))
 
     def native(value: Any) -> Any:
+        """The value as ruamel.yaml writes it: lists in one line."""
         if isinstance(value, Mapping):
             return CommentedMap({key: native(item) for key, item in value.items()})
         if isinstance(value, list | tuple):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from notbugs.config import ConfigError
+from notbugs.errors import ConfigError
 from notbugs.stages.context import Context
 from notbugs.sweeps.outputs import output_files, write_outputs
 from notbugs.sweeps.plan import make_plan

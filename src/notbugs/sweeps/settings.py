@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from notbugs.config import DATASET_NAMES, ConfigError, Settings, validate
+from notbugs.config import DATASET_NAMES, Settings, validate
+from notbugs.errors import ConfigError
 
 Kind = Literal["rand", "det", "robust", "nonrobust", "rand_from_robust", "det_from_robust"]
 SUBCOMMANDS = ("run", "worker", "apply", "figures", "status")

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from notbugs.attacks.engine import pays_to_compile
-from notbugs.config import DATASET_NAMES, UserError, settings
+from notbugs.config import DATASET_NAMES, settings
 from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
 from notbugs.construction import construct as build
+from notbugs.errors import UserError
 from notbugs.evaluation import evaluate
 from notbugs.files import sha256
 from notbugs.images import ImageData, make_generator
@@ -49,6 +50,7 @@ class _Curves(Run):
         self._on_curve = on_curve
 
     def curve(self, step: int, values: Mapping[str, float | None]) -> None:
+        """One epoch's values."""
         self._on_curve(step, values)
 
 
@@ -140,6 +142,7 @@ class Trial:
         live = False
 
         def compute() -> dict[str, Any]:
+            """Measure, and note that the epochs were seen while they ran."""
             nonlocal live
             live = True
             return self._compute(seed, on_epoch)
@@ -183,6 +186,7 @@ class Trial:
         file = folder / digest(made_from) / f"seed-{config.seeds[0]}.safetensors"
 
         def compute() -> dict[str, Any]:
+            """Train and save the model; its summary."""
             train, validation = self.lab.splits["train"], self.lab.splits["validation"]
             names: dict[str, Any] = {"stage": "train", "name": "robust", "subset": "full"}
             summary, _ = train_seeds(
@@ -236,6 +240,7 @@ class Trial:
         curves: list[tuple[int, dict[str, float | None]]] = []
 
         def on_curve(epoch: int, values: Mapping[str, float | None]) -> None:
+            """Keep an epoch's values, and hand them on."""
             curves.append((epoch, dict(values)))
             if on_epoch:
                 on_epoch(seed, epoch, values)

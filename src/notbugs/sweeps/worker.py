@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import optuna
@@ -22,6 +22,7 @@ from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import ENDED, ERROR, SharedStudy, suggest
 from notbugs.sweeps.trial import Laboratory, Trial
 from notbugs.tracking import Family, Run, live_run
+from notbugs.tracking.process import as_interrupts
 
 POLL_SECONDS = 1.0
 """Between two looks whether another worker's trial has become free."""
@@ -103,6 +104,7 @@ class _Worker:
         one = Trial(self.lab, point, self.settings.seeds, keep_dataset=self.settings.keep_datasets)
 
         def on_epoch(seed: int, epoch: int, values: Mapping[str, float | None]) -> None:
+            """Track an epoch; on the first seed, let the pruner end the trial."""
             run.curve(epoch, values)
             accuracy = values.get(f"validation_accuracy/seed-{seed}")
             if self.settings.pruner != "none" and seed == self.settings.seeds[0] and accuracy is not None:
@@ -192,6 +194,7 @@ def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience) -> Iterat
     interval = float(storage.heartbeat_interval or 1)
 
     def beat() -> None:
+        """Record that the trial lives, until it is over."""
         while not over.wait(interval):
             with suppress(DatabaseAwayError):
                 patience(lambda: storage.record_heartbeat(trial_id))
@@ -206,22 +209,9 @@ def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience) -> Iterat
         thread.join(HURRY_SECONDS)
 
 
-@contextmanager
-def ends_politely() -> Iterator[None]:
+def ends_politely() -> AbstractContextManager[None]:
     """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the trial is given back."""
-
-    def stop(*_: object) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)  # once is enough
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return as_interrupts(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, once=True)
 
 
 def orphaned() -> Callable[[], bool]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import ConfigError, read_params, runtime
+from notbugs.config import read_params, runtime
+from notbugs.errors import ConfigError
 from notbugs.tracking import memo, place
 from notbugs.tracking.client import Store, StoreError, open_store
 from notbugs.tracking.family import waits_for_parent
@@ -117,6 +118,12 @@ class _CatchUp:
         self.skipped: list[str] = []
 
     def run(self, wait_seconds: float) -> TrackSummary:
+        """Send what is pending, then rebuild what dvc.lock names and MLflow lacks.
+
+        Args:
+            wait_seconds: how long to wait for the writers of stages that have just ended.
+        Raises: StoreError if MLflow is away; LockError, ConfigError.
+        """
         entries = read_lock(self.root / "dvc.lock")
         experiment = experiment_name(self.root)
         place.relocate_artifacts(self.project, self.uri)

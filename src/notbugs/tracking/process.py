@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,30 @@ def alive(identity: str | None) -> bool | None:
         return False
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
+
+
+@contextmanager
+def as_interrupts(*signals: signal.Signals, once: bool = False) -> Iterator[None]:
+    """Treat requests to end (SIGTERM, a closed terminal) like Ctrl-C while the block runs.
+
+    Args:
+        signals: which ones.
+        once: ignore all of them after the first.
+    """
+
+    def stop(*_: object) -> None:
+        """Interrupt the block."""
+        if once:
+            for number in signals:
+                signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _host() -> str:

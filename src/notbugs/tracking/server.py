@@ -13,10 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 from notbugs.tracking import place
 from notbugs.tracking.catching_up import experiment_name, track
 from notbugs.tracking.client import PRIVATE
+from notbugs.tracking.process import as_interrupts
 
 START_SECONDS = 180.0
 _local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -56,7 +57,7 @@ def serve(root: Path, port: int, host: str = "127.0.0.1") -> None:
     log = project / ".notbugs" / "ui.log"
     address = f"http://{'localhost' if host == '::1' else host}:{port}"
     print("notbugs: starting MLflow's pages, this takes some seconds", file=sys.stderr, flush=True)
-    with _ends_politely(), _server(project, uri, host, port, log) as server:
+    with as_interrupts(signal.SIGTERM, signal.SIGHUP), _server(project, uri, host, port, log) as server:
         _wait_until_up(server, address, log)
         print(f"MLflow: {_runs_page(address, experiment_name(root))} (Ctrl-C ends it)", flush=True)
         server.wait()
@@ -118,22 +119,6 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(patience)
             return
-
-
-@contextlib.contextmanager
-def _ends_politely() -> Iterator[None]:
-    """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the server goes too."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _wait_until_up(server: "subprocess.Popen[bytes]", address: str, log: Path) -> None:

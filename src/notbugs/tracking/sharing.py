@@ -7,7 +7,7 @@ elsewhere, so they are sent here.
 
 from pathlib import Path
 
-from notbugs.config import UserError
+from notbugs.errors import UserError
 
 
 class PushError(UserError):

@@ -59,6 +59,7 @@ class _Writer:
         self.ended_at: float | None = None
 
     def work(self) -> None:
+        """Find the run's facts, wait until the stage has started, and try until all is sent or patience ends."""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self.journal.set_state(phase="starting")
         reason = place.problem(self.uri)
@@ -141,6 +142,7 @@ def _start_monitor(journal: Journal) -> SystemMonitor | None:
         return None
 
     def report(step: int, values: dict[str, float]) -> None:
+        """Into the journal, like any other metric."""
         journal.append("metrics", step=step, values=values)
 
     try:

@@ -1,0 +1,60 @@
+"""The command line, a module for each kind of command.
+
+Commands import what they need when they run: `notbugs --help` does not wait for torch.
+"""
+
+from typing import Any
+
+import click
+
+from notbugs.cli import cleaning, evaluation, exchange, params, results, stages, sweeps, tracking
+from notbugs.errors import UserError
+
+
+class _OneLineErrors(click.Group):
+    """Shows what the user can mend as one line, and what was interrupted without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; it exits with the error's own code, 1 for a failing disk, 130 if interrupted."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except OSError as error:  # a folder where a file should be, a disk that fails
+            if error.errno is None or isinstance(error, BrokenPipeError):  # `| head`: click sees to it
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {place}{str(error.strerror).lower()}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="notbugs")
+def main() -> None:
+    """A laboratory for robust and non-robust features.
+
+    `dvc repro` runs the stages below in order, each only if something that it depends on changed; they can
+    also be run one by one. Settings are read from params.yaml.
+    """
+
+
+for command in (
+    *stages.stage_commands(),
+    evaluation.evaluate,
+    sweeps.sweep,
+    params.check,
+    params.preset,
+    results.results,
+    results.compare,
+    exchange.export_command,
+    exchange.import_command,
+    tracking.track,
+    tracking.push,
+    tracking.ui,
+    cleaning.clean,
+):
+    main.add_command(command)

@@ -1,0 +1,46 @@
+"""`notbugs evaluate`: the stage, or one model measured."""
+
+from pathlib import Path
+
+import click
+
+from notbugs.cli.project import open_project
+from notbugs.errors import UserError
+
+
+@click.command()
+@click.option(
+    "--model", metavar="FILE|MODULE:FACTORY", help="Measure one model instead: a file, or a network of yours."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="State of MODULE:FACTORY's network (.safetensors).")
+@click.option("--data", type=click.Path(path_type=Path), help="Stored dataset to measure it on, such as data/test.")
+@click.option("--level", type=click.Choice(["quick", "standard", "paper"]), help="How thoroughly; else params.yaml's.")
+@click.option("--eps", "headline_eps", type=float, help="Radius of the attacks; else params.yaml's.")
+@click.option("--norm", type=click.Choice(["l2", "linf"]), help="Norm of the attacks; else params.yaml's.")
+@click.option("--transfer-from", type=click.Path(path_type=Path), help="A model file whose adversarial images to try.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write what was found as JSON.")
+def evaluate(
+    model: str | None,
+    weights: Path | None,
+    data: Path | None,
+    transfer_from: Path | None,
+    out: Path | None,
+    **changes: str | float | None,
+) -> None:
+    """Stage: measure every model on the test split. With --model and --data: measure that model."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    if model is None and data is None:
+        if weights or transfer_from or out or given:
+            raise UserError("notbugs evaluate: options need --model and --data; without them it is the stage")
+        from notbugs.stages.evaluate import evaluate as stage
+
+        stage(open_project())
+        return
+    if model is None or data is None:
+        raise UserError("notbugs evaluate: --model and --data must be given together")
+    from notbugs.one_model import measure_file, print_found, save_found
+
+    found = measure_file(model, data, weights=weights, transfer_from=transfer_from, changes=given)
+    print_found(found)
+    if out is not None:
+        save_found(found, out)

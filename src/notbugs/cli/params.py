@@ -1,0 +1,66 @@
+"""`notbugs check` and `notbugs preset`: params.yaml validated, and written from a preset."""
+
+import contextlib
+from pathlib import Path
+
+import click
+
+import notbugs
+from notbugs.cli.project import project_root
+from notbugs.errors import UserError
+
+
+@click.command()
+def check() -> None:
+    """Validate params.yaml."""
+    root = project_root()
+    mark, fingerprint = root / ".notbugs" / "checked", _check_fingerprint(root)
+    if mark.exists() and mark.read_text(encoding="utf-8") == fingerprint:
+        return
+    from notbugs.config import read_params
+    from notbugs.files import WriteError, write_text
+    from notbugs.stages.check import check as validate
+
+    validate(read_params(root / "params.yaml"))
+    with contextlib.suppress(WriteError):  # it was only to save time
+        write_text(mark, fingerprint)
+
+
+def _check_fingerprint(root: Path) -> str:
+    """Changes with params.yaml and with the package: what was valid under both need not load torch again."""
+    import hashlib
+
+    params = root / "params.yaml"
+    text = params.read_bytes() if params.is_file() else b""
+    modules = sorted(Path(notbugs.__file__).parent.rglob("*.py"))
+    stats = [(module.name, module.stat().st_size, module.stat().st_mtime_ns) for module in modules]
+    return hashlib.sha256(text + repr(stats).encode()).hexdigest()
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--list", "list_them", is_flag=True, help="Show what each preset runs and costs.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key on the way.")
+@click.option("--missing", is_flag=True, help="Only add the sections that params.yaml lacks.")
+def preset(name: str | None, list_them: bool, changes: tuple[str, ...], missing: bool) -> None:
+    """Write params.yaml from the preset NAME; `dvc repro` then runs it."""
+    from notbugs.presets import add_missing, presets, write_preset
+
+    root = project_root()
+    if list_them or name is None:
+        for item in presets(root):
+            click.secho(item.name, bold=True)
+            for line in item.summary:
+                click.echo(f"    {line}")
+        if name is None:
+            return
+    if missing:
+        if changes:
+            raise UserError("notbugs preset: --missing takes no --set")
+        added = add_missing(root, name)
+        click.echo(f"params.yaml: added {', '.join(added)}" if added else "params.yaml lacks nothing")
+        return
+    backup = write_preset(root, name, changes)
+    click.echo(f"params.yaml is now the preset {name}; next: dvc repro")
+    if backup:
+        click.echo(f"your own params.yaml was kept as {backup.name}")

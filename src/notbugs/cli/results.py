@@ -1,0 +1,58 @@
+"""`notbugs results` and `notbugs compare`: what was measured, printed."""
+
+from pathlib import Path
+
+import click
+
+from notbugs.cli.project import project_root
+
+
+@click.command()
+@click.option("--json", "form", flag_value="json", help="One object a measurement.")
+@click.option("--csv", "form", flag_value="csv", help="One row a measurement.")
+def results(form: str | None) -> None:
+    """Print the accuracy table, or every measurement (--json, --csv)."""
+    from notbugs import results as module
+
+    table = module.load_results(project_root())
+    if form == "json":
+        click.echo(module.to_json(table))
+    elif form == "csv":
+        click.echo(module.to_csv(table), nl=False)
+    else:
+        module.print_table(table, _headline_eps())
+
+
+def _headline_eps() -> float:
+    """From params.yaml, without loading torch to validate all of it."""
+    from notbugs.config import read_params
+    from notbugs.errors import ConfigError
+
+    params = read_params(project_root() / "params.yaml")
+    try:
+        return float(params["evaluate"]["headline_eps"])
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError("params.yaml: evaluate.headline_eps: must be given, a number > 0") from None
+
+
+@click.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--out", type=click.Path(path_type=Path), help="Write every line as .html or .csv.")
+def compare(run_a: str, run_b: str, out: Path | None) -> None:
+    """Set two pipelines side by side: RUN_A and RUN_B are project folders or Git revisions.
+
+    Prints settings that differ, accuracies, and what may explain how robust D_R is; --out also writes every metric.
+    """
+    from rich.console import Console
+
+    from notbugs import compare as module
+
+    lines = module.compare(module.read_run(run_a, project_root()), module.read_run(run_b, project_root()))
+    if out is not None:
+        module.write_comparison(lines, run_a, run_b, out)
+        click.echo(f"written: {out}")
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)
+    console.print(module.terminal_table(lines, run_a, run_b))

@@ -1,0 +1,33 @@
+"""`notbugs track`, `ui` and `push`: MLflow brought in line and served; what was run, sent to others."""
+
+import click
+
+from notbugs.cli.project import project_root
+
+
+@click.command()
+def track() -> None:
+    """Bring MLflow in line with dvc.lock: add what an outage or DVC's run cache kept out of it."""
+    from notbugs.tracking import track as bring_in_line
+
+    summary = bring_in_line(project_root())
+    if summary.changed or summary.skipped or not summary.ok:
+        click.echo(str(summary), err=True)
+
+
+@click.command()
+@click.option("-r", "--remote", help="Name of the DVC remote; else the default one.")
+def push(remote: str | None) -> None:
+    """Send DVC's run cache, with all that it restores, to a remote; `dvc push` sends what dvc.lock names."""
+    from notbugs.tracking.sharing import push_runs
+
+    click.echo(f"{push_runs(project_root(), remote)} runs sent")
+
+
+@click.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+def ui(port: int) -> None:
+    """Serve the MLflow UI of this project on loopback."""
+    from notbugs.tracking import serve
+
+    serve(project_root(), port)

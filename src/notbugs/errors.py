@@ -1,0 +1,25 @@
+"""Errors that a user can mend: one line naming the key or file, what it is, and what is allowed.
+
+Other modules derive their own from `UserError`, beside what raises them.
+"""
+
+
+class UserError(ValueError):
+    """Something that the user can mend: the command line shows its message as one line, without a traceback."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        """The message; what would steer a terminal, in a name from somebody else's file, is written out."""
+        text = super().__str__()
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+class ConfigError(UserError):
+    """A setting is missing, misspelt, of the wrong type or out of range. Its message is one line."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        """The message; a line break in a value is written out."""
+        return super().__str__().replace("\n", "\\n")
