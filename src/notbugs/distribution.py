@@ -70,13 +70,15 @@ def summed(*numbers: Tensor | float) -> list[float]:
 
 
 def own_generator(generator: torch.Generator) -> torch.Generator:
-    """A generator of this process's own, for what its part of a batch needs at random; alone, the one given.
+    """A generator of this process's own, for what only its part of a batch needs at random; alone, the one given.
 
-    All processes draw from `generator` alike, so that it stays the same in all.
+    It is seeded from a copy of `generator`, which stays as it is: what all processes draw from that, such as the order
+    of the examples, is what one process draws.
     """
     if world_size() == 1:
         return generator
-    seeds = torch.randint(2**62, (world_size(),), generator=generator)
+    copied = torch.Generator().set_state(generator.get_state())
+    seeds = torch.randint(2**62, (world_size(),), generator=copied)
     return torch.Generator().manual_seed(int(seeds[rank()]))
 
 

@@ -431,12 +431,13 @@ def _read_labels(file: Path) -> Tensor:
 
 
 def _read_rows(file: Path, rows: Tensor) -> Tensor:
-    """Some images of a shard, (n, C, H, W) as stored; rows: (n,). Neighbours are read together."""
+    """Some images of a shard, (n, C, H, W) as stored; rows: (n,). Neighbours are read together, one run uncopied."""
     ends = [0, *((rows.diff() != 1).nonzero().flatten() + 1).tolist(), len(rows)]
     runs = [(int(rows[a]), int(rows[b - 1]) + 1) for a, b in itertools.pairwise(ends)]
     with _opened(file) as shard:
         images = shard.get_slice("images")
-        return torch.cat([images[start:stop] for start, stop in runs])
+        found = [images[start:stop] for start, stop in runs]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _read_shard(file: Path) -> tuple[Tensor, Tensor]:

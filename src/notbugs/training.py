@@ -248,7 +248,7 @@ def _train_epoch(
     model.train()
     device = feed.device
     order = torch.randperm(len(feed), generator=generator)
-    generator = own_generator(generator)
+    own = own_generator(generator)
     total_loss = torch.zeros((), device=device, dtype=torch.float64)
     total_right = torch.zeros((), device=device, dtype=torch.int64)
     seen = 0
@@ -256,13 +256,13 @@ def _train_epoch(
     whole = [batch for batch in order.split(settings.batch_size) if len(batch) >= 2 * world_size()]  # for BatchNorm
     for number, (share, images, labels) in enumerate(feed.batches(map(share_of, whole))):
         weight = len(share) * world_size() / len(whole[number])  # gradients are averaged over processes
-        inputs = augment(images, settings.crop_padding, settings.flip, generator)
+        inputs = augment(images, settings.crop_padding, settings.flip, generator, batch_size=len(whole[number]))
 
         def learn(rows: slice, inputs: Tensor = inputs, labels: Tensor = labels, weight: float = weight) -> _Learnt:
             if rows.start == 0:
                 optimizer.zero_grad(set_to_none=True)
             part = weight * (rows.stop - rows.start) / len(inputs)
-            return _learn(model, engine, inputs[rows], labels[rows], settings, generator, part)
+            return _learn(model, engine, inputs[rows], labels[rows], settings, own, part)
 
         found = halving(len(inputs), learn)
         optimizer.step()
@@ -320,7 +320,9 @@ def _precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def augment(images: Tensor, crop_padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor, crop_padding: int, flip: bool, generator: torch.Generator, *, batch_size: int | None = None
+) -> Tensor:
     """Random crops and flips, each image its own, on the images' device.
 
     Args:
@@ -328,19 +330,24 @@ def augment(images: Tensor, crop_padding: int, flip: bool, generator: torch.Gene
         crop_padding: black pixels put around before a crop of the old size; 0 for none.
         flip: mirror each image with probability 1/2.
         generator: CPU generator.
+        batch_size: of the batch of which the images are this process's part; what is drawn is drawn for all of it, so
+            that the generator is the same in all processes. None: they are the whole batch.
     Returns: (N, C, H, W).
     """
     count, _, height, width = images.shape
     device = images.device
+    whole = batch_size or count
+    mine = torch.arange(whole) if batch_size is None else share_of(torch.arange(whole))
     if crop_padding:
-        offsets = torch.randint(0, 2 * crop_padding + 1, (2, count), generator=generator).to(device)
+        drawn = torch.randint(0, 2 * crop_padding + 1, (2, whole), generator=generator)
+        offsets = drawn[:, mine].to(device)
         padded = functional.pad(images, [crop_padding] * 4).permute(0, 2, 3, 1)  # (N, H + 2p, W + 2p, C)
         rows = offsets[0][:, None] + torch.arange(height, device=device)  # (N, H)
         columns = offsets[1][:, None] + torch.arange(width, device=device)  # (N, W)
         example = torch.arange(count, device=device)[:, None, None]
         images = padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
     if flip:
-        mirrored = torch.rand(count, generator=generator).to(device) < 0.5
+        mirrored = torch.rand(whole, generator=generator)[mine].to(device) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     return images
 

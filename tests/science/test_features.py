@@ -1,10 +1,12 @@
 """Usefulness against closed forms: linear features, Gaussians, circles; and the errors of what cannot be measured."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import ValidationError
+from sklearn.decomposition import PCA
 
 from notbugs.errors import UserError
 from notbugs.images import ImageData, make_generator
@@ -145,14 +147,23 @@ def test_eps_must_be_positive(eps: float) -> None:
 
 
 def test_principal_components_are_orthonormal_and_in_order() -> None:
-    images = two_classes(500, 0).images
-    directions = principal_components(images, 10).flatten(1)
+    data = two_classes(500, 0)
+    images = data.images
+    directions = principal_components(data, 10).flatten(1)
     assert torch.allclose(directions @ directions.T, torch.eye(10).double(), atol=1e-9)
     spread = (images.flatten(1).double() @ directions.T).var(dim=0)
     assert spread.tolist() == sorted(spread.tolist(), reverse=True)
     flat = images.clone()
     flat[:, :, 2:] = 0.5
-    assert len(principal_components(flat, 16)) == 8
+    assert len(principal_components(replace(data, images=flat), 16)) == 8
+
+
+def test_principal_components_are_those_of_scikit_learn_however_they_are_read(monkeypatch) -> None:
+    data = two_classes(500, 0)
+    wanted = torch.from_numpy(PCA(10, svd_solver="covariance_eigh").fit(data.images.flatten(1).double()).components_)
+    assert torch.equal(principal_components(data, 10).flatten(1), wanted)
+    monkeypatch.setattr("notbugs.images.PART_BYTES", 4 * 16 * 37)
+    torch.testing.assert_close(principal_components(data, 10).flatten(1), wanted, rtol=0, atol=1e-9)
 
 
 def test_the_share_kept_is_the_slope() -> None:
@@ -216,7 +227,7 @@ def test_the_study_measures_every_feature_on_every_dataset(
     settings = FeaturesSettings(
         eps=(0.3,), headline_eps=0.3, num_steps=2, max_examples=40, max_features=4, max_linear=5
     )
-    sources = {"standard": standard_model, "linear": LinearFeatures(principal_components(train.images, 5))}
+    sources = {"standard": standard_model, "linear": LinearFeatures(principal_components(train, 5))}
     found = study(sources, worlds, settings, seed=0)
     assert len(found.rows) == (4 + 5) * (2 + 3)
     kept = found.summary["sources"]["standard"]["kept"]

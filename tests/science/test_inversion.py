@@ -48,8 +48,10 @@ def test_cosine_distance():
     torch.testing.assert_close(cosine_distance(a, b), torch.tensor([1.0, 0.0, 2.0]), atol=1e-6, rtol=0)
 
 
-def test_resemblance_by_hand():
-    """One-pixel images at 0.0, 0.1, ..., labels alternating; g doubles the pixel."""
+@pytest.mark.parametrize("batch", [1000, 4, 1])
+def test_resemblance_by_hand(monkeypatch, batch):
+    """One-pixel images at 0.0, 0.1, ..., labels alternating; g doubles the pixel. D is looked at in parts."""
+    monkeypatch.setattr("notbugs.science.inversion.BATCH", batch)
     images = torch.arange(6, dtype=torch.float32).view(6, 1, 1, 1) / 10
     data = ImageData(images, torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"))
     g = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False)), 1, 1, 2)

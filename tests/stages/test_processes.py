@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -40,6 +41,19 @@ def test_one_process_has_everything():
     assert own_generator(generator) is generator
 
 
+def test_a_process_draws_its_own_numbers_from_a_copy(monkeypatch):
+    """Each of several its own, and the generator that all share stays as it is."""
+    shared = torch.Generator().manual_seed(1)
+    before = shared.get_state()
+    monkeypatch.setattr("notbugs.distribution.world_size", lambda: 2)
+    seeds = []
+    for rank in (0, 1):
+        monkeypatch.setattr("notbugs.distribution.rank", lambda rank=rank: rank)
+        seeds.append(own_generator(shared).initial_seed())
+    assert seeds[0] != seeds[1]
+    assert torch.equal(shared.get_state(), before)
+
+
 # Training
 
 
@@ -50,43 +64,50 @@ def _network() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
 
 
-def _learn(data: ImageData) -> tuple[dict[str, torch.Tensor], list]:
-    model = _network()
+def _learn(data: ImageData) -> dict[str, Any]:
+    """Weights, records, and the state of the generator, which gave all orders, crops and flips."""
+    model, generator = _network(), torch.Generator().manual_seed(3)
     config = TrainSettings.model_validate(
         {
-            "epochs": 1,
+            "epochs": 3,
             "batch_size": 8,
             "lr": 0.1,
             "schedule": "one_cycle",
+            "crop_padding": 1,
+            "flip": True,
             "attack": {"eps": 0.3, "num_steps": 2},
             "validation_attack": {"eps": 0.3, "num_steps": 2},
         }
     )
     validation = data.select(torch.arange(45))
-    records = train(model, data, config, generator=torch.Generator().manual_seed(3), validation=validation)
-    return model.state_dict(), records
+    records = train(model, data, config, generator=generator, validation=validation)
+    return {"weights": model.state_dict(), "records": records, "generator": generator.get_state()}
 
 
 def _one_of_two(rank: int, folder: str, data: ImageData) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2")
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    weights, records = _learn(data)
-    torch.save({"weights": weights, "records": records}, f"{folder}/{rank}.pt")
+    torch.save(_learn(data), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_take_the_steps_of_one(digits, tmp_path):
-    """Each learns from half of every batch (the last is odd): the weights are those of one process to rounding."""
+    """Each learns from half of every batch (the last is odd), in one process's orders, crops and flips.
+
+    So the weights are those of one process to rounding.
+    """
     data = digits[0].select(torch.arange(101))
-    expected, expected_records = _learn(data)
+    expected = _learn(data)
     multiprocessing.spawn(_one_of_two, (str(tmp_path), data), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["records"] == second["records"]
-    for name, value in expected.items():
+    for found in (first, second):
+        assert torch.equal(found["generator"], expected["generator"])
+    for name, value in expected["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-3, atol=1e-5)
-    for mine, wanted in zip(first["records"], expected_records, strict=True):
+    for mine, wanted in zip(first["records"], expected["records"], strict=True):
         assert mine == pytest.approx(wanted, rel=1e-4, abs=1e-6)
 
 

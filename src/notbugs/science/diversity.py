@@ -14,7 +14,7 @@ from torch import Tensor
 
 from notbugs.config import Settings
 from notbugs.errors import UserError
-from notbugs.images import ImageData
+from notbugs.images import Images
 
 Z_975 = 1.959963984540054
 
@@ -102,9 +102,7 @@ def _exp_entropy(eigenvalues: Tensor) -> Tensor:
 MEASURES = ("effective_rank", "vendi_score", "spread", "coverage")
 
 
-def rows_by_class(
-    data: Mapping[str, ImageData], settings: DiversitySettings, generator: torch.Generator
-) -> list[Tensor]:
+def rows_by_class(data: Mapping[str, Images], settings: DiversitySettings, generator: torch.Generator) -> list[Tensor]:
     """The rows compared, for each class; the same in every dataset.
 
     Raises: DiversityError if the datasets have different labels, or a class has too few images.
@@ -206,15 +204,21 @@ def ratio_to(values: Tensor, base: Tensor) -> Ratio:
     return Ratio(value=round(value, 6), ratio=round(value / reference, 6), low=round(low, 6), high=round(high, 6))
 
 
-def prototypicality(data: Mapping[str, ImageData], rows: list[Tensor]) -> dict[str, Any]:
+def prototypicality(data: Mapping[str, Images], rows: list[Tensor]) -> dict[str, Any]:
     """Which images of each dataset lie nearest the mean image of their own class in D: dataset -> (N,) bool.
 
     A set of prototypes would score higher than D itself.
     """
     base = data["D"]
-    means = torch.stack([base.images[members].flatten(1).mean(dim=0) for members in rows])  # (C, d)
-    every = torch.cat(rows)
+    means = torch.stack([_pixels(base, members).mean(dim=0) for members in rows])  # (C, d)
     return {
-        name: torch.cdist(part.images[every].flatten(1), means).argmin(dim=1) == part.labels[every]
+        name: torch.cat(
+            [torch.cdist(_pixels(part, members), means).argmin(dim=1) == part.labels[members] for members in rows]
+        )
         for name, part in data.items()
     }
+
+
+def _pixels(data: Images, rows: Tensor) -> Tensor:
+    """(n,) -> (n, C·H·W)."""
+    return data.select(rows).images.flatten(1)

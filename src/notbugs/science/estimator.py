@@ -18,7 +18,7 @@ from torch import Tensor
 from notbugs.attacks import AttackSettings
 from notbugs.config import Settings
 from notbugs.evaluation import adversarially_correct, model_device, predict
-from notbugs.images import ImageData, make_generator, stratified_subset
+from notbugs.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.progress import Track, silent
@@ -122,7 +122,7 @@ def recipe_at(settings: EstimatorSettings, eps: float) -> Recipe:
 def estimate(
     estimator: Estimator,
     settings: EstimatorSettings,
-    data: ImageData,
+    data: Images,
     *,
     seed: int,
     stream: Sequence[str | int],
@@ -139,14 +139,13 @@ def estimate(
     return model.eval()
 
 
-def _new(settings: ModelSettings, data: ImageData, generator: torch.Generator) -> Classifier:
-    shape: Any = tuple(data.images.shape[1:])
-    model = create_model(settings, shape, data.class_names, generator=generator)
-    set_normalisation(model, data.images)
+def _new(settings: ModelSettings, data: Images, generator: torch.Generator) -> Classifier:
+    model = create_model(settings, data.image_shape, data.class_names, generator=generator)
+    set_normalisation(model, data)
     return model
 
 
-def choose_pairs(data: ImageData, num_examples: int | None, generator: torch.Generator) -> Pairs:
+def choose_pairs(data: Images, num_examples: int | None, generator: torch.Generator) -> Pairs:
     """x drawn by class and x' uniformly among the other images of D: the same for every estimator.
 
     Raises: ValueError if more examples are asked for than D has, or fewer than it has classes.
@@ -157,7 +156,7 @@ def choose_pairs(data: ImageData, num_examples: int | None, generator: torch.Gen
     return Pairs(target, (target + offset) % count)
 
 
-def blend(data: ImageData, pairs: Pairs, inverted: Tensor) -> Tensor:
+def blend(data: Images, pairs: Pairs, inverted: Tensor) -> Tensor:
     """The pixel control: x' moved straight towards x until it is as near to x in pixels as x_r is.
 
         z = x + r·(x' − x),  r = min(1, ‖x_r − x‖ / ‖x' − x‖)
@@ -166,7 +165,7 @@ def blend(data: ImageData, pairs: Pairs, inverted: Tensor) -> Tensor:
 
     Returns: (M, C, H, W), in [0, 1].
     """
-    target, start = data.images[pairs.target], data.images[pairs.start]
+    target, start = (data.select(rows).images for rows in (pairs.target, pairs.start))
     whole = (start - target).flatten(1).norm(dim=1).clamp(min=1e-12)
     ratio = ((inverted - target).flatten(1).norm(dim=1) / whole).clamp(max=1)
     return target + ratio.view(-1, 1, 1, 1) * (start - target)
@@ -176,9 +175,9 @@ def measure_estimator(
     g: Classifier,
     settings: EstimatorSettings,
     model: ModelSettings,
-    data: ImageData,
+    data: Images,
     pairs: Pairs,
-    test: ImageData,
+    test: Images,
     *,
     seed: int,
     stream: Sequence[str | int],
@@ -194,8 +193,8 @@ def measure_estimator(
     """
     inverted = invert(
         g,
-        data.images[pairs.target],
-        data.images[pairs.start],
+        data.select(pairs.target).images,
+        data.select(pairs.start).images,
         "representation",
         num_steps=settings.num_steps,
         step_size=settings.step_size,
@@ -217,11 +216,11 @@ def measure_estimator(
 
 
 def _tested(
-    name: str, model: Classifier, settings: EstimatorSettings, test: ImageData, seed: int, stream: Sequence[str | int]
+    name: str, model: Classifier, settings: EstimatorSettings, test: Images, seed: int, stream: Sequence[str | int]
 ) -> dict[str, Tensor]:
     generator = make_generator(seed, *stream, name, "attack")
     return {
-        f"{name}_clean": predict(model, test.images).argmax(dim=1) == test.labels,
+        f"{name}_clean": predict(model, test).argmax(dim=1) == test.labels,
         f"{name}_attacked": adversarially_correct(model, test, settings.attack, generator=generator),
     }
 

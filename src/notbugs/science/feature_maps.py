@@ -1,8 +1,13 @@
 """Features as networks with `representation`, so that they can be read and attacked like a classifier's."""
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from notbugs.images import Images, by_parts
 from notbugs.models.base import Classifier
 
 
@@ -55,16 +60,44 @@ class Probabilities(nn.Module):
         return self.model(x).softmax(dim=1)
 
 
-def principal_components(images: Tensor, count: int) -> Tensor:
+def principal_components(data: Images, count: int) -> Tensor:
     """Unit directions of the most variance, (count, C, H, W); fewer where the images span fewer.
 
     Args:
-        images: (N, C, H, W), N >= 2.
+        data: N >= 2 images, read part by part; all at once where they are no more than an image has values.
     """
-    from sklearn.decomposition import PCA
+    size = math.prod(data.image_shape)
+    if len(data) > size:
+        variances, directions = _eigenvectors(_covariance(data))
+        variances, directions = variances[:count], directions[:count]
+    else:
+        from sklearn.decomposition import PCA
 
-    flat = images.flatten(1).double().numpy()
-    solver = "covariance_eigh" if len(flat) > flat.shape[1] else "full"
-    fitted = PCA(min(count, *flat.shape), svd_solver=solver).fit(flat)
-    alive = fitted.explained_variance_ > 1e-9 * fitted.explained_variance_[0]
-    return torch.from_numpy(fitted.components_[alive]).reshape(-1, *images.shape[1:])
+        flat = data.select(slice(0, len(data))).images.flatten(1).double().numpy()
+        fitted = PCA(min(count, *flat.shape), svd_solver="full").fit(flat)
+        variances, directions = fitted.explained_variance_, fitted.components_
+    alive = variances > 1e-9 * variances[0]
+    return torch.from_numpy(directions[alive]).reshape(-1, *data.image_shape)
+
+
+def _covariance(data: Images) -> NDArray[np.float64]:
+    """(d, d) of the d values of an image."""
+    count, size = len(data), math.prod(data.image_shape)
+    total, products = np.zeros(size), np.zeros((size, size))
+    for part in by_parts(data):
+        flat = part.images.flatten(1).double().numpy()
+        total += flat.sum(axis=0)
+        products += flat.T @ flat
+    mean = total / count
+    products -= count * mean[:, None] * mean[None, :]
+    products /= count - 1
+    return products
+
+
+def _eigenvectors(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Eigenvalues (d,) of a symmetric matrix, falling, and eigenvectors as rows (d, d), signs as scikit-learn's PCA."""
+    from sklearn.utils.extmath import svd_flip
+
+    values, vectors = np.linalg.eigh(matrix)
+    _, rows = svd_flip(None, vectors[:, ::-1].T, u_based_decision=False)
+    return values[::-1], rows

@@ -22,7 +22,7 @@ from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import Loss
 from notbugs.errors import UserError
 from notbugs.evaluation import batches, model_device
-from notbugs.images import ImageData
+from notbugs.images import ImageData, Images
 from notbugs.progress import Track, silent
 from notbugs.science.feature_maps import FeatureMap
 
@@ -134,9 +134,9 @@ class Features:
     def __len__(self) -> int:
         return len(self.kept)
 
-    def signed(self, data: ImageData) -> Tensor:
+    def signed(self, data: Images) -> Tensor:
         """s·y·f(x) of every example and feature, (N, F) float64."""
-        return read(self.network, data.images) * self.choice.sides(data.labels)
+        return read(self.network, data) * self.choice.sides(data.labels)
 
     def usefulness(self, signed: Tensor, labels: Tensor) -> list[Usefulness]:
         """Mean of s·y·f over examples, with an interval that also knows that mean and variance are estimates.
@@ -155,7 +155,7 @@ class Features:
 
 def features_of(
     source: nn.Module,
-    train: ImageData,
+    train: Images,
     limit: int | None = None,
     generator: torch.Generator | None = None,
     *,
@@ -169,7 +169,7 @@ def features_of(
         choice: class and sign of every feature of the source, where they are known; None chooses them.
     Raises: FeatureError if none varies, or a class has no example.
     """
-    raw = read(source.representation, train.images, model_device(source))  # type: ignore[arg-type]
+    raw = read(source.representation, train, model_device(source))  # type: ignore[arg-type]
     kept = varying(raw)
     if not len(kept):
         raise FeatureError(f"none of the {raw.shape[1]} features varies on D")
@@ -186,10 +186,14 @@ def features_of(
 
 
 @torch.no_grad()
-def read(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | None = None) -> Tensor:
-    """What a network in eval mode gives, (N, F) float64 on the CPU."""
+def read(network: Callable[[Tensor], Tensor], images: Tensor | Images, device: torch.device | None = None) -> Tensor:
+    """What a network in eval mode gives of images (N, C, H, W) or of a dataset, (N, F) float64 on the CPU."""
     device = device or (model_device(network) if isinstance(network, nn.Module) else torch.device("cpu"))
-    return torch.cat([network(images[part].to(device)).double().cpu() for part in batches(len(images), 1000)])
+    parts = (
+        images[rows] if isinstance(images, Tensor) else images.select(rows).images
+        for rows in batches(len(images), 1000)
+    )
+    return torch.cat([network(part.to(device)).double().cpu() for part in parts])
 
 
 _SIGNED = Loss(lambda values, sides: (values * sides).sum(dim=1))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from notbugs.attacks import AttackSettings
 from notbugs.config import Radii, Settings
 from notbugs.evaluation import adversarially_correct, predict
-from notbugs.images import ImageData, make_generator, stratified_subset
+from notbugs.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.intervals import wilson_interval
 from notbugs.progress import Track, silent
 from notbugs.science.circles import CirclesSettings, circles
@@ -65,9 +65,9 @@ class Worlds:
         train, test: D. constructions: name in the paper -> dataset with its own labels.
     """
 
-    train: ImageData
-    test: ImageData
-    constructions: Mapping[str, ImageData]
+    train: Images
+    test: Images
+    constructions: Mapping[str, Images]
 
     def fewer(self, count: int | None, seed: int) -> tuple[ImageData, ImageData]:
         """Train and test with at most `count` examples each, by class."""
@@ -254,7 +254,7 @@ def share(right: Tensor) -> dict[str, float]:
     return {"value": round(float(right.double().mean()), 6), "low": round(low, 6), "high": round(high, 6)}
 
 
-def linear_classifier(features: Features, columns: Tensor, train: ImageData) -> nn.Module:
+def linear_classifier(features: Features, columns: Tensor, train: Images) -> nn.Module:
     """Logistic regression on the scaled features where `columns` (F,) is true, as a network of images."""
     from sklearn.linear_model import LogisticRegression
 

@@ -17,12 +17,14 @@ from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import representation_distance
 from notbugs.config import Settings
 from notbugs.evaluation import adversarially_correct, batches, model_device, predict
-from notbugs.images import ImageData
+from notbugs.images import Images
 from notbugs.models.base import Classifier
 from notbugs.progress import Track, silent
 from notbugs.science.shares import share
 
 Objective = Literal["representation", "cosine", "logits"]
+BATCH = 1000
+"""Images looked at at a time."""
 
 
 class GapAttack(AttackSettings):
@@ -74,7 +76,7 @@ OBJECTIVES: dict[Objective, Loss] = {
 
 
 @torch.no_grad()
-def features(model: Classifier, images: Tensor, *, reads: str = "representation", batch_size: int = 1000) -> Tensor:
+def features(model: Classifier, images: Tensor, *, reads: str = "representation", batch_size: int = BATCH) -> Tensor:
     """g(x), or the logits, in eval mode: (N, C, H, W) -> (N, F), float32 on the CPU."""
     device, network = model_device(model), model.representation if reads == "representation" else model
     with frozen(model):
@@ -139,36 +141,46 @@ class Pairs:
 
 
 def resemblance(
-    inverted: Tensor, data: ImageData, pairs: Pairs, spaces: dict[str, nn.Module | None]
+    inverted: Tensor, data: Images, pairs: Pairs, spaces: dict[str, Classifier | None]
 ) -> dict[str, dict[str, Tensor]]:
     """How far inverted images are from x and from x', and whom their neighbours among the rest of D are.
 
     Args:
         inverted: x_r, (M, C, H, W).
-        data: D.
+        data: D, read part by part.
         pairs: rows of x and x'.
         spaces: name -> model whose representation measures distances; None for pixels.
     Returns: space -> columns, (M,) each: `to_target`, `to_start` (L2 there), `start_to_target` (of x' to x),
         `neighbour` (label of the nearest other image of D, x and x' left out).
     """
-    table = {}
-    for name, model in spaces.items():
-        base, new = (
-            images.flatten(1) if model is None else features(model, images)  # type: ignore[arg-type]
-            for images in (data.images, inverted)
-        )
-        target, start = base[pairs.target], base[pairs.start]
-        distances = torch.cdist(new, base)  # (M, N)
-        rows = torch.arange(len(new))
-        distances[rows, pairs.target] = torch.inf
-        distances[rows, pairs.start] = torch.inf
-        table[name] = {
-            "to_target": (new - target).norm(dim=1),
-            "to_start": (new - start).norm(dim=1),
-            "start_to_target": (start - target).norm(dim=1),
-            "neighbour": data.labels[distances.argmin(dim=1)],
-        }
-    return table
+    return {name: _resemblance(inverted, data, pairs, model) for name, model in spaces.items()}
+
+
+def _resemblance(inverted: Tensor, data: Images, pairs: Pairs, model: Classifier | None) -> dict[str, Tensor]:
+    def points(images: Tensor) -> Tensor:
+        return images.flatten(1) if model is None else features(model, images)
+
+    new = points(inverted)  # (M, F)
+    target, start = torch.empty_like(new), torch.empty_like(new)
+    shortest = torch.full((len(new),), torch.inf)
+    neighbour = torch.zeros(len(new), dtype=torch.int64)
+    for some in batches(len(data), BATCH):
+        base = points(data.select(some).images)  # (m, F)
+        distances = torch.cdist(new, base)  # (M, m)
+        for own, rows in ((target, pairs.target), (start, pairs.start)):
+            here = ((rows >= some.start) & (rows < some.stop)).nonzero().flatten()
+            own[here] = base[rows[here] - some.start]
+            distances[here, rows[here] - some.start] = torch.inf
+        nearest, which = distances.min(dim=1)
+        closer = nearest < shortest
+        shortest = torch.where(closer, nearest, shortest)
+        neighbour = torch.where(closer, some.start + which, neighbour)
+    return {
+        "to_target": (new - target).norm(dim=1),
+        "to_start": (new - start).norm(dim=1),
+        "start_to_target": (start - target).norm(dim=1),
+        "neighbour": data.labels[neighbour],
+    }
 
 
 def summary(
@@ -212,11 +224,11 @@ def median(values: Tensor, num_bootstrap: int, generator: torch.Generator) -> di
 
 
 def accuracies(
-    model: nn.Module, splits: dict[str, ImageData], attack: AttackSettings, *, generator: torch.Generator
+    model: nn.Module, splits: dict[str, Images], attack: AttackSettings, *, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Which images a model gets right, untouched and attacked: "<split>.clean", "<split>.attacked" -> (N,) bool."""
     masks = {}
     for split, data in splits.items():
-        masks[f"{split}.clean"] = predict(model, data.images).argmax(dim=1) == data.labels
+        masks[f"{split}.clean"] = predict(model, data).argmax(dim=1) == data.labels
         masks[f"{split}.attacked"] = adversarially_correct(model, data, attack, generator=generator)
     return masks

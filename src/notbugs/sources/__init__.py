@@ -93,8 +93,8 @@ class SourceData:
 
     Attributes:
         name: "digits", "cifar10", "planted", "restricted_imagenet" or "folder:<name of the directory or archive>".
-        train, validation, test: images, in memory or (restricted_imagenet) decoded when they are asked for; the classes
-            are the same in all three.
+        train, validation, test: images, made float32 or (restricted_imagenet) decoded when they are asked for; the
+            classes are the same in all three.
         origins: for each split ("train", "validation", "test") the file name of every image, "" where there
             is none.
         source_indices: for each split (N,), int64: place of every image in the source's own order. Train and

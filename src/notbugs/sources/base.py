@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from notbugs.errors import UserError
-from notbugs.images import ImageData, Images, make_generator, stratified_subset
-
-_CHUNK = 4096
-"""Pictures converted to float32 at a time, so that no second copy of all of them is held."""
+from notbugs.images import ImageData, Images, Shape, Subset, make_generator, stratified_subset
 
 
 class SourceError(UserError):
@@ -47,7 +44,7 @@ class Pool(Protocol):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Labelled pictures as they were read, one byte a value; drawn ones as they were drawn.
+    """Labelled pictures as they were read, one byte a value; drawn ones as they were drawn. All are in memory.
 
     Attributes:
         pixels: (N, C, H, W), uint8 in 0..white, or float32 in [0, 1] with white = 1.
@@ -65,8 +62,17 @@ class Pictures:
     origins: tuple[str, ...]
     white: int = 255
 
-    def select(self, indices: Tensor) -> "Pictures":
-        """The pictures at `indices` (M,)."""
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W)."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def only(self, indices: Tensor) -> "Pictures":
+        """The pictures at `indices` (M,), as they are."""
         origins = tuple(self.origins[i] for i in indices.tolist())
         return Pictures(
             self.pixels[indices],
@@ -77,14 +83,17 @@ class Pictures:
             self.white,
         )
 
-    def images(self, indices: Tensor) -> ImageData:
-        """The pictures at `indices` (M,) as float32 in [0, 1]."""
-        images = torch.empty((len(indices), *self.pixels.shape[1:]), dtype=torch.float32)
-        for start in range(0, len(indices), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            images[part] = self.pixels[indices[part]]
-        images /= self.white
-        return ImageData(images, self.labels[indices], self.class_names)
+    def images(self, indices: Tensor) -> Subset:
+        """The pictures at `indices` (M,), made float32 when they are asked for."""
+        return Subset(self, indices)
+
+    def select(self, indices: Tensor | slice) -> ImageData:
+        """Some of the pictures as float32 in [0, 1]."""
+        return ImageData(self.pixels[indices].float() / self.white, self.labels[indices], self.class_names)
+
+    def raw(self, indices: Tensor | slice) -> Tensor:
+        """Some of the pictures, as bytes where these are 255ths; else float32 in [0, 1]."""
+        return self.pixels[indices] if self.white == 255 else self.select(indices).images
 
 
 def limited(labels: Tensor, maximum: int | None, *, key: str, seed: int) -> Tensor:

@@ -50,8 +50,8 @@ def read_cifar10(
         raise SourceError(f"cifar10: {archive} is not the official file; delete it, or {_by_hand(archive)}")
     train, test = (_pictures(archive, names) for names in (TRAIN, TEST))
     return (
-        train.select(limited(train.labels, max_train, key="max_train", seed=seed)),
-        test.select(limited(test.labels, max_test, key="max_test", seed=seed)),
+        train.only(limited(train.labels, max_train, key="max_train", seed=seed)),
+        test.only(limited(test.labels, max_test, key="max_test", seed=seed)),
     )
 
 

@@ -34,4 +34,4 @@ def read_digits(
     pool, test = stratified_split(pictures.labels, test_fraction, make_generator(seed, "data", "test"))
     pool = pool[limited(pictures.labels[pool], max_train, key="max_train", seed=seed)]
     test = test[limited(pictures.labels[test], max_test, key="max_test", seed=seed)]
-    return pictures.select(pool), pictures.select(test)
+    return pictures.only(pool), pictures.only(test)

@@ -200,7 +200,7 @@ def _pictures(
     )
     if not unreadable:
         return pictures
-    return pictures.select(torch.tensor([i for i, m in enumerate(split.members) if m.name not in unreadable]).long())
+    return pictures.only(torch.tensor([i for i, m in enumerate(split.members) if m.name not in unreadable]).long())
 
 
 def _require_all_classes(path: Path, train: Pictures, test: Pictures) -> None:

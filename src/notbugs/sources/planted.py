@@ -115,5 +115,5 @@ def read_planted(
         count = size - size % len(CLASS_NAMES)
         images, labels, _ = draw(settings, count, make_generator(seed, "planted", part))
         pictures = Pictures(images, labels, CLASS_NAMES, torch.arange(count), ("",) * count, white=1)
-        parts.append(pictures.select(limited(labels, maximum, key=f"max_{part}", seed=seed)))
+        parts.append(pictures.only(limited(labels, maximum, key=f"max_{part}", seed=seed)))
     return parts[0], parts[1]

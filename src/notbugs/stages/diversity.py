@@ -1,12 +1,14 @@
 """Stage `diversity`: how diverse the images of D, D_R and D_NR are, class by class."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from notbugs.config import settings
 from notbugs.files import write_json
-from notbugs.images import make_generator
+from notbugs.images import Images, make_generator
 from notbugs.models import load_model
 from notbugs.science.diversity import (
     MEASURES,
@@ -42,16 +44,15 @@ def diversity(project: Context) -> None:
         outputs=[metrics_file],
         metrics_file=metrics_file,
     ):
-        data = {name: load_dataset(folder).data() for name, folder in folders.items()}
+        data = {name: load_dataset(folder) for name, folder in folders.items()}
         rows = rows_by_class(data, config, make_generator(project.seed, "diversity", "rows"))
-        spaces = {"pixels": {name: part.images.flatten(1) for name, part in data.items()}}
+        spaces: dict[str, Callable[[Tensor], Tensor]] = {"pixels": lambda images: images.flatten(1)}
         for name, file in files.items():
-            model = load_model(file, device=project.device)
-            spaces[name] = {key: features(model, part.images) for key, part in data.items()}
+            spaces[name] = partial(features, load_model(file, device=project.device))
         table: dict[str, Any] = {}
         per_class: dict[str, Any] = {class_name: {} for class_name in data["D"].class_names}
         for space, points in spaces.items():
-            classes = _classes(project, config, space, points, rows)
+            classes = _classes(project, config, space, points, data, rows)
             table[space] = mean_over_classes(classes)
             for class_name, measured in zip(data["D"].class_names, classes, strict=True):
                 per_class[class_name][space] = _values(measured)
@@ -75,12 +76,21 @@ def diversity(project: Context) -> None:
 
 
 def _classes(
-    project: Context, config: DiversitySettings, space: str, points: dict[str, Tensor], rows: list[Tensor]
+    project: Context,
+    config: DiversitySettings,
+    space: str,
+    points: Callable[[Tensor], Tensor],
+    data: Mapping[str, Images],
+    rows: list[Tensor],
 ) -> list[dict[str, dict[str, Tensor]]]:
-    """`compare_class` for every class; every space draws the same bootstrap samples."""
+    """`compare_class` for every class, of which alone the images are in memory; every space draws the same samples.
+
+    Args:
+        points: images (n, C, H, W) -> where they lie in the space, (n, d).
+    """
     return [
         compare_class(
-            {name: values[members] for name, values in points.items()},
+            {name: points(part.select(members).images) for name, part in data.items()},
             config,
             generator=make_generator(project.seed, "diversity", "bootstrap", label),
         )

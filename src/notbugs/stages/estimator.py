@@ -5,7 +5,7 @@ from typing import Any
 from notbugs.config import settings
 from notbugs.errors import ConfigError
 from notbugs.files import write_json
-from notbugs.images import ImageData, make_generator
+from notbugs.images import Images, make_generator
 from notbugs.science.estimator import (
     Estimator,
     EstimatorSettings,
@@ -42,7 +42,7 @@ def estimator(project: Context) -> None:
         outputs=[metrics_file],
         metrics_file=metrics_file,
     ) as run:
-        data, test = (load_dataset(folder).data() for folder in inputs)
+        data, test = (load_dataset(folder) for folder in inputs)
         if not len(data.labels.unique()) <= (config.num_examples or len(data)) <= len(data):
             raise ConfigError(
                 f"params.yaml: estimator.num_examples = {config.num_examples}: must be in "
@@ -83,9 +83,9 @@ def _measured(
     project: Context,
     config: EstimatorSettings,
     one: Estimator,
-    data: ImageData,
+    data: Images,
     pairs: Pairs,
-    test: ImageData,
+    test: Images,
     seed: int,
 ) -> dict[str, Any]:
     """Train g, invert with it, fit and measure, for one seed."""

@@ -32,12 +32,12 @@ def features(project: Context) -> None:
         outputs=[rows_file, metrics_file],
         metrics_file=metrics_file,
     ) as run:
-        data = {name: load_dataset(path).data() for name, path in inputs.items()}
+        data = {name: load_dataset(path) for name, path in inputs.items()}
         worlds = Worlds(data["train"], data["test"], {DATASET_NAMES[name]: data[name] for name in names})
         sources: dict[str, nn.Module] = {name: load_model(file, device=project.device) for name, file in files.items()}
         sources["posterior"] = Probabilities(load_model(files["standard"], device=project.device)).eval()
         source = settings(project.params, "data", DataSettings).source
-        linear = principal_components(worlds.train.images, config.max_linear)
+        linear = principal_components(worlds.train, config.max_linear)
         sources["linear"] = LinearFeatures(linear).to(project.device)
         if source == "planted":
             for name, directions in patterns().items():

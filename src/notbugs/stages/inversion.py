@@ -1,6 +1,7 @@
 """Stage `inversion`: what inverted images resemble, other objectives, and the train/test gap of the fits on them."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from notbugs.config import settings
 from notbugs.errors import ConfigError
 from notbugs.evaluation import predict
 from notbugs.files import write_json
-from notbugs.images import ImageData, make_generator, stratified_subset
+from notbugs.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.models import load_model
 from notbugs.models.base import Classifier
 from notbugs.science.inversion import (
@@ -52,8 +53,7 @@ def inversion(project: Context) -> None:
         outputs=[panel, metrics_file],
         metrics_file=metrics_file,
     ):
-        stored = {name: load_dataset(folder) for name, folder in splits.items()}
-        data = {name: dataset.data() for name, dataset in stored.items()}
+        data = {name: load_dataset(folder) for name, folder in splits.items()}
         models = {name: load_model(file, device=project.device) for name, file in model_files.items()}
         pairs = _pairs(project, config, data["train"])
         table, images, rows = _look_closely(project, config, data["train"], models, pairs)
@@ -62,7 +62,7 @@ def inversion(project: Context) -> None:
             images,
             rows,
             name="inversion panel",
-            source=stored["train"].manifest.source,
+            source=data["train"].manifest.source,
             settings=config.model_dump(mode="json"),
         )
         gaps = _gaps(project, config, data, models)
@@ -74,7 +74,7 @@ def inversion(project: Context) -> None:
     project.say(f"inversion: x_r nearer to x than to x' in pixels: {', '.join(nearer)}")
 
 
-def _pairs(project: Context, config: InversionSettings, data: ImageData) -> Pairs:
+def _pairs(project: Context, config: InversionSettings, data: Images) -> Pairs:
     """x drawn by class, x' uniformly among the other images of D."""
     count, classes = len(data), len(data.class_names)
     missing = [name for label, name in enumerate(data.class_names) if not bool((data.labels == label).any())]
@@ -92,7 +92,7 @@ def _pairs(project: Context, config: InversionSettings, data: ImageData) -> Pair
 
 
 def _look_closely(
-    project: Context, config: InversionSettings, data: ImageData, models: dict[str, Classifier], pairs: Pairs
+    project: Context, config: InversionSettings, data: Images, models: dict[str, Classifier], pairs: Pairs
 ) -> tuple[dict[str, Any], ImageData, pd.DataFrame]:
     """Invert by every model and objective; the measurements, and the images and facts of the panel."""
     labels, start_labels = data.labels[pairs.target], data.labels[pairs.start]
@@ -103,8 +103,8 @@ def _look_closely(
         for objective in config.objectives:
             found = invert(
                 model,
-                data.images[pairs.target],
-                data.images[pairs.start],
+                data.select(pairs.target).images,
+                data.select(pairs.start).images,
                 objective,
                 num_steps=config.num_steps,
                 step_size=config.step_size,
@@ -162,7 +162,7 @@ def _facts(name: str, objective: str, pairs: Pairs, columns: Columns, labels: Te
 
 
 def _gaps(
-    project: Context, config: InversionSettings, data: dict[str, ImageData], models: dict[str, Classifier]
+    project: Context, config: InversionSettings, data: Mapping[str, Images], models: dict[str, Classifier]
 ) -> dict[str, Any]:
     """Accuracy on images learnt, on unseen images made the same way, and on D's test images; shares over seeds."""
     stream = make_generator(project.seed, "inversion", "gap")
@@ -198,6 +198,7 @@ def _gaps(
     return {name: nested(shares) for name, shares in share_table(masks).items()}
 
 
-def _some(data: ImageData, count: int, generator: torch.Generator) -> ImageData:
+def _some(data: Images, count: int, generator: torch.Generator) -> ImageData:
     """At most `count` examples, by class."""
-    return data if len(data) <= count else data.select(stratified_subset(data.labels, count, generator))
+    few = len(data) <= count
+    return data.select(slice(0, count) if few else stratified_subset(data.labels, count, generator))
