@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from projects import RUNS, assert_same, copy_of, cut, environment, fail, flip, succeed
+
+from projects import RUNS, assert_same, copy_of, cut, environment, fail, flip, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(900)]
 
@@ -34,7 +35,7 @@ def test_a_damaged_file_is_named_and_made_again(finished_project: Path, tmp_path
         harm(copy / file)
     for file in ("metrics/results.csv", "metrics/fit/rand.json"):
         harm(copy / file)
-    succeed(copy, "dvc", "repro")
+    run(copy, "dvc", "repro")
     assert_same(finished_project, copy)
 
 
@@ -45,7 +46,7 @@ def test_damaged_measurements_that_were_kept_are_taken_again(finished_project: P
     for file in kept[:3]:
         flip(file)
     (copy / "metrics" / "results.csv").unlink()
-    succeed(copy, "notbugs", "evaluate", NOTBUGS_TRACKING="off")
+    run(copy, "notbugs", "evaluate", NOTBUGS_TRACKING="off")
     assert_same(finished_project, copy)
 
 
@@ -91,5 +92,5 @@ def test_two_dvc_repro_at_once(finished_project: Path, tmp_path: Path) -> None:
     for code, text in zip(codes, said, strict=True):
         assert "Traceback" not in text
         assert code == 0 or "is busy" in text or "lock" in text, text
-    succeed(copy, "dvc", "repro")
+    run(copy, "dvc", "repro")
     assert_same(finished_project, copy)
