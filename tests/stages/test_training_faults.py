@@ -36,7 +36,7 @@ def the_error(done: Result) -> str:
 def test_a_loss_that_is_no_number_stops_the_stage_and_keeps_the_models(project, command) -> None:
     before = outputs(project)
     set_params(project, train={"standard": {**TINY, "lr": 1e30, "schedule": "constant"}})
-    message = r"error: train standard, seed 0: the loss is (nan|inf) in epoch \d, step \d of 4; a smaller lr may help.*"
+    message = r"error: train standard, seed 0: the loss is (nan|inf) in epoch \d, step \d of 5; a smaller lr may help.*"
     assert re.fullmatch(message, the_error(command("train standard")))
     assert outputs(project) == before
     set_params(project, train={"standard": TINY})
