@@ -42,12 +42,12 @@ KILLS = [
             "inversion": ("data/inversion", "metrics/inversion.json"),
             "diversity": ("metrics/diversity.json", "metrics/diversity.json"),
             "estimator": ("metrics/estimator.json", "metrics/estimator.json"),
-            "features": ("metrics/features.json", "metrics/features.csv"),
             "planted": ("plots/planted", "metrics/planted.json"),
             "gaussian": ("metrics/gaussian.json", "metrics/gaussian.json"),
         },
         False,
     ),
+    ({"features": ("metrics/features.json", "metrics/features.csv")}, False),
     ({"sweep small --replace": ("sweeps/small/study.json", "sweeps/small/trials.csv")}, True),
     ({"report": ("reports/report.html", "plots/figures")}, False),
 ]
