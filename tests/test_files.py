@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from notbugs.cleaning import remnants, remove
 from notbugs.cli import main
 from notbugs.config import UserError
 from notbugs.files import WriteError, finish_moves, whole_file, whole_folder, write_text
@@ -238,3 +239,13 @@ def test_every_folder_of_the_pipeline_is_looked_after(tmp_path: Path, dead_proce
             (tmp_path / name).mkdir(parents=True)
     finish_moves(tmp_path)
     assert all((tmp_path / folder).is_dir() for folder in folders)
+
+
+def test_clean_finishes_a_move_and_removes_what_was_moved_away(tmp_path: Path, dead_process: int) -> None:
+    for name, content in ((f"x.{dead_process}.old.tmp", "old"), (f"x.{dead_process}.tmp", "new")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / content).touch()
+    (found,) = remnants(tmp_path)
+    remove(found)
+    assert names(tmp_path / "data") == ["x"]
+    assert names(tmp_path / "data" / "x") == ["new"]
