@@ -8,7 +8,7 @@ import pytest
 
 from projects import RUNS, assert_same, copy_of, cut, environment, fail, flip, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(1800)]
 
 DAMAGE = [
     ("data/train/images-00000.safetensors", "construct rand"),

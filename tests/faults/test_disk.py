@@ -126,7 +126,7 @@ STAGES = ["construct rand", "train standard", "report"]
 
 @pytest.mark.slow
 @pytest.mark.pipeline
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_stages_on_a_full_disk_and_again_with_room(finished_project: Path, tmp_path: Path) -> None:
     copy = copy_of(finished_project, tmp_path)
     before = contents(copy)
@@ -155,7 +155,7 @@ def test_stages_on_a_full_disk_and_again_with_room(finished_project: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.pipeline
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_read_only_project(finished_project: Path, tmp_path: Path) -> None:
     copy = copy_of(finished_project, tmp_path)
     (copy / ".notbugs" / "checked").unlink(missing_ok=True)

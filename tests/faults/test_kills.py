@@ -14,7 +14,7 @@ import yaml
 
 from projects import assert_same, contents, copy_of, environment, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(1800)]
 
 KILLER = """
 import json, os, pathlib, signal, sys
