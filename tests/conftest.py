@@ -37,7 +37,8 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project on which a tiny pipeline has run once. Shared by the tests of group `pipeline`: not to be changed."""
-    from test_pipeline import make_project, run
+    from projects import run
+    from test_pipeline import make_project
 
     folder = make_project(tmp_path_factory.mktemp("project"))
     done = run(folder, "dvc", "repro")

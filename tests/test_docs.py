@@ -1,5 +1,6 @@
 """What the documentation names is there."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -22,12 +23,24 @@ def test_every_fault_names_a_test_that_exists() -> None:
     assert len(faults) > 25
     for row in faults:
         last = row.rstrip("| ").rpartition(" | ")[2]
-        named = re.findall(r"`([^`]+)`", last)
+        named = re.findall(r"(\*\*slow\*\* )?`([^`]+)`", last)
         assert named, row
         file = ""
-        for name in named:
+        for slow, name in named:
             path, _, test = name.partition("::")
             file = path or file
-            text = (ROOT / "tests" / file).read_text()
             function = test.partition("[")[0].rstrip("…")
-            assert f"def {function}" in text, name
+            found = {is_slow for other, is_slow in named_tests(ROOT / "tests" / file) if other.startswith(function)}
+            assert found == {bool(slow)}, name
+
+
+def named_tests(file: Path) -> list[tuple[str, bool]]:
+    """Each test of a module, and whether only `make test-all` runs it."""
+    tree = ast.parse(file.read_text())
+    marks = [ast.unparse(node.value) for node in tree.body if isinstance(node, ast.Assign)]
+    all_slow = any("mark.slow" in mark for mark in marks)
+    return [
+        (node.name, all_slow or any("mark.slow" in ast.unparse(mark) for mark in node.decorator_list))
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]

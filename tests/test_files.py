@@ -1,16 +1,19 @@
 """Files and folders appear whole or not at all; what cannot be written is named."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
+from notbugs.cleaning import remnants, remove
 from notbugs.cli import main
 from notbugs.errors import UserError
-from notbugs.files import WriteError, whole_file, whole_folder, write_csv, write_text
+from notbugs.files import WriteError, finish_moves, whole_file, whole_folder, write_csv, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -137,3 +140,121 @@ def test_a_table_has_its_columns_and_empty_cells(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not in fieldnames"):
         write_csv(tmp_path / "table.csv", ("a",), rows)
     assert (tmp_path / "table.csv").read_bytes().startswith(b"a,b\n")
+
+
+REPLACING = """
+import os, sys
+from pathlib import Path
+path, last, calls = Path(sys.argv[1]), int(sys.argv[2]), 0
+
+def deadly(call):
+    def counted(*args, **kwargs):
+        global calls
+        if calls == last:
+            os._exit(9)
+        calls += 1
+        return call(*args, **kwargs)
+    return counted
+
+from notbugs.files import whole_folder
+for name in ("mkdir", "rename", "replace", "unlink", "rmdir"):
+    setattr(os, name, deadly(getattr(os, name)))
+with whole_folder(path) as folder:
+    (folder / "name").write_text("new")
+    (folder / "new").touch()
+"""
+
+
+@pytest.mark.parametrize("restored_by", ["a reader", "the next writer"])
+def test_a_folder_survives_a_kill_between_any_two_steps(tmp_path: Path, restored_by: str) -> None:
+    """Whole and old, or whole and new; the reader is a stage, whose project is opened first."""
+    path, found = tmp_path / "data" / "x", []
+    for steps in range(20):
+        shutil.rmtree(path.parent, ignore_errors=True)
+        with whole_folder(path) as folder:
+            (folder / "name").write_text("old")
+        done = subprocess.run([sys.executable, "-c", REPLACING, str(path), str(steps)], check=False)
+        if restored_by == "a reader":
+            finish_moves(tmp_path)
+        else:
+            with pytest.raises(KeyboardInterrupt), whole_folder(path):
+                raise KeyboardInterrupt
+            assert names(path.parent) == ["x"]
+        found.append((path / "name").read_text())
+        assert names(path) == (["name", "new"] if found[-1] == "new" else ["name"])
+        with whole_folder(path) as folder:
+            (folder / "newest").touch()
+        assert names(path) == ["newest"]
+        assert names(path.parent) == ["x"]
+        if done.returncode == 0:
+            break
+        assert done.returncode == 9
+    assert found == ["old"] * found.index("new") + ["new"] * (len(found) - found.index("new"))
+    assert found.index("new") >= 2
+    assert len(found) > found.index("new") + 3  # killed between the renames, and while the old one was removed
+
+
+def test_an_interruption_between_the_renames_puts_the_old_folder_back(tmp_path: Path, monkeypatch) -> None:
+    with whole_folder(tmp_path / "x") as folder:
+        (folder / "old").touch()
+
+    def interrupted(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "x") as folder:
+        (folder / "new").touch()
+    assert names(tmp_path / "x") == ["old"]
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_half_written_folder_never_takes_the_place_of_a_deleted_one(tmp_path: Path, dead_process: int) -> None:
+    """The old folder's last files were being removed when the process was killed; then somebody deleted the new one."""
+    (tmp_path / "data" / f"x.{dead_process}.old.tmp").mkdir(parents=True)
+    (tmp_path / "data" / f"y.{dead_process}.tmp").mkdir()
+    finish_moves(tmp_path)
+    assert names(tmp_path / "data") == [f"x.{dead_process}.old.tmp", f"y.{dead_process}.tmp"]
+
+
+def test_what_a_running_process_moves_is_left_to_it(tmp_path: Path) -> None:
+    between = [f"x.{os.getppid()}.old.tmp", f"x.{os.getppid()}.tmp"]
+    for name in between:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    finish_moves(tmp_path)
+    assert names(tmp_path / "data") == between
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_process_that_nobody_waited_for_is_gone(tmp_path: Path) -> None:
+    """A container whose first process is no init keeps the numbers of killed processes."""
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()
+        half = tmp_path / f"x.{process.pid}.tmp"
+        half.touch()
+        while half.exists():  # it has closed its output, and ends in a moment
+            write_text(tmp_path / "x", "text")
+        assert process.returncode is None
+    assert names(tmp_path) == ["x"]
+
+
+def test_every_folder_of_the_pipeline_is_looked_after(tmp_path: Path, dead_process: int) -> None:
+    stages = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text())["stages"].values()
+    outs = [out for stage in stages for out in stage.get("do", stage).get("outs", []) if isinstance(out, str)]
+    folders = [out.replace("${key}", "x") for out in outs if not Path(out).suffix]
+    assert {"data/train", "data/x", "models/train/x", "plots/figures"} <= set(folders)
+    for folder in folders:
+        for name in (f"{folder}.{dead_process}.old.tmp", f"{folder}.{dead_process}.tmp"):
+            (tmp_path / name).mkdir(parents=True)
+    finish_moves(tmp_path)
+    assert all((tmp_path / folder).is_dir() for folder in folders)
+
+
+def test_clean_finishes_a_move_and_removes_what_was_moved_away(tmp_path: Path, dead_process: int) -> None:
+    for name, content in ((f"x.{dead_process}.old.tmp", "old"), (f"x.{dead_process}.tmp", "new")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / content).touch()
+    (found,) = remnants(tmp_path)
+    remove(found)
+    assert names(tmp_path / "data") == ["x"]
+    assert names(tmp_path / "data" / "x") == ["new"]

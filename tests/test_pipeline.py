@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import resource
 import shutil
-import subprocess
 import sys
 import time
 import warnings
@@ -17,6 +15,7 @@ import yaml
 
 from notbugs.files import sha256
 from notbugs.store import load_dataset
+from projects import run
 from tiny import ATTACK, CONSTRUCT, EVALUATE, FEATURES, PLANTED, SHARED, TRAIN
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
@@ -90,25 +89,6 @@ TINY_PARAMS = {
     "sweep": {"small": {"kinds": ["rand"], "eps": [0.25, 0.5], "num_steps": [1, 3]}},
     "report": {"grid_examples": 3},
 }
-
-
-def run(project: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment in the project, tracked into the project's own store."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC"))}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["COLUMNS"] = "120"
-    done = subprocess.run(
-        command,
-        cwd=project,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done
 
 
 def make_project(folder: Path) -> Path:

@@ -14,7 +14,8 @@ import yaml
 
 from notbugs.files import sha256
 from notbugs.store import load_dataset
-from test_pipeline import TINY_PARAMS, make_project, mlflow_runs, run
+from projects import run
+from test_pipeline import TINY_PARAMS, make_project, mlflow_runs
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 SECTIONS = ("prepare", "train", "construct")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from notbugs.files import finish_moves
+
 KINDS = {
     "evaluate": "kept measurements of models; made again by `notbugs evaluate`",
     "processes": "what the processes of a failed stage printed",
@@ -19,7 +21,7 @@ KINDS = {
 """Folder -> what it holds."""
 NOT_LISTED = ("unfinished", "checked", "tracked.json")
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "sweeps")
-_HALF = re.compile(r"\.\d+\.tmp$")
+_HALF = re.compile(r"\.\d+(\.old)?\.tmp$")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Remnant:
 
 def remnants(root: Path) -> list[Remnant]:
     """Everything that `notbugs clean` can remove from a project: unfinished work first."""
+    finish_moves(root)
     work = root / ".notbugs"
     found = [(path, _unfinished(path), False) for path in _inside(work / "unfinished")]
     found += [(path, "half of a write that was killed", False) for path in _halves(root)]

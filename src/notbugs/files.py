@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ _REASONS = {
 }
 """Why nothing can be written, in words; other errors are no fault of the place."""
 _ALSO_OF_READING = (errno.EACCES, errno.EPERM)
+FOLDERS = ("data/*", "models/*/*", "plots/*", "sweeps/*/*")
+"""Where in a project stages write whole folders."""
+_TEMPORARY = re.compile(r"(?P<name>.+)\.(?P<process>\d+)(?P<old>\.old)?\.tmp")
+"""A file or folder being written, or the folder that it takes the place of."""
 
 
 class WriteError(UserError):
@@ -58,15 +62,39 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     with _writing(path) as temporary:
         temporary.mkdir()
+        old = temporary.with_name(f"{temporary.stem}.old.tmp")
         try:
             yield temporary
-            before = temporary.with_name(f"{temporary.stem}.old.tmp")
             if path.exists():
-                path.rename(before)
+                path.rename(old)
             temporary.replace(path)
-            shutil.rmtree(before, ignore_errors=True)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if old.exists() and not path.exists():  # interrupted between the two
+                old.rename(path)
+            for left in (old, temporary):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def finish_move(old: Path) -> None:
+    """Give a new folder its name if its process was killed after moving the old one away, and before that.
+
+    Args:
+        old: what `whole_folder` moved away, PATH.PROCESS.old.tmp; the new folder beside it is whole.
+    """
+    match = _TEMPORARY.fullmatch(old.name)
+    if match is None or not match["old"] or _works(int(match["process"])):
+        return
+    path, new = old.with_name(match["name"]), old.with_name(f"{match['name']}.{match['process']}.tmp")
+    if old.is_dir() and new.is_dir() and not path.exists():
+        with suppress(OSError):  # another process was quicker, or nothing can be written here
+            new.rename(path)
+
+
+def finish_moves(root: Path) -> None:
+    """`finish_move` for the folders that a project's stages write."""
+    for place in FOLDERS:
+        for old in sorted(root.glob(f"{place}.old.tmp")):
+            finish_move(old)
 
 
 @contextmanager
@@ -88,25 +116,37 @@ def _writing(path: Path) -> Iterator[Path]:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files and folders of `path` whose process is gone."""
-    pattern = re.compile(rf"{re.escape(path.name)}\.(\d+)(\.old)?\.tmp")
-    for beside in path.parent.iterdir():
-        match = pattern.fullmatch(beside.name)
-        if match is None or (_runs(int(match[1])) and int(match[1]) != os.getpid()):
+    for beside in sorted(path.parent.iterdir()):  # what was moved away comes before what was to take its place
+        match = _TEMPORARY.fullmatch(beside.name)
+        if match is None or match["name"] != path.name or _works(int(match["process"])):
             continue
+        finish_move(beside)
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
         else:
             beside.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def _works(process: int) -> bool:
+    """Whether another process is still at it; one of this process's number is over."""
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # it runs and is somebody else's
         return True
-    return True
+    return not _is_zombie(process)
+
+
+def _is_zombie(process: int) -> bool:
+    """Whether it ended and nobody asked how, as in a container whose first process is no init."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] == "Z"
 
 
 def _trouble(error: Exception, temporary: Path, path: Path) -> WriteError | None:

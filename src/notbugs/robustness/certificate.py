@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks.engine import frozen
 from notbugs.config import Settings
+from notbugs.halving import Halving
 
 ABSTAIN = -1
 """The class of an image on which the smoothed classifier does not commit itself."""
@@ -96,12 +97,14 @@ def _counts(
     model: nn.Module, image: Tensor, num: int, settings: CertificateSettings, generator: torch.Generator
 ) -> Tensor:
     """How often each class is called among `num` noisy copies of an image (C, H, W); (K,)."""
-    counts: Tensor | None = None
+    halving, counts = Halving("certificate"), torch.zeros(1, dtype=torch.int64)
     for start in range(0, num, settings.batch_size):
         size = min(settings.batch_size, num - start)
-        noise = torch.randn((size, *image.shape), generator=generator).to(image)
-        logits = model(image + settings.sigma * noise)
-        found = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1])
-        counts = found if counts is None else counts + found
-    assert counts is not None  # num >= 1
-    return counts.cpu()
+        noise = torch.randn((size, *image.shape), generator=generator)
+
+        def called(rows: slice, noise: Tensor = noise) -> Tensor:
+            logits = model(image + settings.sigma * noise[rows].to(image))
+            return torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).cpu()
+
+        counts = counts + sum(halving(size, called))
+    return counts

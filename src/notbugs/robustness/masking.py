@@ -14,7 +14,7 @@ from torch.nn import functional
 from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.projections import NORMS
-from notbugs.evaluation import adversarially_correct, batches, model_device, predict
+from notbugs.evaluation import adversarially_correct, model_device, predict
 from notbugs.halving import Halving
 from notbugs.images import ImageData
 from notbugs.intervals import wilson_interval
@@ -204,19 +204,23 @@ def _stands_at_large_eps(
 def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tuple[Tensor, Tensor, Tensor]:
     """What the network itself gives away: `random`, `zero` and `probabilities` of `Signs`."""
     device = model_device(model)
-    random, zero, probabilities = [], [], []
+
+    def look(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        inputs, labels = data.images[rows].to(device), data.labels[rows].to(device)
+        logits, gradient = _evaluated(model, inputs, labels)
+        again, gradient_again = _evaluated(model, inputs, labels)
+        difference = max(_difference(logits, again), _difference(gradient, gradient_again))
+        random = torch.full((len(inputs),), difference, dtype=torch.float64)
+        size = gradient.flatten(1).abs().amax(dim=1)  # (n,)
+        zero = ~(size > 0) | ~torch.isfinite(size)
+        in_range = ((logits >= 0) & (logits <= 1 + 1e-4)).all(dim=1)
+        probabilities = in_range & ((logits.sum(dim=1) - 1).abs() < 1e-3)
+        return random, zero.cpu(), probabilities.cpu()
+
     with frozen(model):
-        for batch in batches(len(data), settings.batch_size):
-            inputs, labels = data.images[batch].to(device), data.labels[batch].to(device)
-            logits, gradient = _evaluated(model, inputs, labels)
-            again, gradient_again = _evaluated(model, inputs, labels)
-            difference = max(_difference(logits, again), _difference(gradient, gradient_again))
-            random.append(torch.full((len(inputs),), difference, dtype=torch.float64))
-            size = gradient.flatten(1).abs().amax(dim=1)  # (n,)
-            zero.append((~(size > 0) | ~torch.isfinite(size)).cpu())
-            in_range = ((logits >= 0) & (logits <= 1 + 1e-4)).all(dim=1)
-            probabilities.append((in_range & ((logits.sum(dim=1) - 1).abs() < 1e-3)).cpu())
-    return torch.cat(random), torch.cat(zero), torch.cat(probabilities)
+        found = Halving("masking").over(len(data), settings.batch_size, look)
+    random, zero, probabilities = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return random, zero, probabilities
 
 
 def _evaluated(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

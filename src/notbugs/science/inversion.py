@@ -224,7 +224,7 @@ def median(values: Tensor, num_bootstrap: int, generator: torch.Generator) -> di
 
 
 def accuracies(
-    model: nn.Module, splits: dict[str, Images], attack: AttackSettings, *, generator: torch.Generator
+    model: nn.Module, splits: Mapping[str, Images], attack: AttackSettings, *, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Which images a model gets right, untouched and attacked: "<split>.clean", "<split>.attacked" -> (N,) bool."""
     masks = {}

@@ -13,6 +13,7 @@ import torch
 from notbugs.config import Runtime, read_params, runtime, settings
 from notbugs.distribution import is_first
 from notbugs.errors import ConfigError
+from notbugs.files import finish_moves
 from notbugs.memory import keep_freed_memory
 from notbugs.models import ModelSettings
 from notbugs.progress import Track, silent, track
@@ -100,9 +101,12 @@ class Context:
 def open_project(root: Path) -> Context:
     """Read params.yaml and make torch deterministic: threads, device, kernels.
 
+    A dataset or other folder whose writer was killed while it took the old one's place is put there.
+
     Raises: ConfigError for impossible settings, or CUDA asked for where there is none.
     """
     params = read_params(root / "params.yaml")
+    finish_moves(root)
     shared = runtime(params)
     if shared.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("params.yaml: device = 'cuda': this machine has no CUDA device; allowed: auto, cpu")

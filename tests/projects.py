@@ -11,7 +11,7 @@ import pytest
 from notbugs.files import sha256
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "sweeps")
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(__file__).parents[1] / "src"
 RUNS = Path(".dvc") / "cache" / "runs"
 
 
@@ -24,16 +24,24 @@ def copy_of(project: Path, folder: Path) -> Path:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Of a command: this Python first, tracked into the project's own store."""
+    """Of a command: this Python and this package first, tracked into the project's own store."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC"))}
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     kept["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *filter(None, [kept.get("PYTHONPATH")])])
     return {**kept, "COLUMNS": "160", **changes}
 
 
-def run(project: Path, *command: str, **changes: str) -> "subprocess.CompletedProcess[str]":
-    """A command in the project, in a session of its own."""
-    return subprocess.run(
+def run(
+    project: Path, *command: str, check: bool = True, own_session: bool = False, **changes: str
+) -> "subprocess.CompletedProcess[str]":
+    """A command of this environment in the project.
+
+    Args:
+        check: fail the test if the command fails.
+        own_session: a signal to its group does not reach the tests.
+        changes: of the environment.
+    """
+    done = subprocess.run(
         command,
         cwd=project,
         env=environment(**changes),
@@ -41,20 +49,16 @@ def run(project: Path, *command: str, **changes: str) -> "subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=False,
-        start_new_session=True,
+        start_new_session=own_session,
     )
-
-
-def succeed(project: Path, *command: str, **changes: str) -> str:
-    """What a command said that ended well."""
-    done = run(project, *command, **changes)
-    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
 
 
 def fail(project: Path, *command: str, **changes: str) -> str:
     """The one line of a `notbugs` command that ended with an error."""
-    done = run(project, *command, **changes)
+    done = run(project, *command, check=False, **changes)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("notbugs: tracking: ")]
     assert done.returncode in (1, 2), f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
