@@ -4,6 +4,7 @@ Asked by Reviewer 1 of Ilyas et al. 2019, and as a posterior predictive check by
 image whose representation is matched (its label is given), x' the training image at which the descent starts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
