@@ -65,14 +65,15 @@ LIBRARIES = ("torch", "torchattacks", "foolbox", "adversarial-robustness-toolbox
 def digits(pixels: int) -> tuple[ImageData, ImageData]:
     """Scikit-learn's digits, to train on and to attack; enlarged and in three channels beyond 8 pixels."""
     source = load_source(DataSettings(source="digits"), seed=0, root=Path())
+    train_data, test_data = (split.select(slice(0, len(split))) for split in (source.train, source.test))
     if pixels == 8:
-        return source.train, source.test
+        return train_data, test_data
 
     def enlarge(data: ImageData) -> ImageData:
         images = functional.interpolate(data.images, size=(pixels, pixels), mode="bilinear").repeat(1, 3, 1, 1)
         return replace(data, images=images.clamp(0, 1))
 
-    return enlarge(source.train), enlarge(source.test)
+    return enlarge(train_data), enlarge(test_data)
 
 
 def trained(name: str, device: torch.device, section: str | None = None) -> tuple[Classifier, ImageData, ImageData]:

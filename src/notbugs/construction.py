@@ -20,6 +20,7 @@ from notbugs.errors import ConfigError
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.halving import Halving
 from notbugs.images import ImageData, Images, by_parts
+from notbugs.memory import give_back_freed_memory
 from notbugs.models.base import Classifier, is_large
 from notbugs.progress import Track, silent
 from notbugs.store import DTYPES, Dtype
@@ -266,6 +267,7 @@ def parts(
 
         made = joined(halving(batch.stop - batch.start, work))
         yield slice(start, first + batch.stop), made.rounded(settings.dtype)
+        give_back_freed_memory(every=0.25)
 
 
 def construct(
@@ -404,6 +406,7 @@ def nearest_neighbour(
             closer = shortest < nearest[batch]
             called[batch] = torch.where(closer, known.labels[which], called[batch])
             nearest[batch] = torch.where(closer, shortest, nearest[batch])
+        give_back_freed_memory(every=0.25)
     return called
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from notbugs.errors import UserError
+from notbugs.memory import give_back_freed_memory
 
 Part = TypeVar("Part")
 
@@ -55,7 +56,9 @@ class Halving:
             parts = max(1, min(self._parts, count // self.smallest))
             ends = [count * number // parts for number in range(parts + 1)]
             try:
-                return [work(slice(start, stop)) for start, stop in itertools.pairwise(ends)]
+                found = [work(slice(start, stop)) for start, stop in itertools.pairwise(ends)]
+                give_back_freed_memory()
+                return found
             except torch.OutOfMemoryError as error:
                 if count // (2 * parts) < self.smallest:
                     raise MemoryExhaustedError(

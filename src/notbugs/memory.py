@@ -1,16 +1,13 @@
-"""How the process keeps its memory."""
+"""How the process keeps its memory, and gives it back."""
 
 import ctypes
-import os
-import re
 import sys
-from pathlib import Path
-
-import torch
+import time
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-LARGE = 2**22
-"""Bytes from which a block is large."""
+_given_back: float | None = None
+"""When it last did, by time.monotonic; None while it keeps nothing."""
 
 
 def keep_freed_memory() -> None:
@@ -18,26 +15,30 @@ def keep_freed_memory() -> None:
 
     A network frees and takes the same few megabytes at every step. Given back, each page is fetched from the kernel
     and zeroed again: half the time of a small network on a CPU (docs/performance.md).
-
-    Large blocks, kept, leave a heap of holes that the next ones do not quite fit into: the peak rises with the number
-    of steps (docs/scale.md). They are given back where the kernel gives huge pages, 512 pages at a time, which takes
-    no longer than keeping them; elsewhere they are kept too. To be called before torch allocates anything.
     Does nothing where there is no glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    global _given_back
+    mallopt = _of_glibc("mallopt")
     if mallopt is not None:
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first allocation
-        mallopt(M_MMAP_THRESHOLD, LARGE if _gets_huge_pages() else 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        _given_back = time.monotonic()
 
 
-def _gets_huge_pages() -> bool:
-    """Whether torch asks for huge pages, and the kernel gives them."""
-    block = torch.ones(4 * LARGE, dtype=torch.uint8)
-    try:
-        pages = re.search(r"AnonHugePages: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
-    except OSError:
-        return False
-    return pages is not None and int(pages[1]) * 2**10 >= len(block) // 2
+def give_back_freed_memory(every: float = 2.0) -> None:
+    """Give the kernel what `keep_freed_memory` keeps, unless that was done less than so many seconds ago.
+
+    A heap that keeps all it ever freed has ever more holes into which the next blocks do not quite fit: its peak rises
+    with the number of steps (docs/scale.md). To be called often; it takes some 20 ms.
+    """
+    global _given_back
+    if _given_back is None or time.monotonic() - _given_back < every:
+        return
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+    _given_back = time.monotonic()
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
