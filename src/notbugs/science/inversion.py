@@ -4,6 +4,7 @@ Asked by Reviewer 1 of Ilyas et al. 2019, and as a posterior predictive check by
 image whose representation is matched (its label is given), x' the training image at which the descent starts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -224,7 +225,7 @@ def median(values: Tensor, num_bootstrap: int, generator: torch.Generator) -> di
 
 
 def accuracies(
-    model: nn.Module, splits: dict[str, Images], attack: AttackSettings, *, generator: torch.Generator
+    model: nn.Module, splits: Mapping[str, Images], attack: AttackSettings, *, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Which images a model gets right, untouched and attacked: "<split>.clean", "<split>.attacked" -> (N,) bool."""
     masks = {}
