@@ -389,12 +389,14 @@ def main() -> None:
             rows += evaluation(turns)
         if "scaling" in arguments.parts:
             rows += scaling(turns)
-    if "memory" in arguments.parts:
-        for row in rows:
-            if row["task"] == "PGD L2" and row["implementation"] in ("notbugs", *PEERS):
-                row["peak_mib"] = round(peak_memory(row["model"], row["implementation"], device), 1)
     file, facts = HERE / f"engine-{device.type}.json", machine(device)
     rows = merge(file, facts, rows)
+    if "memory" in arguments.parts:
+        attacked = [row for row in rows if row["task"] == "PGD L2" and row["model"] in models]
+        for row in attacked:
+            if row["implementation"] in ("notbugs", *PEERS):
+                row["peak_mib"] = round(peak_memory(row["model"], row["implementation"], device), 1)
+        rows = merge(file, facts, attacked)
     write_table(file.with_suffix(".md"), facts, rows)
     draw(file.with_suffix(".png"), facts, rows)
 
