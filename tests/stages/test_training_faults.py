@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from resume_tools import TINY, contents, set_params
+from resume_tools import contents, set_params
 
 from notbugs.cli import main
 from notbugs.models.base import Classifier
+from tiny import TRAIN
 
 OUTPUTS = ("data", "models", "metrics", "plots")
 
@@ -35,11 +36,11 @@ def the_error(done: Result) -> str:
 
 def test_a_loss_that_is_no_number_stops_the_stage_and_keeps_the_models(project, command) -> None:
     before = outputs(project)
-    set_params(project, train={"standard": {**TINY, "lr": 1e30, "schedule": "constant"}})
+    set_params(project, train={"standard": {**TRAIN, "lr": 1e30, "schedule": "constant"}})
     message = r"error: train standard, seed 0: the loss is (nan|inf) in epoch \d, step \d of 5; a smaller lr may help.*"
     assert re.fullmatch(message, the_error(command("train standard")))
     assert outputs(project) == before
-    set_params(project, train={"standard": TINY})
+    set_params(project, train={"standard": TRAIN})
     assert command("train standard").exit_code == 0
     assert outputs(project) == before
 
