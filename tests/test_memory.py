@@ -6,7 +6,6 @@ import sys
 import pytest
 
 PROGRAM = """
-import time
 import torch
 from notbugs import memory
 
