@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from notbugs.construction import TargetSettings, describe, neighbour_reference, parts, set_up
+from notbugs.construction import TargetSettings, describe, parts, set_up
 from notbugs.evaluation import EvaluateSettings, evaluate
 from notbugs.feeding import Feed
 from notbugs.files import whole_folder
@@ -28,6 +28,7 @@ from notbugs.images import ImageData, make_generator
 from notbugs.memory import keep_freed_memory
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
+from notbugs.neighbours import neighbour_reference
 from notbugs.store import DatasetWriter, StoredDataset, load_dataset
 from notbugs.training import TrainSettings, train
 

@@ -18,8 +18,6 @@ from notbugs.construction import (
     construct_settings,
     describe,
     joined,
-    nearest_neighbour,
-    neighbour_reference,
     parts,
     set_up,
     summarise,
@@ -28,6 +26,7 @@ from notbugs.construction import (
 from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.models.base import Classifier
+from notbugs.neighbours import nearest_neighbour, neighbour_reference
 from notbugs.store import load_dataset, save_dataset
 
 INVERT = {"recipe": "invert", "model": "robust", "num_steps": 100, "step_size": 0.05}

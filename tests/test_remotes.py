@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from notbugs.files import sha256
 from notbugs.store import load_dataset
@@ -94,6 +95,29 @@ def test_a_second_clone_pulls_from_a_folder(original: Path, tmp_path: Path) -> N
     run(copy, "dvc", "pull")
     assert_complete(copy, original)
     git(original, "checkout", "-q", "-")
+
+
+def test_earlier_settings_are_restored(original: Path, tmp_path: Path) -> None:
+    """`track` keeps the runs that DVC itself leaves out of its run cache, so nothing is trained twice."""
+    copy = shutil.copytree(original, tmp_path / "copy")
+    stage = ("dvc", "repro", "train@standard")
+    run(copy, "notbugs", "track")
+    earlier = (copy / "params.yaml").read_text()
+    params = yaml.safe_load(earlier)
+    params["train"]["standard"]["epochs"] = 1
+    (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    assert "Running stage 'train@standard'" in run(copy, *stage).stdout
+    (copy / "params.yaml").write_text(earlier)
+    restored = run(copy, *stage).stdout
+    assert "Stage 'train@standard' is cached - skipping run, checking out outputs" in restored
+    assert outputs(copy) == outputs(original)
+    run(copy, "notbugs", "track")
+    assert (copy / "dvc.lock").read_bytes() == (original / "dvc.lock").read_bytes()
+    with Repo(str(copy)).lock:
+        (copy / "dvc.lock").write_text((copy / "dvc.lock").read_text() + "\n")
+        done = run(copy, "notbugs", "track")
+    assert "notbugs: DVC: Unable to acquire lock" in done.stderr
+    assert "(the run cache is not complete)" in done.stderr
 
 
 @pytest.mark.slow

@@ -10,11 +10,12 @@ from torch.nn import functional
 
 import notbugs.training
 from notbugs.attacks import AttackSettings, run_attack
+from notbugs.augmentation import augment
 from notbugs.config import validate
 from notbugs.errors import ConfigError
 from notbugs.evaluation import adversarially_correct, predict
 from notbugs.images import ImageData
-from notbugs.training import FitSettings, TrainingError, TrainSettings, augment, kept_record, train
+from notbugs.training import FitSettings, TrainingError, TrainSettings, kept_record, train
 
 ATTACK = AttackSettings(eps=0.5, num_steps=2, random_start=True)
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
@@ -19,9 +18,9 @@ from notbugs.config import Settings, validate
 from notbugs.errors import ConfigError
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.halving import Halving
-from notbugs.images import ImageData, Images, by_parts
-from notbugs.memory import give_back_freed_memory
-from notbugs.models.base import Classifier, is_large
+from notbugs.images import ImageData, Images
+from notbugs.models.base import Classifier
+from notbugs.neighbours import nearest_neighbour
 from notbugs.progress import Track, silent
 from notbugs.store import DTYPES, Dtype
 
@@ -267,7 +266,6 @@ def parts(
 
         made = joined(halving(batch.stop - batch.start, work))
         yield slice(start, first + batch.stop), made.rounded(settings.dtype)
-        give_back_freed_memory(every=0.25)
 
 
 def construct(
@@ -325,7 +323,7 @@ def describe(
         model: its source model: probabilities before and after, success.
         robust_model: one of the two judges of what an image still shows; the other is 1-NN on D.
         first: row of D that the first example was made from.
-        reference: D as 1-NN sees it, see `neighbour_reference`; None for D itself.
+        reference: D as 1-NN sees it, see `neighbours.neighbour_reference`; None for D itself.
     """
     new, true, given = constructed.data.images, constructed.true_labels, constructed.data.labels
     old = data.select(slice(first, first + len(new))).images
@@ -352,62 +350,6 @@ def describe(
     }
     columns["still_y"] = (columns["robust_prediction"] == true) & (columns["neighbour_prediction"] == true)
     return columns
-
-
-NEIGHBOUR_SIZE = 32
-"""Height and width at which 1-NN compares images of 128 pixels and more."""
-
-
-def neighbour_reference(data: Images) -> Images:
-    """D as 1-NN sees it: itself, or in memory and averaged to NEIGHBOUR_SIZE pixels where its images are large.
-
-    Each constructed image is compared with all of D. Large images would be read from disk again for every batch.
-    """
-    if not is_large(data.image_shape):
-        return data
-    small = torch.cat([_averaged(part.images, NEIGHBOUR_SIZE, NEIGHBOUR_SIZE) for part in by_parts(data)])
-    return ImageData(small, data.labels, data.class_names)
-
-
-def _averaged(images: Tensor, height: int, width: int) -> Tensor:
-    """Averages over areas: (N, C, H, W) -> (N, C, height, width), in [0, 1] in spite of rounding."""
-    return functional.adaptive_avg_pool2d(images, (height, width)).clamp(0.0, 1.0)
-
-
-def nearest_neighbour(
-    images: Tensor, reference: Images, *, first: int = 0, device: torch.device | str = "cpu", batch_size: int = 1000
-) -> Tensor:
-    """Label of the nearest image of `reference` in L2 over pixels: (n, C, H, W) -> (n,), on the CPU.
-
-    Image i is not compared with number first + i of `reference`, from which it was made: that one is never
-    further than the perturbation, and would answer y for the image whatever it shows.
-
-    Args:
-        reference: read part by part, so that memory does not grow with it. Where its images are smaller, the others are
-            averaged to their size first.
-        batch_size: images and references compared at a time.
-    Raises: ValueError if an image has no partner in `reference`, or that has fewer than two images.
-    """
-    if len(reference) < max(2, first + len(images)):
-        raise ValueError(f"need a reference for each of images {first} to {first + len(images)}, not {len(reference)}")
-    if images.shape[1:] != reference.image_shape:
-        images = _averaged(images, *reference.image_shape[1:])
-    nearest = torch.full((len(images),), torch.inf)
-    called = torch.zeros(len(images), dtype=torch.int64)
-    for some in batches(len(reference), batch_size):
-        known = reference.select(some)
-        flat = known.images.flatten(1).to(device)  # (m, d)
-        for batch in batches(len(images), batch_size):
-            distances = torch.cdist(images[batch].flatten(1).to(device), flat)  # (n, m)
-            own = torch.arange(batch.start, batch.stop) + first - some.start
-            mine = ((own >= 0) & (own < len(flat))).nonzero().flatten()
-            distances[mine, own[mine]] = torch.inf
-            shortest, which = distances.cpu().min(dim=1)
-            closer = shortest < nearest[batch]
-            called[batch] = torch.where(closer, known.labels[which], called[batch])
-            nearest[batch] = torch.where(closer, shortest, nearest[batch])
-        give_back_freed_memory(every=0.25)
-    return called
 
 
 def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Training classifiers: one loop, standard or, given an attack, adversarial."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypedDict
+from typing import Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -15,9 +14,11 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycl
 
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine
+from notbugs.augmentation import augment
 from notbugs.checkpoints import Checkpoint, restore_training, training_state
 from notbugs.config import Settings
 from notbugs.distribution import averaging, own_generator, share_of, summed, world_size
+from notbugs.early_stopping import BestEpoch, DecidingColumn, EpochRecord
 from notbugs.errors import UserError
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
 from notbugs.feeding import Feed
@@ -95,24 +96,17 @@ class TrainSettings(Settings):
             raise ValueError("given where early_stopping and attack are: the best epoch is chosen by it")
         return validation_attack
 
+    @property
+    def deciding_column(self) -> DecidingColumn:
+        """What early stopping compares."""
+        return "validation_accuracy" if self.attack is None else "validation_adversarial_accuracy"
+
 
 class FitSettings(TrainSettings):
     """How a classifier is fitted on a constructed dataset."""
 
     still_y: bool = True
     """Fit a second time on only the images that the robust model and 1-NN still call y."""
-
-
-class EpochRecord(TypedDict):
-    """One point of the learning curves; None where it was not measured."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    validation_accuracy: float | None
-    validation_accuracy_shifted: float | None
-    validation_adversarial_accuracy: float | None
 
 
 class TrainingError(UserError):
@@ -153,13 +147,8 @@ def train(
     Raises: TrainingError if the loss is no longer finite, or for fewer than two examples a process; ValueError for
         early stopping without validation images.
     """
+    _check(data, settings, validation)
     device = next(model.parameters()).device
-    if min(len(data), settings.batch_size) < 2 * world_size():
-        smaller, needed = min(len(data), settings.batch_size), 2 * world_size()
-        whom = f", two for each of {world_size()} processes" if world_size() > 1 else ""
-        raise TrainingError(f"training needs at least {needed} examples{whom}, not {smaller}")
-    if settings.early_stopping is not None and validation is None:
-        raise ValueError("early_stopping needs validation images")
     feed = Feed(data, device)
     model.to(memory_format=torch.channels_last)
     few = data.select(slice(0, 8)).images.to(device)
@@ -167,11 +156,11 @@ def train(
     steps = _steps_per_epoch(len(data), settings.batch_size)
     optimizer, scheduler = _optimizer(model, settings, steps)
     records: list[EpochRecord] = []
-    best = _Best(settings)
+    best = BestEpoch(settings.early_stopping, settings.deciding_column)
     kept = checkpoint.load() if checkpoint else None
     if kept is not None:
         restore_training(kept["training"], model, optimizer, scheduler, generator)
-        best.restore_state(kept["best"])
+        best.load_state_dict(kept["best"])
         records = kept["records"]
         if on_epoch:
             for record in records:
@@ -191,22 +180,14 @@ def train(
                 f"{description}: the loss is {error.loss} in epoch {epoch}, step {error.step} of {steps}; a smaller lr "
                 f"may help{kept_in}"
             ) from None
-        record = EpochRecord(
-            epoch=epoch,
-            lr=lr,
-            train_loss=loss,
-            train_accuracy=accuracy,
-            validation_accuracy=None,
-            validation_accuracy_shifted=None,
-            validation_adversarial_accuracy=None,
-        )
-        measured = epoch % settings.measure_every == 0 or epoch == settings.epochs
-        if validation is not None and measured:
-            _measure(model, validation, settings, record)
+        record = _unmeasured(epoch, lr, loss, accuracy)
+        looked_at = validation if epoch % settings.measure_every == 0 or epoch == settings.epochs else None
+        if looked_at is not None:
+            _measure(model, looked_at, settings, record)
         records.append(record)
         if on_epoch:
             on_epoch(record)
-        if validation is not None and measured:
+        if looked_at is not None:
             best.see(model, record)
         if checkpoint:
             checkpoint.save(
@@ -223,6 +204,27 @@ def train(
     best.restore(model)
     model.eval().to(memory_format=torch.contiguous_format)
     return records
+
+
+def _check(data: Images, settings: TrainSettings, validation: Images | None) -> None:
+    count, needed = min(len(data), settings.batch_size), 2 * world_size()
+    if count < needed:
+        whom = f", two for each of {world_size()} processes" if world_size() > 1 else ""
+        raise TrainingError(f"training needs at least {needed} examples{whom}, not {count}")
+    if settings.early_stopping is not None and validation is None:
+        raise ValueError("early_stopping needs validation images")
+
+
+def _unmeasured(epoch: int, lr: float, loss: float, accuracy: float) -> EpochRecord:
+    return EpochRecord(
+        epoch=epoch,
+        lr=lr,
+        train_loss=loss,
+        train_accuracy=accuracy,
+        validation_accuracy=None,
+        validation_accuracy_shifted=None,
+        validation_adversarial_accuracy=None,
+    )
 
 
 class _NotFiniteError(Exception):
@@ -320,38 +322,6 @@ def _precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def augment(
-    images: Tensor, crop_padding: int, flip: bool, generator: torch.Generator, *, batch_size: int | None = None
-) -> Tensor:
-    """Random crops and flips, each image its own, on the images' device.
-
-    Args:
-        images: (N, C, H, W).
-        crop_padding: black pixels put around before a crop of the old size; 0 for none.
-        flip: mirror each image with probability 1/2.
-        generator: CPU generator.
-        batch_size: of the batch of which the images are this process's part; what is drawn is drawn for all of it, so
-            that the generator is the same in all processes. None: they are the whole batch.
-    Returns: (N, C, H, W).
-    """
-    count, _, height, width = images.shape
-    device = images.device
-    whole = batch_size or count
-    mine = torch.arange(whole) if batch_size is None else share_of(torch.arange(whole))
-    if crop_padding:
-        drawn = torch.randint(0, 2 * crop_padding + 1, (2, whole), generator=generator)
-        offsets = drawn[:, mine].to(device)
-        padded = functional.pad(images, [crop_padding] * 4).permute(0, 2, 3, 1)  # (N, H + 2p, W + 2p, C)
-        rows = offsets[0][:, None] + torch.arange(height, device=device)  # (N, H)
-        columns = offsets[1][:, None] + torch.arange(width, device=device)  # (N, W)
-        example = torch.arange(count, device=device)[:, None, None]
-        images = padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-    if flip:
-        mirrored = torch.rand(whole, generator=generator)[mine].to(device) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    return images
-
-
 def _measure(model: nn.Module, validation: Images, settings: TrainSettings, record: EpochRecord) -> None:
     """Fill in the validation columns of a record; of several processes each measures its part of the images."""
     count, at_once = len(validation), 8 * part_size(validation.image_shape)
@@ -378,53 +348,11 @@ def _share(mine: Tensor, count: int) -> float:
 
 def kept_record(records: Sequence[EpochRecord], settings: TrainSettings) -> EpochRecord:
     """The record of the epoch whose weights `train` left in the model: the best with early stopping, else the last."""
-    column = _deciding_column(settings)
+    column = settings.deciding_column
     measured = [record for record in records if record[column] is not None]
     if settings.early_stopping is None or not measured:
         return records[-1]
     return max(measured, key=lambda record: record[column] or 0.0)
-
-
-def _deciding_column(
-    settings: TrainSettings,
-) -> Literal["validation_accuracy", "validation_adversarial_accuracy"]:
-    return "validation_accuracy" if settings.attack is None else "validation_adversarial_accuracy"
-
-
-class _Best:
-    """Remembers the weights of the best epoch when early stopping is on."""
-
-    def __init__(self, settings: TrainSettings) -> None:
-        self.patience = settings.early_stopping
-        self.column = _deciding_column(settings)
-        self.score = -math.inf
-        self.waited = 0
-        self.state: dict[str, Tensor] | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether the patience is at its end."""
-        return self.patience is not None and self.waited >= self.patience
-
-    def see(self, model: nn.Module, record: EpochRecord) -> None:
-        if self.patience is None:
-            return
-        score = record[self.column]
-        assert score is not None  # TrainSettings asks for the validation attack
-        if score > self.score:
-            self.score, self.waited, self.state = score, 0, copy.deepcopy(model.state_dict())
-        else:
-            self.waited += 1
-
-    def restore(self, model: nn.Module) -> None:
-        if self.state is not None:
-            model.load_state_dict(self.state)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"score": self.score, "waited": self.waited, "state": self.state}
-
-    def restore_state(self, kept: dict[str, Any]) -> None:
-        self.score, self.waited, self.state = kept["score"], kept["waited"], kept["state"]
 
 
 def _steps_per_epoch(num_examples: int, batch_size: int) -> int:

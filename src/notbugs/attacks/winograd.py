@@ -81,9 +81,11 @@ def use_winograd_(network: nn.Module, inputs: Tensor) -> None:
     ]
     if not hooks:
         return
-    network(inputs)
-    for hook in hooks:
-        hook.remove()
+    try:
+        network(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if child in seen:
@@ -109,18 +111,23 @@ def _transform_filter(g: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Convolution(torch.autograd.Function):
+    """Its gradient with respect to the input is the convolution with the turned filters; others it has none."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, filters: _Filters, turned: _Filters, bias: Tensor | None) -> Tensor:
+        """(N, C, H, W) -> (N, O, H, W)."""
         ctx.turned = turned
         return _convolve(x, filters, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
+        """(N, O, H, W) -> (N, C, H, W)."""
         return _convolve(slope, ctx.turned, None), None, None, None
 
 
 def _convolve(x: Tensor, filters: _Filters, bias: Tensor | None) -> Tensor:
+    """The convolution, padded by 1: (N, C, H, W) -> (N, O, H, W), channels last, a tensor of its own."""
     count, channels, height, width = x.shape
     down, across = -(-height // 2), -(-width // 2)
     padding = (0, 0, 1, 2 * across - width + 1, 1, 2 * down - height + 1)

@@ -7,19 +7,27 @@ from notbugs.cli.project import project_root
 
 @click.command()
 def track() -> None:
-    """Bring MLflow in line with dvc.lock: add what an outage or DVC's run cache kept out of it."""
+    """Bring MLflow in line with dvc.lock: add what an outage or DVC's run cache kept out of it.
+
+    The runs of all stages are put into DVC's run cache too, so that going back to these settings restores them.
+    """
     from notbugs.tracking import track as bring_in_line
+    from notbugs.tracking.run_cache import RunCacheError, keep_runs
 
     summary = bring_in_line(project_root())
     if summary.changed or summary.skipped or not summary.ok:
         click.echo(str(summary), err=True)
+    try:
+        keep_runs(project_root())
+    except RunCacheError as error:  # another `dvc` at work, say: nothing is lost, and the next time makes it good
+        click.echo(f"notbugs: {error}", err=True)
 
 
 @click.command()
 @click.option("-r", "--remote", help="Name of the DVC remote; else the default one.")
 def push(remote: str | None) -> None:
     """Send DVC's run cache, with all that it restores, to a remote; `dvc push` sends what dvc.lock names."""
-    from notbugs.tracking.sharing import push_runs
+    from notbugs.tracking.run_cache import push_runs
 
     click.echo(f"{push_runs(project_root(), remote)} runs sent")
 

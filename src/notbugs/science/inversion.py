@@ -20,12 +20,11 @@ from notbugs.config import Settings
 from notbugs.evaluation import adversarially_correct, batches, model_device, predict
 from notbugs.images import Images
 from notbugs.models.base import Classifier
+from notbugs.neighbours import BATCH, nearest_rows
 from notbugs.progress import Track, silent
 from notbugs.science.shares import share
 
 Objective = Literal["representation", "cosine", "logits"]
-BATCH = 1000
-"""Images looked at at a time."""
 
 
 class GapAttack(AttackSettings):
@@ -159,23 +158,13 @@ def resemblance(
 
 def _resemblance(inverted: Tensor, data: Images, pairs: Pairs, model: Classifier | None) -> dict[str, Tensor]:
     def points(images: Tensor) -> Tensor:
+        """Where images are in the space, (N, C, H, W) -> (N, F)."""
         return images.flatten(1) if model is None else features(model, images)
 
     new = points(inverted)  # (M, F)
-    target, start = torch.empty_like(new), torch.empty_like(new)
-    shortest = torch.full((len(new),), torch.inf)
-    neighbour = torch.zeros(len(new), dtype=torch.int64)
-    for some in batches(len(data), BATCH):
-        base = points(data.select(some).images)  # (m, F)
-        distances = torch.cdist(new, base)  # (M, m)
-        for own, rows in ((target, pairs.target), (start, pairs.start)):
-            here = ((rows >= some.start) & (rows < some.stop)).nonzero().flatten()
-            own[here] = base[rows[here] - some.start]
-            distances[here, rows[here] - some.start] = torch.inf
-        nearest, which = distances.min(dim=1)
-        closer = nearest < shortest
-        shortest = torch.where(closer, nearest, shortest)
-        neighbour = torch.where(closer, some.start + which, neighbour)
+    target, start = (points(data.select(rows).images) for rows in (pairs.target, pairs.start))
+    others = (points(data.select(rows).images) for rows in batches(len(data), BATCH))
+    neighbour = nearest_rows(new, others, [pairs.target, pairs.start])
     return {
         "to_target": (new - target).norm(dim=1),
         "to_start": (new - start).norm(dim=1),

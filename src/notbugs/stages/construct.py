@@ -17,7 +17,6 @@ from notbugs.construction import (
     construct_settings,
     describe,
     joined,
-    neighbour_reference,
     parts,
     set_up,
     summarise,
@@ -28,6 +27,7 @@ from notbugs.files import publish, write_json
 from notbugs.images import ImageData, Images, make_generator
 from notbugs.models import load_model
 from notbugs.models.base import Classifier
+from notbugs.neighbours import neighbour_reference
 from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
 from notbugs.stages.processes import in_processes

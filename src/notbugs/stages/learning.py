@@ -7,13 +7,14 @@ from typing import Any
 
 from notbugs.checkpoints import Checkpoint
 from notbugs.distribution import is_first
+from notbugs.early_stopping import EpochRecord
 from notbugs.files import write_csv
 from notbugs.images import Images, make_generator
 from notbugs.models import create_model, save_model, set_normalisation
 from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
 from notbugs.tracking import Run
-from notbugs.training import EpochRecord, TrainSettings, kept_record, train
+from notbugs.training import TrainSettings, kept_record, train
 
 CURVE_COLUMNS = ("subset", "seed", *EpochRecord.__annotations__)
 FINAL = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
