@@ -1,10 +1,12 @@
 """What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from sklearn.datasets import load_digits
 from torch import nn
@@ -35,16 +37,22 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project on which a tiny pipeline has run once. Shared by the tests of group `pipeline`: not to be changed."""
+def finished_project(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A project on which a tiny pipeline has run once, the same for all workers of pytest-xdist: not to be changed."""
     from projects import run
     from test_pipeline import make_project
 
-    folder = make_project(tmp_path_factory.mktemp("project"))
-    done = run(folder, "dvc", "repro")
-    assert "Traceback" not in done.stderr + done.stdout
-    assert "Warning" not in done.stderr + done.stdout
-    run(folder, "notbugs", "track")
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "finished"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.with_suffix(".done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            done = run(make_project(folder), "dvc", "repro")
+            assert "Traceback" not in done.stderr + done.stdout
+            assert "Warning" not in done.stderr + done.stdout
+            run(folder, "notbugs", "track")
+            folder.with_suffix(".done").touch()
     return folder
 
 
