@@ -13,6 +13,7 @@ from notbugs.attacks import AttackSettings
 from notbugs.config import validate
 from notbugs.errors import ConfigError
 from notbugs.evaluation import (
+    MANY_STEPS,
     EvaluateSettings,
     adversarially_correct,
     batches,
@@ -110,10 +111,37 @@ def test_adversarial_accuracy_agrees_with_a_plain_loop(which, standard_model, ro
         assert 0 < int(expected.sum()) < len(expected)
 
 
+@pytest.mark.parametrize("which", ["standard", "robust"])
+def test_many_steps_agree_with_a_plain_loop(which, standard_model, robust_model, digits):
+    """To within one image in 300 of PGD-100, and to rounding of PGD-10 and PGD-100 together."""
+    model, eps = (standard_model, 0.4) if which == "standard" else (robust_model, 0.8)
+    found = adversarially_correct(model, digits[1], AttackSettings(eps=eps, num_steps=100), generator=generator())
+    fine, coarse = (plain_pgd_accuracy(model, digits[1], eps, num_steps) for num_steps in (100, 10))
+    assert 0 < int(fine.sum()) < len(fine)
+    assert abs(int(found.sum()) - int(fine.sum())) <= len(fine) / 300
+    assert int((found != (fine & coarse)).sum()) <= 1
+
+
+def test_long_steps_come_before_many_short_ones():
+    """Between the image and class 1 lies a hollow, out of which short steps do not climb."""
+
+    class Hollow(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            pixel = x.flatten(1)[:, 0]
+            score = torch.where(pixel < 0.5, -0.1 - (pixel - 0.45).abs(), 1 + 0 * pixel)
+            return torch.stack([torch.zeros_like(score), score], dim=1)
+
+    data = ImageData(torch.full((1, 1, 1, 1), 0.4), torch.tensor([0]), ("a", "b"))
+    for num_steps, withstands in ((MANY_STEPS - 1, True), (MANY_STEPS, False)):
+        attack = AttackSettings(eps=0.8, num_steps=num_steps)
+        assert adversarially_correct(Hollow(), data, attack, generator=generator()).tolist() == [withstands]
+
+
+@pytest.mark.parametrize("change", [{"num_steps": 10}, {"num_steps": MANY_STEPS, "random_start": True}], ids=str)
 @pytest.mark.parametrize("attack_norm", ["l2", "linf"])
-def test_adversarial_accuracy_does_not_depend_on_the_batches(attack_norm, robust_model, digits):
+def test_adversarial_accuracy_does_not_depend_on_the_batches(attack_norm, change, robust_model, digits):
     data = digits[1].select(torch.arange(60))
-    attack = AttackSettings(norm=attack_norm, eps=0.5 if attack_norm == "l2" else 0.1, num_steps=10)
+    attack = AttackSettings(norm=attack_norm, eps=0.5 if attack_norm == "l2" else 0.1, **change)
     found = [
         adversarially_correct(robust_model, data, attack, batch_size=size, generator=generator()) for size in (60, 7, 1)
     ]

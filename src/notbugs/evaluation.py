@@ -75,6 +75,10 @@ def batches(num_examples: int, batch_size: int) -> Iterator[slice]:
         yield slice(start, min(start + batch_size, num_examples))
 
 
+MANY_STEPS, COARSE_STEPS = 50, 10
+"""Steps of an attack from which it pays to take what is easily fooled first, and in how many (docs/performance.md)."""
+
+
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000) -> Tensor:
     """Logits in eval mode, on the CPU.
@@ -113,8 +117,9 @@ def adversarially_correct(
     """Which examples withstand an untargeted PGD on the cross-entropy.
 
     An example counts as fooled if any iterate fooled the model, the unperturbed image included; work on it
-    stops there. The engine finds the images; the model itself judges them, and what fooled the engine alone is
-    attacked once more without it.
+    stops there. An attack of MANY_STEPS or more begins with COARSE_STEPS long ones from the image itself, as attack
+    suites do: what these fool is not attacked further. The engine finds the images; the model itself judges them, and
+    what fooled the engine alone is attacked once more without it.
 
     Args:
         engine: made from the model as it is now; None makes one.
@@ -132,7 +137,16 @@ def adversarially_correct(
     def withstand(rows: slice) -> Tensor:
         part = data.select(rows)
         inputs, labels = part.images.to(device), part.labels.to(device)
-        return _withstand(model, engine, inputs, labels, attack, starts.of(rows) if starts else None)
+        generators = starts.of(rows) if starts else None
+        if attack.num_steps < MANY_STEPS:
+            return _withstand(model, engine, inputs, labels, attack, generators).cpu()
+        coarse = run_attack(engine, inputs, labels, _coarse(attack), iterate="first_success")
+        withstood = _calls(model, coarse.x_adv, labels)
+        left = withstood.nonzero().flatten()
+        if len(left):
+            own = generators and [generators[row] for row in left.tolist()]
+            withstood[left] = _withstand(model, engine, inputs[left], labels[left], attack, own)
+        return withstood.cpu()
 
     return torch.cat(Halving("adversarial accuracy").over(len(data), batch_size, withstand))
 
@@ -145,7 +159,7 @@ def _withstand(
     attack: AttackSettings,
     generators: Sequence[torch.Generator] | None,
 ) -> Tensor:
-    """Which examples of a batch withstand, (n,) bool, on the CPU; generators: one an example, for random starts."""
+    """Which examples of a batch withstand, (n,) bool, on its device; generators: one an example, for random starts."""
     found = run_attack(engine, inputs, labels, attack, iterate="first_success", generator=generators)
     withstood = _calls(model, found.x_adv, labels)
     assert found.success is not None  # it was asked for
@@ -156,7 +170,13 @@ def _withstand(
         withstood[unsure] = _calls(model, again.x_adv, labels[unsure])
     if attack.random_start:  # no iterate was the unperturbed image
         withstood &= _calls(model, inputs, labels)
-    return withstood.cpu()
+    return withstood
+
+
+def _coarse(attack: AttackSettings) -> AttackSettings:
+    """The attack in few long steps from the image itself."""
+    update = {"num_steps": COARSE_STEPS, "step_size": None, "random_start": False, "num_restarts": 1}
+    return attack.model_copy(update=update)
 
 
 class _Starts:
