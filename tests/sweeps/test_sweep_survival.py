@@ -128,11 +128,12 @@ def test_kill_9_in_mid_trial_and_again(project: Path, undisturbed: dict[str, byt
 
 def test_ctrl_c_gives_the_trial_back(project: Path, undisturbed: dict[str, bytes]) -> None:
     slow_fits(project)
+    output = project / "output.txt"
     with command(project, "small", "--jobs", "2") as first:
-        wait_until(in_mid_trial(project), project / "output.txt")
+        wait_until(lambda: output.exists() and "sweep small: 1/4" in output.read_text(), output)
         first.send_signal(signal.SIGINT)
         assert first.wait(SECONDS) == 130
-    said = (project / "output.txt").read_text()
+    said = output.read_text()
     assert "interrupted" in said
     assert "Traceback" not in said
     states = Counter(trial.state.name for trial in trials(project))
