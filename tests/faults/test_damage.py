@@ -75,7 +75,8 @@ def test_a_damaged_params_file_is_one_line_and_changes_nothing(
 def test_two_dvc_repro_at_once(finished_project: Path, tmp_path: Path) -> None:
     """One does the work; the other does it not a second time, or says that it has to wait."""
     copy = copy_of(finished_project, tmp_path)
-    (copy / "metrics" / "train" / "robust.json").unlink()  # not in DVC's cache, which would restore the stage
+    (copy / "metrics" / "train" / "robust.json").unlink()
+    shutil.rmtree(copy / ".dvc" / "cache" / "files")  # from which DVC would restore the stage
     both = [
         subprocess.Popen(
             ["dvc", "repro"],
