@@ -353,9 +353,9 @@ def test_a_typo_in_params_stops_with_exit_code_2(project: Path, tmp_path: Path) 
 
 
 def test_startup_is_quick(project: Path) -> None:
-    """Help answers without torch; a stage with nothing to do costs little more than the import of its libraries.
+    """Help answers without torch; a stage with nothing to do costs little more than torch itself.
 
-    In processor time, which other work on the machine stretches little, and beside the imports on the same machine.
+    In seconds of processor time, which other work on the machine does not stretch.
     """
 
     def best(*command: str) -> float:
@@ -367,6 +367,6 @@ def test_startup_is_quick(project: Path) -> None:
             times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(times)
 
-    libraries = best(sys.executable, "-c", "import torch, pandas, pydantic, pyarrow.parquet")
-    assert best("notbugs", "evaluate", "--help") < 0.3 * libraries
-    assert best("notbugs", "evaluate") < 1.6 * libraries
+    assert best("notbugs", "evaluate", "--help") < 1.0
+    torch_alone = best(sys.executable, "-c", "import torch")
+    assert best("notbugs", "evaluate") < torch_alone + 2.0

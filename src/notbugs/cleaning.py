@@ -19,7 +19,7 @@ KINDS = {
     "benchmarks": "kept results of benchmarks",
 }
 """Folder -> what it holds."""
-NOT_LISTED = ("unfinished", "checked", "tracked.json", "runs_kept")
+NOT_LISTED = ("unfinished", "checked", "tracked.json")
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "sweeps")
 _HALF = re.compile(r"\.\d+(\.old)?\.tmp$")
 

@@ -54,7 +54,7 @@ def push_runs(root: Path, remote: str | None = None) -> int:
     Returns: number of runs.
     Raises: RunCacheError in one line.
     """
-    with _repository(root, "nothing was sent") as repo:
+    with _repository(root, "not everything was sent") as repo:
         _save(repo)
         runs = repo.stage_cache.push(remote)
         found = repo.stage_cache.get_used_objs(runs).values()
