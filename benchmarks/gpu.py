@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -78,20 +79,18 @@ def attacks(name: str, size: Size, device: torch.device) -> Iterator[dict[str, A
     model = network(name, size, device)
     x = torch.rand(size.attacked, 3, 32, 32, generator=make_generator(1)).to(device)
     y = torch.arange(size.attacked, device=device) % 10
-    engine = Engine(model, x[:8])
+    engine, full = Engine(model, x[:8]), Engine(model, x[:8], half=None)
+    compiled = Engine(model, x[:8], compiled=True)
     for title, task in (("PGD L2", L2), ("PGD Linf", LINF)):
-        runs: dict[str, Callable[[], Any]] = {
-            "notbugs": lambda task=task: notbugs_attack(engine, x, y, task),
-            "torchattacks, TF32": lambda task=task: PEERS["torchattacks"](model, x, y, task),
+        runs = {
+            "notbugs": partial(notbugs_attack, engine, x, y, task),
+            "torchattacks, TF32": partial(PEERS["torchattacks"], model, x, y, task),
         }
-        if engine.half_dtype is not None:
-            runs["bare passes of the engine"] = lambda task=task: bare(engine, x, task)
-        if title == "PGD L2":
-            full = Engine(model, x[:8], half=None)
-            runs["notbugs, float32"] = lambda: exactly(notbugs_attack, full, x, y, L2)
-            runs["torchattacks, float32"] = lambda: exactly(PEERS["torchattacks"], model, x, y, L2)
-            compiled = Engine(model, x[:8], compiled=True)
-            runs["notbugs compiled"] = lambda: notbugs_attack(compiled, x, y, L2)
+        if task is L2:
+            runs["bare passes of the engine"] = partial(bare, engine, x, task)
+            runs["notbugs compiled"] = partial(notbugs_attack, compiled, x, y, task)
+            runs["notbugs, float32"] = partial(exactly, notbugs_attack, full, x, y, task)
+            runs["torchattacks, float32"] = partial(exactly, PEERS["torchattacks"], model, x, y, task)
         first = {who: seconds(run, device) for who, run in runs.items()}
         taken: dict[str, list[float]] = {who: [] for who in runs}
         for _ in range(size.rounds):
@@ -110,7 +109,7 @@ def attacks(name: str, size: Size, device: torch.device) -> Iterator[dict[str, A
 
 
 def bare(engine: Engine, x: Tensor, task: Task) -> None:
-    with torch.autocast(x.device.type, engine.half_dtype):
+    with torch.autocast(x.device.type, engine.half_dtype or torch.bfloat16, enabled=engine.half_dtype is not None):
         limit(engine, x, task)
 
 
