@@ -43,7 +43,18 @@ tail -n 5 "$out/rates.txt"
 echo "== full-scale trial"
 if [ -n "$pictures" ]; then
   project=$(mktemp -d)
-  sed "s#PICTURES#$pictures#" benchmarks/gpu_trial.yaml >"$project/params.yaml"
+  entries() { # write params.yaml with these entries of construct and fit
+    python3 - "$project/params.yaml" "$pictures" "$@" <<'PY'
+import sys, yaml
+file, pictures, *names = sys.argv[1:]
+params = yaml.safe_load(open("benchmarks/gpu_trial.yaml", encoding="utf-8"))
+params["data"]["path"] = pictures
+for section in ("construct", "fit"):
+    params[section] = {name: params[section][name] for name in names}
+yaml.Dumper.ignore_aliases = lambda *_: True
+open(file, "w", encoding="utf-8").write(yaml.dump(params, sort_keys=False))
+PY
+  }
   ends=$((SECONDS + ${TRIAL_S:-270}))
   stage() {
     local left=$((ends - SECONDS)) from=$SECONDS code=0
@@ -53,19 +64,22 @@ if [ -n "$pictures" ]; then
     fi
     (cd "$project" && timeout "$left" python3 -m notbugs "$@") >"$out/stage.txt" 2>&1 || code=$?
     cat "$out/stage.txt" >>"$out/trial.txt"
-    keep trial "$*" $((SECONDS - from)) "$([ "$code" = 0 ] || echo "exit $code:") $(grep -E "^(prepare|train|construct|fit|evaluate|notbugs|Error)" "$out/stage.txt" | tail -n 3)"
+    keep trial "$*" $((SECONDS - from)) "$([ "$code" = 0 ] || echo "exit $code:") $(grep -E "^(prepare|train|construct|fit|evaluate|error)[ :]" "$out/stage.txt" | tail -n 3)"
   }
+  entries rand det
   stage prepare
   stage train standard
   stage train robust
-  stage construct det
-  stage fit det
-  stage construct rand
-  stage fit rand
-  stage construct nonrobust
-  stage fit nonrobust
-  stage construct robust
-  stage fit robust
+  for name in det rand; do
+    stage construct "$name"
+    stage fit "$name"
+  done
+  stage evaluate
+  entries robust nonrobust rand det
+  for name in nonrobust robust; do
+    stage construct "$name"
+    stage fit "$name"
+  done
   stage evaluate
   (cd "$project" && python3 -m notbugs results --csv 2>/dev/null) >"$out/results.csv" || rm -f "$out/results.csv"
   tail -n 40 "$out/trial.txt"
