@@ -20,7 +20,7 @@ CANNOT_CHANGE_BYTES = (
 )
 
 
-def module_file(name: str, "notbugs.stages.jobs", "notbugs.stages.fork_server") -> Path | None:
+def module_file(name: str) -> Path | None:
     path = ROOT / "src" / Path(*name.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
         if candidate.exists():
