@@ -14,8 +14,10 @@ CANNOT_CHANGE_BYTES = (
     "notbugs.progress",
     "notbugs.memory",
     "notbugs.machine",
-    "notbugs.stages.probe",
     "notbugs.cli",
+    "notbugs.stages.fork_server",
+    "notbugs.stages.jobs",
+    "notbugs.stages.probe",
 )
 
 
