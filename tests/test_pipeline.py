@@ -47,6 +47,7 @@ TINY_PARAMS = {
     **SHARED,
     "engine": "auto",
     "processes": 1,
+    "jobs": 1,
     "train": {"standard": TRAIN, "robust": {**TRAIN, "attack": ATTACK}},
     "construct": CONSTRUCT,
     "fit": {
