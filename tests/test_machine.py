@@ -59,6 +59,25 @@ def test_windows_is_told_of_wsl(monkeypatch: pytest.MonkeyPatch) -> None:
         assert line.startswith("error: notbugs runs on Linux and macOS; on Windows install WSL")
 
 
+WINDOWS = """
+import sys
+import click, yaml  # they ask for the system themselves
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+sys.platform = "win32"
+from notbugs.cli import main
+main(["prepare"])
+"""
+"""Python without modules that Windows lacks."""
+
+
+def test_windows_gets_as_far_as_that_line(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", WINDOWS], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: notbugs runs on Linux and macOS; on Windows install WSL")
+
+
 MACOS = """
 import os, sys
 for name in ("sched_getaffinity", "sched_setaffinity"):
