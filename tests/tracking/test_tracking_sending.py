@@ -317,11 +317,13 @@ def test_pictures_and_models_of_a_rebuilt_run(project: Path, runs: Runs) -> None
     (project / "plots/figures/grid.png").write_bytes(b"png")
     (project / "reports").mkdir()
     (project / "reports/report.html").write_text("<html></html>")
-    (project / "data/rand").mkdir(parents=True)
-    (project / "data/rand/manifest.json").write_text("{}")
+    for folder in ("data/rand/source-0", "data/train"):  # datasets are not kept, though they are safetensors too
+        (project / folder).mkdir(parents=True)
+        (project / folder / "manifest.json").write_text("{}")
+        (project / folder / "images-00000.safetensors").write_bytes(b"images")
     model = create_model(ModelSettings(), (1, 8, 8), ("a", "b"), generator=torch.Generator().manual_seed(1))
     save_model(model, project / "models/full/seed-0.safetensors")
-    write_lock(project, outs=("plots/figures", "reports/report.html", "data/rand", "models"))
+    write_lock(project, outs=("plots/figures", "reports/report.html", "data/rand", "data/train", "models"))
     assert track(project).rebuilt == 1
     run = runs.one()
     assert runs.artifacts(run) == ["figures", "report.html"]
