@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sweep_tools import ONE_SEED, PARAMS, set_params
 
+from notbugs.cache import Results
 from notbugs.files import sha256
 from notbugs.stages.construct import construct
 from notbugs.stages.context import open_project
@@ -19,7 +20,6 @@ from notbugs.stages.fit import fit
 from notbugs.stages.train import train
 from notbugs.store import load_dataset
 from notbugs.sweeps import trial as module
-from notbugs.sweeps.kept import once
 from notbugs.sweeps.points import Point, changed_params, changes
 from notbugs.sweeps.trial import Laboratory, SweepError, Trial
 
@@ -177,7 +177,7 @@ def test_two_processes_compute_a_thing_once(tmp_path: Path) -> None:
                         file.write("x")
                     return {"value": 7}
 
-                os._exit(0 if once(tmp_path / "kept", {"key": 1}, compute) == {"value": 7} else 1)
+                os._exit(0 if Results(tmp_path / "kept").once({"key": 1}, compute) == {"value": 7} else 1)
             except BaseException:
                 os._exit(2)
         children.append(child)

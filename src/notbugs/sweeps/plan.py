@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from notbugs.cache import digest
 from notbugs.config import settings
 from notbugs.construction import construct_settings
 from notbugs.files import sha256
-from notbugs.sweeps.kept import digest
 from notbugs.sweeps.points import grid
 from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
 from notbugs.sweeps.trial import Laboratory

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from notbugs.attacks.engine import pays_to_compile
+from notbugs.cache import Results, digest, work_folder
 from notbugs.config import DATASET_NAMES, settings
 from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
 from notbugs.construction import construct as build
@@ -22,13 +23,13 @@ from notbugs.errors import UserError
 from notbugs.evaluation import evaluate
 from notbugs.files import sha256
 from notbugs.images import ImageData, make_generator
+from notbugs.imports import made_with
 from notbugs.models import load_model
 from notbugs.progress import silent
 from notbugs.robustness import SuiteSettings
 from notbugs.stages.context import Context
 from notbugs.stages.learning import train_seeds
 from notbugs.store import load_dataset, save_dataset
-from notbugs.sweeps.kept import code_digest, digest, once, work_folder
 from notbugs.sweeps.points import Point, changed_params, changes
 from notbugs.tracking import Run
 from notbugs.training import FitSettings, TrainSettings
@@ -80,6 +81,11 @@ class Laboratory:
         """D: train, validation and test."""
         return {name: load_dataset(self.project.dataset(name)).data() for name in SPLITS}
 
+    @property
+    def results(self) -> Results:
+        """What fits of any study were measured."""
+        return Results(work_folder(self.project.root, "sweeps") / "results")
+
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What every result depends on besides its point, seed and source model."""
@@ -89,8 +95,7 @@ class Laboratory:
             "num_threads": self.project.runtime.num_threads,
             "device": self.project.device.type,
             "engine": self.project.runtime.engine,
-            "torch": torch.__version__,
-            "code": code_digest(),
+            **made_with(__name__),
             "model": self.project.model_settings().model_dump(mode="json"),
             "evaluate": {
                 "norm": evaluation.norm,
@@ -147,7 +152,7 @@ class Trial:
             live = True
             return self._compute(seed, on_epoch)
 
-        result = once(work_folder(self.project.root) / "results", self._made_from(seed), compute)
+        result = self.lab.results.once(self._made_from(seed), compute)
         if on_epoch and not live:
             for epoch, values in result["curves"]:
                 on_epoch(seed, epoch, values)
@@ -182,7 +187,7 @@ class Trial:
         config = config.model_copy(update={"seeds": config.seeds[:1]})
         environment = {key: value for key, value in self.lab.environment.items() if key not in ("judge", "evaluate")}
         made_from = {**environment, "train": config.model_dump(mode="json")}
-        folder = work_folder(self.project.root) / "models"
+        folder = work_folder(self.project.root, "sweeps") / "models"
         file = folder / digest(made_from) / f"seed-{config.seeds[0]}.safetensors"
 
         def compute() -> dict[str, Any]:
@@ -194,7 +199,7 @@ class Trial:
             )
             return summary
 
-        once(folder, made_from, compute)
+        Results(folder).once(made_from, compute)
         if not file.exists():
             raise SweepError(f"{file}: the source model of an earlier trial is gone; remove {folder} and start again")
         return file
@@ -223,7 +228,7 @@ class Trial:
         recipe = self.recipe.model_dump(mode="json")
         name = f"{kind}-eps-{self.point.eps}-steps-{self.point.num_steps}-{digest(recipe)[:8]}"
         examples = pd.DataFrame({"index": range(len(made.data)), **{k: v.numpy() for k, v in columns.items()}})
-        folder = work_folder(self.project.root) / "datasets" / name
+        folder = work_folder(self.project.root, "sweeps") / "datasets" / name
         save_dataset(
             folder,
             made.data,
