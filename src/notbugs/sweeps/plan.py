@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from notbugs.cache import digest
 from notbugs.config import settings
 from notbugs.construction import construct_settings
 from notbugs.files import sha256
 from notbugs.sweeps.points import grid
+from notbugs.sweeps.recorded import study_key
 from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
 from notbugs.sweeps.trial import Laboratory
 from notbugs.tracking.lineage import content, flatten
@@ -41,7 +41,7 @@ class Plan:
     @property
     def key(self) -> str:
         """What names this study among all there ever were."""
-        return f"{self.name}-{digest(self.record)[:16]}"
+        return study_key(self.name, self.record)
 
 
 def make_plan(lab: Laboratory, name: str) -> Plan:

@@ -158,6 +158,17 @@ class Trial:
                 on_epoch(seed, epoch, values)
         return result
 
+    def known(self, seed: int) -> dict[str, Any] | None:
+        """What an earlier run measured of a fit, if it is kept; nothing is computed."""
+        if self.point.source_eps:  # its source model would have to be trained first, to know its hash
+            return None
+        found: dict[str, Any] | None = self.lab.results.get(self._made_from(seed))
+        return found
+
+    def source_seed(self, seed: int) -> int:
+        """Seed of the source model that a fit's dataset is made with."""
+        return settings(self.project.params, f"train.{self.recipe.model}", TrainSettings).seeds[0]
+
     @property
     def work(self) -> int:
         """Images times steps of the construction."""
