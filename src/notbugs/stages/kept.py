@@ -35,7 +35,7 @@ class Kept:
         self._common = {
             **made_with(STAGE),
             "data": sha256(project.dataset("test") / "manifest.json"),
-            "settings": settings.model_dump(mode="json", exclude={"suite_seeds"}),
+            "settings": settings.model_dump(mode="json", exclude={"suite_seeds", "check_seeds"}),
             "num_threads": project.runtime.num_threads,
             "compiled": project.runtime.engine == "compiled",
             "seed": project.seed,

@@ -1,4 +1,7 @@
-"""One trial: construct at a point with the pipeline's source model, fit, measure. Knows nothing of Optuna.
+"""One trial: construct at a point with the pipeline's source models, fit, measure. Knows nothing of Optuna.
+
+Fit k of a point learns from the dataset of source model k, where there is one: the spread over a point's fits is that
+over source models and fits together.
 
 The random streams are those of the stages `train`, `construct` and `fit`, so that `dvc repro` with the point in
 params.yaml makes the same dataset, the same models and the same metrics.
@@ -6,9 +9,9 @@ params.yaml makes the same dataset, the same models and the same metrics.
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +20,30 @@ import torch
 from notbugs.attacks.engine import pays_to_compile
 from notbugs.cache import Results, digest, work_folder
 from notbugs.config import DATASET_NAMES, settings
-from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
+from notbugs.construction import (
+    Constructed,
+    ConstructSettings,
+    construct_settings,
+    describe,
+    recipe_generator,
+    summarise,
+)
 from notbugs.construction import construct as build
+from notbugs.early_stopping import EpochRecord
 from notbugs.errors import UserError
 from notbugs.evaluation import evaluate
 from notbugs.files import sha256
 from notbugs.images import ImageData, make_generator
 from notbugs.imports import made_with
 from notbugs.models import load_model
+from notbugs.neighbours import own_neighbours
 from notbugs.progress import silent
 from notbugs.robustness import SuiteSettings
 from notbugs.stages.context import Context
-from notbugs.stages.learning import train_seeds
+from notbugs.stages.learning import Lesson, learn, summary
+from notbugs.stages.source_models import construction_seeds, judge_seed, source_seeds
 from notbugs.store import load_dataset, save_dataset
 from notbugs.sweeps.points import Point, changed_params, changes
-from notbugs.tracking import Run
 from notbugs.training import FitSettings, TrainSettings
 
 SPLITS = ("train", "validation", "test")
@@ -41,18 +53,6 @@ OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]
 
 class SweepError(UserError):
     """A sweep cannot be run as it is asked for."""
-
-
-class _Curves(Run):
-    """Hands the learning curves of a fit on."""
-
-    def __init__(self, on_curve: Callable[[int, Mapping[str, float | None]], None]) -> None:
-        super().__init__(None)
-        self._on_curve = on_curve
-
-    def curve(self, step: int, values: Mapping[str, float | None]) -> None:
-        """One epoch's values."""
-        self._on_curve(step, values)
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,40 @@ class Laboratory:
                 "eps": evaluation.headline_eps,
                 "num_steps": evaluation.headline_num_steps,
             },
-            "judge": sha256(self.trained("robust")),
             **{f"data/{name}": sha256(self.project.dataset(name) / "manifest.json") for name in SPLITS},
         }
 
-    def trained(self, name: str) -> Path:
-        """File of the pipeline's source model.
+    @cached_property
+    def neighbours(self) -> torch.Tensor:
+        """What 1-NN calls each training image of D, (N,): the same for every point."""
+        return own_neighbours(self.splits["train"], device=self.project.device)
+
+    def source_seed(self, kind: str, model: str, asked: Sequence[int] | None, seed: int) -> int:
+        """Seed of the source model behind a fit: the fit's own where it is used, else those in use in turn.
+
+        So what differs between the fits of a point holds both: other source models, other fits.
+
+        Args:
+            kind, model, asked: the dataset, its `model` and its `source_seeds` in `construct`.
+            seed: of the fit.
+        Raises: ConfigError for a source seed without a model.
+        """
+        trained = source_seeds(self.project, model)
+        sources = construction_seeds(trained, asked, model=model, key=f"construct.{kind}")
+        return seed if seed in sources else sources[seed % len(sources)]
+
+    def judge(self, model: str, source_seed: int) -> Path:
+        """File of the robust model that judges what this source model makes.
 
         Raises: SweepError if it is not there.
         """
-        seed = settings(self.project.params, f"train.{name}", TrainSettings).seeds[0]
+        return self.trained("robust", judge_seed(source_seeds(self.project, "robust"), model, source_seed))
+
+    def trained(self, name: str, seed: int) -> Path:
+        """File of a model that the pipeline trained on D.
+
+        Raises: SweepError if it is not there.
+        """
         file = self.project.source_model(name, seed)
         if not file.exists():
             raise SweepError(f"{file}: the source model is missing; `dvc repro train@{name}` makes it")
@@ -119,7 +143,7 @@ class Laboratory:
 
 
 class Trial:
-    """One point; its dataset is made when the first fit asks for it, and thrown away with the trial.
+    """One point; a source model's dataset is made when a fit asks for it, and thrown away with the next or the trial.
 
     Args:
         lab: the project.
@@ -135,6 +159,7 @@ class Trial:
         key = f"construct.{point.kind}"
         self.recipe: ConstructSettings = construct_settings(params["construct"][point.kind], key)
         self.fit = settings(params, f"fit.{point.kind}", FitSettings)
+        self._constructed = lru_cache(maxsize=1)(self._construct)
 
     def measure(self, seed: int, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         """The measurements of one fit, `curves` and `seconds` among them; kept ones are not made again.
@@ -167,7 +192,7 @@ class Trial:
 
     def source_seed(self, seed: int) -> int:
         """Seed of the source model that a fit's dataset is made with."""
-        return settings(self.project.params, f"train.{self.recipe.model}", TrainSettings).seeds[0]
+        return self.lab.source_seed(self.point.kind, self.recipe.model, self.recipe.source_seeds, seed)
 
     @property
     def work(self) -> int:
@@ -175,68 +200,67 @@ class Trial:
         return len(self.lab.splits["train"]) * self.point.num_steps
 
     def _made_from(self, seed: int) -> dict[str, Any]:
+        source = self.source_seed(seed)
         return {
             **self.lab.environment,
             "kind": self.point.kind,
-            "construct": self.recipe.model_dump(mode="json"),
-            "fit": self.fit.model_dump(mode="json", exclude={"seeds", "still_y"}),
+            "construct": self.recipe.model_dump(mode="json", exclude={"source_seeds"}),
+            "fit": self.fit.model_dump(mode="json", exclude={"seeds", "still_y", "baseline"}),
             "fit_seed": seed,
-            "source_model": sha256(self.source_file),
+            "source_seed": source,
+            "source_model": sha256(self.source_file(source)),
+            "judge": sha256(self.lab.judge(self.recipe.model, source)),
         }
 
-    @cached_property
-    def source_file(self) -> Path:
-        """The source model: the pipeline's own, or one trained at this point's source_eps."""
-        ours = self.lab.trained(self.recipe.model)
+    def source_file(self, source_seed: int) -> Path:
+        """A source model: the pipeline's own, or one trained at this point's source_eps."""
+        ours = self.lab.trained(self.recipe.model, source_seed)
         if not self.point.source_eps:
             return ours
         wanted, own = (settings(p.params, "train.robust", TrainSettings) for p in (self.project, self.lab.project))
-        return ours if wanted.attack == own.attack else self._train_source(wanted)
+        return ours if wanted.attack == own.attack else self._train_source(wanted, source_seed)
 
-    def _train_source(self, config: TrainSettings) -> Path:
+    def _train_source(self, config: TrainSettings, seed: int) -> Path:
         """Train `train.robust` at another eps; once, whichever trial asks first."""
-        config = config.model_copy(update={"seeds": config.seeds[:1]})
-        environment = {key: value for key, value in self.lab.environment.items() if key not in ("judge", "evaluate")}
+        config = config.model_copy(update={"seeds": (seed,)})
+        environment = {key: value for key, value in self.lab.environment.items() if key != "evaluate"}
         made_from = {**environment, "train": config.model_dump(mode="json")}
         folder = work_folder(self.project.root, "sweeps") / "models"
-        file = folder / digest(made_from) / f"seed-{config.seeds[0]}.safetensors"
+        file = folder / digest(made_from) / f"seed-{seed}.safetensors"
 
         def compute() -> dict[str, Any]:
             """Train and save the model; its summary."""
             train, validation = self.lab.splits["train"], self.lab.splits["validation"]
-            names: dict[str, Any] = {"stage": "train", "name": "robust", "subset": "full"}
-            summary, _ = train_seeds(
-                self.project, config, train, validation, file_of=lambda _: file, run=Run(None), **names
-            )
-            return summary
+            stream, title = ("train", "robust", seed), f"train robust, seed {seed}"
+            lesson = Lesson(self.project, config, train, validation, stream, file, title, seed)
+            return summary([lesson], [learn(lesson)])
 
         Results(folder).once(made_from, compute)
         if not file.exists():
             raise SweepError(f"{file}: the source model of an earlier trial is gone; remove {folder} and start again")
         return file
 
-    @cached_property
-    def _constructed(self) -> tuple[Constructed, dict[str, Any], float]:
-        """The dataset, its summary, and the seconds that it took."""
-        started, kind = time.monotonic(), self.point.kind
+    def _construct(self, source_seed: int) -> tuple[Constructed, dict[str, Any], float]:
+        """A source model's dataset, its summary, and the seconds that it took."""
+        started = time.monotonic()
         device = self.project.device
-        model = load_model(self.source_file, device=device)
-        judge = load_model(self.lab.trained("robust"), device=device)
+        model = load_model(self.source_file(source_seed), device=device)
+        judge = load_model(self.lab.judge(self.recipe.model, source_seed), device=device)
         data = self.lab.splits["train"]
-        generator = make_generator(self.project.seed, "construct", kind)
+        generator = recipe_generator(self.project.seed, self.recipe, source_seed)
         image, looks = data.images[:1].to(device), len(data) * self.recipe.num_steps
         compiled = pays_to_compile(self.project.runtime.engine, model, image, num_looks=looks)
         made = build(model, data, self.recipe, generator=generator, compiled=compiled)
-        columns = describe(made, data, model, judge)
+        columns = describe(made, data, model, judge, neighbours=self.lab.neighbours)
         if self.keep_dataset:
-            self._keep(made, columns)
+            self._keep(made, columns, source_seed)
         return made, summarise(columns), time.monotonic() - started
 
-    def _keep(self, made: Constructed, columns: Mapping[str, torch.Tensor]) -> None:
+    def _keep(self, made: Constructed, columns: Mapping[str, torch.Tensor], source_seed: int) -> None:
         import pandas as pd
 
         kind, source = self.point.kind, load_dataset(self.project.dataset("train"), verify=False).manifest.source
-        recipe = self.recipe.model_dump(mode="json")
+        recipe = {**self.recipe.model_dump(mode="json", exclude={"source_seeds"}), "source_seed": source_seed}
         name = f"{kind}-eps-{self.point.eps}-steps-{self.point.num_steps}-{digest(recipe)[:8]}"
         examples = pd.DataFrame({"index": range(len(made.data)), **{k: v.numpy() for k, v in columns.items()}})
         folder = work_folder(self.project.root, "sweeps") / "datasets" / name
@@ -251,31 +275,32 @@ class Trial:
         )
 
     def _compute(self, seed: int, on_epoch: OnEpoch | None) -> dict[str, Any]:
-        made, summary, construct_seconds = self._constructed
+        source_seed = self.source_seed(seed)
+        made, facts, construct_seconds = self._constructed(source_seed)
         started = time.monotonic()
         curves: list[tuple[int, dict[str, float | None]]] = []
-
-        def on_curve(epoch: int, values: Mapping[str, float | None]) -> None:
-            """Keep an epoch's values, and hand them on."""
-            curves.append((epoch, dict(values)))
-            if on_epoch:
-                on_epoch(seed, epoch, values)
-
         # contiguous: as the stage `fit` reads it from the disk
         images = ImageData(made.data.images.contiguous(), made.data.labels, made.data.class_names)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"seed-{seed}.safetensors"
-            fitted, _ = train_seeds(
+            lesson = Lesson(
                 self.project,
-                self.fit.model_copy(update={"seeds": (seed,)}),
+                self.fit,
                 images,
                 self.lab.splits["validation"],
-                stage="fit",
-                name=self.point.kind,
-                subset="full",
-                file_of=lambda _: file,
-                run=_Curves(on_curve),
+                stream=("fit", source_seed, seed),
+                file=file,
+                title=f"fit {self.point.kind}, source {source_seed}, seed {seed}",
+                seed=seed,
             )
+
+            def follow(record: EpochRecord) -> None:
+                """Keep an epoch's values, and hand them on."""
+                curves.append((record["epoch"], dict(lesson.curve_names(record))))
+                if on_epoch:
+                    on_epoch(seed, *curves[-1])
+
+            fitted = summary([lesson], [learn(lesson, follow)])
             fit_seconds = time.monotonic() - started
             model = load_model(file, device=self.project.device)
         final = fitted["seeds"][str(seed)]
@@ -286,11 +311,11 @@ class Trial:
             "validation_accuracy": final["validation_accuracy"],
             "validation_accuracy_shifted": final["validation_accuracy_shifted"],
             "validation_adversarial_accuracy": on_validation["adversarial_accuracy"],
-            "attack_success": summary["success_rate"],
-            "still_y": summary["robust_model"]["still_y"],
-            "still_y_neighbour": summary["nearest_neighbour"]["still_y"],
-            "still_y_both": summary["still_y_both"],
-            "mean_delta_norm": summary["delta_norm"]["mean"],
+            "attack_success": facts["success_rate"],
+            "still_y": facts["robust_model"]["still_y"],
+            "still_y_neighbour": facts["nearest_neighbour"]["still_y"],
+            "still_y_both": facts["still_y_both"],
+            "mean_delta_norm": facts["delta_norm"]["mean"],
             "work": self.work,
             "curves": curves,
             "seconds": {
