@@ -15,7 +15,6 @@ from sweep_tools import PARAMS, set_params
 from notbugs.errors import ConfigError
 from notbugs.stages.context import open_project
 from notbugs.sweeps import worker
-from notbugs.sweeps.columns import MEASURED
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.session import checked_jobs, run, status
 from notbugs.sweeps.storage import open_storage, storage_url
@@ -46,24 +45,6 @@ def sweep(root: Path, name: str = "small", **arguments: Any) -> None:
 
 def with_study(root: Path, **changed: Any) -> None:
     set_params(root, sweep={"small": {**PARAMS["sweep"]["small"], **changed}})
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trials that take no time, with numbers that follow from the point; the list tells which were measured."""
-    measured: list[str] = []
-
-    def measure(self: Trial, seed: int, on_epoch: Any = None) -> dict[str, Any]:
-        measured.append(f"{self.point} seed {seed}")
-        accuracy = (self.point.eps or 0.0) / 10 + self.point.num_steps / 1000 + seed / 10000
-        values = dict.fromkeys(MEASURED, accuracy)
-        for epoch in (1, 2, 3):
-            if on_epoch:
-                on_epoch(seed, epoch, {f"validation_accuracy/seed-{seed}": accuracy})
-        return {**values, "work": self.work, "curves": [], "seconds": {"fit": 0.1}}
-
-    monkeypatch.setattr(Trial, "measure", measure)
-    return measured
 
 
 def test_a_grid_to_the_end_and_again(project: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from notbugs.config import validate
 from notbugs.errors import ConfigError, UserError
 from notbugs.sweeps.columns import MEASURED, POINT
-from notbugs.sweeps.points import Point
+from notbugs.sweeps.points import Point, dimensions, grid
 from notbugs.sweeps.settings import SweepSettings
 
 COUNTS = ("name", "points", "states", "repeats", "data", "inputs")
@@ -36,7 +36,7 @@ class RecordedTrial:
     """A point that was settled.
 
     Attributes:
-        number: among the study's trials, from 0 on.
+        number: of its point, from 0 on: of a grid's point its place in the grid, as in the database.
         point: what was tried.
         state: COMPLETE, PRUNED or FAIL.
         rows: of a complete point, one a seed: seed, source_seed, work and what was measured.
@@ -83,7 +83,7 @@ class RecordedStudy:
 
     @cached_property
     def trials(self) -> list[RecordedTrial]:
-        """Every settled point; one that a sampler tried again stands there as often.
+        """Every settled point, by number; one that a sampler tried again stands there as often.
 
         Raises: RecordError.
         """
@@ -92,10 +92,24 @@ class RecordedStudy:
             with file.open(encoding="utf-8", newline="") as lines:
                 points = list(_points(csv.DictReader(lines)))
             repeats = {int(number): int(times) for number, times in self.about.get("repeats", {}).items()}
+            repeated = [one for number, one in enumerate(points) for _ in range(1 + repeats.get(number, 0))]
+            numbered = [
+                RecordedTrial(number, *one) for number, one in zip(self._numbers(repeated), repeated, strict=True)
+            ]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             raise RecordError(f"{file}: cannot be read: {_line(error)}; `dvc repro` writes it again") from None
-        repeated = [one for number, one in enumerate(points) for _ in range(1 + repeats.get(number, 0))]
-        return [RecordedTrial(number, *one) for number, one in enumerate(repeated)]
+        return sorted(numbered, key=lambda trial: trial.number)
+
+    def choice(self, point: Point) -> dict[str, Any]:
+        """A point as Optuna holds it: a value for each dimension that its kind has."""
+        names = dimensions(self.record, self.settings, point.kind)
+        return {"kind": point.kind, **{name: getattr(point, name) for name in names}}
+
+    def _numbers(self, points: Sequence[tuple[Point, str, Any]]) -> list[int]:
+        if self.settings.sampler != "grid":
+            return list(range(len(points)))
+        choices = grid(self.record, self.settings)
+        return [choices.index(self.choice(point)) for point, *_ in points]
 
 
 def recorded_studies(root: Path) -> list[RecordedStudy]:

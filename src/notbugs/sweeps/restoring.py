@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from notbugs.config import read_params
 from notbugs.errors import UserError
-from notbugs.sweeps.points import Point, dimensions, grid
+from notbugs.sweeps.points import Point
 from notbugs.sweeps.recorded import (
     RECORDED,
     RecordedStudy,
@@ -77,29 +77,15 @@ def _restore(storage: "RDBStorage", study: RecordedStudy, retries: int) -> bool:
             return False
     stored = stored_study(storage, study.name, study.settings, study.record, study.about.get("inputs", {}))
     taken = {trial.user_attrs.get(SLOT) for trial in stored.get_trials(deepcopy=False)}
-    missing = [(slot, trial) for slot, trial in _slots(study) if slot not in taken]
-    for slot, trial in missing:
-        for finished in _frozen(study, trial, slot, retries):
+    missing = [trial for trial in study.trials if trial.number not in taken]
+    for trial in missing:
+        for finished in _frozen(study, trial, retries):
             stored.add_trial(finished)
     stored.set_user_attr(RECORDED, study.digest)
     return bool(missing)
 
 
-def _slots(study: RecordedStudy) -> Iterator[tuple[int, RecordedTrial]]:
-    """Each trial with the number of its point: of a grid its place there, else its own."""
-    choices = grid(study.record, study.settings) if study.settings.sampler == "grid" else []
-    for trial in study.trials:
-        choice = _choice(study, trial.point)
-        yield (choices.index(choice) if choices else trial.number), trial
-
-
-def _choice(study: RecordedStudy, point: Point) -> dict[str, Any]:
-    """The point as Optuna holds it: a value for each dimension that its kind has."""
-    names = dimensions(study.record, study.settings, point.kind)
-    return {"kind": point.kind, **{name: getattr(point, name) for name in names}}
-
-
-def _frozen(study: RecordedStudy, trial: RecordedTrial, slot: int, retries: int) -> Iterator["FrozenTrial"]:
+def _frozen(study: RecordedStudy, trial: RecordedTrial, retries: int) -> Iterator["FrozenTrial"]:
     """What Optuna has of a settled point: one trial, or as many failed ones as settle it."""
     import optuna
     from optuna.distributions import BaseDistribution
@@ -108,10 +94,10 @@ def _frozen(study: RecordedStudy, trial: RecordedTrial, slot: int, retries: int)
     from notbugs.sweeps.study import ENDED, ERROR, ROWS, SLOT, distribution, objective_values
 
     settings = study.settings
-    choice = _choice(study, trial.point)
+    choice = study.choice(trial.point)
     spaces: dict[str, BaseDistribution] = {name: distribution(settings, name) for name in choice}
     state = TrialState[trial.state]
-    facts: dict[str, Any] = {SLOT: slot}
+    facts: dict[str, Any] = {SLOT: trial.number}
     values = None
     if state == TrialState.COMPLETE:
         values = objective_values(settings.objectives, trial.rows)
