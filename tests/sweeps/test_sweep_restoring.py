@@ -103,17 +103,22 @@ def test_points_that_were_pruned_failed_or_tried_again(
     states = pd.read_csv(project / "sweeps/small/trials.csv")["state"].value_counts()
     assert states["PRUNED"] > 0 < states["FAIL"]
     before, copy = stored(project), clone(project)
-    assert sum(json.loads((copy / "sweeps/small/study.json").read_text())["repeats"].values()) > 10
+    repeats = json.loads((copy / "sweeps/small/study.json").read_text())["repeats"].values()
+    assert any(len(states) == 2 for states in repeats)
     assert restore(copy) == ["small"]
     after = stored(copy)
     for state in ("COMPLETE", "PRUNED"):
         mine, other = (
-            sorted(str((trial.params, trial.values)) for trial in study.get_trials() if trial.state.name == state)
+            sorted(
+                str(
+                    (trial.params, trial.values if state == "COMPLETE" else None)
+                )  # where a fit was cut off is not kept
+                for trial in study.get_trials()
+                if trial.state.name == state
+            )
             for study in (before, after)
         )
-        assert len(mine) == len(other)
-        if state == "COMPLETE":
-            assert mine == other
+        assert mine == other
     assert restore(copy) == []
 
 

@@ -4,7 +4,7 @@ The same study gives the same bytes, in whatever order and by whomever its point
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,16 +63,15 @@ def _order(point: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(-1.0 if point[key] is None else point[key] for key in POINT)
 
 
-def _repeats(shared: SharedStudy) -> dict[str, int]:
-    """How often more than once a sampler tried a point: its number in trials.csv, from 0 on -> further trials."""
-    points = [
-        tuple(_point(shared, slot.result).values())
-        for slot in shared.slots()
-        if slot.result and _has_point(slot.result)
-    ]
-    tried = Counter(points)
+def _repeats(shared: SharedStudy) -> dict[str, dict[str, int]]:
+    """Points that a sampler tried more than once: number in trials.csv, from 0 on -> how often it ended in each state."""
+    tried: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+    for slot in shared.slots():
+        if slot.result and _has_point(slot.result):
+            tried[tuple(_point(shared, slot.result).values())][slot.result.state.name] += 1
     ordered = sorted(tried, key=lambda values: _order(dict(zip(POINT, values, strict=True))))
-    return {str(number): tried[point] - 1 for number, point in enumerate(ordered) if tried[point] > 1}
+    counts = {str(number): tried[point] for number, point in enumerate(ordered)}
+    return {number: dict(sorted(states.items())) for number, states in counts.items() if states.total() > 1}
 
 
 def _has_point(trial: FrozenTrial) -> bool:

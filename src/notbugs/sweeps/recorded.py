@@ -91,8 +91,8 @@ class RecordedStudy:
         try:
             with file.open(encoding="utf-8", newline="") as lines:
                 points = list(_points(csv.DictReader(lines)))
-            repeats = {int(number): int(times) for number, times in self.about.get("repeats", {}).items()}
-            repeated = [one for number, one in enumerate(points) for _ in range(1 + repeats.get(number, 0))]
+            repeats = self.about.get("repeats", {})
+            repeated = [again for number, one in enumerate(points) for again in _again(one, repeats.get(str(number)))]
             numbered = [
                 RecordedTrial(number, *one) for number, one in zip(self._numbers(repeated), repeated, strict=True)
             ]
@@ -183,6 +183,16 @@ def _points(lines: Iterable[Mapping[str, str]]) -> Iterator[tuple[Point, str, tu
     for (kind, eps, num_steps, step_size, source_eps, state), fits in rows.items():
         point = Point(kind, _float(eps), int(num_steps), float(step_size), _float(source_eps))
         yield point, state, tuple(map(_row, fits)) if state == "COMPLETE" else ()
+
+
+def _again(
+    one: tuple[Point, str, tuple[dict[str, Any], ...]], states: Mapping[str, int] | None
+) -> Iterator[tuple[Point, str, tuple[dict[str, Any], ...]]]:
+    """A point as often as a sampler tried it, in each state that it ended in."""
+    point, own, rows = one
+    for state, times in (states or {own: 1}).items():
+        for _ in range(times):
+            yield point, state, rows if state == own else ()
 
 
 def _row(fit: Mapping[str, str]) -> dict[str, Any]:
