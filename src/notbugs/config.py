@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from notbugs.errors import ConfigError
+from notbugs.machine import project_folder
 
 SECTIONS = (
     "experiment",
@@ -131,10 +132,10 @@ def find_root() -> Path:
     Raises: ConfigError if there is none.
     """
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").exists() or (folder / "params.yaml").exists():
-            return folder
-    raise ConfigError(f"{here}: no params.yaml here or above; go to the project folder")
+    folder = project_folder(here)
+    if folder is None:
+        raise ConfigError(f"{here}: no params.yaml here or above; go to the project folder")
+    return folder
 
 
 def read_params(path: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """`notbugs track`, `ui` and `push`: MLflow brought in line and served; what was run, sent to others."""
 
+import sys
+
 import click
 
 from notbugs.cli.project import project_root
@@ -11,7 +13,8 @@ def track() -> None:
     """Bring MLflow in line with dvc.lock: add what an outage or DVC's run cache kept out of it.
 
     The runs of all stages are put into DVC's run cache too, so that going back to these settings restores them, and
-    finished sweeps whose results came from Git into Optuna's database.
+    finished sweeps whose results came from Git into Optuna's database. Exits with 1 if MLflow, that database or the run
+    cache could not be brought in line; nothing is lost then.
     """
     from notbugs.sweeps.restoring import families, restore
     from notbugs.tracking import track as bring_in_line
@@ -20,15 +23,24 @@ def track() -> None:
     summary = bring_in_line(project_root(), families=families(project_root()))
     if summary.changed or summary.skipped or not summary.ok:
         click.echo(str(summary), err=True)
+    complete = summary.ok
     try:
         for name in restore(project_root()):
             click.echo(f"sweep {name}: its trials in sweeps/{name} were put into Optuna's database", err=True)
-    except (UserError, ImportError) as error:  # Optuna may be missing where nothing is swept
-        click.echo(f"notbugs: sweeps: {error}", err=True)
+    except ModuleNotFoundError as error:
+        click.echo(
+            f"notbugs: {error.name} is not installed, so finished sweeps are not put into its database", err=True
+        )
+    except UserError as error:
+        click.echo(f"notbugs: {error}", err=True)
+        complete = False
     try:
         keep_runs(project_root())
     except RunCacheError as error:  # another `dvc` at work, say: nothing is lost, and the next time makes it good
         click.echo(f"notbugs: {error}", err=True)
+        complete = False
+    if not complete:
+        sys.exit(1)
 
 
 @click.command()
@@ -37,7 +49,7 @@ def push(remote: str | None) -> None:
     """Send DVC's run cache, with all that it restores, to a remote; `dvc push` sends what dvc.lock names."""
     from notbugs.tracking.run_cache import push_runs
 
-    click.echo(f"{push_runs(project_root(), remote)} runs sent")
+    click.echo(str(push_runs(project_root(), remote)))
 
 
 @click.command()

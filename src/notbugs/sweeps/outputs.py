@@ -64,7 +64,7 @@ def _order(point: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _repeats(shared: SharedStudy) -> dict[str, dict[str, int]]:
-    """Points that a sampler tried more than once: number in trials.csv, from 0 on -> how often it ended in each state."""
+    """Points that a sampler tried more than once: number in trials.csv, from 0 on -> state -> how often."""
     tried: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
     for slot in shared.slots():
         if slot.result and _has_point(slot.result):
