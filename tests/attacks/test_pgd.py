@@ -376,7 +376,8 @@ def test_first_success_works_no_longer_on_what_succeeded():
     labels = torch.ones(
         3, dtype=torch.int64
     )  # the first is fooled untouched, the second after one step, the third never
-    found = pgd(model, inputs, labels, eps=0.2, step_size=0.1, num_steps=3, iterate="first_success")
+    arguments = {"eps": 0.2, "step_size": 0.1, "num_steps": 3, "check": False}
+    found = pgd(model, inputs, labels, iterate="first_success", **arguments)
     assert [len(batch) for batch in model.seen] == [3, 2, 1, 1]
     assert found.success.tolist() == [True, True, False]
     moved = distances(found.x_adv, inputs, "l2")
@@ -435,7 +436,7 @@ def test_generator_decides_the_random_start(busy_model):
 def test_begins_where_it_is_told():
     model = Recorder(Linear(weights()))
     inputs, start = draw(2, 3, 2, 2, low=0.4, high=0.6), draw(2, 3, 2, 2, seed=1, low=0.4, high=0.6)
-    pgd(model, inputs, torch.tensor([0, 1]), eps=5.0, step_size=0.1, num_steps=1, start=start)
+    pgd(model, inputs, torch.tensor([0, 1]), eps=5.0, step_size=0.1, num_steps=1, start=start, check=False)
     torch.testing.assert_close(model.seen[0], start)
 
 
