@@ -17,6 +17,7 @@ CHECKS = {
     "more_steps_change_nothing": "more steps change nothing",
     "more_restarts_change_nothing": "more restarts change nothing",
     "large_eps_always_succeeds": "large eps always succeeds",
+    "half_precision_misses_nothing": "half precision no weaker",
     "gradients_not_random": "gradients not random",
     "gradients_not_zero": "gradients not zero",
     "outputs_are_logits": "outputs are logits",

@@ -129,7 +129,9 @@ def find(
         return Findings(found, {})
     suite = _Suite(model, data, settings, generator, found, first)
     suite.run()
-    signs = look_for_signs(model, data, settings, engine=suite.engine, generator=generator, transferred=transferred)
+    signs = look_for_signs(
+        model, data, settings, engine=suite.engine, generator=generator, transferred=transferred, first=first
+    )
     certificate = None
     if settings.certificate is not None:
         wanted = settings.certificate.num_examples
