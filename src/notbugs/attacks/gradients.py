@@ -15,11 +15,12 @@ def look(
     slope: Callable[[Tensor], Tensor],
     *,
     look_again: bool = True,
+    copy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The outputs at x and the gradient of a loss of them, to a positive factor an example.
 
     The factor makes the largest slope at the outputs 1: half precision, and confident networks, then lose nothing on
-    the way back to the image. The network gets a copy of x: what it writes on that stays its own.
+    the way back to the image.
 
     Args:
         network: (N, ...) -> (N, K).
@@ -27,10 +28,11 @@ def look(
         slope: outputs (N, K) -> the loss's derivative there, (N, K), to a positive factor an example.
         look_again: where pixels' derivatives are no numbers, take those at the nearest image that lies INWARD within
             (0, 1). It makes the host wait for the device.
+        copy: as for `followed`.
     Returns: outputs (N, K), gradient (N, ...); 0 for pixels without a derivative, or for all where the network hides
         its gradient altogether (detached, constant, or computed outside torch).
     """
-    outputs, leaf = _followed(network, x)
+    outputs, leaf = _from_leaf(network, x, copy)
     seen = outputs.detach()
     if not outputs.requires_grad:
         return seen, torch.zeros_like(x)
@@ -40,15 +42,19 @@ def look(
     gradient = _back(outputs, leaf, steepness)
     # One number tells whether all are numbers: nothing of the gradient's size is made.
     if look_again and not gradient.sum().isfinite():
-        outputs, leaf = _followed(network, x.clamp(INWARD, 1 - INWARD))
+        outputs, leaf = _from_leaf(network, x.clamp(INWARD, 1 - INWARD), copy)
         gradient = torch.where(gradient.isfinite(), gradient, _back(outputs, leaf, steepness))
     return seen, gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
-def followed(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The outputs at x, (N, K), on a copy of it; without a gradient where the network leaves torch on the way."""
+def followed(network: Callable[[Tensor], Tensor], x: Tensor, *, copy: bool = True) -> Tensor:
+    """The outputs at x, (N, K); without a gradient where the network leaves torch on the way.
+
+    Args:
+        copy: give the network a copy of x, since some write on what they get; an `Engine` takes care of that itself.
+    """
     try:
-        return network(x.clone())
+        return network(x.clone() if copy else x)
     except RuntimeError as error:
         # NumPy refuses a tensor that is followed by autograd; its own words are the only sign.
         if not x.requires_grad or "requires grad" not in str(error):
@@ -57,11 +63,11 @@ def followed(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return network(x.detach().clone())
 
 
-def _followed(network: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+def _from_leaf(network: Callable[[Tensor], Tensor], x: Tensor, copy: bool) -> tuple[Tensor, Tensor]:
     """Outputs (N, K), and the image (N, ...) that autograd can differentiate them by."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        return followed(network, leaf), leaf
+        return followed(network, leaf, copy=copy), leaf
 
 
 def _back(outputs: Tensor, leaf: Tensor, steepness: Tensor) -> Tensor:

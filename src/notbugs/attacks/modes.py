@@ -44,8 +44,6 @@ def _ordinary(value: Any) -> Any:
     """The value itself, or a copy where it is or holds tensors of inference mode."""
     if isinstance(value, Tensor) and value.is_inference():
         return value.clone()
-    if isinstance(value, nn.Module) and any(t.is_inference() for t in (*value.parameters(), *value.buffers())):
-        from notbugs.attacks.modules import copied
-
-        return copied(value)
-    return value
+    if not isinstance(value, nn.Module) or "_parameters" not in vars(value):  # one that is being made has none yet
+        return value
+    return copied(value) if any(tensor.is_inference() for tensor in all_tensors(value)) else value

@@ -50,9 +50,13 @@ def evaluating_(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def copied(model: nn.Module) -> nn.Module:
-    """A copy that shares nothing; of tensors that were computed (torch.nn.utils.weight_norm keeps one), the values."""
-    memo: dict[int, Any] = {}
+def copied(model: nn.Module, shared: Mapping[int, Tensor] | None = None) -> nn.Module:
+    """A copy; of tensors that were computed (torch.nn.utils.weight_norm keeps one), the values.
+
+    Args:
+        shared: id of a tensor -> what the copy has in its place; None shares nothing.
+    """
+    memo: dict[int, Any] = dict(shared or {})
     for module in all_modules(model):
         for value in _attributes(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:

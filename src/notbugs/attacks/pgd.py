@@ -274,18 +274,25 @@ class _Climb:
         """
         own_slope = self.loss.slope or self.differentiated
         may_wait = step == 0 or not traits(x.device).runs_ahead
-        return look(self.network, x, lambda outputs: own_slope(outputs, labels), look_again=may_wait)
+        return look(
+            self.network, x, lambda outputs: own_slope(outputs, labels), look_again=may_wait, copy=self.careless
+        )
 
     def judge(self, x: Tensor, labels: Tensor) -> _Found:
         """What is at x, in full precision where the network is not an engine of less."""
-        with full_precision(x.device) if not isinstance(self.model, Engine) else nullcontext():
-            outputs = followed(self.network, x)
+        with full_precision(x.device) if self.careless else nullcontext():
+            outputs = followed(self.network, x, copy=self.careless)
         return self.found(x, outputs, labels)
 
     def found(self, x: Tensor, outputs: Tensor, labels: Tensor) -> _Found:
         """What is at x, where the outputs are (N, K)."""
         score = self.loss.score(outputs, labels) if self.loss.score else self.losses(outputs, labels)
         return _Found(x, -score if self.targeted else score, self.succeeds(outputs, labels))
+
+    @property
+    def careless(self) -> bool:
+        """Whether the network may write on the images that it gets."""
+        return not isinstance(self.model, Engine)
 
     @property
     def network(self) -> Callable[[Tensor], Tensor]:
