@@ -27,7 +27,7 @@ from torch.nn import functional
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
 from notbugs.attacks.gradients import followed
 from notbugs.attacks.modes import in_ordinary_mode
-from notbugs.attacks.modules import all_modules, all_tensors, check_steady, copied, evaluating_
+from notbugs.attacks.modules import all_modules, all_tensors, check_steady, copied, evaluating_, in_train_mode
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
 from notbugs.config import EngineName
 from notbugs.devices import is_out_of_memory, traits
@@ -303,7 +303,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
     Modules that `modules()` misses, since they lie in a plain list, are no exception; nor is a model whose own `train`
     leaves some in train mode.
     """
-    modes = [(module, module.training) for module in all_modules(model)]
+    modes = [(module, in_train_mode(module)) for module in all_modules(model)]
     needs = [(tensor, tensor.requires_grad) for tensor in all_tensors(model) if isinstance(tensor, nn.Parameter)]
     try:
         evaluating_(model)
@@ -312,7 +312,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         _need_gradients_(needs, True)
         for module, mode in modes:
-            if module.training != mode:
+            if mode is not None and in_train_mode(module) != mode:
                 module.training = mode
 
 

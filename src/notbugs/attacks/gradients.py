@@ -66,7 +66,7 @@ def followed(network: Callable[[Tensor], Tensor], x: Tensor, *, copy: bool = Tru
 def _from_leaf(network: Callable[[Tensor], Tensor], x: Tensor, copy: bool) -> tuple[Tensor, Tensor]:
     """Outputs (N, K), and the image (N, ...) that autograd can differentiate them by."""
     with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
+        leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         return followed(network, leaf, copy=copy), leaf
 
 

@@ -173,20 +173,29 @@ def _run(
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The libraries draw from torch's global generators, and seed those of all devices: put all of them back."""
+    """The libraries draw from torch's global generators, and seed those of all devices: put all of them back.
+
+    They also take it for granted that numbers are float32 unless something else is said.
+    """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    usual = torch.get_default_dtype()
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(usual)
 
 
 class _Plain(nn.Module):
     """A network as the libraries take one for granted, whatever the model is.
 
     In eval mode; with contiguous gradients that are numbers, of 0 where the model hides them; with logits of a usual
-    size, since the libraries add constants such as 1e-12 to norms of gradients and begin searches at fixed constants.
+    size, since the libraries add constants such as 1e-12 to norms of gradients and begin searches at fixed constants;
+    and sure of the label where the model's logits are no numbers, so that no attack stops there.
 
     Args:
         model: frozen.
@@ -201,6 +210,7 @@ class _Plain(nn.Module):
         with torch.no_grad():
             logits = followed(model, inputs)
         self.factor = _factor(logits)
+        self.inputs, self.sure = inputs, USUAL_SIZE * functional.one_hot(labels, logits.shape[1])
         self.inward = not _has_derivative(model, inputs, labels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -212,6 +222,12 @@ class _Plain(nn.Module):
         if self.inward:  # seen there, and followed back as if it had been seen here
             x = x + (x.clamp(INWARD, 1 - INWARD) - x).detach()
         logits = followed(self.model[0], x.to(self.dtype)).to(given.dtype) * self.factor
+        lost = ~logits.detach().amax(dim=1).isfinite()
+        if lost.any():
+            nearest = torch.cdist(given.detach()[lost].flatten(1), self.inputs.to(given).flatten(1)).argmin(dim=1)
+            lines = torch.zeros_like(logits)
+            lines[lost] = self.sure[nearest].to(logits)
+            logits = torch.where(lost[:, None], lines, logits)
         if given.requires_grad:  # what the model does not follow has a gradient of 0, not none
             logits = logits + 0 * given.flatten(1).sum(dim=1, keepdim=True)
         return logits

@@ -43,10 +43,17 @@ def all_tensors(model: nn.Module) -> list[Tensor]:
 
 def evaluating_(model: nn.Module) -> None:
     """Put a network into eval mode, with modules that its own `eval` does not reach."""
-    model.eval()
+    if in_train_mode(model) is not None:
+        model.eval()
     for module in all_modules(model):
-        if module.training:
+        if in_train_mode(module):
             module.training = False
+
+
+def in_train_mode(module: nn.Module) -> bool | None:
+    """Whether a module is; None for one that knows no modes (torch.jit.freeze takes them away)."""
+    mode: bool | None = getattr(module, "training", None)
+    return mode
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from notbugs.attacks.losses import fools
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.evaluation import Outcome, adversarially_correct, batches, model_device, outcomes, predict
 from notbugs.halving import Halving
-from notbugs.images import ImageData, Images
+from notbugs.images import ImageData, Images, make_generator
 from notbugs.results import WORST
 from notbugs.robustness.certificate import Certificate, certify
 from notbugs.robustness.masking import (
@@ -98,7 +98,7 @@ def audit(
                 model,
                 part,
                 settings,
-                generator=generator,
+                generator=generator_of_part(generator, rows.start),
                 transferred=transfer_images(transfer_from, part, settings) if transfer_from else None,
                 thorough=thorough,
                 curve_engine=engine,
@@ -106,6 +106,11 @@ def audit(
             )
         )
     return audited(*parts)
+
+
+def generator_of_part(generator: torch.Generator, first: int) -> torch.Generator:
+    """The generator of the part that begins with row `first`: parts do not depend on each other, nor on their order."""
+    return make_generator(generator.initial_seed(), first) if first else generator
 
 
 @in_ordinary_mode

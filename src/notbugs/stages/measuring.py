@@ -16,8 +16,9 @@ from notbugs.files import sha256
 from notbugs.images import Images, make_generator
 from notbugs.models import ModelError, load_model
 from notbugs.models.base import Classifier
-from notbugs.robustness import PART, Audit, Findings, SuiteSettings, audited, find
+from notbugs.robustness import PART, Audit, Findings, SuiteSettings, audited, find, generator_of_part
 from notbugs.robustness.masking import transfer_images
+from notbugs.robustness.settings import RANDOM_STARTS
 from notbugs.stages.context import Context
 from notbugs.stages.kept import Kept
 
@@ -122,7 +123,7 @@ class Measuring:
             model,
             self._data.select(slice(first, task.stop)),
             self._config,
-            generator=make_generator(self._project.seed, "evaluate", "random start", *([first] if first else [])),
+            generator=generator_of_part(make_generator(self._project.seed, *RANDOM_STARTS), first),
             transferred=self._transferred(task.source, first) if task.source else None,
             thorough=task.thorough,
             curve_engine=engine,
