@@ -246,7 +246,7 @@ def plain(digits: tuple[ImageData, ImageData]) -> Plain:
 
 @pytest.fixture(scope="module")
 def few(digits: tuple[ImageData, ImageData]) -> ImageData:
-    return digits[1].select(torch.arange(40))
+    return digits[1].select(torch.arange(24))
 
 
 @pytest.fixture(scope="module")
@@ -284,8 +284,8 @@ def test_the_same_numbers_as_of_the_plain_network(case, plain, few, expected):
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert [in_train_mode(module) for module in all_modules(network)] == modes
     assert found["failed"] == expected["failed"] == set()
-    assert found["audit true clean"] == expected["audit true clean"] > 30
-    assert 0 < sum(expected["adversarially_correct"]) < 35
+    assert found["audit true clean"] == expected["audit true clean"] > 20
+    assert 0 < sum(expected["adversarially_correct"]) < 20
     for name in ("pgd", "adversarially_correct"):
         assert sum(a != b for a, b in zip(found[name], expected[name], strict=True)) <= 1, name  # rounding
     for name, value in expected.items():

@@ -137,9 +137,7 @@ def look_for_signs(
     few = data.select(slice(0, HALF_EXAMPLES if engine.half_dtype and not first else 0))
     missed = _missed_by_half(model, few, settings, engine, generator)
     random, zero, probabilities, numberless = _own_signs(model, data, settings)
-    return Signs(
-        after_one, fooled, noise, large, random, zero, probabilities, numberless | noise_numberless, missed
-    )
+    return Signs(after_one, fooled, noise, large, random, zero, probabilities, numberless | noise_numberless, missed)
 
 
 def masking_checks(standing: Standing, signs: Signs) -> list[Check]:
