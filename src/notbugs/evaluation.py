@@ -121,9 +121,10 @@ def adversarially_correct(
     """Which examples withstand an untargeted PGD on the cross-entropy.
 
     An example counts as fooled if any iterate fooled the model, the unperturbed image included; work on it
-    stops there. An iterate whose logits are no numbers fools nobody (the checks of `robustness` name such a model). An attack of MANY_STEPS or more begins with COARSE_STEPS long ones from the image itself, as attack
-    suites do: what these fool is not attacked further. The engine finds the images; the model itself judges them, and
-    what fooled the engine alone is attacked once more without it.
+    stops there. An iterate whose logits are no numbers fools nobody (the checks of `robustness` name such a model).
+    An attack of MANY_STEPS or more begins with COARSE_STEPS long ones from the image itself, as attack suites do: what
+    these fool is not attacked further. The engine finds the images; the model itself judges them, and what fooled the
+    engine alone is attacked once more without it.
 
     Args:
         engine: made from the model as it is now; None makes one.

@@ -236,8 +236,8 @@ def print_found(found: dict[str, Any], console: "Console | None" = None) -> None
     for row in found["checks"]:
         if row["check"] == "logits_finite" and not row["passed"]:
             console.print(
-                f"The model gives logits that are no numbers on or near {100 * row['value']:.1f}% of the images. Attacks "
-                "cannot fool it there, so the accuracies above say nothing of it before that is mended."
+                f"The model gives logits that are no numbers on or near {100 * row['value']:.1f}% of the images. No "
+                "attack can fool it there: before that is mended, the accuracies above say nothing of it."
             )
     for row in found.get("certificate", []):
         console.print(f"certified at eps {row['eps']:g}: {100 * row['accuracy']:.1f}% of {row['n']}")

@@ -17,7 +17,7 @@ from notbugs.augmentation import augment
 from notbugs.checkpoints import Checkpoint, restore_training, training_state
 from notbugs.config import Settings
 from notbugs.devices import noise_generator, training_precision
-from notbugs.distribution import averaging, own_generator, share_of, summed, world_size
+from notbugs.distribution import average_buffers, averaging, own_generator, share_of, summed, world_size
 from notbugs.early_stopping import BestEpoch, DecidingColumn, EpochRecord
 from notbugs.errors import UserError
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
@@ -31,7 +31,7 @@ class TrainSettings(Settings):
     """How a classifier is trained."""
 
     seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
-    """One model is trained for each; the first is the source model of the constructions."""
+    """One model is trained for each; of a fit, for each source model's dataset."""
     epochs: int = Field(ge=1)
     """Passes over the data."""
     batch_size: int = Field(default=128, ge=2)
@@ -107,6 +107,9 @@ class FitSettings(TrainSettings):
 
     still_y: bool = True
     """Fit a second time on only the images that the robust model and 1-NN still call y."""
+    baseline: bool = False
+    """Fit D itself too, by the same recipe, from the same initialisations and in the same order: what this
+    construction, and each other of the same recipe, is to be compared with."""
 
 
 class TrainingError(UserError):
@@ -180,6 +183,7 @@ def train(
                 f"{description}: the loss is {error.loss} in epoch {epoch}, step {error.step} of {steps}; a smaller lr "
                 f"may help{kept_in}"
             ) from None
+        average_buffers(model)
         record = _unmeasured(epoch, lr, loss, accuracy)
         looked_at = validation if epoch % settings.measure_every == 0 or epoch == settings.epochs else None
         if looked_at is not None:

@@ -26,6 +26,7 @@ from notbugs.images import ImageData
 
 EPS = 0.5
 STEPS = {"apgd_ce": 10, "apgd_t": 5, "fab_t": 5, "square": 40, "ddn": 20, "cw": 20, "fmn": 20}
+SIZES = [*((side, side) for side in range(5, 34)), (5, 33), (33, 5), (12, 24), (19, 14), (6, 7), (64, 64)]
 ALL_MINIMUM = [(norm, name) for norm, names in MINIMUM_NORM.items() for name in names]
 
 

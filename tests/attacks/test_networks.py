@@ -1,4 +1,4 @@
-"""Networks as people write them: the same number as of the plain network, by every way in, or one line that says why not.
+"""Networks as people write them: by every way in the plain network's number, or one line that says why not.
 
 Every case wraps the same small classifier, so what it must come to is known.
 """
@@ -339,7 +339,7 @@ def test_hidden_modules_are_frozen_and_given_back(plain):
 
 
 def test_logits_that_are_no_numbers_fool_nobody_and_are_named(plain, few):
-    """Whoever leaves the sixteenths gets NaN: no attack succeeds, and the check says on how many images that happens."""
+    """Whoever leaves the sixteenths gets NaN: no attack succeeds, and the check says for how many images."""
     network = filled(Numberless(), plain)
     clean = predict(network, few.images).argmax(dim=1) == few.labels
     assert torch.equal(adversarially_correct(network, few, ATTACK, generator=generator()), clean)

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Literal, TypeVar
@@ -316,7 +316,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
-def _need_gradients_(needs: list[tuple[Tensor, bool]], again: bool) -> None:
+def _need_gradients_(needs: Sequence[tuple[Tensor, bool]], again: bool) -> None:
     """Take the need for a gradient from those that have it, or give it back."""
     with torch.inference_mode(False):
         for tensor, needed in needs:

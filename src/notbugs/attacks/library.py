@@ -340,8 +340,8 @@ class _Cropped(nn.Module):
 def _tiled(height: int, width: int) -> tuple[int, int]:
     """The least larger height and width that Square's L2 start tiles.
 
-    It lays tiles of a side of height // 5 from an offset on, and as many as would fit without the offset: at 12, 14, 18,
-    19 or 24 pixels the last one lies partly outside, and the library fails. (Tiles of one pixel are then left out.)
+    It lays tiles of a side of height // 5 from an offset on, and as many as would fit without the offset: at 12, 14,
+    18, 19 or 24 pixels the last one lies partly outside, and the library fails. (One of a single pixel is left out.)
     """
     grown = range(6)
     sizes = sorted(((height + a, width + b) for a in grown for b in grown), key=lambda size: (size[0] * size[1], size))

@@ -24,7 +24,7 @@ def in_ordinary_mode(function: Callable[Arguments, Result]) -> Callable[Argument
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with ordinary_mode():
             own = {name: _ordinary(value) for name, value in kwargs.items()}
-            return function(*map(_ordinary, args), **own)  # type: ignore[arg-type]
+            return function(*map(_ordinary, args), **own)
 
     return run
 

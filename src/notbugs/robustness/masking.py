@@ -275,7 +275,7 @@ def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tu
 
 
 def _evaluated(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and the direction of the cross-entropy's gradient at each input, (N, C, H, W), as attacks see it."""
+    """Logits (N, K), and the cross-entropy's gradient at each input, (N, C, H, W), to a factor, as attacks see it."""
     slope = LOSSES["cross_entropy"].slope
     assert slope is not None
     return look(model, inputs, lambda logits: slope(logits, labels))
