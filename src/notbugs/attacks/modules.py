@@ -88,7 +88,8 @@ def check_steady(model: nn.Module, inputs: Tensor) -> None:
     tensors = all_tensors(model)
     before = [tensor.detach().clone() for tensor in tensors]
     image = inputs[:1].detach()
-    pairs = (torch.cat([image, 1 - image]), torch.cat([image, image / 2]))
+    companion = inputs[1:2].detach() if len(inputs) > 1 and not torch.equal(inputs[:1], inputs[1:2]) else image / 2
+    pairs = (torch.cat([image, image]), torch.cat([image, companion]))
     try:
         first, again, other = (followed(model, pair)[0] for pair in (pairs[0], pairs[0], pairs[1]))
     finally:
