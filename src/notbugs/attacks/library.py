@@ -23,6 +23,7 @@ from notbugs.attacks.gradients import INWARD, followed
 from notbugs.attacks.losses import LOSSES, log_odds, margin
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.projections import NORMS, lengths
+from notbugs.devices import widened
 
 Norm = Literal["l2", "linf"]
 NEEDS_CLASSES = {"apgd_t": 4}
@@ -141,7 +142,7 @@ def allows(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:
 
 def distances(delta: Tensor, norm: Norm) -> Tensor:
     """‖δ‖ of each example, (N, ...) -> (N,) float64."""
-    return lengths(delta) if norm == "l2" else delta.flatten(1).abs().amax(dim=1).double()
+    return lengths(delta) if norm == "l2" else widened(delta.flatten(1).abs().amax(dim=1))
 
 
 def _run(

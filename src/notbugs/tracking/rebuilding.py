@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from notbugs.config import SOURCE
 from notbugs.tracking import place
 from notbugs.tracking.facts import dataset, manifest
 from notbugs.tracking.journal import Journal, new_journal, now
@@ -17,7 +18,9 @@ _PAGE_LIMIT = 100 * 2**20
 """Bytes above which a report or picture is not copied into MLflow."""
 
 
-def rebuild(root: Path, project: Path, entry: LockEntry, experiment: str, store_name: str) -> Journal | None:
+def rebuild(
+    root: Path, project: Path, entry: LockEntry, experiment: str, store_name: str, shared: str | None = None
+) -> Journal | None:
     """Write the journal of a run from what dvc.lock and the workspace hold.
 
     Args:
@@ -25,6 +28,7 @@ def rebuild(root: Path, project: Path, entry: LockEntry, experiment: str, store_
         project: whose journals it joins.
         entry: the stage in dvc.lock.
         experiment, store_name: where it will be sent.
+        shared: key of the family whose shared run it is, if it is one.
     Returns: the journal, to be sent; None if small outputs in the workspace are not those of dvc.lock.
     """
     metrics = {out: root / out for out in entry.outs if out.endswith((".json", ".csv"))}
@@ -43,6 +47,7 @@ def rebuild(root: Path, project: Path, entry: LockEntry, experiment: str, store_
         "tags": _tags(entry),
         "inputs": [],
         "started": time,
+        **({"shared": shared} if shared else {}),
     }
     name = f"rebuilt-{entry.key[:16]}-{time}"
     journal = new_journal(place.work_folder(project), entry.address, header, name)
@@ -81,8 +86,19 @@ def _text(value: Any) -> str:
 
 
 def _datasets(root: Path, entry: LockEntry) -> list[dict[str, Any]]:
-    found = ((path, there, manifest(root / path)) for path, there in entry.deps.items())
-    return [dataset(root / path, path, about, there) for path, there, about in found if about]
+    found = []
+    for path, there in entry.deps.items():
+        for folder in _parts(root / path):
+            about = manifest(folder)
+            own = there if folder == root / path else content(folder)
+            if about and own:
+                found.append(dataset(folder, folder.relative_to(root).as_posix(), about, own))
+    return found
+
+
+def _parts(path: Path) -> list[Path]:
+    """The datasets of a construction, one a source model; otherwise the path itself."""
+    return sorted(path.glob(f"{SOURCE}*")) or [path]
 
 
 def _fits(root: Path, entry: LockEntry, out: str) -> bool:
@@ -129,7 +145,7 @@ def _floats(row: dict[str, str]) -> dict[str, float]:
 def _attach(journal: Journal, root: Path, entry: LockEntry, out: str) -> None:
     """Keep what a live stage would: metrics, pictures, pages and models; never datasets."""
     path, there = root / out, entry.outs[out]
-    if (path / "manifest.json").exists() or not path.exists():
+    if any((part / "manifest.json").exists() for part in _parts(path)) or not path.exists():
         return
     if path.suffix == ".json":
         journal.append("artifact", path=journal.keep(path), folder=None)
