@@ -115,6 +115,16 @@ def test_settings_come_from_params_where_there_are_some(folder: Path) -> None:
     assert "pgd3 " in text
 
 
+def test_the_seed_is_that_of_params(folder: Path) -> None:
+    """So that random starts are the stage's; 0 where there are no params."""
+    given = ("--model", "standard.safetensors", "--data", "test", "--eps", "0.3", "--out", "found.json")
+    assert call(*given)[0] == 0
+    assert json.loads((folder / "found.json").read_text())["seed"] == 0
+    (folder / "params.yaml").write_text("seed: 7\nevaluate: {eps: [0.3], headline_eps: 0.3, num_steps: 2}\n")
+    assert call(*given)[0] == 0
+    assert json.loads((folder / "found.json").read_text())["seed"] == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -95,6 +95,47 @@ def test_a_fold_that_changes_the_logits_is_taken_back():
         torch.testing.assert_close(engine(x), model(x))
 
 
+class Viewing(nn.Module):
+    """Flattens by `view`, which channels-last images do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.convolution(x).view(-1, 4 * 64))
+
+
+def test_channels_last_is_tried_and_taken_back():
+    model, x = Viewing().eval(), torch.rand(20, 3, 8, 8)
+    engine = Engine(model, x[:4])
+    assert not engine.channels_last
+    assert Engine(nn.Sequential(model.convolution, nn.Flatten(), model.head), x[:4]).channels_last
+    labels = torch.arange(20) % 5
+    arguments = {"eps": 0.5, "step_size": 0.1, "num_steps": 3}
+    torch.testing.assert_close(
+        pgd(engine, x, labels, **arguments).x_adv, pgd(model, x, labels, **arguments).x_adv, rtol=0, atol=1e-5
+    )
+
+
+def test_an_engine_never_writes_on_the_callers_tensor():
+    class Writing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x.sub_(0.5).div_(0.25)
+            return x.flatten(1)[:, :3]
+
+    x = torch.rand(20, 3, 2, 2)
+    before = x.clone()
+    engine = Engine(Writing(), x[:4])
+    with torch.no_grad():
+        logits = engine(x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(logits, ((x - 0.5) / 0.25).flatten(1)[:, :3])
+    pgd(engine, x, torch.arange(20) % 3, eps=0.1, step_size=0.1, num_steps=2)
+    assert torch.equal(x, before)
+
+
 def test_without_representation_it_says_so():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     with pytest.raises(AttributeError, match="Sequential has no representation"):

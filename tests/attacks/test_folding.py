@@ -128,3 +128,11 @@ def test_a_module_with_a_hook_is_left_alone():
     assert find_folds(model) == [Fold("0", "1")]
     model[0].register_forward_hook(lambda *_: None)
     assert find_folds(model) == []
+
+
+def test_a_layer_that_shares_its_weight_is_left_alone():
+    """Folded into one of the two, the BatchNorm would change the other."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+    assert find_folds(settle(model)) == [Fold("2", "3")]
+    model[2].weight = model[0].weight
+    assert find_folds(model) == []

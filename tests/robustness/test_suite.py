@@ -10,7 +10,7 @@ from notbugs.errors import ConfigError
 from notbugs.evaluation import outcomes, predict
 from notbugs.images import ImageData
 from notbugs.results import WORST
-from notbugs.robustness import CertificateSettings, SuiteSettings, audit, find
+from notbugs.robustness import CertificateSettings, SuiteSettings, audit, audited, find, generator_of_part
 from notbugs.robustness.masking import transfer_images
 from notbugs.store import load_dataset, save_dataset
 
@@ -159,6 +159,26 @@ def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_mo
     assert torch.equal(first.norms["ddn50"], second.norms["ddn50"])
     assert torch.equal(first.certificate.radius, second.certificate.radius)
     assert "_data" not in vars(stored)  # never read as a whole
+
+
+def test_an_audit_finds_what_the_parts_find_one_by_one(standard_model, few, monkeypatch):
+    """As the stage measures them: each part by itself, in any order, with a generator of its own."""
+    monkeypatch.setattr("notbugs.robustness.suite.PART", 50)
+    settings = SETTINGS.model_copy(update={"headline_num_steps": 20})
+    whole = audit(standard_model, few, settings, generator=generator(5))
+    parts = {}
+    for first in (100, 0, 50):
+        own = generator_of_part(generator(5), first)
+        part = few.select(slice(first, first + 50))
+        parts[first] = find(standard_model, part, settings, generator=own, first=first)
+    again = audited(*(parts[first] for first in (0, 50, 100)))
+    for one, other in zip(whole.outcomes, again.outcomes, strict=True):
+        assert torch.equal(one.correct, other.correct), one.attack
+    assert torch.equal(whole.norms["ddn50"], again.norms["ddn50"])
+    assert whole.checks == again.checks
+    starts = [torch.rand(4, generator=generator_of_part(generator(5), first)) for first in (0, 50, 100)]
+    assert not torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[1], starts[2])
 
 
 @pytest.mark.parametrize(
