@@ -17,7 +17,16 @@ from typing import Any
 PACKAGE = __name__.partition(".")[0]
 NO_EFFECT = tuple(
     f"{PACKAGE}.{part}"
-    for part in ("cli", "machine", "memory", "progress", "stages.fork_server", "stages.jobs", "tracking")
+    for part in (
+        "cli",
+        "machine",
+        "memory",
+        "progress",
+        "stages.fork_server",
+        "stages.jobs",
+        "stages.probe",
+        "tracking",
+    )
 )
 """Parts of the package that start, show and send work: no result depends on them."""
 _STATEMENT = re.compile(r"^[ \t]*((?:import|from)[ \t]+[\w.][^\n(]*(?:\([^)]*\))?)", re.MULTILINE)
