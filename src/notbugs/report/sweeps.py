@@ -156,7 +156,7 @@ def sweep_blocks(root: Path, pictures: dict[str, bytes], num_classes: int) -> li
         blocks.append(
             Text(
                 "Reviewer 3 of the paper asked how sensitive D_rand and D_det are to eps. Each study below makes the "
-                "datasets at many eps and numbers of steps with the same source model, fits each anew and measures "
+                "datasets at many eps and numbers of steps with the same source models, fits each anew and measures "
                 "it. Step size: 2.5·eps/steps unless said otherwise. Test accuracies; what is called best was "
                 "chosen on validation."
             )
