@@ -214,6 +214,8 @@ def _place(dataset: str, estimator: str) -> int:
 
 def model_label(dataset: str, estimator: str) -> str:
     """How a model is called in tables and figures, such as "D, robust" or "D_rand, still y"."""
+    if estimator.startswith("as_"):
+        return f"{dataset}, fitted as {model_label(estimator.removeprefix('as_'), 'standard')}"
     name = dataset.removesuffix(STILL_Y).replace("_from_robust", " from robust")
     if dataset.endswith(STILL_Y):
         return f"{name}, still y"
@@ -224,6 +226,13 @@ def attack_steps(attack: str) -> int:
     """Number of steps of "pgd20" and the like; 0 for any other attack."""
     match = re.fullmatch(r"pgd(\d+)", attack)
     return int(match[1]) if match else 0
+
+
+def attack_label(attack: str) -> str:
+    """How an attack is called in print: "PGD-100", "all attacks together"."""
+    if attack == WORST:
+        return "all attacks together"
+    return f"PGD-{attack_steps(attack)}" if attack_steps(attack) else attack
 
 
 WORST = "worst"
@@ -272,10 +281,22 @@ class AccuracyRow:
         """Accuracy at `eps` under the strongest attack that all seeds went through; clean accuracy at 0."""
         if eps == 0:
             return self.clean
+        attack = self.attack_at(eps)
+        return self.adversarial[eps, attack] if attack else None
+
+    def attack_at(self, eps: float) -> str:
+        """Name of the attack that `under_attack` speaks of; empty if there is none."""
         attacks = [
-            (strength(attack, cell.num_seeds), cell) for (at, attack), cell in self.adversarial.items() if at == eps
+            (strength(attack, cell.num_seeds), attack) for (at, attack), cell in self.adversarial.items() if at == eps
         ]
-        return max(attacks, key=lambda item: item[0])[1] if attacks else None
+        return max(attacks)[1] if attacks else ""
+
+    def pgd(self, eps: float) -> tuple[str, Accuracy] | None:
+        """The PGD of most steps at `eps`, by name, and what it leaves; None if there is none."""
+        steps = [
+            (attack_steps(attack), attack) for at, attack in self.adversarial if at == eps and attack_steps(attack)
+        ]
+        return (max(steps)[1], self.adversarial[eps, max(steps)[1]]) if steps else None
 
 
 def accuracy_table(results: "pd.DataFrame") -> list[AccuracyRow]:

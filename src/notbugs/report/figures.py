@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from notbugs.report import science_features_figures, science_gaussian, science_planted
-from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.honesty import STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
 from notbugs.report.robustness import minimum_norm

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from notbugs.comparison import Estimate
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
-from notbugs.report.evidence import Estimate, Evidence, NotMeasuredError, evidence_of
+from notbugs.report.evidence import Evidence, NotMeasuredError, evidence_of
 from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure, percent_axis
 from notbugs.report.verdicts import Verdict, estimate, share_cell, verdict_table
-from notbugs.results import percent
+from notbugs.results import attack_label, percent
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content
@@ -117,7 +118,8 @@ def experiments(project: Project) -> Table:
 
 def _measured(evidence: Evidence, dataset: str, training: str, eps: float) -> str:
     try:
-        return str(evidence.accuracy(dataset, training, eps=eps))
+        attack, found = evidence.strongest((dataset, training), eps)
+        return f"{found} ({attack_label(attack)})" if eps else str(found)
     except NotMeasuredError:
         return "–"
 

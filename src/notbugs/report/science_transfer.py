@@ -9,8 +9,9 @@ from matplotlib.ticker import PercentFormatter
 
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
-from notbugs.report.evidence import STILL_Y_SHARE, NotMeasuredError, evidence_of
+from notbugs.report.evidence import NotMeasuredError, evidence_of
 from notbugs.report.findings import metrics_of
+from notbugs.report.honesty import STILL_Y_SHARE
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, new_figure
 from notbugs.report.verdicts import Verdict, estimate, listed, share_cell, verdict_table
@@ -180,12 +181,14 @@ def _honesty(project: Project) -> str:
     """What the judges say of D_det's images, where too few are still y."""
     try:
         evidence = evidence_of(project)
-        if evidence.is_honest("det"):
-            return ""
-        shares = " and ".join(f"{percent(share)}%" for share in evidence.still_y("det"))
+        found = evidence.honesty("det")
+        if found.holds:
+            return f" {found.edge_sentence}" if found.on_edge else ""
+        shares = f"{percent(found.robust)}% and {percent(found.neighbour)}%"
     except NotMeasuredError:
         return ""
     return (
         f" Here the robust model and the 1-NN still call {shares} of D_det's images y, less than "
         f"{100 * STILL_Y_SHARE:g}%: some of its accuracy is not owed to non-robust features."
+        + (f" {found.edge_sentence}" if found.on_edge else "")
     )

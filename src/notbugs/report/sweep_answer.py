@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from notbugs.config import DATASET_NAMES
-from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.honesty import STILL_Y_SHARE
 from notbugs.results import percent
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from notbugs.config import DATASET_NAMES
 from notbugs.files import sha256, whole_folder
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Block, Picture, Table, Text, name, number
-from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.honesty import STILL_Y_SHARE
 from notbugs.report.style import report_style, to_png
 from notbugs.report.sweep_answer import answer
 from notbugs.results import ResultsError, percent, read_table
