@@ -18,7 +18,9 @@ from notbugs.construction import (
     construct_settings,
     describe,
     joined,
+    over_sources,
     parts,
+    recipe_generator,
     set_up,
     summarise,
     target_labels,
@@ -26,7 +28,7 @@ from notbugs.construction import (
 from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.models.base import Classifier
-from notbugs.neighbours import nearest_neighbour, neighbour_reference
+from notbugs.neighbours import nearest_neighbour, neighbour_reference, own_neighbours
 from notbugs.store import load_dataset, save_dataset
 
 INVERT = {"recipe": "invert", "model": "robust", "num_steps": 100, "step_size": 0.05}
@@ -43,7 +45,10 @@ COLUMNS = {  # of examples.parquet, beside index, source_index and start_index
     "probability_true_after",
     "probability_given_after",
     "success",
+    "success_other_seeds",
+    "robust_prediction_before",
     "robust_prediction",
+    "neighbour_prediction_before",
     "neighbour_prediction",
     "still_y",
 }
@@ -275,20 +280,20 @@ def test_progress_shows_the_batches(base, standard_model):
 @pytest.mark.parametrize("which", ["inverted", "targeted"])
 def test_describe_is_complete_and_right(which, request, base, standard_model, robust_model):
     constructed: Constructed = request.getfixturevalue(which)
-    columns = describe(constructed, base, standard_model, robust_model)
+    columns = describe(constructed, base, standard_model, robust_model, others=[robust_model, standard_model])
     assert set(columns) == COLUMNS
     assert {values.shape for values in columns.values()} == {(len(base),)}
     new, true, given = constructed.data.images, base.labels, constructed.data.labels
     rows = torch.arange(len(base))
     with torch.no_grad():
         before, after = standard_model(base.images).softmax(1), standard_model(new).softmax(1)
-        robust = robust_model(new).argmax(1)
-    neighbours = []
-    for i, image in enumerate(new):
-        apart = distance(image[None].expand_as(base.images), base.images)
-        apart[i] = math.inf
-        neighbours.append(int(base.labels[apart.argmin()]))
-    neighbour = torch.tensor(neighbours)
+        robust, robust_before = robust_model(new).argmax(1), robust_model(base.images).argmax(1)
+    neighbour, neighbour_before = _neighbours(new, base), _neighbours(base.images, base)
+    assert torch.equal(own_neighbours(base), neighbour_before)
+    success = after.argmax(1) == given
+    still_y, knew = (robust == true) & (neighbour == true), (robust_before == true) & (neighbour_before == true)
+    if which == "inverted":
+        assert (still_y & ~knew).any()  # a judge that did not know the image before has no say
     expected = {
         "true_label": true,
         "given_label": given,
@@ -297,10 +302,13 @@ def test_describe_is_complete_and_right(which, request, base, standard_model, ro
         "probability_given_before": before[rows, given],
         "probability_true_after": after[rows, true],
         "probability_given_after": after[rows, given],
-        "success": after.argmax(1) == given,
+        "success": success,
+        "success_other_seeds": ((robust == given).float() + success.float()) / 2,
+        "robust_prediction_before": robust_before,
         "robust_prediction": robust,
+        "neighbour_prediction_before": neighbour_before,
         "neighbour_prediction": neighbour,
-        "still_y": (robust == true) & (neighbour == true),
+        "still_y": still_y & knew,
     }
     for name, values in expected.items():
         torch.testing.assert_close(columns[name], values, msg=lambda message, name=name: f"{name}: {message}")
@@ -310,6 +318,17 @@ def test_describe_is_complete_and_right(which, request, base, standard_model, ro
         else:
             assert torch.equal(columns[name], constructed.columns[name])
     assert int(columns["still_y"].sum()) > 0
+    assert describe(constructed, base, standard_model, robust_model)["success_other_seeds"].isnan().all()
+
+
+def _neighbours(images: Tensor, base: ImageData) -> Tensor:
+    """Label of the nearest image of `base`, number i left out for image i."""
+    found = []
+    for i, image in enumerate(images):
+        apart = distance(image[None].expand_as(base.images), base.images)
+        apart[i] = math.inf
+        found.append(int(base.labels[apart.argmin()]))
+    return torch.tensor(found)
 
 
 def test_nearest_neighbour_leaves_the_source_out():
@@ -353,6 +372,9 @@ def test_summary_by_hand():
     given = torch.where(ramp < 7, 0, 1)
     robust = torch.where(ramp < 14, 0, 1)
     neighbour = torch.where(ramp >= 7, 0, 2)
+    robust_before = torch.where(ramp < 7, 1, 0)  # knew the last 14
+    neighbour_before = torch.where(ramp < 18, 0, 1)  # knew the first 18
+    knew = (robust_before == true) & (neighbour_before == true)  # 7 to 17
     columns = {
         "true_label": true,
         "given_label": given,
@@ -361,23 +383,82 @@ def test_summary_by_hand():
         "representation_distance": ramp * 2,
         "representation_distance_start": torch.full((count,), math.nan),
         "success": ramp < 3,
+        "success_other_seeds": torch.full((count,), 0.25),
+        "robust_prediction_before": robust_before,
         "robust_prediction": robust,
+        "neighbour_prediction_before": neighbour_before,
         "neighbour_prediction": neighbour,
-        "still_y": (robust == true) & (neighbour == true),
+        "still_y": (robust == true) & (neighbour == true) & knew,
     }
     third = pytest.approx(1 / 3)
     two_thirds = pytest.approx(2 / 3)
     assert summarise(columns) == {
         "num_examples": 21,
         "success_rate": pytest.approx(1 / 7),
+        "success_other_seeds": 0.25,
         "given_is_true": third,
         "delta_norm": {"q05": 0.1, "q25": 0.5, "median": 1.0, "q75": 1.5, "q95": 1.9, "mean": 1.0},
         "representation_distance": {"q05": 2, "q25": 10, "median": 20, "q75": 30, "q95": 38, "mean": 20},
-        "robust_model": {"still_y": two_thirds, "target": two_thirds},
-        "nearest_neighbour": {"still_y": two_thirds, "target": pytest.approx(0.0)},
-        "still_y_both": third,
+        # of the 14 that it knew, 7 are still y; of all 21, 14 are
+        "robust_model": {"before": two_thirds, "still_y": 0.5, "still_y_absolute": two_thirds, "target": two_thirds},
+        "nearest_neighbour": {
+            "before": pytest.approx(18 / 21),
+            "still_y": pytest.approx(11 / 18),
+            "still_y_absolute": two_thirds,
+            "target": pytest.approx(0.0),
+        },
+        "still_y_both": pytest.approx(7 / 11),
         "num_still_y": 7,
     }
+
+
+def test_the_share_still_y_of_a_judge_that_knows_little_is_counted_among_what_it_knew():
+    """1-NN is right for a third of untouched CIFAR-10 images: untouched, all of them are still y."""
+    true = torch.arange(30) % 3
+    called = torch.zeros(30, dtype=torch.int64)
+    facts = dict.fromkeys(("true_label", "given_label", "robust_prediction", "robust_prediction_before"), true)
+    columns = {
+        **facts,
+        **dict.fromkeys(("neighbour_prediction", "neighbour_prediction_before"), called),
+        **dict.fromkeys(("delta_norm", "success_other_seeds"), torch.full((30,), torch.nan)),
+        **dict.fromkeys(("pixel_distance_start", "representation_distance"), torch.full((30,), torch.nan)),
+        "representation_distance_start": torch.full((30,), torch.nan),
+        "success": true == true,
+        "still_y": true == 0,
+    }
+    found = summarise(columns)
+    assert found["nearest_neighbour"]["still_y"] == 1.0
+    assert found["nearest_neighbour"]["still_y_absolute"] == pytest.approx(1 / 3)
+    assert (found["still_y_both"], found["num_still_y"]) == (1.0, 10)
+    assert found["success_other_seeds"] is None
+    nobody = {**columns, "neighbour_prediction_before": true + 1}
+    assert summarise(nobody)["nearest_neighbour"]["still_y"] == 0.0
+
+
+def test_the_metrics_are_means_over_the_sources():
+    first = {"n": 3, "share": 0.5, "norm": {"median": 1.0}, "other": None}
+    second = {"n": 4, "share": 1.0, "norm": {"median": 4.0}, "other": 0.5}
+    assert over_sources({0: first, 3: second}) == {
+        "n": 4,
+        "share": 0.75,
+        "norm": {"median": 2.5},
+        "other": None,
+        "sources": {"0": first, "3": second},
+    }
+
+
+def test_random_streams_do_not_go_by_name_or_model():
+    """D_R and D_NR of one source seed share x'; D_rand and its control share t; other seeds have others."""
+
+    def drawn(recipe: str, model: str, source_seed: int) -> list[int]:
+        section = {**(INVERT if recipe == "invert" else TARGET), "recipe": recipe, "model": model}
+        stream = recipe_generator(0, construct_settings(section, "construct.x"), source_seed)
+        return torch.randint(1000, (5,), generator=stream).tolist()
+
+    for recipe in ("invert", "random_target"):
+        assert drawn(recipe, "robust", 1) == drawn(recipe, "standard", 1)
+        assert drawn(recipe, "robust", 1) != drawn(recipe, "robust", 2)
+    assert drawn("invert", "robust", 1) != drawn("random_target", "robust", 1)
 
 
 # Settings
@@ -401,6 +482,8 @@ def test_settings_follow_the_recipe():
         ({**INVERT, "step_size": 0.0}, r"construct\.x\.step_size = 0\.0: must be greater than 0"),
         ({**INVERT, "model": "strong"}, r"construct\.x\.model = 'strong': must be 'standard' or 'robust'"),
         ({**INVERT, "dtype": "uint8"}, r"construct\.x\.dtype = 'uint8': must be 'float32' or 'float16'"),
+        ({**TARGET, "source_seeds": [1, 1]}, r"construct\.x\.source_seeds = \[1, 1\]: must be seeds that differ"),
+        ({**TARGET, "source_seeds": []}, r"construct\.x\.source_seeds = \[\]: must be a list of at least 1"),
         ({**TARGET, "norm": "box"}, r"construct\.x\.norm = 'box': must be 'l2' or 'linf'"),
     ],
 )

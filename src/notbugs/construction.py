@@ -4,12 +4,13 @@ The algorithms are the paper's (Ilyas et al. 2019, sections 3.1 and 3.2, appendi
 it starts, the projection, the target rule, last iterate for every example, model in eval mode.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from notbugs.attacks import pgd
@@ -18,7 +19,7 @@ from notbugs.config import Settings, validate
 from notbugs.errors import ConfigError
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.halving import Halving
-from notbugs.images import ImageData, Images
+from notbugs.images import ImageData, Images, make_generator
 from notbugs.models.base import Classifier
 from notbugs.neighbours import nearest_neighbour
 from notbugs.progress import Track, silent
@@ -27,7 +28,9 @@ from notbugs.store import DTYPES, Dtype
 
 class _RecipeSettings(Settings):
     model: Literal["standard", "robust"]
-    """Which source model is used: its first seed."""
+    """Which source model is used."""
+    source_seeds: tuple[int, ...] | None = Field(default=None, strict=False, min_length=1)
+    """Seeds of `train.<model>` from whose models a dataset is made, one each; null takes all of them."""
     num_steps: int = Field(ge=1)
     """Gradient steps."""
     step_size: float = Field(gt=0, allow_inf_nan=False)
@@ -38,6 +41,13 @@ class _RecipeSettings(Settings):
     """Images in a file, at most 128 MiB: what a process makes at a time, and what is kept when it is killed."""
     dtype: Dtype = "float32"
     """Stored precision of the images; uint8 is not offered, its rounding is larger than the effect."""
+
+    @field_validator("source_seeds")
+    @classmethod
+    def _differ(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if seeds is not None and len(set(seeds)) != len(seeds):
+            raise ValueError("seeds that differ from each other")
+        return seeds
 
 
 class InvertSettings(_RecipeSettings):
@@ -75,6 +85,19 @@ def construct_settings(section: Any, key: str) -> ConstructSettings:
     if not isinstance(recipe, str) or recipe not in RECIPES:
         raise ConfigError(f"params.yaml: {key}.recipe = {recipe!r}: must be one of {', '.join(RECIPES)}")
     return validate(section, key, RECIPES[recipe])
+
+
+def recipe_generator(seed: int, settings: ConstructSettings, source_seed: int) -> torch.Generator:
+    """What a recipe draws from: x' of an inversion, or t of random targets.
+
+    The construction's name is no part of the stream, nor is the kind of the source model: D_R and D_NR of one source
+    seed start from the same x', D_rand and its control aim at the same t, and so they differ by the model alone.
+
+    Args:
+        seed: of the project.
+        source_seed: of the source model.
+    """
+    return make_generator(seed, "construct", settings.recipe, source_seed)
 
 
 @dataclass(frozen=True)
@@ -314,8 +337,13 @@ def describe(
     *,
     first: int = 0,
     reference: Images | None = None,
+    neighbours: Tensor | None = None,
+    others: Sequence[Classifier] = (),
 ) -> dict[str, Tensor]:
     """The per-example facts of a constructed dataset or of a part, (N,) each, by the names of examples.parquet.
+
+    `still_y` is true where both judges called the image y before the perturbation and still do: of an image that a
+    judge did not know before, it cannot say what the perturbation changed.
 
     Args:
         constructed: the dataset.
@@ -324,12 +352,18 @@ def describe(
         robust_model: one of the two judges of what an image still shows; the other is 1-NN on D.
         first: row of D that the first example was made from.
         reference: D as 1-NN sees it, see `neighbours.neighbour_reference`; None for D itself.
+        neighbours: what 1-NN calls each image of D (`neighbours.own_neighbours`), (len(data),); None computes it.
+        others: models of the source's kind from other seeds; `success_other_seeds` is the share of them that call the
+            image by its given label, NaN where there are none.
     """
     new, true, given = constructed.data.images, constructed.true_labels, constructed.data.labels
-    old = data.select(slice(first, first + len(new))).images
+    rows = slice(first, first + len(new))
+    old = data.select(rows).images
     before = predict(model, old).softmax(dim=1)
     after = predict(model, new).softmax(dim=1)
     nan = torch.full((len(new),), torch.nan)
+    known = data if reference is None else reference
+    device = model_device(model)
     columns = {
         "true_label": true,
         "given_label": given,
@@ -343,21 +377,44 @@ def describe(
         "probability_true_after": _of(after, true),
         "probability_given_after": _of(after, given),
         "success": after.argmax(dim=1) == given,
+        "success_other_seeds": _success(others, new, given) if others else nan,
+        "robust_prediction_before": predict(robust_model, old).argmax(dim=1),
         "robust_prediction": predict(robust_model, new).argmax(dim=1),
-        "neighbour_prediction": nearest_neighbour(
-            new, data if reference is None else reference, first=first, device=model_device(model)
-        ),
+        "neighbour_prediction_before": nearest_neighbour(old, known, first=first, device=device)
+        if neighbours is None
+        else neighbours[rows],
+        "neighbour_prediction": nearest_neighbour(new, known, first=first, device=device),
     }
-    columns["still_y"] = (columns["robust_prediction"] == true) & (columns["neighbour_prediction"] == true)
+    predictions = [
+        columns[f"{judge}_prediction{when}"] for judge in ("robust", "neighbour") for when in ("", "_before")
+    ]
+    columns["still_y"] = torch.stack([called == true for called in predictions]).all(dim=0)
     return columns
 
 
+def _success(models: Sequence[Classifier], images: Tensor, given: Tensor) -> Tensor:
+    """Share of the models that call each image by its given label, (N,) float32."""
+    called = torch.stack([predict(model, images).argmax(dim=1) == given for model in models])  # (M, N)
+    return called.float().mean(dim=0)
+
+
+JUDGES = {"robust_model": "robust_prediction", "nearest_neighbour": "neighbour_prediction"}
+"""Judge in the summary -> its column of examples.parquet; the column for the untouched image ends in `_before`."""
+
+
 def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Summary of the per-example facts, for metrics/construct/<name>.json; shares are fractions."""
+    """Summary of the per-example facts, one source model's part of metrics/construct/<name>.json; shares are fractions.
+
+    Of each judge: `before`, the share that it called y before the perturbation; `still_y`, the share still called y
+    among those (0 where there are none); `still_y_absolute`, the share of all that it calls y; `target`, the given
+    label. `still_y_both` is the share that both still call y, among those that both called y before.
+    """
     true, given = columns["true_label"], columns["given_label"]
+    others = columns["success_other_seeds"]
     summary: dict[str, Any] = {
         "num_examples": len(true),
         "success_rate": _share(columns["success"]),
+        "success_other_seeds": None if others.isnan().any() else float(others.double().mean()),
         "given_is_true": _share(given == true),
     }
     for name in (
@@ -368,15 +425,41 @@ def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:
     ):
         if not columns[name].isnan().any():
             summary[name] = _quantiles(columns[name])
-    judges: dict[str, Callable[[], Tensor]] = {
-        "robust_model": lambda: columns["robust_prediction"],
-        "nearest_neighbour": lambda: columns["neighbour_prediction"],
-    }
-    for judge, called in judges.items():
-        summary[judge] = {"still_y": _share(called() == true), "target": _share(called() == given)}
-    summary["still_y_both"] = _share(columns["still_y"])
+    knew = []
+    for judge, column in JUDGES.items():
+        called, before = columns[column], columns[f"{column}_before"] == true
+        knew.append(before)
+        summary[judge] = {
+            "before": _share(before),
+            "still_y": _share((called == true)[before]),
+            "still_y_absolute": _share(called == true),
+            "target": _share(called == given),
+        }
+    summary["still_y_both"] = _share(columns["still_y"][torch.stack(knew).all(dim=0)])
     summary["num_still_y"] = int(columns["still_y"].sum())
     return summary
+
+
+def over_sources(summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Contents of metrics/construct/<name>.json: the mean of every number over the source models, and their own.
+
+    Args:
+        summaries: source seed -> what `summarise` gives.
+    Returns: the keys of `summarise`, and `sources`: {seed: the same keys}. Counts are rounded to whole numbers; the
+        mean of what some source does not have is null.
+    """
+    own = {str(seed): dict(summary) for seed, summary in summaries.items()}
+    return {**_mean(list(summaries.values())), "sources": own}
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Mean of equally nested numbers, number by number."""
+    if isinstance(values[0], Mapping):
+        return {key: _mean([value[key] for value in values]) for key in values[0]}
+    if any(value is None for value in values):
+        return None
+    mean = math.fsum(values) / len(values)
+    return round(mean) if isinstance(values[0], int) else mean
 
 
 def _quantiles(values: Tensor) -> dict[str, float]:
@@ -387,7 +470,8 @@ def _quantiles(values: Tensor) -> dict[str, float]:
 
 
 def _share(mask: Tensor) -> float:
-    return float(mask.double().mean())
+    """Share that is true; 0 of none."""
+    return float(mask.double().mean()) if len(mask) else 0.0
 
 
 def _of(probabilities: Tensor, labels: Tensor) -> Tensor:

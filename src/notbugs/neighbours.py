@@ -93,3 +93,17 @@ def nearest_neighbour(
     parts = (reference.select(rows).images.flatten(1) for rows in batches(len(reference), batch_size))
     own = torch.arange(first, first + len(images))
     return reference.labels[nearest_rows(images.flatten(1), parts, [own], device=device, batch_size=batch_size)]
+
+
+def own_neighbours(reference: Images, *, device: torch.device | str = "cpu") -> Tensor:
+    """What 1-NN calls each image of a dataset, the image itself left out: (N,) labels, on the CPU.
+
+    Args:
+        reference: D as 1-NN sees it, see `neighbour_reference`; read part by part.
+    Raises: ValueError for fewer than two images.
+    """
+    found, first = [], 0
+    for part in by_parts(reference):
+        found.append(nearest_neighbour(part.images, reference, first=first, device=device))
+        first += len(part)
+    return torch.cat(found)

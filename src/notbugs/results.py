@@ -5,8 +5,9 @@ summarised over seeds, and printed as table, JSON or CSV.
 """
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 FILE = Path("metrics/results.csv")
 STILL_Y = "_still_y"
 """Suffix of the fit on only those images that the robust model and a 1-NN still call y."""
+FITTED_AS = "as_"
+"""Beginning of the estimator of D fitted by a construction's recipe; the construction's name in the paper follows."""
 MODELS: tuple[tuple[str, str], ...] = (
     ("D", "standard"),
     ("D", "robust"),
+    *(("D", FITTED_AS + name) for name in DATASET_NAMES.values()),
     *((name + suffix, "standard") for name in DATASET_NAMES.values() for suffix in ("", STILL_Y)),
 )
 """(dataset, estimator) of every model, in the order of every table and figure."""
@@ -48,7 +52,7 @@ COLUMNS = {
 }
 """Columns of results.csv with their types; only source_seed and construction_eps may be empty."""
 MAY_BE_EMPTY = ("source_seed", "construction_eps")
-MEASUREMENT = ("dataset", "estimator", "seed", "source_seed", "labels", "attack", "norm", "eps")
+MEASUREMENT = ("dataset", "estimator", "source_seed", "seed", "labels", "attack", "norm", "eps")
 """Columns that together tell two measurements apart."""
 GROUP = ["dataset", "estimator", "labels", "attack", "norm", "eps"]
 """Columns of a measurement that is repeated over seeds."""
@@ -181,13 +185,19 @@ def _check_results(path: Path, table: "pd.DataFrame") -> None:
 
 
 def summarise(results: "pd.DataFrame") -> "pd.DataFrame":
-    """Mean over seeds of every measurement.
+    """Nested mean of every measurement: over the fits on one source model's dataset, then over the source models.
+
+    Models trained on D itself have no source: their mean is over their seeds.
 
     Returns: one row a (dataset, estimator, labels, attack, norm, eps), in the order of MODELS, with
-        mean: mean accuracy over fit and source seeds, a fraction;
-        std: standard deviation over seeds (ddof = 1; NaN for one seed);
+        mean: mean over sources of the mean over fits, a fraction;
+        std: standard deviation (ddof = 1) of what is independent: of the sources' means, or, where there is one source
+            or none, of the single models; NaN for one;
+        num_seeds: how many of these there are, so that t_half_width(std, num_seeds) holds;
+        std_fits: standard deviation of the fits on one source's dataset, pooled over the sources; NaN for one fit each;
+        num_models, num_sources: models measured, and different sources among them (0 for D);
         low, high: Wilson 95% interval of the mean accuracy on the n test images;
-        n: number of test images; num_seeds.
+        n: number of test images.
     Raises: ResultsError if the seeds of one measurement were taken on different numbers of images.
     """
     import pandas as pd
@@ -196,15 +206,31 @@ def summarise(results: "pd.DataFrame") -> "pd.DataFrame":
 
     rows: list[dict[str, Any]] = []
     for key, group in results.groupby(GROUP, sort=False):
-        accuracy = group["accuracy"].astype(float)
         if group["n"].nunique() > 1:
             raise ResultsError(f"{'/'.join(map(str, key))}: seeds measured on different numbers of test images")
-        n, mean = int(group["n"].iloc[0]), float(accuracy.mean())
-        low, high = wilson_interval(mean * n, n)
-        values = (mean, float(accuracy.std(ddof=1)), low, high, n, len(group))
-        rows.append(dict(zip([*GROUP, "mean", "std", "low", "high", "n", "num_seeds"], [*key, *values], strict=True)))
+        n, spread = int(group["n"].iloc[0]), _spread(group)
+        low, high = wilson_interval(spread["mean"] * n, n)
+        rows.append({**dict(zip(GROUP, key, strict=True)), **spread, "low": low, "high": high, "n": n})
     rows.sort(key=lambda row: (_place(row["dataset"], row["estimator"]), row["labels"] != "true", row["eps"]))
     return pd.DataFrame(rows)
+
+
+def _spread(group: "pd.DataFrame") -> dict[str, Any]:
+    """Nested mean of one measurement and its spread at both levels; see `summarise`."""
+    accuracy = group["accuracy"].astype(float)
+    sources = accuracy.groupby(group["source_seed"])  # drops models of no source
+    means = sources.mean()
+    independent = means if len(means) > 1 else accuracy
+    freedom = len(accuracy) - len(means)
+    within = float(((accuracy - sources.transform("mean")) ** 2).sum()) if len(means) else 0.0
+    return {
+        "mean": float(means.mean() if len(means) else accuracy.mean()),
+        "std": float(independent.std(ddof=1)),
+        "num_seeds": len(independent),
+        "std_fits": math.sqrt(within / freedom) if len(means) and freedom else math.nan,
+        "num_models": len(accuracy),
+        "num_sources": len(means),
+    }
 
 
 def _place(dataset: str, estimator: str) -> int:
@@ -213,13 +239,46 @@ def _place(dataset: str, estimator: str) -> int:
 
 
 def model_label(dataset: str, estimator: str) -> str:
-    """How a model is called in tables and figures, such as "D, robust" or "D_rand, still y"."""
-    if estimator.startswith("as_"):
-        return f"{dataset}, fitted as {model_label(estimator.removeprefix('as_'), 'standard')}"
+    """How a model is called in tables and figures, such as "D, robust", "D_rand, still y" or "D, fitted as D_R"."""
+    if estimator.startswith(FITTED_AS):
+        return f"{dataset}, fitted as {model_label(estimator.removeprefix(FITTED_AS), 'standard')}"
     name = dataset.removesuffix(STILL_Y).replace("_from_robust", " from robust")
     if dataset.endswith(STILL_Y):
         return f"{name}, still y"
     return f"{name}, {estimator}" if dataset == "D" else name
+
+
+def fitted_model(name: str, subset: str) -> tuple[str, str]:
+    """(dataset, estimator) of the models of `fit.<name>` on a subset: full, still_y or baseline."""
+    dataset = DATASET_NAMES.get(name, name)
+    if subset == "baseline":
+        return "D", FITTED_AS + dataset
+    return dataset + (STILL_Y if subset == "still_y" else ""), "standard"
+
+
+def baseline_of(params: Mapping[str, Any], name: str) -> str | None:
+    """Estimator of the fits of D that a construction's fits are to be compared with: those of the same recipe.
+
+    Its own (`fit.<name>.baseline`), else that of another entry whose settings are the same as they are written, all but
+    `still_y` and `baseline`.
+
+    Args:
+        params: params.yaml.
+        name: of the construction there, such as "nonrobust".
+    Returns: such as "as_D_R"; None if D is fitted by no such recipe, so that no fit of D can be compared.
+    """
+    fits = params.get("fit") or {}
+    recipe = _recipe(fits.get(name))
+    for other in (name, *fits):
+        settings = fits.get(other) or {}
+        if settings.get("baseline") is True and _recipe(settings) == recipe:
+            return FITTED_AS + DATASET_NAMES.get(other, other)
+    return None
+
+
+def _recipe(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How an entry of `fit` trains, whatever it trains on."""
+    return {key: value for key, value in (settings or {}).items() if key not in ("still_y", "baseline")}
 
 
 def attack_steps(attack: str) -> int:
@@ -246,7 +305,7 @@ def strength(attack: str, num_seeds: int) -> tuple[int, bool, int]:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Mean over seeds of one measurement; fractions. See `summarise`."""
+    """Nested mean of one measurement; fractions. See `summarise`."""
 
     mean: float
     std: float
@@ -254,6 +313,9 @@ class Accuracy:
     high: float
     n: int
     num_seeds: int
+    std_fits: float = math.nan
+    num_models: int = 1
+    num_sources: int = 0
 
 
 @dataclass(frozen=True)

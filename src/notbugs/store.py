@@ -1,8 +1,10 @@
 """A dataset on disk: a manifest, a few large safetensors shards and one row of facts an example.
 
-    data/det/manifest.json            what it is, its settings, the checksum of every other file
-    data/det/images-00000.safetensors images (n, C, H, W) float32, float16 or uint8 (255ths), labels (n,) int64
-    data/det/examples.parquet         one row an example: where it came from, its labels, its norms
+    data/train/manifest.json            what it is, its settings, the checksum of every other file
+    data/train/images-00000.safetensors images (n, C, H, W) float32, float16 or uint8 (255ths), labels (n,) int64
+    data/train/examples.parquet         one row an example: where it came from, its labels, its norms
+
+A construction is one such dataset for each source model: data/det/source-0, data/det/source-1.
 
 Nothing is pickled. Checksums are compared when a dataset is opened, so a truncated or altered shard is named
 before anything is computed from it.
@@ -23,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from notbugs.config import SOURCE
 from notbugs.errors import UserError
 from notbugs.files import sha256, whole_file, whole_folder, write_json
 from notbugs.images import ImageData, Shape, as_floats
@@ -353,6 +356,12 @@ def write_manifest(
     return manifest
 
 
+def source_folders(path: Path) -> dict[int, Path]:
+    """Source seed -> folder of the dataset made from its model, in rising order; none if `path` is no construction."""
+    names = (folder.name.removeprefix(SOURCE) for folder in path.glob(f"{SOURCE}*") if folder.is_dir())
+    return {seed: path / f"{SOURCE}{seed}" for seed in sorted(int(name) for name in names if name.isdecimal())}
+
+
 def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
     """Open a stored dataset.
 
@@ -365,6 +374,9 @@ def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
     try:
         text = (path / "manifest.json").read_text(encoding="utf-8")
     except FileNotFoundError:
+        parts = [folder.name for folder in source_folders(path).values()]
+        if parts:
+            raise StoreError(f"{path}: holds a dataset for each source model: name one of {', '.join(parts)}") from None
         raise StoreError(f"{path}: no dataset there (manifest.json is missing); `dvc repro` makes it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path / 'manifest.json'}: cannot be read: {error}") from None

@@ -31,7 +31,7 @@ class TrainSettings(Settings):
     """How a classifier is trained."""
 
     seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
-    """One model is trained for each; the first is the source model of the constructions."""
+    """One model is trained for each; of a fit, for each source model's dataset."""
     epochs: int = Field(ge=1)
     """Passes over the data."""
     batch_size: int = Field(default=128, ge=2)
@@ -107,6 +107,9 @@ class FitSettings(TrainSettings):
 
     still_y: bool = True
     """Fit a second time on only the images that the robust model and 1-NN still call y."""
+    baseline: bool = False
+    """Fit D itself too, by the same recipe, from the same initialisations and in the same order: what this
+    construction, and each other of the same recipe, is to be compared with."""
 
 
 class TrainingError(UserError):

@@ -120,9 +120,10 @@ def test_the_stage_measures_every_architecture(tiny_project, tmp_path):
 
 def test_what_is_missing_is_named_with_its_command(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
-    shutil.rmtree(root / "data" / "det")
+    shutil.move(root / "data" / "det", tmp_path / "det")
     with pytest.raises(StoreError, match=r"data/det: no dataset there .*`dvc repro` makes it"):
         transfer(open_project(root))
+    shutil.move(tmp_path / "det", root / "data" / "det")
     (root / "models/train/standard/seed-0.safetensors").unlink()
     with pytest.raises(ModelError, match=r"seed-0\.safetensors: no model there; `dvc repro` trains it"):
         transfer(open_project(root))

@@ -71,18 +71,22 @@ def test_training_goes_on_in_the_epoch_where_it_was(stage, name, cut, project, m
 
 @pytest.mark.parametrize("name", ["rand", "robust"])
 def test_construction_goes_on_with_the_first_missing_shard(name, project, monkeypatch):
-    """256 images in shards of 80: the third is begun when the cut comes."""
+    """256 images in shards of 80, from each of two source models: the sixth is begun when the cut comes.
+
+    The robust model has one seed, D_R one source.
+    """
+    sources = {"rand": 2, "robust": 1}[name]
     construct(open_project(project), name)
     outputs = [project / "data" / name, project / "metrics" / "construct"]
     expected = contents(*outputs)
-    assert sum(file.endswith(".safetensors") for file in expected) == 4
+    assert sum(file.endswith(".safetensors") for file in expected) == 4 * sources
     with monkeypatch.context() as patched:
-        cut_after(patched, Shards, "write", 2)
+        cut_after(patched, Shards, "write", 4 * sources - 2)
         with pytest.raises(CutOff):
             construct(open_project(project), name)
     (work,) = (project / ".notbugs" / "unfinished").glob(f"construct-{name}-*")
-    shards = sorted((work / "dataset").glob("*.safetensors"))
-    assert len(shards) == 2
+    shards = sorted((work / "dataset").rglob("*.safetensors"))
+    assert len(shards) == 4 * sources - 2
     content = bytearray(shards[0].read_bytes())
     content[-1] ^= 1
     shards[0].write_bytes(content)  # it is made again
@@ -99,11 +103,11 @@ def test_the_parts_of_a_construction_are_those_of_the_whole(project):
 
     from notbugs.store import load_dataset
 
-    small = load_dataset(project / "data" / "rand")
+    small = load_dataset(project / "data" / "rand" / "source-1")
     images, facts = small.data().images, small.examples
     set_params(project, construct={"rand": CONSTRUCT["rand"]})
     construct(open_project(project), "rand")
-    whole = load_dataset(project / "data" / "rand")
+    whole = load_dataset(project / "data" / "rand" / "source-1")
     assert len(whole.manifest.shards) == 1
     assert (whole.data().images - images).abs().max() < 1e-5
     pd.testing.assert_frame_equal(whole.examples, facts, rtol=1e-3, atol=1e-5)

@@ -54,7 +54,7 @@ def project(
     import pandas as pd
 
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
-    for name, data in {"train": digits[0], "test": digits[1], "rand": digits[0]}.items():
+    for name, data in {"train": digits[0], "test": digits[1], "rand/source-4": digits[0]}.items():
         table = pd.DataFrame({"index": range(len(data))})
         save_dataset(tmp_path / "data" / name, data, table, name=name, source="digits", settings={})
     save_model(standard_model, tmp_path / "models/train/standard/seed-4.safetensors")

@@ -6,6 +6,7 @@ Only what dvc.lock ties to the very bytes at hand is told: a dataset that change
 from dataclasses import dataclass
 from pathlib import Path
 
+from notbugs.config import SOURCE
 from notbugs.files import sha256
 from notbugs.results import ResultsError, accuracy_table, load_results
 from notbugs.store import StoredDataset
@@ -29,7 +30,8 @@ class Provenance:
 
 def provenance(data: StoredDataset) -> Provenance:
     """Look for the dataset in the dvc.lock of the project that it lies in."""
-    path = data.path.resolve()
+    folder = data.path.resolve()
+    path = folder.parent if folder.name.startswith(SOURCE) else folder  # DVC's output holds all sources' datasets
     root, out = path.parents[1], f"data/{path.name}"
     if path.parent.name != "data" or not (root / "dvc.lock").is_file():
         return Provenance(gap="The dataset lies in no project with a dvc.lock.")
@@ -40,7 +42,9 @@ def provenance(data: StoredDataset) -> Provenance:
     made = next((entry for entry in entries.values() if out in entry.outs), None)
     if made is None or not _is_current(root, out, made, made.outs[out].md5):
         return Provenance(gap="The project's dvc.lock does not describe these files.")
-    return Provenance(_lineage(root, made, data), _summary(root, made), _accuracies(root, entries, out, made, data))
+    return Provenance(
+        _lineage(root, made, data), _summary(root, made, data), _accuracies(root, entries, out, made, data)
+    )
 
 
 def _is_current(root: Path, path: str, entry: LockEntry, md5: str | None) -> bool:
@@ -65,14 +69,18 @@ def _lineage(root: Path, made: LockEntry, data: StoredDataset) -> tuple[tuple[st
     return tuple(lines)
 
 
-def _summary(root: Path, made: LockEntry) -> tuple[tuple[str, float], ...]:
+def _summary(root: Path, made: LockEntry, data: StoredDataset) -> tuple[tuple[str, float], ...]:
+    """The numbers of the stage's metrics; of a construction those of this source model's dataset."""
     import json
+
+    seed = str(data.manifest.settings.get("source_seed"))
 
     files = [path for path, noted in made.outs.items() if path.startswith("metrics/") and path.endswith(".json")]
     found: dict[str, float] = {}
     for path in files:
         if _is_current(root, path, made, made.outs[path].md5):
-            found |= numbers(json.loads((root / path).read_text(encoding="utf-8")))
+            told = json.loads((root / path).read_text(encoding="utf-8"))
+            found |= numbers(told.get("sources", {}).get(seed, told))
     return tuple(found.items())
 
 
@@ -93,7 +101,9 @@ def _accuracies(
     ):
         return ()
     try:
-        rows = [row for row in accuracy_table(load_results(root)) if row.dataset == data.manifest.name]
+        table = load_results(root)
+        own = table[table["source_seed"].isna() | (table["source_seed"] == data.manifest.settings.get("source_seed"))]
+        rows = [row for row in accuracy_table(own) if row.dataset == data.manifest.name]
     except ResultsError:
         return ()
     found = []

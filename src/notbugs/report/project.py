@@ -9,13 +9,14 @@ from notbugs.config import DATASET_NAMES, read_params, settings
 from notbugs.errors import ConfigError
 from notbugs.report import ReportSettings
 from notbugs.results import ResultsError, load_results, read_json, read_json_rows, read_table, reading, summarise
-from notbugs.store import StoredDataset, load_dataset
+from notbugs.store import StoredDataset, load_dataset, source_folders
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CURVE_COLUMNS = {
     "subset": "string",
+    "source_seed": "Int64",
     "seed": "Int64",
     "epoch": "Int64",
     "lr": "Float64",
@@ -25,17 +26,18 @@ CURVE_COLUMNS = {
     "validation_accuracy_shifted": "Float64",
     "validation_adversarial_accuracy": "Float64",
 }
-CURVES_MAY_BE_EMPTY = tuple(name for name in CURVE_COLUMNS if name.startswith("validation"))
+CURVES_MAY_BE_EMPTY = ("source_seed", *(name for name in CURVE_COLUMNS if name.startswith("validation")))
 PER_CLASS_COLUMNS = {
     "dataset": "string",
     "estimator": "string",
+    "source_seed": "Int64",
     "seed": "Int64",
     "class_name": "string",
     "accuracy": "Float64",
     "n": "Int64",
 }
-PER_EXAMPLE_COLUMNS = ("dataset", "estimator", "seed", "labels", "attack", "eps", "example", "correct")
-MINIMUM_NORM_COLUMNS = ("dataset", "estimator", "seed", "attack", "norm", "example", "distance")
+PER_EXAMPLE_COLUMNS = ("dataset", "estimator", "source_seed", "seed", "labels", "attack", "eps", "example", "correct")
+MINIMUM_NORM_COLUMNS = ("dataset", "estimator", "source_seed", "seed", "attack", "norm", "example", "distance")
 CHECK_KEYS = ("model", "check", "passed", "value", "threshold")
 QUANTILES = ("q05", "q25", "median", "q75", "q95", "mean")
 
@@ -99,8 +101,12 @@ class Project:
         return str(attacked.iloc[0]) if len(attacked) else "l2"
 
     def dataset(self, key: str) -> StoredDataset:
-        """Open data/<key>; checksums are compared by the stage that fits on it, not again here."""
-        return load_dataset(self.root / "data" / key, verify=False)
+        """Open data/<key>, of a construction the first source seed's dataset.
+
+        Checksums are compared by the stage that fits on it, not again here.
+        """
+        folder = self.root / "data" / key
+        return load_dataset(next(iter(source_folders(folder).values()), folder), verify=False)
 
 
 def load_project(root: Path) -> Project:
@@ -122,7 +128,7 @@ def load_project(root: Path) -> Project:
         robust_eps=robust_eps(params),
         results=results,
         summary=summarise(results),
-        per_class=read_table(root / "metrics/per_class.csv", PER_CLASS_COLUMNS, "evaluate"),
+        per_class=read_table(root / "metrics/per_class.csv", PER_CLASS_COLUMNS, "evaluate", ("source_seed",)),
         prepare=read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes")),
         constructions={
             name: read_json(root / f"metrics/construct/{name}.json", f"construct@{name}", ("num_examples",))

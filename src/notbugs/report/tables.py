@@ -24,10 +24,12 @@ from notbugs.results import (
     accuracy_table,
     all_eps,
     attack_steps,
+    fitted_model,
     model_label,
     percent,
     strength,
 )
+from notbugs.store import source_folders
 
 NOTHING = "–"
 HEADLINES = (
@@ -238,9 +240,7 @@ def final_epochs(project: Project) -> Table | None:
     for curve, table in project.curves.items():
         stage, key = curve.split("-", 1)
         for subset, group in table.groupby("subset", sort=False):
-            model = (
-                ("D", key) if stage == "train" else (dataset_name(key) + STILL_Y * (subset == "still_y"), "standard")
-            )
+            model = ("D", key) if stage == "train" else fitted_model(key, str(subset))
             measured = group.dropna(subset=["validation_accuracy"])
             last = measured[measured["epoch"] == measured["epoch"].max()]
             columns = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
@@ -262,8 +262,11 @@ def final_epochs(project: Project) -> Table | None:
 
 def hashes(project: Project) -> Table:
     """SHA-256 of the data manifests (which hold their shards' checksums) and of the models used."""
-    datasets = ("train", "validation", "test", *project.constructions)
-    files = [project.root / "data" / key / "manifest.json" for key in datasets]
+    data = project.root / "data"
+    datasets = [data / split for split in ("train", "validation", "test")]
+    for key in project.constructions:
+        datasets += source_folders(data / key).values()
+    files = [folder / "manifest.json" for folder in datasets]
     folders = [
         project.root / "models" / stage / key for stage in ("train", "fit") for key in project.params.get(stage) or {}
     ]

@@ -37,6 +37,8 @@ def minimum_norms(
     Returns: (N,) float64; 0 for an image that is wrong untouched, infinity where nothing was found. It is an upper
         bound of the distance to the decision boundary.
     """
+    if not len(data):
+        return torch.zeros(0, dtype=torch.float64)
     device = model_device(model)
     right = predict(model, data.images, batch_size=batch_size).argmax(dim=1) == data.labels
     found = torch.where(right, torch.inf, 0.0).double()  # (N,)

@@ -63,8 +63,11 @@ class SuiteSettings(EvaluateSettings):
     level: LevelName = "quick"
     """Attacks beyond PGD: quick adds seconds a model, standard AutoAttack's set and Carlini-Wagner, paper
     PGD of 2,500 steps with restarts and Carlini-Wagner of 1,000."""
-    suite_seeds: int = Field(default=1, ge=0)
-    """How many models of each kind the level's attacks and checks are run on, by the order of their seeds."""
+    suite_seeds: int | None = Field(default=None, ge=0)
+    """How many models of each kind the level's attacks are run on, in the order of their seeds; null for all."""
+    check_seeds: int = Field(default=1, ge=0)
+    """How many of those are also checked for masked gradients, certified, and searched for the smallest perturbation of
+    every image; on the others that search takes only the images that still stand."""
     batch_size: int = Field(default=500, ge=1)
     """Images attacked at a time; random starts depend on it."""
     certificate: CertificateSettings | None = None

@@ -113,6 +113,8 @@ def find(
     generator: torch.Generator,
     transferred: Tensor | None = None,
     thorough: bool = True,
+    checked: bool = True,
+    also_at: float | None = None,
     curve_engine: Engine | None = None,
     first: int = 0,
 ) -> Findings:
@@ -121,21 +123,47 @@ def find(
     Args:
         data: the images of the part.
         transferred: those that fool another model, of the same part.
+        checked: if thorough, also look for signs of masked gradients, certify, and search every image for its smallest
+            perturbation; otherwise only what still stands is searched.
+        also_at: if thorough, a second radius at which the headline's PGD is run and all attacks together (`worst`).
         curve_engine: attacked for the curve; made from the model.
         first: row of the test split that the part begins with.
     """
     found = outcomes(model, data, settings, generator=generator, engine=curve_engine)
     if not thorough:
         return Findings(found, {})
-    suite = _Suite(model, data, settings, generator, found, first)
+    suite = _Suite(model, data, settings, generator, found, first, checked=checked)
     suite.run()
+    more = [] if also_at is None else _at(also_at, model, data, settings, generator, suite.engine, first)
+    known = {(outcome.attack, outcome.eps) for outcome in found}
+    more = [outcome for outcome in more if (outcome.attack, outcome.eps) not in known]
+    if not checked:
+        return Findings([*found, *suite.found, *more], {})
     signs = look_for_signs(model, data, settings, engine=suite.engine, generator=generator, transferred=transferred)
     certificate = None
     if settings.certificate is not None:
         wanted = settings.certificate.num_examples
         images = data.images[: None if wanted is None else max(wanted - first, 0)].to(model_device(model))
         certificate = certify(model, images, settings.certificate, generator=generator)
-    return Findings([*found, *suite.found], suite.norms, suite.standing(), signs, certificate)
+    return Findings([*found, *suite.found, *more], suite.norms, suite.standing(), signs, certificate)
+
+
+def _at(
+    eps: float,
+    model: nn.Module,
+    data: ImageData,
+    settings: SuiteSettings,
+    generator: torch.Generator,
+    engine: Engine,
+    first: int,
+) -> list[Outcome]:
+    """PGD of the headline's steps at another radius, and what all attacks together leave there."""
+    there = settings.model_copy(update={"headline_eps": eps, "eps": (eps,)})
+    found = outcomes(model, data, there, generator=generator, engine=engine)
+    suite = _Suite(model, data, there, generator, found, first, checked=False)
+    suite.run()
+    pgd = [outcome for outcome in found if outcome.attack == pgd_name(settings.headline_num_steps)]
+    return [*pgd, suite.found[-1]]
 
 
 def audited(*parts: Findings) -> Audit:
@@ -175,9 +203,11 @@ class _Suite:
         generator: torch.Generator,
         measured: list[Outcome],
         first: int,
+        *,
+        checked: bool = True,
     ) -> None:
         self.model, self.data, self.settings, self.generator = model, data, settings, generator
-        self._first = first
+        self._first, self._checked = first, checked
         self.engine = Engine(model, data.images[:8].to(model_device(model)))
         self.norms: dict[str, Tensor] = {}
         self.found: list[Outcome] = []
@@ -233,9 +263,10 @@ class _Suite:
         return before, self._left
 
     def _minimum(self, name: str, num_steps: int) -> None:
+        rows = torch.arange(len(self.data)) if self._checked else self._left.nonzero().flatten()
         norms = minimum_norms(
             self.model,
-            self.data,
+            self.data.select(rows),
             name,
             norm=self.settings.norm,
             num_steps=num_steps,
@@ -243,8 +274,9 @@ class _Suite:
             generator=self.generator,
             engine=self.engine,
         )
-        self.norms[f"{name}{num_steps}"] = norms
-        self._fell((norms <= self.settings.headline_eps).nonzero().flatten())
+        if self._checked:
+            self.norms[f"{name}{num_steps}"] = norms
+        self._fell(rows[norms <= self.settings.headline_eps])
         self._record(f"{name}{num_steps}")
 
     def _fixed(self, name: str, num_steps: int) -> None:

@@ -189,7 +189,7 @@ def measure_estimator(
     Args:
         g: the estimator. model: architecture of the fits.
         data: D. pairs: x and x'. test: D's test images.
-    Returns: `masks`: name -> (N,) bool, and `distances`: name -> median.
+    Returns: `masks`: name -> (N,) bool, `still_y` among the images whose x 1-NN calls y; `distances`: name -> median.
     """
     inverted = invert(
         g,
@@ -204,7 +204,9 @@ def measure_estimator(
     columns = resemblance(inverted, data, pairs, {"pixels": None, "own": g})
     pixels, own = columns["pixels"], columns["own"]
     labels = data.labels[pairs.target]
-    masks = {"still_y": pixels["neighbour"] == labels, **_tested("g", g, settings, test, seed, stream)}
+    before = resemblance(data.select(pairs.target).images, data, pairs, {"pixels": None})["pixels"]["neighbour"]
+    still_y = (pixels["neighbour"] == labels)[before == labels]  # of an x that 1-NN does not know, it says nothing
+    masks = {"still_y": still_y, **_tested("g", g, settings, test, seed, stream)}
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
         made = ImageData(images, labels, data.class_names)
         fitted = _new(model, made, make_generator(seed, *stream, name, "weights")).to(model_device(g))

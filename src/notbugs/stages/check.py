@@ -17,6 +17,7 @@ from notbugs.science.inversion import InversionSettings
 from notbugs.science.planted_study import PlantedStudySettings
 from notbugs.science.transfer import TransferSettings
 from notbugs.sources import DataSettings
+from notbugs.stages.source_models import construction_seeds
 from notbugs.sweeps.settings import sweep_settings
 from notbugs.training import FitSettings, TrainSettings
 
@@ -47,7 +48,9 @@ def check(params: Mapping[str, Any]) -> None:
         if needed not in params["train"]:
             raise ConfigError(f"params.yaml: train.{needed}: missing; every construction needs it")
     for name in _entries(params, "construct", tuple(DATASET_NAMES)):
-        construct_settings(params["construct"][name], f"construct.{name}")
+        recipe = construct_settings(params["construct"][name], f"construct.{name}")
+        trained = settings(params, f"train.{recipe.model}", TrainSettings).seeds
+        construction_seeds(trained, recipe.source_seeds, model=recipe.model, key=f"construct.{name}")
     for name in _entries(params, "fit", tuple(DATASET_NAMES)):
         settings(params, f"fit.{name}", FitSettings)
         if name not in params["construct"]:

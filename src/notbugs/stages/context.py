@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from notbugs.config import Runtime, read_params, runtime, settings
+from notbugs.config import SOURCE, Runtime, read_params, runtime, settings
 from notbugs.distribution import is_first
 from notbugs.errors import ConfigError
 from notbugs.files import finish_moves
@@ -47,17 +47,22 @@ class Context:
         """The section `model`."""
         return settings(self.params, "model", ModelSettings)
 
-    def dataset(self, name: str) -> Path:
-        """Folder of a stored dataset: train, validation, test, or the name of a construction."""
-        return self.root / "data" / name
+    def dataset(self, name: str, source_seed: int | None = None) -> Path:
+        """Folder of a stored dataset: train, validation, test; or of a construction from one source seed's model.
+
+        Without a seed, the folder of a construction is the one that holds them all.
+        """
+        folder = self.root / "data" / name
+        return folder if source_seed is None else folder / f"{SOURCE}{source_seed}"
 
     def source_model(self, name: str, seed: int) -> Path:
         """File of a model trained on D: `standard` or `robust`."""
         return self.root / "models" / "train" / name / f"seed-{seed}.safetensors"
 
-    def fitted_model(self, name: str, subset: str, seed: int) -> Path:
-        """File of a model fitted on a construction; `subset` is full or still_y."""
-        return self.root / "models" / "fit" / name / subset / f"seed-{seed}.safetensors"
+    def fitted_model(self, name: str, subset: str, source_seed: int, seed: int) -> Path:
+        """File of a model fitted on a construction from one source; `subset` is full, still_y or baseline."""
+        folder = self.root / "models" / "fit" / name / subset
+        return folder / f"{SOURCE}{source_seed}" / f"seed-{seed}.safetensors"
 
     def names(self, section: str) -> list[str]:
         """The entries of a section such as `train`, `construct`, `fit`.

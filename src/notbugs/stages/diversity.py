@@ -21,21 +21,25 @@ from notbugs.science.diversity import (
 from notbugs.science.inversion import features
 from notbugs.science.shares import share
 from notbugs.stages.context import Context
-from notbugs.stages.source_models import first_source_model
+from notbugs.stages.source_models import first_sources, source_model_of
 from notbugs.store import load_dataset
 
-DATASETS = {"D": "train", "D_R": "robust", "D_NR": "nonrobust"}
-ESTIMATORS = ("robust", "standard")
+DATASETS = {"D_R": "robust", "D_NR": "nonrobust"}
+ESTIMATORS = {"robust": "robust", "standard": "nonrobust"}
+"""Model in whose representation is looked -> the construction that is made with it."""
 
 
 def diversity(project: Context) -> None:
-    """Write metrics/diversity.json.
+    """Write metrics/diversity.json: of the first source seed that D_R and D_NR share.
 
     Command: `notbugs diversity`. On digits about 20 s.
     """
     config = settings(project.params, "diversity", DiversitySettings)
-    folders = {name: project.dataset(key) for name, key in DATASETS.items()}
-    files = {name: first_source_model(project, name) for name in ESTIMATORS}
+    made = first_sources(project, *DATASETS.values())
+    folders = {"D": project.dataset("train")} | {
+        name: project.dataset(key, made[key]) for name, key in DATASETS.items()
+    }
+    files = {name: source_model_of(project, name, made[key]) for name, key in ESTIMATORS.items()}
     metrics_file = project.root / "metrics" / "diversity.json"
     with project.tracked(
         "diversity",
@@ -62,6 +66,7 @@ def diversity(project: Context) -> None:
             metrics_file,
             {
                 "sizes": sizes,
+                "source_seeds": {name: made[key] for name, key in DATASETS.items()},
                 "num_neighbours": config.num_neighbours,
                 "spaces": table,
                 "nearest_own_mean": near,

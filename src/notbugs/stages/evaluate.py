@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import DATASET_NAMES, settings
+from notbugs.config import DATASET_NAMES, SUBSETS, settings
 from notbugs.distribution import is_first
 from notbugs.errors import ConfigError
 from notbugs.evaluation import EvaluateSettings, class_accuracies, measure_outcome
 from notbugs.files import write_csv, write_json
-from notbugs.results import COLUMNS, read_json
+from notbugs.results import COLUMNS, fitted_model, read_json
 from notbugs.robustness import Audit, SuiteSettings
 from notbugs.robustness.minimum_norm import smallest
 from notbugs.stages import records
@@ -22,7 +22,7 @@ from notbugs.stages.measuring import Measuring, Subject
 from notbugs.stages.processes import in_processes
 from notbugs.stages.source_models import source_seeds
 from notbugs.store import load_dataset
-from notbugs.training import FitSettings
+from notbugs.training import TrainSettings
 
 
 @in_processes
@@ -41,7 +41,7 @@ def evaluate(project: Context) -> None:
         metrics_file=outputs["headlines"],
     ) as run:
         data = load_dataset(project.dataset("test"))
-        subjects = list(_subjects(project, data.manifest.source))
+        subjects = list(_subjects(project, data.manifest.source, config))
         measuring = Measuring(project, subjects, data, config)
         measuring.run()
         if not is_first():
@@ -86,32 +86,38 @@ def _outputs(root: Path) -> dict[str, Path]:
     }
 
 
-def _subjects(project: Context, source: str) -> Iterator[Subject]:
-    """Every model that params.yaml asks for, in its order."""
-    model = project.model_settings()
-    shared = {"architecture": model.architecture, "source": source}
+def _subjects(project: Context, source: str, config: SuiteSettings) -> Iterator[Subject]:
+    """Every model that params.yaml asks for, in its order.
+
+    D's standard and robust models are attacked by the whole level at the robust model's training eps, too, where
+    robustness is claimed by it.
+    """
+    shared = {"architecture": project.model_settings().architecture, "source": source}
+    also_at = _training_eps(project, config)
     for name in project.names("train"):
         for seed in source_seeds(project, name):
-            facts = {"dataset": "D", "estimator": name, "seed": seed, "source_seed": None, **shared}
-            yield Subject(project.source_model(name, seed), {**facts, "construction_eps": None})
+            facts = {"dataset": "D", "estimator": name, "source_seed": None, "seed": seed, **shared}
+            yield Subject(project.source_model(name, seed), {**facts, "construction_eps": None}, also_at)
     for name in project.names("fit"):
         if name not in DATASET_NAMES:
             raise ConfigError(f"params.yaml: fit.{name}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
-        seeds = settings(project.params, f"fit.{name}", FitSettings).seeds
         fitted = read_json(project.root / "metrics" / "fit" / f"{name}.json", f"fit@{name}", ("full", "dataset"))
-        construction = fitted["dataset"]
-        for subset in ("full", "still_y"):
-            if subset not in fitted:
-                continue
-            facts = {
-                "dataset": DATASET_NAMES[name] + ("_still_y" if subset == "still_y" else ""),
-                "estimator": "standard",
-                "source_seed": construction.get("source_seed"),
-                **shared,
-                "construction_eps": construction.get("eps"),
-            }
-            for seed in seeds:
-                yield Subject(project.fitted_model(name, subset, seed), {**facts, "seed": seed})
+        for subset in SUBSETS:
+            dataset, estimator = fitted_model(name, subset)
+            eps = None if subset == "baseline" else fitted["dataset"].get("eps")
+            identity = {"dataset": dataset, "estimator": estimator, **shared, "construction_eps": eps}
+            for source_seed, seeds in fitted.get(subset, {}).get("seeds", {}).items():
+                for seed in seeds:
+                    file = project.fitted_model(name, subset, int(source_seed), int(seed))
+                    yield Subject(file, {**identity, "source_seed": int(source_seed), "seed": int(seed)})
+
+
+def _training_eps(project: Context, config: SuiteSettings) -> float | None:
+    """The radius of robust training, where that is another one than the headline's, in the same norm."""
+    if "robust" not in project.names("train"):
+        return None
+    attack = settings(project.params, "train.robust", TrainSettings).attack
+    return attack.eps if attack and attack.norm == config.norm and attack.eps != config.headline_eps else None
 
 
 def _headlines(rows: list[dict[str, Any]], audits: list[tuple[dict[str, Any], Audit]]) -> dict[str, Any]:

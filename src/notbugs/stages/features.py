@@ -10,20 +10,23 @@ from notbugs.science.features_study import FeaturesSettings, Worlds, study
 from notbugs.sources import DataSettings
 from notbugs.sources.planted import patterns
 from notbugs.stages.context import Context
-from notbugs.stages.source_models import first_source_model
+from notbugs.stages.source_models import first_sources, source_model_of
 from notbugs.store import load_dataset
 
 
 def features(project: Context) -> None:
-    """Write metrics/features.csv and metrics/features.json.
+    """Write metrics/features.csv and metrics/features.json: of the first source seed that all constructions share.
 
     Command: `notbugs features`. On digits about a minute. Expected there: D_R keeps all of the usefulness of
     the robust model's features, and D_NR that of the standard model's.
     """
     config = settings(project.params, "features", FeaturesSettings)
-    files = {name: first_source_model(project, name) for name in ("standard", "robust")}
     names = [name for name in DATASET_NAMES if name in project.names("construct")]
-    inputs = {split: project.dataset(split) for split in ("train", "test", *names)}
+    made = first_sources(project, *names)
+    first = min(made.values(), default=0)
+    files = {name: source_model_of(project, name, first) for name in ("standard", "robust")}
+    inputs = {split: project.dataset(split) for split in ("train", "test")}
+    inputs |= {name: project.dataset(name, seed) for name, seed in made.items()}
     rows_file, metrics_file = (project.root / "metrics" / f"features.{form}" for form in ("csv", "json"))
     with project.tracked(
         "features",
@@ -44,7 +47,8 @@ def features(project: Context) -> None:
                 sources[name] = LinearFeatures(directions).to(project.device)
         found = study(sources, worlds, config, seed=project.seed, progress=project.progress)
         write_csv(rows_file, tuple(found.rows[0]), found.rows)
-        write_json(metrics_file, found.summary)
+        source_seeds = {DATASET_NAMES[name]: seed for name, seed in made.items()}
+        write_json(metrics_file, {**found.summary, "source_seeds": source_seeds})
         run.artifact(rows_file)
     headline = f"{config.headline_eps:g}"
     shares = ", ".join(

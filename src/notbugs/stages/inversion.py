@@ -25,7 +25,7 @@ from notbugs.science.inversion import (
 )
 from notbugs.science.shares import nested, share, share_table
 from notbugs.stages.context import Context
-from notbugs.stages.source_models import first_source_model, source_models
+from notbugs.stages.source_models import first_sources, source_model_of, source_models
 from notbugs.store import load_dataset, save_dataset
 from notbugs.training import FitSettings
 
@@ -38,12 +38,18 @@ Columns = dict[str, dict[str, Tensor]]
 def inversion(project: Context) -> None:
     """Write metrics/inversion.json, and the panel's images as the dataset data/inversion.
 
+    It looks at one source seed, the first that D_R and D_NR share: its models, and the fits on what they made.
+
     Command: `notbugs inversion`. On digits about half a minute. Expected: the robust model's x_r lie nearer to
     the target, the standard model's nearer to the start.
     """
     config = settings(project.params, "inversion", InversionSettings)
-    model_files = {name: first_source_model(project, name) for name in ESTIMATORS}
-    splits = {name: project.dataset(name) for name in ("train", "test", *FITTED)}
+    made = first_sources(project, *FITTED)
+    model_files = {MADE_BY[key]: source_model_of(project, MADE_BY[key], seed) for key, seed in made.items()}
+    splits = {
+        **{name: project.dataset(name) for name in ("train", "test")},
+        **{name: project.dataset(name, seed) for name, seed in made.items()},
+    }
     panel = project.dataset("inversion")
     metrics_file = project.root / "metrics" / "inversion.json"
     with project.tracked(
@@ -65,10 +71,16 @@ def inversion(project: Context) -> None:
             source=data["train"].manifest.source,
             settings=config.model_dump(mode="json"),
         )
-        gaps = _gaps(project, config, data, models)
+        gaps = _gaps(project, config, data, models, made)
         write_json(
             metrics_file,
-            {"num_examples": len(pairs.target), "resemblance": table, "fits": gaps, "eps": config.gap_attack.eps},
+            {
+                "num_examples": len(pairs.target),
+                "source_seeds": {FITTED[key]: seed for key, seed in made.items()},
+                "resemblance": table,
+                "fits": gaps,
+                "eps": config.gap_attack.eps,
+            },
         )
     nearer = [f"{name} {table[name]['representation']['pixels']['nearer_target']['mean']:.1%}" for name in ESTIMATORS]
     project.say(f"inversion: x_r nearer to x than to x' in pixels: {', '.join(nearer)}")
@@ -162,9 +174,13 @@ def _facts(name: str, objective: str, pairs: Pairs, columns: Columns, labels: Te
 
 
 def _gaps(
-    project: Context, config: InversionSettings, data: Mapping[str, Images], models: dict[str, Classifier]
+    project: Context,
+    config: InversionSettings,
+    data: Mapping[str, Images],
+    models: dict[str, Classifier],
+    made: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Accuracy on images learnt, on unseen images made the same way, and on D's test images; shares over seeds."""
+    """Accuracy on images learnt, on unseen images made the same way, and on D's test images; shares over fit seeds."""
     stream = make_generator(project.seed, "inversion", "gap")
     some = {name: _some(part, config.num_test, stream) for name, part in data.items()}
     count = len(some["test"])
@@ -186,7 +202,7 @@ def _gaps(
         )
         inverted = ImageData(unseen, some["test"].labels, some["test"].class_names)
         seeds = settings(project.params, f"fit.{key}", FitSettings).seeds
-        files = [project.fitted_model(key, "full", seed) for seed in seeds]
+        files = [project.fitted_model(key, "full", made[key], seed) for seed in seeds]
         subjects[name] = (files, {"train": some[key], "inverted_test": inverted, "test": some["test"]})
     masks: dict[str, dict[str, list[Tensor]]] = {}
     for name, (files, splits) in subjects.items():

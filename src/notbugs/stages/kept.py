@@ -48,7 +48,7 @@ class Kept:
         self._common = (
             _code(),
             sha256(project.dataset("test") / "manifest.json"),
-            settings.model_dump_json(exclude={"suite_seeds"}),
+            settings.model_dump_json(exclude={"suite_seeds", "check_seeds"}),
             project.runtime.num_threads,
             project.runtime.engine == "compiled",
             project.seed,

@@ -1,7 +1,9 @@
-"""What the stages `train` and `fit` share: models for several seeds, their curves and their summary."""
+"""What the stages `train` and `fit` share: lessons, the models learnt in them, their curves and their summary."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,96 +18,170 @@ from notbugs.stages.context import Context
 from notbugs.tracking import Run
 from notbugs.training import TrainSettings, kept_record, train
 
-CURVE_COLUMNS = ("subset", "seed", *EpochRecord.__annotations__)
+CURVE_COLUMNS = ("subset", "source_seed", "seed", *EpochRecord.__annotations__)
 FINAL = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
 ADVERSARIAL = "validation_adversarial_accuracy"
 
 
-def train_seeds(
-    project: Context,
-    config: TrainSettings,
-    data: Images,
-    validation: Images,
-    *,
-    stage: str,
-    name: str,
-    subset: str,
-    file_of: Callable[[int], Path],
-    run: Run,
-    work: Path | None = None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Train one model from scratch for each seed and save it.
+@dataclass(frozen=True)
+class Lesson:
+    """One model to be trained from scratch, and all that it depends on: lessons can be given in any order.
+
+    Attributes:
+        project: model settings, seed, device, engine.
+        config: how it is trained; its `seeds` are not looked at.
+        data, validation: what is learnt, and what the curves are measured on.
+        stream: what its initialisation and its batches are drawn from, beside the project's seed. Lessons of the same
+            stream and size begin alike and take their examples in the same order.
+        file: where the model is saved, by the first of several processes.
+        title: what is shown.
+        seed: of this model. subset, source_seed: which part of which source's dataset, of a fit.
+        work: folder where the state of the training is kept, and taken up again.
+    """
+
+    project: Context
+    config: TrainSettings
+    data: Images
+    validation: Images
+    stream: tuple[str | int, ...]
+    file: Path
+    title: str
+    seed: int
+    subset: str = "full"
+    source_seed: int | None = None
+    work: Path | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Where its state is kept."""
+        if self.work is None:
+            return None
+        source = "" if self.source_seed is None else f"-source-{self.source_seed}"
+        return Checkpoint(self.work / f"{self.subset}{source}-seed-{self.seed}.safetensors")
+
+    def curve_names(self, record: EpochRecord) -> dict[str, float]:
+        """An epoch's values by the names of their curves, such as `still_y_train_loss/source-0-seed-1`."""
+        prefix = "" if self.subset == "full" else f"{self.subset}_"
+        source = "" if self.source_seed is None else f"source-{self.source_seed}-"
+        return {
+            f"{prefix}{key}/{source}seed-{self.seed}": float(value)  # type: ignore[arg-type]
+            for key, value in record.items()
+            if key not in ("epoch", "lr") and value is not None
+        }
+
+
+OnEpoch = Callable[[EpochRecord], None]
+
+
+def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
+    """Train a model and save it.
 
     Args:
-        data, validation: what is learnt, and what the curves are measured on.
-        stage, name, subset: decide the random streams, the description shown and the names of the curves.
-        file_of: seed -> where its model is saved, by the first of several processes.
-        work: folder where the states of the trainings are kept, and taken up again.
-    Returns: the summary for the metrics file, and the rows of the learning curves.
+        on_epoch: called with each record while the training runs; what it raises ends it.
+    Returns: one record an epoch.
     """
+    project, config, data = lesson.project, lesson.config, lesson.data
+    model = create_model(
+        project.model_settings(),
+        data.image_shape,
+        data.class_names,
+        generator=make_generator(project.seed, *lesson.stream, "weights"),
+    ).to(project.device)
+    set_normalisation(model, data)
+    compiled = False
+    if config.attack is not None:
+        looks = len(data) * config.epochs * config.attack.num_steps * config.attack.num_restarts
+        compiled = compiles(project, lesson.title, model, data.image_shape, looks)
+    records = train(
+        model,
+        data,
+        config,
+        generator=make_generator(project.seed, *lesson.stream, "batches"),
+        validation=lesson.validation,
+        on_epoch=on_epoch,
+        compiled=compiled,
+        checkpoint=lesson.checkpoint,
+        progress=project.progress,
+        description=lesson.title,
+    )
+    if is_first():
+        save_model(model, lesson.file)
+    return records
+
+
+def learn_all(lessons: Sequence[Lesson], run: Run) -> list[list[EpochRecord]]:
+    """Give all lessons, one after the other; their curves are followed live.
+
+    Returns: the records of each.
+    """
+    return [
+        learn(lesson, lambda record, lesson=lesson: run.curve(record["epoch"], lesson.curve_names(record)))  # type: ignore[misc]
+        for lesson in lessons
+    ]
+
+
+def write_curves(path: Path, lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) -> None:
+    """Write learning curves as CSV; what was not measured, and the source of a model trained on D, is empty."""
     rows: list[dict[str, Any]] = []
-    finals: dict[str, EpochRecord] = {}
-    suffix = "" if subset == "full" else f" ({subset})"
-    for seed in config.seeds:
-        model = create_model(
-            project.model_settings(),
-            data.image_shape,
-            data.class_names,
-            generator=make_generator(project.seed, stage, name, seed, "weights"),
-        ).to(project.device)
-        set_normalisation(model, data)
-        compiled = False
-        if config.attack is not None:
-            looks = len(data) * config.epochs * config.attack.num_steps * config.attack.num_restarts
-            compiled = compiles(project, f"{stage} {name}{suffix}", model, data.image_shape, looks)
-        records = train(
-            model,
-            data,
-            config,
-            generator=make_generator(project.seed, stage, name, seed, "batches"),
-            validation=validation,
-            on_epoch=lambda record, seed=seed: run.curve(  # type: ignore[misc]
-                record["epoch"], _curve_names(record, subset, seed)
-            ),
-            compiled=compiled,
-            checkpoint=Checkpoint(work / f"{subset}-seed-{seed}.safetensors") if work else None,
-            progress=project.progress,
-            description=f"{stage} {name}{suffix}, seed {seed}",
-        )
-        if is_first():
-            save_model(model, file_of(seed))
-        rows += [{"subset": subset, "seed": seed, **record} for record in records]
-        finals[str(seed)] = kept_record(records, config)
-    return {"num_examples": len(data), **_summary(finals)}, rows
-
-
-def write_curves(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write learning curves as CSV; what was not measured is empty."""
-    write_csv(path, CURVE_COLUMNS, ({key: _short(value) for key, value in row.items()} for row in rows))
+    for lesson, records in zip(lessons, learnt, strict=True):
+        identity = {"subset": lesson.subset, "source_seed": lesson.source_seed, "seed": lesson.seed}
+        rows += [{**identity, **{key: _short(value) for key, value in record.items()}} for record in records]
+    write_csv(path, CURVE_COLUMNS, rows)
 
 
 def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _curve_names(record: EpochRecord, subset: str, seed: int) -> dict[str, float]:
-    prefix = "" if subset == "full" else f"{subset}_"
-    return {
-        f"{prefix}{key}/seed-{seed}": float(value)  # type: ignore[arg-type]
-        for key, value in record.items()
-        if key not in ("epoch", "lr") and value is not None
-    }
+def summary(lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) -> dict[str, Any]:
+    """What a metrics file says of models that learnt the same: their last values, mean and spread.
 
-
-def _summary(finals: Mapping[str, EpochRecord]) -> dict[str, Any]:
-    records: Sequence[Mapping[str, Any]] = list(finals.values())
-    keys = [key for key in (*FINAL, ADVERSARIAL) if all(record[key] is not None for record in records)]
-    seeds = {seed: {key: round(float(record[key]), 6) for key in keys} for seed, record in finals.items()}  # type: ignore[literal-required]
-    columns = {key: [float(record[key]) for record in records] for key in keys}
+    Returns: `num_examples`; `seeds`: {seed: values}, of fits {source seed: {seed: values}}; `mean` and `std` over the
+        seeds. Of fits `mean` is that of the sources' means and `std` their standard deviation; `std_fits` is that of
+        the fits of one source, pooled. A deviation of one value is null. `num_examples` of fits is given by source.
+    """
+    finals = [kept_record(records, lesson.config) for lesson, records in zip(lessons, learnt, strict=True)]
+    keys = [key for key in (*FINAL, ADVERSARIAL) if all(record[key] is not None for record in finals)]  # type: ignore[literal-required]
+    values = [{key: float(record[key]) for key in keys} for record in finals]  # type: ignore[literal-required]
+    shown = [{key: round(value, 6) for key, value in one.items()} for one in values]
+    if lessons[0].source_seed is None:
+        seeds = {str(lesson.seed): one for lesson, one in zip(lessons, shown, strict=True)}
+        return {"num_examples": len(lessons[0].data), "seeds": seeds, **_spread(keys, values)}
+    groups: dict[str, list[int]] = {}
+    for number, lesson in enumerate(lessons):
+        groups.setdefault(str(lesson.source_seed), []).append(number)
+    means = [
+        {key: statistics.fmean(values[number][key] for number in numbers) for key in keys}
+        for numbers in groups.values()
+    ]
     return {
-        "seeds": seeds,
-        "mean": {key: round(statistics.fmean(values), 6) for key, values in columns.items()},
-        "std": {
-            key: round(statistics.stdev(values), 6) if len(values) > 1 else None for key, values in columns.items()
+        "num_examples": {source: len(lessons[numbers[0]].data) for source, numbers in groups.items()},
+        "seeds": {
+            source: {str(lessons[number].seed): shown[number] for number in numbers}
+            for source, numbers in groups.items()
+        },
+        **_spread(keys, means),
+        "std_fits": {
+            key: _pooled([[values[number][key] for number in numbers] for numbers in groups.values()]) for key in keys
         },
     }
+
+
+def _spread(keys: Iterable[str], values: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean and standard deviation of each key."""
+    columns = {key: [one[key] for one in values] for key in keys}
+    return {
+        "mean": {key: round(statistics.fmean(column), 6) for key, column in columns.items()},
+        "std": {
+            key: round(statistics.stdev(column), 6) if len(column) > 1 else None for key, column in columns.items()
+        },
+    }
+
+
+def _pooled(groups: Sequence[Sequence[float]]) -> float | None:
+    """Standard deviation within groups, each about its own mean; null for groups of one."""
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    squares = sum((value - statistics.fmean(group)) ** 2 for group in groups for value in group)
+    return round(math.sqrt(squares / freedom), 6)

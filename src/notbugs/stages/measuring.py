@@ -24,50 +24,102 @@ from notbugs.stages.kept import Kept
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be measured, and what its rows in the results say of it."""
+    """A model to be measured, and what its rows in the results say of it.
+
+    Attributes:
+        file: of the model.
+        facts: its columns of results.csv.
+        also_at: a second radius at which all attacks are run; None for the headline's alone.
+    """
 
     file: Path
     facts: dict[str, Any]
+    also_at: float | None = None
 
     @property
-    def title(self) -> str:
-        """Short name, such as "D_rand" or "D robust"."""
-        robust = " robust" if self.facts["estimator"] == "robust" else ""
-        return f"{self.facts['dataset']}{robust}"
+    def kind(self) -> tuple[str, str]:
+        """(dataset, estimator): what it shares with the models of other seeds."""
+        return self.facts["dataset"], self.facts["estimator"]
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A model on a part of the test split.
+class Task:
+    """A model on a part of the test split: tasks can be done in any order, by any process.
 
     Attributes:
         file: of the model.
         first, stop: rows of the test split.
-        source: the model whose adversarial images are tried on it; None where the level's attacks are not run.
-        thorough: whether they are.
+        thorough: whether the level's attacks are run. checked: whether its checks are, too.
+        source: the model whose adversarial images are tried on it; None where it is not checked.
+        also_at: a second radius for the level's attacks.
     """
 
     file: Path
     first: int
     stop: int
-    source: Path | None
     thorough: bool
+    checked: bool
+    source: Path | None
+    also_at: float | None
+
+
+class Bench:
+    """What every measurement needs. Each process has its own, with the models that it used last.
+
+    Args:
+        data: the test split.
+        config: level, radii, batch size.
+    """
+
+    def __init__(self, project: Context, data: Images, config: SuiteSettings) -> None:
+        self.project, self.data, self.config = project, data, config
+        self.loaded = lru_cache(maxsize=1)(self._load)
+        self.transferred = lru_cache(maxsize=4)(self._transfer)
+
+    def __reduce__(self) -> tuple[type["Bench"], tuple[Context, Images, SuiteSettings]]:
+        return Bench, (self.project, self.data, self.config)
+
+    def _load(self, file: Path) -> tuple[Classifier, Engine]:
+        model = load_model(file, device=self.project.device)
+        few = self.data.select(slice(0, 8)).images.to(self.project.device)
+        return model, Engine(model, few, compiled=self.project.runtime.engine == "compiled")
+
+    def _transfer(self, source: Path, first: int) -> Tensor:
+        part = self.data.select(slice(first, first + PART))
+        return transfer_images(load_model(source, device=self.project.device), part, self.config)
+
+
+def measure(bench: Bench, task: Task) -> Findings:
+    """Do one task."""
+    model, engine = bench.loaded(task.file)
+    first = task.first
+    return find(
+        model,
+        bench.data.select(slice(first, task.stop)),
+        bench.config,
+        generator=make_generator(bench.project.seed, "evaluate", "random start", *([first] if first else [])),
+        transferred=bench.transferred(task.source, first) if task.source else None,
+        thorough=task.thorough,
+        checked=task.checked,
+        also_at=task.also_at,
+        curve_engine=engine,
+        first=first,
+    )
 
 
 class Measuring:
     """The measurements of a project's models.
 
-    The level's attacks and checks are run on each kind's first `suite_seeds` models. Transfer is tried from D's
-    first standard model, for the standard models themselves from the first robust one.
+    The level's attacks are run on each kind's first `suite_seeds` models, its checks on the first `check_seeds` of
+    those. Transfer is tried from D's first standard model, for the standard models themselves from the first robust
+    one.
     """
 
     def __init__(self, project: Context, subjects: list[Subject], data: Images, config: SuiteSettings) -> None:
-        self._project, self._data, self._config = project, data, config
+        self._project, self._bench, self._config = project, Bench(project, data, config), config
         self._kept = Kept(project, config)
         self._found: dict[tuple[Path, int], Findings] = {}
-        self._tasks = {subject.file: tasks for subject, tasks in self._plan(subjects)}
-        self._loaded = lru_cache(maxsize=1)(self._load)
-        self._transferred = lru_cache(maxsize=4)(self._transfer)
+        self._tasks = {subject.file: tasks for subject, tasks in self._plan(subjects, len(data))}
 
     def run(self) -> None:
         """Measure what is not kept; of several processes each does its share, and all go on together."""
@@ -82,7 +134,7 @@ class Measuring:
                 self._found[task.file, task.first] = kept
         wait_for_all()
         for task in self._project.progress(missing[rank() :: world_size()], "evaluate"):
-            found = self._find(task)
+            found = measure(self._bench, task)
             self._kept.put(found, *keys[task])
             self._found[task.file, task.first] = found
         wait_for_all()
@@ -92,10 +144,10 @@ class Measuring:
         parts = []
         for task in self._tasks[subject.file]:
             found = self._found.get((task.file, task.first)) or self._kept.get(*self._made_from(task))
-            parts.append(found or self._find(task))
+            parts.append(found or measure(self._bench, task))
         return audited(*parts)
 
-    def _plan(self, subjects: list[Subject]) -> Iterator[tuple[Subject, list[_Task]]]:
+    def _plan(self, subjects: list[Subject], num_examples: int) -> Iterator[tuple[Subject, list[Task]]]:
         first: dict[str, Path] = {}
         for subject in subjects:
             if not subject.file.exists():
@@ -103,37 +155,23 @@ class Measuring:
             if subject.facts["dataset"] == "D":
                 first.setdefault(subject.facts["estimator"], subject.file)
         seen: dict[tuple[str, str], int] = defaultdict(int)
+        suite = self._config.suite_seeds
         for subject in subjects:
-            kind = (subject.facts["dataset"], subject.facts["estimator"])
-            thorough = seen[kind] < self._config.suite_seeds
+            number, kind = seen[subject.kind], subject.kind
             seen[kind] += 1
-            source = first.get("robust" if kind == ("D", "standard") else "standard") if thorough else None
-            rows = batches(len(self._data), PART)
-            yield subject, [_Task(subject.file, part.start, part.stop, source, thorough) for part in rows]
+            thorough = suite is None or number < suite
+            checked = thorough and number < self._config.check_seeds
+            source = first.get("robust" if kind == ("D", "standard") else "standard") if checked else None
+            also_at = subject.also_at if thorough else None
+            yield (
+                subject,
+                [
+                    Task(subject.file, part.start, part.stop, thorough, checked, source, also_at)
+                    for part in batches(num_examples, PART)
+                ],
+            )
 
-    def _made_from(self, task: _Task) -> tuple[object, ...]:
+    def _made_from(self, task: Task) -> tuple[object, ...]:
         source = sha256(task.source) if task.source else None
-        return (sha256(task.file), task.file.name, task.thorough, source, task.first, task.stop)
-
-    def _find(self, task: _Task) -> Findings:
-        model, engine = self._loaded(task.file)
-        first = task.first
-        return find(
-            model,
-            self._data.select(slice(first, task.stop)),
-            self._config,
-            generator=make_generator(self._project.seed, "evaluate", "random start", *([first] if first else [])),
-            transferred=self._transferred(task.source, first) if task.source else None,
-            thorough=task.thorough,
-            curve_engine=engine,
-            first=first,
-        )
-
-    def _load(self, file: Path) -> tuple[Classifier, Engine]:
-        model = load_model(file, device=self._project.device)
-        few = self._data.select(slice(0, 8)).images.to(self._project.device)
-        return model, Engine(model, few, compiled=self._project.runtime.engine == "compiled")
-
-    def _transfer(self, source: Path, first: int) -> Tensor:
-        part = self._data.select(slice(first, first + PART))
-        return transfer_images(load_model(source, device=self._project.device), part, self._config)
+        depth = (task.thorough, task.checked, task.also_at)
+        return (sha256(task.file), task.file.name, *depth, source, task.first, task.stop)

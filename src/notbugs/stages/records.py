@@ -13,8 +13,8 @@ from notbugs.robustness import Audit, SuiteSettings
 from notbugs.robustness.minimum_norm import accuracy_curve, smallest
 
 Audits = Iterable[tuple[dict[str, Any], Audit]]
-"""Facts of a model (dataset, estimator, seed) and what was found of it."""
-IDENTITY = ("dataset", "estimator", "seed")
+"""Facts of a model (dataset, estimator, source_seed, seed) and what was found of it."""
+IDENTITY = ("dataset", "estimator", "source_seed", "seed")
 CURVE_POINTS = 60
 """Steps of eps in the curve of the smallest perturbations, up to one and a half times the largest radius."""
 CERTIFICATE_COLUMNS = (*IDENTITY, "sigma", "eps", "accuracy", "abstained", "n")
@@ -23,7 +23,8 @@ CERTIFICATE_COLUMNS = (*IDENTITY, "sigma", "eps", "accuracy", "abstained", "n")
 def write_per_example(path: Path, audits: Audits) -> None:
     """One row a model, attack, eps and test image: whether the image was right.
 
-    Columns: dataset, estimator, seed, labels, attack, eps, example (index in the test split), correct.
+    Columns: dataset, estimator, source_seed (null for models of D), seed, labels, attack, eps, example (index in the
+    test split), correct.
     """
     columns: dict[str, list[Any]] = {name: [] for name in (*IDENTITY, "labels", "attack", "eps", "example", "correct")}
     for facts, audit in audits:
@@ -41,7 +42,7 @@ def write_per_example(path: Path, audits: Audits) -> None:
 def write_minimum_norms(path: Path, audits: Audits) -> None:
     """One row a model, attack and test image: the smallest ‖δ‖ found, pixel units; infinity where there is none.
 
-    Columns: dataset, estimator, seed, attack, norm, example, distance.
+    Columns: dataset, estimator, source_seed (null for models of D), seed, attack, norm, example, distance.
     """
     columns: dict[str, list[Any]] = {name: [] for name in (*IDENTITY, "attack", "norm", "example", "distance")}
     for facts, audit in audits:
@@ -73,8 +74,15 @@ def write_minimum_norm_curves(path: Path, audits: Audits, settings: EvaluateSett
 
 
 def column_name(facts: dict[str, Any]) -> str:
-    """A model's column in the curves: its dataset, or D_robust."""
-    return "D_robust" if facts["estimator"] == "robust" else str(facts["dataset"])
+    """A model's column in the curves: its dataset, or D_robust, D_as_D_R and so on."""
+    dataset, estimator = str(facts["dataset"]), str(facts["estimator"])
+    return dataset if estimator == "standard" else f"{dataset}_{estimator}"
+
+
+def model_name(facts: dict[str, Any]) -> str:
+    """A model's name in the checks, such as D/robust/seed-0 or D_rand/standard/source-1/seed-0."""
+    source = "" if facts["source_seed"] is None else f"source-{facts['source_seed']}/"
+    return f"{facts['dataset']}/{facts['estimator']}/{source}seed-{facts['seed']}"
 
 
 def write_checks(path: Path, audits: Audits) -> None:
@@ -83,7 +91,7 @@ def write_checks(path: Path, audits: Audits) -> None:
         path,
         [
             {
-                "model": "{dataset}/{estimator}/seed-{seed}".format(**facts),
+                "model": model_name(facts),
                 "check": check.check,
                 "passed": check.passed,
                 "value": None if math.isnan(check.value) else check.value,
@@ -127,6 +135,7 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow.parquet as pq
 
     kinds = {
+        "source_seed": pa.int32(),
         "seed": pa.int32(),
         "eps": pa.float64(),
         "example": pa.int32(),

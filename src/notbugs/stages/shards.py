@@ -1,13 +1,12 @@
-"""A dataset while it is made: shard by shard, each whole or not there, by any number of processes."""
+"""A dataset while it is made: shard by shard, each whole or not there, in any order, by any process."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from notbugs.distribution import rank, wait_for_all, world_size
 from notbugs.evaluation import batches
 from notbugs.files import sha256
 from notbugs.images import ImageData
@@ -19,24 +18,21 @@ class Shards:
     """The shards of an unfinished dataset, and per example what is known of it.
 
     Args:
-        work: folder that holds what an earlier, killed run made.
+        folder: of the dataset; holds what an earlier, killed run made.
+        facts: folder of what is known of its examples.
         num_examples: of the whole dataset.
         shard_size: images in a file.
         dtype: stored precision.
     """
 
-    def __init__(self, work: Path, num_examples: int, shard_size: int, dtype: Dtype) -> None:
-        self.folder, self.dtype = work / "dataset", dtype
-        self._facts = work / "facts"
+    def __init__(self, folder: Path, facts: Path, num_examples: int, shard_size: int, dtype: Dtype) -> None:
+        self.folder, self._facts, self.dtype = folder, facts, dtype
         self.rows = list(batches(num_examples, shard_size))
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def missing(self) -> Iterator[tuple[int, slice]]:
-        """Number and rows of each shard that this process is to make; all processes ask before any begins."""
-        left = [number for number in range(len(self.rows)) if self._read(number) is None]
-        wait_for_all()
-        for number in left[rank() :: world_size()]:
-            yield number, self.rows[number]
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are still to be made."""
+        return [number for number in range(len(self.rows)) if self._read(number) is None]
 
     def write(self, number: int, data: ImageData, facts: Mapping[str, Tensor]) -> None:
         """Keep a shard; facts: column -> (n,)."""

@@ -4,7 +4,7 @@ from notbugs.config import settings
 from notbugs.distribution import is_first
 from notbugs.files import publish, write_json
 from notbugs.stages.context import Context
-from notbugs.stages.learning import train_seeds, write_curves
+from notbugs.stages.learning import Lesson, learn_all, summary, write_curves
 from notbugs.stages.processes import in_processes
 from notbugs.stages.unfinished import unfinished
 from notbugs.store import load_dataset
@@ -23,38 +23,42 @@ def train(project: Context, name: str) -> None:
     folder = project.source_model(name, 0).parent
     metrics_file = project.root / "metrics" / "train" / f"{name}.json"
     curves_file = project.root / "plots" / "learning" / f"train-{name}.csv"
-    learnt = {
+    made_from = {
         "train": {name: config.model_dump(mode="json")},
         "model": project.model_settings().model_dump(mode="json"),
     }
     with project.tracked(
         "train",
         name,
-        params={**learnt, "runtime": project.runtime.model_dump(mode="json")},
+        params={**made_from, "runtime": project.runtime.model_dump(mode="json")},
         inputs=inputs,
         outputs=[folder, metrics_file, curves_file],
         metrics_file=metrics_file,
     ) as run:
         data, validation = (load_dataset(path) for path in inputs)
-        with unfinished(project, "train", name, settings=learnt, inputs=inputs) as work:
-            summary, rows = train_seeds(
-                project,
-                config,
-                data,
-                validation,
-                stage="train",
-                name=name,
-                subset="full",
-                file_of=lambda seed: work / "models" / f"seed-{seed}.safetensors",
-                run=run,
-                work=work,
-            )
+        with unfinished(project, "train", name, settings=made_from, inputs=inputs) as work:
+            lessons = [
+                Lesson(
+                    project,
+                    config,
+                    data,
+                    validation,
+                    stream=("train", name, seed),
+                    file=work / "models" / f"seed-{seed}.safetensors",
+                    title=f"train {name}, seed {seed}",
+                    seed=seed,
+                    work=work,
+                )
+                for seed in config.seeds
+            ]
+            learnt = learn_all(lessons, run)
+            found = summary(lessons, learnt)
             if is_first():
                 publish(work / "models", folder)
-                write_curves(curves_file, rows)
-                write_json(metrics_file, {"full": summary})
+                write_curves(curves_file, lessons, learnt)
+                write_json(metrics_file, {"full": found})
         run.model(folder)
-    mean = summary["mean"]
+    mean = found["mean"]
     adversarial = mean.get("validation_adversarial_accuracy")
     project.say(
         f"train {name}: validation accuracy {mean['validation_accuracy']:.1%}"

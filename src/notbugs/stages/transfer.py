@@ -22,7 +22,7 @@ from notbugs.science.transfer import (
     transfer_rates,
 )
 from notbugs.stages.context import Context
-from notbugs.stages.source_models import first_source_model
+from notbugs.stages.source_models import first_sources, source_model_of
 from notbugs.stages.unfinished import kept, unfinished
 from notbugs.store import load_dataset
 from notbugs.training import TrainSettings, train
@@ -31,14 +31,15 @@ DATASETS = {"d": "D", "rand": "D_rand", "det": "D_det"}
 
 
 def transfer(project: Context) -> None:
-    """Write metrics/transfer.json.
+    """Write metrics/transfer.json: of the first source seed that D_rand and D_det share.
 
     Command: `notbugs transfer`. On digits about a minute and a half. Expected in the paper: accuracy from D_det
     and transfer success rise together.
     """
     config = settings(project.params, "transfer", TransferSettings)
-    source_file = first_source_model(project, "standard")
-    folders = {"d": project.dataset("train"), "rand": project.dataset("rand"), "det": project.dataset("det")}
+    made = first_sources(project, "rand", "det")
+    source_file = source_model_of(project, "standard", made["det"])
+    folders = {"d": project.dataset("train"), **{name: project.dataset(name, seed) for name, seed in made.items()}}
     metrics_file = project.root / "metrics" / "transfer.json"
     inputs = [*folders.values(), project.dataset("test"), source_file]
     with project.tracked(
@@ -73,6 +74,7 @@ def transfer(project: Context) -> None:
                     "accuracy": share([examples.source_right]),
                     "fooled": {goal: share([examples.fooled[goal]]) for goal in GOALS},
                 },
+                "source_seeds": {DATASETS[name]: seed for name, seed in made.items()},
                 "architectures": table,
                 "correlation": _correlations(table),
             },

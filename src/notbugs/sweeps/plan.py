@@ -58,7 +58,9 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
         "sweep": section.model_dump(mode="json", exclude={"retries", "keep_datasets"}),
         "construct": {kind: _constant(params, section, kind, recipe) for kind, recipe in kinds.items()},
         "fit": {
-            kind: settings(params, f"fit.{kind}", FitSettings).model_dump(mode="json", exclude={"seeds", "still_y"})
+            kind: settings(params, f"fit.{kind}", FitSettings).model_dump(
+                mode="json", exclude={"seeds", "still_y", "baseline"}
+            )
             for kind in kinds
         },
         "environment": lab.environment,
@@ -84,7 +86,7 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
 
 def _constant(params: Mapping[str, Any], section: SweepSettings, kind: str, recipe: Any) -> dict[str, Any]:
     """What of a recipe is the same at every point; so applying a point leaves the study what it is."""
-    constant: dict[str, Any] = recipe.model_dump(mode="json", exclude={"eps", "num_steps", "step_size"})
+    constant: dict[str, Any] = recipe.model_dump(mode="json", exclude={"eps", "num_steps", "step_size", "source_seeds"})
     if not has_ball(params, kind) and section.step_size is None:
         constant["path_length"] = round(recipe.num_steps * recipe.step_size, 6)
     if section.source_eps is not None:

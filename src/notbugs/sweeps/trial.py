@@ -16,8 +16,16 @@ import torch
 
 from notbugs.attacks.engine import pays_to_compile
 from notbugs.config import DATASET_NAMES, settings
-from notbugs.construction import Constructed, ConstructSettings, construct_settings, describe, summarise
+from notbugs.construction import (
+    Constructed,
+    ConstructSettings,
+    construct_settings,
+    describe,
+    recipe_generator,
+    summarise,
+)
 from notbugs.construction import construct as build
+from notbugs.early_stopping import EpochRecord
 from notbugs.errors import UserError
 from notbugs.evaluation import evaluate
 from notbugs.files import sha256
@@ -26,11 +34,11 @@ from notbugs.models import load_model
 from notbugs.progress import silent
 from notbugs.robustness import SuiteSettings
 from notbugs.stages.context import Context
-from notbugs.stages.learning import train_seeds
+from notbugs.stages.learning import Lesson, learn, summary
+from notbugs.stages.source_models import judge_seed, source_seeds
 from notbugs.store import load_dataset, save_dataset
 from notbugs.sweeps.kept import code_digest, digest, once, work_folder
 from notbugs.sweeps.points import Point, changed_params, changes
-from notbugs.tracking import Run
 from notbugs.training import FitSettings, TrainSettings
 
 SPLITS = ("train", "validation", "test")
@@ -40,18 +48,6 @@ OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]
 
 class SweepError(UserError):
     """A sweep cannot be run as it is asked for."""
-
-
-class _Curves(Run):
-    """Hands the learning curves of a fit on."""
-
-    def __init__(self, on_curve: Callable[[int, Mapping[str, float | None]], None]) -> None:
-        super().__init__(None)
-        self._on_curve = on_curve
-
-    def curve(self, step: int, values: Mapping[str, float | None]) -> None:
-        """One epoch's values."""
-        self._on_curve(step, values)
 
 
 @dataclass(frozen=True)
@@ -97,16 +93,26 @@ class Laboratory:
                 "eps": evaluation.headline_eps,
                 "num_steps": evaluation.headline_num_steps,
             },
-            "judge": sha256(self.trained("robust")),
+            "judges": {model: sha256(self.judge(model)) for model in ("standard", "robust")},
             **{f"data/{name}": sha256(self.project.dataset(name) / "manifest.json") for name in SPLITS},
         }
 
     def trained(self, name: str) -> Path:
-        """File of the pipeline's source model.
+        """File of the pipeline's source model: the first.
 
         Raises: SweepError if it is not there.
         """
-        seed = settings(self.project.params, f"train.{name}", TrainSettings).seeds[0]
+        return self._model(name, source_seeds(self.project, name)[0])
+
+    def judge(self, name: str) -> Path:
+        """File of the robust model that judges what is made with the source model of this name.
+
+        Raises: SweepError if it is not there.
+        """
+        first = source_seeds(self.project, name)[0]
+        return self._model("robust", judge_seed(source_seeds(self.project, "robust"), name, first))
+
+    def _model(self, name: str, seed: int) -> Path:
         file = self.project.source_model(name, seed)
         if not file.exists():
             raise SweepError(f"{file}: the source model is missing; `dvc repro train@{name}` makes it")
@@ -162,11 +168,16 @@ class Trial:
         return {
             **self.lab.environment,
             "kind": self.point.kind,
-            "construct": self.recipe.model_dump(mode="json"),
-            "fit": self.fit.model_dump(mode="json", exclude={"seeds", "still_y"}),
+            "construct": self.recipe.model_dump(mode="json", exclude={"source_seeds"}),
+            "fit": self.fit.model_dump(mode="json", exclude={"seeds", "still_y", "baseline"}),
             "fit_seed": seed,
             "source_model": sha256(self.source_file),
         }
+
+    @property
+    def source_seed(self) -> int:
+        """Seed of the source model."""
+        return source_seeds(self.project, self.recipe.model)[0]
 
     @cached_property
     def source_file(self) -> Path:
@@ -180,7 +191,7 @@ class Trial:
     def _train_source(self, config: TrainSettings) -> Path:
         """Train `train.robust` at another eps; once, whichever trial asks first."""
         config = config.model_copy(update={"seeds": config.seeds[:1]})
-        environment = {key: value for key, value in self.lab.environment.items() if key not in ("judge", "evaluate")}
+        environment = {key: value for key, value in self.lab.environment.items() if key not in ("judges", "evaluate")}
         made_from = {**environment, "train": config.model_dump(mode="json")}
         folder = work_folder(self.project.root) / "models"
         file = folder / digest(made_from) / f"seed-{config.seeds[0]}.safetensors"
@@ -188,11 +199,10 @@ class Trial:
         def compute() -> dict[str, Any]:
             """Train and save the model; its summary."""
             train, validation = self.lab.splits["train"], self.lab.splits["validation"]
-            names: dict[str, Any] = {"stage": "train", "name": "robust", "subset": "full"}
-            summary, _ = train_seeds(
-                self.project, config, train, validation, file_of=lambda _: file, run=Run(None), **names
-            )
-            return summary
+            seed = config.seeds[0]
+            stream, title = ("train", "robust", seed), f"train robust, seed {seed}"
+            lesson = Lesson(self.project, config, train, validation, stream, file, title, seed)
+            return summary([lesson], [learn(lesson)])
 
         once(folder, made_from, compute)
         if not file.exists():
@@ -202,12 +212,12 @@ class Trial:
     @cached_property
     def _constructed(self) -> tuple[Constructed, dict[str, Any], float]:
         """The dataset, its summary, and the seconds that it took."""
-        started, kind = time.monotonic(), self.point.kind
+        started = time.monotonic()
         device = self.project.device
         model = load_model(self.source_file, device=device)
-        judge = load_model(self.lab.trained("robust"), device=device)
+        judge = load_model(self.lab.judge(self.recipe.model), device=device)
         data = self.lab.splits["train"]
-        generator = make_generator(self.project.seed, "construct", kind)
+        generator = recipe_generator(self.project.seed, self.recipe, self.source_seed)
         image, looks = data.images[:1].to(device), len(data) * self.recipe.num_steps
         compiled = pays_to_compile(self.project.runtime.engine, model, image, num_looks=looks)
         made = build(model, data, self.recipe, generator=generator, compiled=compiled)
@@ -235,31 +245,31 @@ class Trial:
         )
 
     def _compute(self, seed: int, on_epoch: OnEpoch | None) -> dict[str, Any]:
-        made, summary, construct_seconds = self._constructed
+        made, facts, construct_seconds = self._constructed
         started = time.monotonic()
         curves: list[tuple[int, dict[str, float | None]]] = []
-
-        def on_curve(epoch: int, values: Mapping[str, float | None]) -> None:
-            """Keep an epoch's values, and hand them on."""
-            curves.append((epoch, dict(values)))
-            if on_epoch:
-                on_epoch(seed, epoch, values)
-
         # contiguous: as the stage `fit` reads it from the disk
         images = ImageData(made.data.images.contiguous(), made.data.labels, made.data.class_names)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"seed-{seed}.safetensors"
-            fitted, _ = train_seeds(
+            lesson = Lesson(
                 self.project,
-                self.fit.model_copy(update={"seeds": (seed,)}),
+                self.fit,
                 images,
                 self.lab.splits["validation"],
-                stage="fit",
-                name=self.point.kind,
-                subset="full",
-                file_of=lambda _: file,
-                run=_Curves(on_curve),
+                stream=("fit", self.source_seed, seed),
+                file=file,
+                title=f"fit {self.point.kind}, seed {seed}",
+                seed=seed,
             )
+
+            def follow(record: EpochRecord) -> None:
+                """Keep an epoch's values, and hand them on."""
+                curves.append((record["epoch"], dict(lesson.curve_names(record))))
+                if on_epoch:
+                    on_epoch(seed, *curves[-1])
+
+            fitted = summary([lesson], [learn(lesson, follow)])
             fit_seconds = time.monotonic() - started
             model = load_model(file, device=self.project.device)
         final = fitted["seeds"][str(seed)]
@@ -270,11 +280,11 @@ class Trial:
             "validation_accuracy": final["validation_accuracy"],
             "validation_accuracy_shifted": final["validation_accuracy_shifted"],
             "validation_adversarial_accuracy": on_validation["adversarial_accuracy"],
-            "attack_success": summary["success_rate"],
-            "still_y": summary["robust_model"]["still_y"],
-            "still_y_neighbour": summary["nearest_neighbour"]["still_y"],
-            "still_y_both": summary["still_y_both"],
-            "mean_delta_norm": summary["delta_norm"]["mean"],
+            "attack_success": facts["success_rate"],
+            "still_y": facts["robust_model"]["still_y"],
+            "still_y_neighbour": facts["nearest_neighbour"]["still_y"],
+            "still_y_both": facts["still_y_both"],
+            "mean_delta_norm": facts["delta_norm"]["mean"],
             "work": self.work,
             "curves": curves,
             "seconds": {

@@ -103,14 +103,17 @@ def _numbers(path: Path) -> Iterator[dict[str, Any]]:
         if not {"subset", "seed", "epoch"} <= set(reader.fieldnames or ()):
             return
         for row in reader:
-            values = {key: value for key, value in row.items() if key not in ("subset", "seed", "epoch", "lr")}
-            named = {curve_name(key, row["subset"], row["seed"]): value for key, value in values.items() if value}
+            identity = ("subset", "source_seed", "seed", "epoch", "lr")
+            values = {key: value for key, value in row.items() if key not in identity}
+            whose = (row["subset"], row["seed"], row.get("source_seed") or "")
+            named = {curve_name(key, *whose): value for key, value in values.items() if value}
             yield {"step": int(row["epoch"]), "values": _floats(named)}
 
 
-def curve_name(column: str, subset: str, seed: str | int) -> str:
-    """Name of a learning curve: `train_loss/seed-0`, of a fit on a subset `still_y_train_loss/seed-0`."""
-    return f"{'' if subset == 'full' else f'{subset}_'}{column}/seed-{seed}"
+def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int = "") -> str:
+    """Name of a learning curve: `train_loss/seed-0`; of a fit on a subset `still_y_train_loss/source-0-seed-1`."""
+    source = "" if source_seed == "" else f"source-{source_seed}-"
+    return f"{'' if subset == 'full' else f'{subset}_'}{column}/{source}seed-{seed}"
 
 
 def _floats(row: dict[str, str]) -> dict[str, float]:
