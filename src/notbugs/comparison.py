@@ -155,15 +155,29 @@ def accuracy(runs: Sequence[Run], num_images: int) -> Estimate:
     Raises: ValueError if there are no runs.
     """
     spread = _Nested([(run.key, run.accuracy) for run in runs])
-    low, high = wilson_interval(min(spread.mean, 1.0) * num_images, num_images)
-    reach = spread.half_width
-    image_error = (high - low) / 2 / Z_95
-    return Estimate(
-        spread.mean,
-        max(0.0, spread.mean - math.hypot(spread.mean - low, reach)),
-        min(1.0, spread.mean + math.hypot(high - spread.mean, reach)),
-        spread.basis(num_images, image_error),
-    )
+    images = wilson_interval(min(spread.mean, 1.0) * num_images, num_images)
+    low, high = joined_interval(spread.mean, num_images, spread.unit_std, len(spread.units))
+    return Estimate(spread.mean, low, high, spread.basis(num_images, (images[1] - images[0]) / 2 / Z_95))
+
+
+def joined_interval(mean: float, num_images: int, std: float, num_units: int) -> tuple[float, float]:
+    """95% interval of a mean accuracy: Wilson's over test images and Student's over trainings, in quadrature.
+
+    Args:
+        mean: a fraction. num_images: that each accuracy was measured on.
+        std: standard deviation of the `num_units` source models' (or fits') accuracies; NaN or 0 for one.
+    """
+    low, high = wilson_interval(min(mean, 1.0) * num_images, num_images)
+    reach = t_half_width(std, num_units)
+    return max(0.0, mean - math.hypot(mean - low, reach)), min(1.0, mean + math.hypot(high - mean, reach))
+
+
+def nested_mean(runs: Sequence[Run]) -> float:
+    """Mean over source models of the means over their fits.
+
+    Raises: ValueError if there are no runs.
+    """
+    return _Nested([(run.key, run.accuracy) for run in runs]).mean
 
 
 def difference(first: Sequence[Run], second: Sequence[Run], num_images: int) -> Estimate:
@@ -202,7 +216,7 @@ def difference(first: Sequence[Run], second: Sequence[Run], num_images: int) -> 
 
 def accuracy_of_images(runs: Sequence[Run], num_images: int) -> Estimate:
     """Nested mean with the interval of the test images alone."""
-    mean = _Nested([(run.key, run.accuracy) for run in runs]).mean
+    mean = nested_mean(runs)
     return Estimate(mean, *wilson_interval(min(mean, 1.0) * num_images, num_images))
 
 

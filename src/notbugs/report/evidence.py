@@ -13,7 +13,7 @@ from notbugs import comparison
 from notbugs.comparison import Estimate, Run
 from notbugs.config import DATASET_NAMES
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.results import MODELS, WORST, attack_steps, model_label, strength
+from notbugs.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 CHANCE_MARGIN = 0.20
 """"Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
-NOT_OF_THE_RECIPE = ("seeds", "source_seeds", "model", "still_y", "baseline", "measure_every", "validation_attack")
-"""Settings of a fit or construction in which two may differ and still share their recipe."""
 Model = tuple[str, str]
 """(dataset, estimator) in the results."""
 
@@ -143,11 +141,9 @@ class Evidence:
             key: of the construction in params.yaml.
         Raises: NotMeasuredError if no fit on D has this recipe.
         """
-        fits = self.params.get("fit") or {}
-        for other in (key, *fits):
-            model = ("D", f"as_{DATASET_NAMES.get(other, other)}")
-            if len(self._rows(model)) and (other == key or self._recipe("fit", other) == self._recipe("fit", key)):
-                return model
+        estimator = baseline_of(self.params, key)
+        if estimator is not None and len(self._rows(("D", estimator))):
+            return "D", estimator
         name = DATASET_NAMES.get(key, key)
         raise NotMeasuredError(f"D was not fitted by the recipe of {name} (params.yaml: fit.{key}.baseline)")
 
@@ -157,21 +153,13 @@ class Evidence:
         Raises: NotMeasuredError naming the settings in which they differ.
         """
         for section in ("construct", "fit"):
-            ours, theirs = self._recipe(section, key), self._recipe(section, other)
+            ours, theirs = (recipe_of((self.params.get(section) or {}).get(name)) for name in (key, other))
             differ = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
             if differ:
                 raise NotMeasuredError(
                     f"{DATASET_NAMES.get(key, key)} and {model_label(DATASET_NAMES.get(other, other), 'standard')} do "
                     f"not share their recipe (params.yaml: {section}: {', '.join(differ)})"
                 )
-
-    def _recipe(self, section: str, key: str) -> dict[str, Any]:
-        from notbugs.training import FitSettings  # torch is loaded only for what is validated here
-
-        given = (self.params.get(section) or {}).get(key) or {}
-        defaults = {name: one.default for name, one in FitSettings.model_fields.items()} if section == "fit" else {}
-        filled = {name: value for name, value in {**defaults, **given}.items() if name not in NOT_OF_THE_RECIPE}
-        return filled
 
     def _rows(self, model: Model) -> "pd.DataFrame":
         return self._by_model.get(model, self.results.iloc[:0])
