@@ -273,9 +273,8 @@ def test_the_headline_column_is_the_worst_case_and_pgd_stands_beside_it(tmp_path
 
 def test_the_spread_is_named_by_its_level(tmp_path: Path) -> None:
     rows = [row("D_R", seed, 150 + 10 * source, source_seed=source) for source in (0, 1, 2) for seed in (0, 1)]
-    assert "± standard deviation over 3 source models (means of 2 fits each)" in " ".join(
-        printed(tmp_path / "a", rows).split()
-    )
+    text = " ".join(printed(tmp_path / "a", rows).split())
+    assert "± standard deviation over 3 source models (means of 2 fits each)" in text
     seeds = [row(seed=seed, count=150 + seed) for seed in range(4)]
     assert "± standard deviation over 4 seeds" in " ".join(printed(tmp_path / "b", seeds).split())
 

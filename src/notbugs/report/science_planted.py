@@ -227,8 +227,8 @@ def _targeted(datasets: Mapping[str, Any]) -> Finding:
     cells = {key: (datasets[key]["smooth"]["y"], datasets[key]["fine"]["t"]) for key in TARGETED}
     return Finding(
         "D_rand and D_det carry t in the second while the first still says y",
-        f"The smooth filters say y, and the fine ones t, in at least {CARRIED:.0%} of the images.",
-        verdict(all(cell["value"] >= CARRIED for pair in cells.values() for cell in pair)),
+        f"The smooth filters say y, and the fine ones t, in more than {CARRIED:.0%} of the images.",
+        verdict(all(cell["low"] > CARRIED for pair in cells.values() for cell in pair)),
         "; ".join(
             f"{key}: smooth says y in {share_with_interval(smooth)}, fine says t in {share_with_interval(fine)}"
             for key, (smooth, fine) in cells.items()
@@ -276,7 +276,7 @@ def _table(found: Mapping[str, Any]) -> Table:
     ]
     head = [name("fitted on"), number("on y"), number("on y + 1"), number("under attack, on y")]
     return Table(
-        "Accuracy on the planted world's test images with 95% intervals: of the fits over test images and fits.",
+        "Accuracy on the planted world's test images with 95% intervals, those of the fits over images and fits.",
         head,
         rows,
     )
