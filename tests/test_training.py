@@ -12,6 +12,7 @@ import notbugs.training
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.augmentation import augment
 from notbugs.config import validate
+from notbugs.devices import TRAITS, Traits
 from notbugs.errors import ConfigError
 from notbugs.evaluation import adversarially_correct, predict
 from notbugs.images import ImageData
@@ -395,11 +396,13 @@ def test_fits_are_filtered_by_default():
         validate({"epochs": 1, "lr": 0.1, "still_y": True}, "train.standard", TrainSettings)
 
 
-@pytest.mark.cuda
-def test_training_on_cuda_learns(digits, new_model):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_training_in_reduced_precision_learns(monkeypatch, digits, new_model, device):
+    monkeypatch.setitem(TRAITS, "cpu", Traits(training_precision=torch.bfloat16))
     data = few(digits[0])
-    model = new_model(data).cuda()
-    config = TrainSettings(epochs=6, batch_size=32, lr=0.05, crop_padding=1, validation_attack=ATTACK)
+    model = new_model(data).to(device)
+    config = TrainSettings(epochs=20, batch_size=32, lr=0.05, crop_padding=1, validation_attack=ATTACK)
     records = train(model, data, config, generator=generator(), validation=few(digits[1], 50))
-    assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
-    assert records[-1]["train_accuracy"] > 0.8
+    assert {parameter.device.type for parameter in model.parameters()} == {device}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert records[-1]["train_accuracy"] > 0.85

@@ -16,6 +16,7 @@ from torch import Tensor
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.config import Settings, validate
+from notbugs.devices import full_precision
 from notbugs.errors import ConfigError
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
 from notbugs.halving import Halving
@@ -244,8 +245,8 @@ FEW = 8
 
 @torch.no_grad()
 def _representation(model: Classifier, images: Tensor) -> Tensor:
-    """g(x) in eval mode; the model is left in the mode it was in."""
-    with frozen(model):
+    """g(x) in eval mode and in full precision; the model is left in the mode it was in."""
+    with frozen(model), full_precision(images.device):
         return model.representation(images)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.config import Radii, Settings
+from notbugs.devices import full_precision
 from notbugs.halving import Halving
 from notbugs.images import Images, make_generator
 from notbugs.intervals import wilson_interval
@@ -81,7 +82,7 @@ MANY_STEPS, COARSE_STEPS = 50, 10
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000) -> Tensor:
-    """Logits in eval mode, on the CPU.
+    """Logits in eval mode and in full precision, on the CPU.
 
     Args:
         model: on any device; left in the mode it was in.
@@ -95,7 +96,7 @@ def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000
         found: Tensor = model(part.to(device)).float().cpu()
         return found
 
-    with frozen(model):
+    with frozen(model), full_precision(device):
         return torch.cat(Halving("prediction").over(len(images), batch_size, logits))
 
 
@@ -198,7 +199,7 @@ class _Starts:
 @torch.no_grad()
 def _calls(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Whether the model calls each image by its label, (N,) bool, on the model's device."""
-    with frozen(model):
+    with frozen(model), full_precision(inputs.device):
         right: Tensor = model(inputs).argmax(dim=1) == labels
     return right
 

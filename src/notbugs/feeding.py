@@ -7,12 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from notbugs.devices import free_memory, traits
 from notbugs.images import ImageData, Images, as_floats, part_size
 
 CPU_BYTES = 2**24
 """A stored dataset up to this size is held by a process that computes on the CPU; the system caches larger ones."""
-CUDA_SHARE = 0.5
-"""Share of a CUDA device's free memory that a dataset may take."""
+DEVICE_SHARE = 0.5
+"""Share of a device's own free memory that a dataset may take."""
 AHEAD = 2
 """Batches read before they are asked for."""
 
@@ -23,7 +24,7 @@ class Feed:
     Args:
         data: in memory, or stored: then images are moved in their stored type and made float32 on the device.
         device: where batches are wanted.
-        resident: hold all of it there; None does so if it is in memory already or fits (CPU_BYTES, CUDA_SHARE).
+        resident: hold all of it there; None does so if it is in memory already or fits (CPU_BYTES, DEVICE_SHARE).
     """
 
     def __init__(self, data: Images, device: torch.device, *, resident: bool | None = None) -> None:
@@ -54,7 +55,7 @@ class Feed:
 
     def _read(self, rows: Tensor) -> Tensor:
         images = self._data.raw(rows)
-        return images.pin_memory() if self.device.type == "cuda" else images
+        return images.pin_memory() if traits(self.device).pinned else images
 
     def _moved(self, rows: Tensor, images: Future[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         moved = images.result().to(self.device, non_blocking=True)
@@ -77,6 +78,7 @@ def _held(data: Images, device: torch.device) -> Tensor:
 def _fits(data: Images, device: torch.device) -> bool:
     one = data.raw(slice(0, 1))
     size = one.numel() * one.element_size() * len(data)
-    if device.type == "cuda":
-        return size <= CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
+    free = free_memory(device)
+    if free is not None:
+        return size <= DEVICE_SHARE * free
     return isinstance(data, ImageData) or size <= CPU_BYTES

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from notbugs.devices import is_out_of_memory
 from notbugs.errors import UserError
 from notbugs.memory import give_back_freed_memory
 
@@ -59,7 +60,9 @@ class Halving:
                 found = [work(slice(start, stop)) for start, stop in itertools.pairwise(ends)]
                 give_back_freed_memory()
                 return found
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if count // (2 * parts) < self.smallest:
                     raise MemoryExhaustedError(
                         f"{self.what}: out of memory with {-(-count // parts)} images at a time; a smaller batch_size "

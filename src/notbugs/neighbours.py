@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from notbugs.devices import full_precision
 from notbugs.evaluation import batches
 from notbugs.images import ImageData, Images, by_parts
 from notbugs.memory import give_back_freed_memory
@@ -38,7 +39,8 @@ def nearest_rows(
     for part in parts:
         known = part.to(device)
         for batch in batches(len(points), batch_size):
-            distances = torch.cdist(points[batch].to(device), known)  # (n, m)
+            with full_precision(known.device):
+                distances = torch.cdist(points[batch].to(device), known)  # (n, m)
             for left in left_out:
                 places = left[batch] - first
                 here = ((places >= 0) & (places < len(known))).nonzero().flatten()

@@ -52,7 +52,7 @@ COLUMNS = {
 }
 """Columns of results.csv with their types; only source_seed and construction_eps may be empty."""
 MAY_BE_EMPTY = ("source_seed", "construction_eps")
-MEASUREMENT = ("dataset", "estimator", "source_seed", "seed", "labels", "attack", "norm", "eps")
+MEASUREMENT = ("dataset", "estimator", "seed", "source_seed", "labels", "attack", "norm", "eps")
 """Columns that together tell two measurements apart."""
 GROUP = ["dataset", "estimator", "labels", "attack", "norm", "eps"]
 """Columns of a measurement that is repeated over seeds."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from notbugs.attacks.engine import Engine
 from notbugs.augmentation import augment
 from notbugs.checkpoints import Checkpoint, restore_training, training_state
 from notbugs.config import Settings
+from notbugs.devices import noise_generator, training_precision
 from notbugs.distribution import averaging, own_generator, share_of, summed, world_size
 from notbugs.early_stopping import BestEpoch, DecidingColumn, EpochRecord
 from notbugs.errors import UserError
@@ -253,7 +253,7 @@ def _train_epoch(
     model.train()
     device = feed.device
     order = torch.randperm(len(feed), generator=generator)
-    own = own_generator(generator)
+    own = noise_generator(own_generator(generator), device)
     total_loss = torch.zeros((), device=device, dtype=torch.float64)
     total_right = torch.zeros((), device=device, dtype=torch.int64)
     seen = 0
@@ -303,7 +303,7 @@ def _learn(
     if engine is not None and settings.attack is not None:
         engine.refresh()
         inputs = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False).x_adv
-    with _precision(inputs.device):
+    with training_precision(inputs.device):
         logits = model(inputs).float()
     loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
     (loss if weight == 1 else weight * loss).backward()
@@ -316,13 +316,6 @@ def _first_not_finite(losses: list[Tensor]) -> int:
     first = int(bad[0]) if len(bad) else len(losses)
     counts = summed(*(torch.arange(len(losses)) >= first).double())
     return next(step for step, count in enumerate(counts, start=1) if count)
-
-
-def _precision(device: torch.device) -> AbstractContextManager[object]:
-    """On CUDA convolutions train in bfloat16, where the device has it; weights and the loss stay in float32."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()
 
 
 def _measure(model: nn.Module, validation: Images, settings: TrainSettings, record: EpochRecord) -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from notbugs.attacks import engine as engine_module
 from notbugs.attacks import pgd
-from notbugs.attacks.engine import COMPILING_PAYS, Engine, frozen, multiply_adds, pays_to_compile
+from notbugs.attacks.engine import Engine, can_compile, frozen, multiply_adds, pays_to_compile
 from notbugs.attacks.pgd import _next_size
+from notbugs.devices import TRAITS, Traits
 from notbugs.errors import ConfigError
 
 
@@ -107,8 +109,8 @@ def test_multiply_adds_by_hand():
 def test_auto_follows_the_amount_of_work(monkeypatch, standard_model, digits):
     image = digits[1].images[:1]
     assert not pays_to_compile("auto", standard_model, image, num_looks=10**12)
-    monkeypatch.setitem(COMPILING_PAYS, "cpu", 1e13)
-    enough = COMPILING_PAYS["cpu"] / multiply_adds(standard_model, image)
+    monkeypatch.setitem(TRAITS, "cpu", Traits(compiling_pays=1e13))
+    enough = 1e13 / multiply_adds(standard_model, image)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     below, above = int(enough * 0.99 / 100), int(enough * 1.01 / 100)
     assert not pays_to_compile("auto", standard_model, image, num_looks=100 * below)
@@ -117,7 +119,7 @@ def test_auto_follows_the_amount_of_work(monkeypatch, standard_model, digits):
     assert pays_to_compile("compiled", standard_model, image, num_looks=1)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not pays_to_compile("auto", standard_model, image, num_looks=100 * above)
-    with pytest.raises(ConfigError, match=r"engine = 'compiled': no C\+\+ compiler was found; allowed: auto, plain"):
+    with pytest.raises(ConfigError, match=r"engine = 'compiled': it needs a C\+\+ compiler; allowed: auto, plain"):
         pays_to_compile("compiled", standard_model, image, num_looks=1)
 
 
@@ -133,8 +135,8 @@ def test_auto_follows_the_amount_of_work(monkeypatch, standard_model, digits):
     ],
 )
 def test_batches_shrink_at_once_on_the_cpu_and_by_halves_on_cuda(left, size, on_cpu, on_cuda):
-    assert _next_size(left, size, is_cuda=False) == on_cpu
-    assert _next_size(left, size, is_cuda=True) == on_cuda
+    assert _next_size(left, size, by_halves=False) == on_cpu
+    assert _next_size(left, size, by_halves=True) == on_cuda
 
 
 @pytest.fixture
@@ -196,6 +198,124 @@ def test_an_error_in_one_thread_ends_the_others(two_threads):
         pgd(engine, images, torch.zeros(64, dtype=torch.int64), eps=0.1, step_size=0.01, num_steps=1000)
     assert time.monotonic() - started < 5  # a thousand steps are ten seconds and more
     engine(images[1:])  # and it still works
+
+
+# half precision, on the CPU in bfloat16: the branches that a GPU takes
+
+
+def test_half_precision_finds_what_full_finds(standard_model, digits):
+    images, labels = digits[1].images[:300], digits[1].labels[:300]
+    arguments = {"eps": 0.5, "step_size": 0.1, "num_steps": 10}
+    plain = pgd(standard_model, images, labels, **arguments)
+    engine = Engine(standard_model, images[:4], half=torch.bfloat16)
+    weights = [module.weight.dtype for module in engine.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert weights
+    assert set(weights) == {torch.bfloat16}
+    found = pgd(engine, images, labels, **arguments)
+    assert found.x_adv.dtype == torch.float32
+    assert float((found.x_adv - images).flatten(1).norm(dim=1).max()) <= 0.5 + 1e-5
+    with torch.no_grad():
+        fooled = standard_model(found.x_adv).argmax(dim=1) != labels
+    assert int((fooled != plain.success).sum()) <= 6
+    assert 100 < int(plain.success.sum()) < 300
+    with torch.no_grad():
+        expected = standard_model.representation(images)
+        torch.testing.assert_close(engine.representation(images), expected, rtol=0, atol=0.05 * float(expected.max()))
+
+
+class Delicate(nn.Module):
+    """Its logits are what two large numbers differ by; bfloat16 keeps neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+        with torch.no_grad():
+            self.head.weight.mul_(0.001).add_(1.0)
+            self.head.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.head(x.flatten(1))
+        return logits - logits.mean(dim=1, keepdim=True)
+
+
+def test_half_precision_that_changes_the_logits_is_refused():
+    model, images = Delicate(), torch.rand(8, 1, 2, 2)
+    engine = Engine(model, images, half=torch.bfloat16)
+    assert engine.half_dtype is None
+    assert next(engine.parameters()).dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(engine(images), model(images))
+
+
+def test_an_engine_in_half_precision_follows_the_network(busy_model):
+    model, inputs = busy_model.float(), torch.rand(4, 2, 6, 6)
+    engine = Engine(model, inputs, half=torch.bfloat16)
+    assert engine.half_dtype == torch.bfloat16
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+    engine.refresh()
+    with frozen(model), torch.no_grad():
+        expected = model(inputs)
+        torch.testing.assert_close(engine(inputs), expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+
+
+def test_float64_images_are_never_attacked_in_half_precision(busy_model):
+    engine = Engine(busy_model, torch.rand(4, 2, 6, 6, dtype=torch.float64), half=torch.bfloat16)
+    assert engine.half_dtype is None
+
+
+# compiling
+
+
+def test_a_compiler_that_fails_is_tried_once(monkeypatch, capfd, standard_model, digits):
+    def broken(graph, inputs):
+        raise RuntimeError("no\nassembler")
+
+    monkeypatch.setattr(engine_module, "COMPILER", broken)
+    images, labels = digits[1].images[:50], digits[1].labels[:50]
+    engine = Engine(standard_model, images[:4], compiled=True)
+    arguments = {"eps": 0.5, "step_size": 0.1, "num_steps": 3}
+    found = pgd(engine, images, labels, **arguments)
+    expected = pgd(Engine(standard_model, images[:4]), images, labels, **arguments)
+    torch.testing.assert_close(found.x_adv, expected.x_adv, rtol=0, atol=1e-5)
+    said = capfd.readouterr().err
+    assert said.count("engine: torch.compile failed") == 1
+    assert "no assembler" in said
+    assert said.strip().endswith("goes on without")
+
+
+def test_every_size_and_mode_is_compiled(monkeypatch, standard_model, digits):
+    """Five sizes with and without gradients are ten versions of a network: more than torch keeps by itself."""
+    torch._dynamo.reset()
+    made = []
+
+    def counting(graph, inputs):
+        made.append(len(inputs[-1]) if inputs else 0)
+        return graph.forward
+
+    monkeypatch.setattr(engine_module, "COMPILER", counting)
+    engine = Engine(standard_model, digits[1].images[:4], compiled=True)
+    sizes = (64, 32, 16, 8, 4)
+    for size in sizes:
+        images = digits[1].images[:size]
+        with torch.no_grad():
+            engine(images)
+        engine(images.clone().requires_grad_()).sum().backward()
+    before = len(made)
+    assert before >= 2 * len(sizes)
+    for size in sizes:  # all of them are kept
+        engine(digits[1].images[:size].clone().requires_grad_()).sum().backward()
+    assert len(made) == before
+
+
+@pytest.mark.parametrize(
+    ("compiler", "triton", "possible"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_compiling_for_cuda_needs_triton_and_a_c_compiler(monkeypatch, compiler, triton, possible):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if compiler else None)
+    monkeypatch.setattr(engine_module.importlib.util, "find_spec", lambda name: object() if triton else None)
+    assert can_compile(torch.device("cuda")) == possible
 
 
 @pytest.mark.cuda

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from notbugs.attacks import LOSSES, AttackSettings, Loss, pgd
 from notbugs.config import validate
+from notbugs.devices import TRAITS, Traits
 from notbugs.errors import ConfigError
 
 ORDERS = {"l2": 2.0, "linf": math.inf}
@@ -554,6 +555,26 @@ def test_agrees_with_foolbox(norm, eps, which, standard_model, robust_model, dig
     assert differ <= 4, f"{differ} of {len(data)}"
     assert 0.02 < float(ours.success.double().mean()) < 0.999  # the comparison says something
     assert float((theirs - ours.x_adv).abs().flatten(1).amax(dim=1).median()) < 1e-3
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf", "box"])
+@pytest.mark.parametrize("iterate", ["last", "best", "first_success"])
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_a_gradient_that_is_one_number_for_all_pixels(monkeypatch, norm, iterate, runs_ahead):
+    """torch gives it as one number in memory, on which nothing can be written."""
+    monkeypatch.setitem(TRAITS, "cpu", Traits(runs_ahead=runs_ahead))
+
+    class Total(nn.Module):
+        def forward(self, x):
+            total = x.flatten(1).sum(dim=1, keepdim=True)
+            return torch.cat([total, 8 - total], dim=1)
+
+    inputs, labels = torch.full((3, 1, 4, 4), 0.4), torch.tensor([0, 1, 1])
+    found = pgd(Total(), inputs, labels, norm=norm, eps=0.2, step_size=0.05, num_steps=4, iterate=iterate)
+    moved = (found.x_adv - inputs).flatten(1).sum(dim=1)
+    assert moved[0] < 0 or iterate == "first_success"  # called 1 as it is
+    assert bool((moved[1:] > 0).all()) or iterate == "first_success"
+    assert torch.isfinite(found.x_adv).all()
 
 
 @pytest.mark.cuda

@@ -54,7 +54,7 @@ def test_targeted_grid_shows_both_source_models_given_labels_and_delta(project: 
     factor = int(titles[2].removeprefix("its δ, ×"))
     assert factor in FACTORS
     for strip, folder in ((1, key), (3, f"{key}_from_robust")):
-        made = load_dataset(project.root / "data" / folder)
+        made = load_dataset(project.root / "data" / folder / "source-0")
         row = 4  # digits are stored 0, 1, 2, ... at first: the first 4 is row 4
         image, given = made[row]
         assert (shown(figure, strip, row) == image[0].numpy()).all()
@@ -69,7 +69,7 @@ def test_inverted_grid_shows_starts_and_distances(project: Project) -> None:
     assert figure is not None
     titles = [axes.get_ylabel() for axes in figure.axes[::10]]
     assert titles == ["D: x", "start x'", "D_R", "start x'", "D_NR"]
-    train, made = (load_dataset(project.root / "data" / name) for name in ("train", "robust"))
+    train, made = (load_dataset(project.root / "data" / name) for name in ("train", "robust/source-0"))
     assert (shown(figure, 1, 0) == train[7][0][0].numpy()).all()  # the starts lie seven rows further
     assert (shown(figure, 2, 0) == made[0][0][0].numpy()).all()
     to_x, to_start = ((made[0][0] - train[row][0]).norm() for row in (0, 7))

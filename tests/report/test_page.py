@@ -269,7 +269,7 @@ def write(name: str, text: str) -> Callable[[Path], None]:
         (
             write("plots/learning/train-robust.csv", "subset,seed\nfull,0\n"),
             ResultsError,
-            r"column epoch, lr",
+            r"column source_seed, epoch, lr",
         ),
         (
             change_params("evaluate", {"eps": [0.5]}),

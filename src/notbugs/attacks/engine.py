@@ -3,21 +3,22 @@
 An attack runs a network hundreds of times and wants one thing of it, the gradient with respect to the image. So
 the copy keeps no parameter gradients, has its BatchNorms folded into its convolutions, lies in memory in the order
 that convolutions like (channels last), convolves wide layers with fewer multiplications (on the CPU), may be compiled,
-and on CUDA convolves in half precision. Images, steps and projections stay in float32 outside it. On several CPU
-threads each works on its own part of the batch from the first step to the last, instead of all of them meeting after
-every layer.
+and convolves in half precision where the device gains by it (`devices.TRAITS`). Images, steps and projections stay in
+float32 outside it. On several CPU threads each works on its own part of the batch from the first step to the last,
+instead of all of them meeting after every layer.
 """
 
 import copy
+import importlib.util
 import itertools
-import math
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +27,21 @@ from torch.nn import functional
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
 from notbugs.config import EngineName
+from notbugs.devices import is_out_of_memory, traits
 from notbugs.errors import ConfigError
 
-COMPILING_PAYS = {"cpu": math.inf, "cuda": 1e16}
-"""Forward multiply-adds of the whole work from which `auto` compiles: on the CPU never (docs/performance.md)."""
 SMALLEST_SHARE = 8
 """Images below which another thread is not worth it."""
 MOST_SHRUNK = 16
 """A compiled engine runs no batch smaller than the first size met divided by this; smaller ones are padded."""
 HALVED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Layers whose weights are stored in half precision, where that is used."""
+HALF_TOLERANCE = 0.05
+"""Difference of a logit, as a share of the largest, from which half precision is refused."""
+COMPILER = "inductor"
+"""Backend of torch.compile."""
+RECOMPILED = 64
+"""Versions of a network that torch.compile may keep: a size of batch and a mode of autograd each."""
 
 
 Part = TypeVar("Part")
@@ -47,31 +54,43 @@ class Engine(nn.Module):
         model: any module, on any device; it is copied and not changed. `refresh` follows later changes.
         inputs: a few images as they will come, (n, ...). What is folded (or halved) must give the model's own
             logits on them, else it is left as it is.
-        compiled: use torch.compile, for the first batch size met and its halves; others are padded to them.
+        compiled: use torch.compile, for the first batch size met and its halves; others are padded to them. Where it
+            fails at the first batch, that is said and the network runs as it is.
+        half: precision of the convolutions; "auto" takes what `devices.TRAITS` has for the images' device, None that
+            of the images.
         learning: `refresh` will be called every few steps, so what only pays for lasting weights is left out.
     """
 
     network: nn.Module
     """The copy."""
-    _logits: Callable[[Tensor], Tensor]
-    _features: Callable[[Tensor], Tensor] | None
+    _functions: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]
+    """What gives logits and representation; in a tuple, so that neither is a submodule beside `network`."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor, *, compiled: bool = False, learning: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        *,
+        compiled: bool = False,
+        half: torch.dtype | Literal["auto"] | None = "auto",
+        learning: bool = False,
+    ) -> None:
         super().__init__()
         self.compiled = compiled
         self._source = [model]  # in a list, so that it is no submodule
         self._batch_size = 0
+        self._stopped = threading.Event()
+        self._traits = traits(inputs.device)
         self.network, self._folds = _folded_copy(model, inputs)
-        self._on_cuda = inputs.is_cuda
-        self._half = inputs.is_cuda and inputs.dtype == torch.float32
-        if self._half:
-            self._halve(inputs)
+        wanted = self._traits.attack_precision if half == "auto" else half
+        self.half_dtype: torch.dtype | None = None
+        if wanted is not None and inputs.dtype == torch.float32:
+            self._halve(inputs, wanted)
         self.channels_last = inputs.ndim == 4
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-            if not (compiled or learning):
+            if not (compiled or learning or self.half_dtype):
                 use_winograd_(self.network, inputs)
-        self._stopped = threading.Event()
         self._use(self.network)
 
     def in_parts(self, count: int, work: "Callable[[Engine, slice], Part]") -> "list[Part]":
@@ -82,7 +101,7 @@ class Engine(nn.Module):
         Returns: what `work` gave, in the order of the rows.
         """
         num_threads = min(torch.get_num_threads(), count // SMALLEST_SHARE)
-        if num_threads < 2 or self.compiled or self._on_cuda:
+        if num_threads < 2 or self.compiled or self._traits.runs_ahead:
             return [work(self, slice(0, count))]
         ends = [count * number // num_threads for number in range(num_threads + 1)]
         stopped = threading.Event()
@@ -109,26 +128,54 @@ class Engine(nn.Module):
         return twin
 
     def _use(self, network: nn.Module) -> None:
-        self.network = self._logits = network
-        self._features = getattr(network, "representation", None)
+        logits: Callable[[Tensor], Tensor] = network
+        features = getattr(network, "representation", None)
+        self.network = network
         if self.compiled:
-            mode = "reduce-overhead" if self._on_cuda else None
-            self._logits = torch.compile(network, dynamic=False, mode=mode)
-            if self._features is not None:
-                self._features = torch.compile(self._features, dynamic=False, mode=mode)
+            logits, features = self._compiled(logits), features and self._compiled(features)
+        self._functions = (logits, features)
+
+    def _compiled(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The function compiled; itself, from the first batch on, where that turns out to be impossible."""
+        import torch._dynamo
+
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, RECOMPILED)
+        fast: Callable[[Tensor], Tensor] | None = torch.compile(
+            function, dynamic=False, mode=self._traits.compile_mode, backend=COMPILER
+        )
+        worked = False
+
+        def run(x: Tensor) -> Tensor:
+            nonlocal fast, worked
+            if fast is None:
+                return function(x)
+            try:
+                outputs = fast(x)
+            except Exception as error:  # compilers raise anything
+                if worked or is_out_of_memory(error):
+                    raise
+                fast = None
+                _say_uncompiled(error)
+                return function(x)
+            worked = True
+            return outputs
+
+        return run
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (N, ...) -> (N, K) in the precision of x."""
-        return self._run(self._logits, x)
+        return self._run(self._functions[0], x)
 
     def representation(self, x: Tensor) -> Tensor:
         """Penultimate activations, (N, ...) -> (N, F) in the precision of x.
 
         Raises: AttributeError if the network has no `representation`.
         """
-        if self._features is None:
+        features = self._functions[1]
+        if features is None:
             raise AttributeError(f"{type(self.network).__name__} has no representation")
-        return self._run(self._features, x)
+        return self._run(features, x)
 
     def refresh(self) -> None:
         """Take over the weights and statistics that the model has now."""
@@ -148,7 +195,7 @@ class Engine(nn.Module):
         missing = self._padded(count) - count
         if missing:
             x = functional.pad(x, [0, 0] * (x.ndim - 1) + [0, missing])
-        with torch.autocast("cuda", torch.float16) if self._half else nullcontext():
+        with torch.autocast(x.device.type, self.half_dtype) if self.half_dtype else nullcontext():
             outputs: Tensor = network(x)
         return (outputs[:count] if missing else outputs).to(x.dtype)
 
@@ -161,22 +208,23 @@ class Engine(nn.Module):
             size //= 2
         return size
 
-    def _halve(self, inputs: Tensor) -> None:
+    @torch.no_grad()
+    def _halve(self, inputs: Tensor, dtype: torch.dtype) -> None:
         """Store the weights of convolutions in half precision, unless that changes what the network says."""
         expected, whole = self._run(self.network, inputs), copy.deepcopy(self.network)
         for module in self.network.modules():
             if type(module) in HALVED:
-                module.half()
-        found = self._run(self.network, inputs)
-        if not _agree(found, expected, 0.05):
-            self.network, self._half = whole, False
+                module.to(dtype)
+        self.half_dtype = dtype
+        if not _agree(self._run(self.network, inputs), expected, HALF_TOLERANCE):
+            self.network, self.half_dtype = whole, None
 
 
 def pays_to_compile(engine: EngineName, model: nn.Module, inputs: Tensor, *, num_looks: int) -> bool:
     """Whether a work of so many images × steps is done by a compiled engine.
 
-    `auto` decides by a fixed rule, not by a timing, so that a rerun does the same: from COMPILING_PAYS forward
-    multiply-adds on, where there is a compiler.
+    `auto` decides by a fixed rule, not by a timing, so that a rerun does the same: from so many forward multiply-adds
+    on (`devices.TRAITS`), where there is a compiler.
 
     Args:
         engine: as params.yaml writes it.
@@ -187,18 +235,28 @@ def pays_to_compile(engine: EngineName, model: nn.Module, inputs: Tensor, *, num
     """
     if engine != "auto":
         if engine == "compiled" and not can_compile(inputs.device):
-            raise ConfigError("params.yaml: engine = 'compiled': no C++ compiler was found; allowed: auto, plain")
+            needed = "Triton and a C compiler" if inputs.device.type == "cuda" else "a C++ compiler"
+            raise ConfigError(f"params.yaml: engine = 'compiled': it needs {needed}; allowed: auto, plain")
         return engine == "compiled"
     if not can_compile(inputs.device):
         return False
-    return multiply_adds(model, inputs[:1]) * num_looks >= COMPILING_PAYS[inputs.device.type]
+    pays = traits(inputs.device).compiling_pays
+    return pays is not None and multiply_adds(model, inputs[:1]) * num_looks >= pays
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds what it needs: on the CPU a C++ compiler."""
+    """Whether torch.compile finds what it needs: on the CPU a C++ compiler, on CUDA Triton and a C compiler."""
     if device.type == "cuda":
-        return True
+        found = any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "cc", "clang"))
+        return found and importlib.util.find_spec("triton") is not None
     return device.type == "cpu" and any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "c++", "clang++"))
+
+
+def _say_uncompiled(error: Exception) -> None:
+    text = " ".join(str(error).split())[:120]
+    print(
+        f"engine: torch.compile failed ({type(error).__name__}: {text}); goes on without", file=sys.stderr, flush=True
+    )
 
 
 def multiply_adds(model: nn.Module, image: Tensor) -> float:

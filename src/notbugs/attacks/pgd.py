@@ -1,6 +1,7 @@
 """Projected gradient descent: one loop for every norm, loss and goal."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import LOSSES, Loss
 from notbugs.attacks.projections import NORMS, Ball, column
+from notbugs.devices import full_precision, traits
 
 
 class PGDResult(NamedTuple):
@@ -66,7 +68,7 @@ def pgd(
         num_restarts: independent tries, the best kept; more than one needs random_start.
         iterate: "last" returns the last iterate; "best" the one with the best loss (the start included);
             "first_success" stops working on an example once it succeeded and returns that point, else the last.
-        generator: for random starts; a CPU generator, whatever the device, or one for each example.
+        generator: for random starts; on the CPU or on the images' device, or one for each example.
         start: (N, C, H, W), where to begin instead of at `inputs`; projected onto the ball.
         judge: look at the last iterate once more for `success`; False saves that pass where nobody asks.
     Returns: PGDResult.
@@ -206,16 +208,17 @@ class _Climb:
         """Until each example succeeds, or the steps are over; the first point that succeeded, else the last.
 
         What succeeded gets no further gradient, so it stays where it is, and the batch shrinks to what is left: on
-        the CPU at once; on CUDA to halves of its size, every few steps, since asking how many are left makes the
-        host wait for the device. Only what never succeeds gets a score.
+        the CPU at once; where the host runs ahead of the device (CUDA) to halves of its size, every few steps, since
+        asking how many are left makes it wait. Only what never succeeds gets a score.
         """
+        runs_ahead = traits(x.device).runs_ahead
         whole = _Found.unjudged(torch.empty_like(x))
         rows = torch.arange(len(x), device=x.device)  # what is still worked on
         for step in range(self.num_steps):
             outputs, gradient = self.look(x, labels)
             succeeded = self.succeeds(outputs, labels)
-            if not x.is_cuda or step % CUDA_COUNTS_EVERY == 0:
-                size = _next_size(int((~succeeded).sum()), len(x), x.is_cuda)
+            if not runs_ahead or step % COUNTS_EVERY == 0:
+                size = _next_size(int((~succeeded).sum()), len(x), by_halves=runs_ahead)
                 if size < len(x):
                     order = succeeded.to(torch.uint8).argsort(stable=True)
                     left, done = order[:size], order[size:]
@@ -224,7 +227,7 @@ class _Climb:
                     ball, succeeded = ball.select(left), succeeded[left]
                 if size == 0:
                     return whole
-            if x.is_cuda:
+            if runs_ahead:
                 gradient.mul_(column(~succeeded, gradient))
             ball.climb_(x, gradient, self.step)
         whole.write_(rows, self.judge(x, labels))
@@ -246,11 +249,13 @@ class _Climb:
         if not outputs.requires_grad:  # a network that hides its gradient altogether
             return seen, torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(outputs, leaf, slope)
-        return seen, gradient
+        return seen, gradient.clone() if 0 in gradient.stride() else gradient  # it is written on
 
     def judge(self, x: Tensor, labels: Tensor) -> _Found:
-        """What is at x."""
-        return self.found(x, self.outputs(x), labels)
+        """What is at x, in full precision where the network is not an engine of less."""
+        with full_precision(x.device) if not isinstance(self.model, Engine) else nullcontext():
+            outputs = self.outputs(x)
+        return self.found(x, outputs, labels)
 
     def found(self, x: Tensor, outputs: Tensor, labels: Tensor) -> _Found:
         """What is at x, where the outputs are (N, K)."""
@@ -289,13 +294,13 @@ class _Climb:
         return called == labels if self.targeted else called != labels
 
 
-CUDA_COUNTS_EVERY = 8
-"""Steps between two counts of the examples that are left on CUDA."""
+COUNTS_EVERY = 8
+"""Steps between two counts of the examples that are left, where the host runs ahead of the device."""
 
 
-def _next_size(left: int, size: int, is_cuda: bool) -> int:
+def _next_size(left: int, size: int, *, by_halves: bool) -> int:
     """How many rows a batch of `size` is cut to when `left` examples are to be worked on."""
-    if not is_cuda or left == 0:
+    if not by_halves or left == 0:
         return left
     while size // 2 >= left:
         size //= 2

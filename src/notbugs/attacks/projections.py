@@ -76,14 +76,16 @@ def steepest_linf(gradient: Tensor) -> Tensor:
 
 def random_l2(like: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """Uniform in the L2 ball: a Gaussian direction, a radius eps·u^(1/d)."""
-    noise = torch.randn(like.shape, generator=generator).to(like)
-    radius = torch.rand(len(like), generator=generator).to(like) ** (1 / math.prod(like.shape[1:]))
+    place = generator.device if generator else None
+    noise = torch.randn(like.shape, generator=generator, device=place).to(like)
+    radius = torch.rand(len(like), generator=generator, device=place).to(like) ** (1 / math.prod(like.shape[1:]))
     return steepest_l2(noise) * column(eps * radius, like)
 
 
 def random_linf(like: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """Uniform in the L-infinity ball."""
-    return (torch.rand(like.shape, generator=generator).to(like) * 2 - 1) * eps
+    place = generator.device if generator else None
+    return (torch.rand(like.shape, generator=generator, device=place).to(like) * 2 - 1) * eps
 
 
 class L2Ball:

@@ -17,36 +17,41 @@ CHECKS = {
     "more_steps_change_nothing": "more steps change nothing",
     "more_restarts_change_nothing": "more restarts change nothing",
     "large_eps_always_succeeds": "large eps always succeeds",
+    "half_precision_misses_nothing": "half precision no weaker",
     "gradients_not_random": "gradients not random",
     "gradients_not_zero": "gradients not zero",
     "outputs_are_logits": "outputs are logits",
     "square_does_not_beat_gradients": "Square no better",
 }
 """Check -> heading of its column."""
+MODEL = ["dataset", "estimator", "source_seed", "seed"]
+"""Columns that tell two models apart."""
 CURVE_STEPS = 200
 """Points of a curve of the smallest perturbations."""
 
 
 def suite_table(project: Project) -> Table | None:
-    """What every attack of the suite left standing, for each model that it was run on."""
-    results = project.results
-    models = results[(results["attack"] == WORST) & (results["eps"].astype(float) == project.headline_eps)]
-    if not len(models):
-        return None
+    """What every attack of the suite left standing, mean over the models of each kind that it was run on."""
+    summary = project.summary[project.summary["labels"] == "true"]
     rows, attacks = [], []
-    for row in _ordered(models.to_dict(orient="records")):
-        own = results[(results["dataset"] == row["dataset"]) & (results["estimator"] == row["estimator"])]
-        own = own[(own["seed"] == row["seed"]) & (own["labels"] == "true")]
+    for dataset, estimator in MODELS:
+        own = summary[(summary["dataset"] == dataset) & (summary["estimator"] == estimator)]
         own = own[own["eps"].astype(float).isin([0.0, project.headline_eps])]
-        left = dict(zip(own["attack"], own["accuracy"].astype(float), strict=True))
+        left = {row["attack"]: row for row in own.to_dict(orient="records")}
+        if WORST not in left:
+            continue
         attacks = list(left)
-        interval = f"{percent(row['low'])}–{percent(row['high'])}"
-        cells = [number(percent(value), interval if attack == WORST else "") for attack, value in left.items()]
-        rows.append([name(model_label(row["dataset"], row["estimator"]), f"seed {row['seed']}"), *cells])
+        worst = left[WORST]
+        interval = f"{percent(worst['low'])}–{percent(worst['high'])}"
+        cells = [number(percent(row["mean"]), interval if attack == WORST else "") for attack, row in left.items()]
+        models = worst["num_models"]
+        rows.append([name(model_label(dataset, estimator), f"{models} model{'s' * (models > 1)}"), *cells])
+    if not rows:
+        return None
     return Table(
-        f"Accuracy on y at eps {project.headline_eps:g} in %. PGD is run on all images; from the third attack on, "
-        "each works on what those before it left standing, and its column says what stands after it. Worst: no "
-        "attack at all fooled the model; below it the Wilson 95% interval.",
+        f"Accuracy on y at eps {project.headline_eps:g} in %, mean over models. PGD is run on all images; from the "
+        "third attack on, each works on what those before it left standing, and its column says what stands after it. "
+        "Worst: no attack at all fooled the model; below it the 95% interval of the mean.",
         [name("fitted on"), *map(number, attacks)],
         rows,
     )
@@ -56,12 +61,12 @@ def gap_sentence(project: Project) -> str:
     """How far PGD at the headline radius lies above the worst case of all attacks; empty without the suite."""
     results = project.results[project.results["eps"].astype(float) == project.headline_eps]
     steps = (project.params.get("evaluate") or {}).get("headline_num_steps", 100)
-    pgd = results[results["attack"] == f"pgd{steps}"].set_index(["dataset", "estimator", "seed"])["accuracy"]
-    worst = results[results["attack"] == WORST].set_index(["dataset", "estimator", "seed"])["accuracy"]
+    pgd = results[results["attack"] == f"pgd{steps}"].set_index(MODEL)["accuracy"]
+    worst = results[results["attack"] == WORST].set_index(MODEL)["accuracy"]
     gaps = (pgd.reindex(worst.index) - worst).dropna().astype(float)
     if not len(gaps):
         return ""
-    place: Any = gaps.idxmax()  # (dataset, estimator, seed)
+    place: Any = gaps.index[int(gaps.to_numpy().argmax())]  # (dataset, estimator, source_seed, seed)
     return (
         f"At eps {project.headline_eps:g} all attacks together leave up to {percent(float(gaps.max()))} points less "
         f"than PGD with {steps} steps ({model_label(place[0], place[1])}): where a model's robustness itself is the "
@@ -107,11 +112,11 @@ def certificates_table(project: Project) -> Table | None:
     radii = sorted(table["eps"].unique())
     rows = [
         [
-            name(model_label(str(dataset), str(estimator)), f"seed {seed}"),
+            name(model_label(str(dataset), str(estimator)), _seeds(source, seed)),
             number(percent(float(group["abstained"].iloc[0]))),
             *(number(percent(float(value))) for value in group.sort_values("eps")["accuracy"]),
         ]
-        for (dataset, estimator, seed), group in table.groupby(["dataset", "estimator", "seed"], sort=False)
+        for (dataset, estimator, source, seed), group in table.groupby(MODEL, sort=False, dropna=False)
     ]
     first = table.iloc[0]
     return Table(
@@ -134,8 +139,8 @@ def minimum_norm(project: Project) -> Figure | None:
         own = norms[(norms["dataset"] == dataset) & (norms["estimator"] == estimator)]
         if dataset.endswith(STILL_Y) or not len(own):
             continue
-        seed = int(own["seed"].iloc[0])
-        smallest = own[own["seed"] == seed].groupby("example")["distance"].min().to_numpy(dtype=float)
+        own = _same_model(own, own.iloc[0])
+        smallest = own.groupby("example")["distance"].min().to_numpy(dtype=float)
         style = look(dataset, estimator)
         axes.plot(
             radii,
@@ -144,7 +149,7 @@ def minimum_norm(project: Project) -> Figure | None:
             color=style.colour,
             label=model_label(dataset, estimator),
         )
-        marks = _pgd_points(project, dataset, estimator, seed)
+        marks = _pgd_points(project, own.iloc[0])
         axes.plot(*zip(*marks, strict=True), style.marker, color=style.colour, mec="white", mew=0.6, ms=6)
     axes.set_xlim(0, top)
     axes.set_xlabel("eps: length of the perturbation, pixel units")
@@ -155,30 +160,41 @@ def minimum_norm(project: Project) -> Figure | None:
     return figure
 
 
-def _pgd_points(project: Project, dataset: str, estimator: str, seed: int) -> list[tuple[float, float]]:
-    """(eps, accuracy) of the untouched images and of PGD with the steps of the curve, one seed."""
+def _same_model(table: Any, row: Any) -> Any:
+    """Rows of a table that speak of the model that `row` speaks of."""
+    import pandas as pd
+
+    same = (table["dataset"] == row["dataset"]) & (table["estimator"] == row["estimator"])
+    same &= table["seed"] == row["seed"]
+    if pd.isna(row["source_seed"]):
+        return table[same & table["source_seed"].isna()]
+    return table[same & (table["source_seed"] == row["source_seed"]).fillna(False)]
+
+
+def _pgd_points(project: Project, model: Any) -> list[tuple[float, float]]:
+    """(eps, accuracy) of the untouched images and of PGD with the steps of the curve, of one model."""
     steps = (project.params.get("evaluate") or {}).get("num_steps", 20)
-    table = project.results
-    own = table[(table["dataset"] == dataset) & (table["estimator"] == estimator) & (table["seed"] == seed)]
+    own = _same_model(project.results, model)
     own = own[(own["labels"] == "true") & own["attack"].isin(["clean", f"pgd{steps}"])]
     return list(zip(own["eps"].astype(float), own["accuracy"].astype(float), strict=True))
 
 
-def _ordered(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
-    """In the order of MODELS; what is not in it comes last."""
-    places = {model: place for place, model in enumerate(MODELS)}
-    return sorted(rows, key=lambda row: places.get((row["dataset"], row["estimator"]), len(places)))
+def _seeds(source: Any, seed: Any) -> str:
+    """ "seed 0", or "source 1, seed 0" of a fit."""
+    import pandas as pd
+
+    return f"seed {int(seed)}" if pd.isna(source) else f"source {int(source)}, seed {int(seed)}"
 
 
 def _label(model: str) -> str:
-    """Name in print of a model in metrics/checks.json: "D_R/standard/seed-0" is D_R, seed 0."""
-    dataset, estimator, seed = model.split("/")
-    return f"{model_label(dataset, estimator)}, {seed.replace('-', ' ')}"
+    """Name in print of a model in metrics/checks.json: "D_R/standard/source-1/seed-0" is D_R, source 1, seed 0."""
+    dataset, estimator, *seeds = model.split("/")
+    return ", ".join([model_label(dataset, estimator), *(seed.replace("-", " ") for seed in seeds)])
 
 
 def _model_cell(model: str) -> Cell:
-    label, seed = _label(model).rsplit(", ", 1)
-    return name(label, seed)
+    dataset, estimator, *seeds = model.split("/")
+    return name(model_label(dataset, estimator), ", ".join(seed.replace("-", " ") for seed in seeds))
 
 
 def _check_cell(row: dict[str, Any] | None) -> Cell:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks.engine import frozen
 from notbugs.config import Settings
+from notbugs.devices import full_precision, noise_generator
 from notbugs.halving import Halving
 
 ABSTAIN = -1
@@ -55,11 +56,12 @@ def certify(
     Args:
         model: (N, C, H, W) -> logits; it is called on images with noise, which leave [0, 1].
         images: (N, C, H, W), on the model's device.
-        generator: for the noise; a CPU generator.
+        generator: for the noise (`devices.noise_generator`).
     Source: Cohen et al. 2019, algorithm CERTIFY.
     """
     called, radius = [], []
-    with frozen(model), torch.no_grad():
+    generator = noise_generator(generator, images.device)
+    with frozen(model), torch.no_grad(), full_precision(images.device):
         for image in images:
             chosen = int(_counts(model, image, settings.num_select, settings, generator).argmax())
             hits = int(_counts(model, image, settings.num_estimate, settings, generator)[chosen])
@@ -100,7 +102,7 @@ def _counts(
     halving, counts = Halving("certificate"), torch.zeros(1, dtype=torch.int64)
     for start in range(0, num, settings.batch_size):
         size = min(settings.batch_size, num - start)
-        noise = torch.randn((size, *image.shape), generator=generator)
+        noise = torch.randn((size, *image.shape), generator=generator, device=generator.device)
 
         def called(rows: slice, noise: Tensor = noise) -> Tensor:
             logits = model(image + settings.sigma * noise[rows].to(image))

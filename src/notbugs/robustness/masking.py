@@ -30,6 +30,10 @@ REPEATS = 1e-3
 """Relative difference of two evaluations of the same images that rounding explains."""
 ZERO_SHARE = 0.01
 """Share of images whose gradient may vanish; or one image, if more."""
+HALF_EXAMPLES = 200
+"""Images on which an attack in half precision is compared with the same in full, where engines use half."""
+HALF_SHARE = 0.01
+"""Share of them that only the attack in full precision may fool: some lie on the edge of their ball."""
 PROBABILITY_SHARE = 0.5
 """Share of images whose outputs may look like probabilities."""
 
@@ -80,6 +84,8 @@ class Signs:
         random: float64, largest relative difference of two evaluations of its batch.
         zero: the gradient of the cross-entropy is zero or no number.
         probabilities: the outputs look like probabilities.
+        missed: withstands the engine's attack in half precision, not the same in full; of some images only, none of
+            them where engines use full precision.
     """
 
     one_step: Tensor
@@ -89,6 +95,7 @@ class Signs:
     random: Tensor
     zero: Tensor
     probabilities: Tensor
+    missed: Tensor
 
 
 def look_for_signs(
@@ -99,6 +106,7 @@ def look_for_signs(
     engine: Engine,
     generator: torch.Generator,
     transferred: Tensor | None = None,
+    first: int = 0,
 ) -> Signs:
     """Look at one model on some images.
 
@@ -108,6 +116,7 @@ def look_for_signs(
         engine: made from the model; attacked.
         generator: for noise.
         transferred: (N, C, H, W), adversarial images of another model (`transfer_images`); None leaves them out.
+        first: row of the test split that the images begin with.
     """
     one_step = AttackSettings(
         norm=settings.norm, eps=settings.headline_eps, num_steps=1, step_size=settings.headline_eps
@@ -118,7 +127,9 @@ def look_for_signs(
     fooled = None if transferred is None else ~_right(model, transferred, data, settings)
     noise = _fooled_by_noise(model, data, settings, generator)
     large = _stands_at_large_eps(model, data, settings, engine, generator)
-    return Signs(after_one, fooled, noise, large, *_own_signs(model, data, settings))
+    few = data.select(slice(0, HALF_EXAMPLES if engine.half_dtype and not first else 0))
+    missed = _missed_by_half(model, few, settings, engine, generator)
+    return Signs(after_one, fooled, noise, large, *_own_signs(model, data, settings), missed)
 
 
 def masking_checks(standing: Standing, signs: Signs) -> list[Check]:
@@ -128,6 +139,8 @@ def masking_checks(standing: Standing, signs: Signs) -> list[Check]:
     checks = [Check("iterative_beats_one_step", _share(standing.headline) - _share(signs.one_step), share)]
     if signs.transferred is not None:
         checks.append(Check("white_box_beats_transfer", _share(standing.gradient & signs.transferred), share))
+    if len(signs.missed):
+        checks.append(Check("half_precision_misses_nothing", _share(signs.missed), HALF_SHARE))
     return [
         *checks,
         Check("white_box_beats_noise", _share(standing.gradient & signs.noise), share),
@@ -199,6 +212,21 @@ def _stands_at_large_eps(
     return adversarially_correct(
         model, data, attack, batch_size=settings.batch_size, generator=generator, engine=engine
     )
+
+
+def _missed_by_half(
+    model: nn.Module, data: ImageData, settings: SuiteSettings, engine: Engine, generator: torch.Generator
+) -> Tensor:
+    """Which images withstand the headline's PGD on the engine in half precision, but not on one in full, (N,) bool."""
+    if not len(data):
+        return torch.zeros(0, dtype=torch.bool)
+    full = Engine(model, data.images[:8].to(model_device(model)), half=None)
+    attack = settings.pgd(settings.headline_num_steps)
+    in_half, in_full = (
+        adversarially_correct(model, data, attack, batch_size=settings.batch_size, generator=generator, engine=attacked)
+        for attacked in (engine, full)
+    )
+    return in_half & ~in_full
 
 
 def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tuple[Tensor, Tensor, Tensor]:

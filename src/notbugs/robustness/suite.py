@@ -139,7 +139,9 @@ def find(
     more = [outcome for outcome in more if (outcome.attack, outcome.eps) not in known]
     if not checked:
         return Findings([*found, *suite.found, *more], {})
-    signs = look_for_signs(model, data, settings, engine=suite.engine, generator=generator, transferred=transferred)
+    signs = look_for_signs(
+        model, data, settings, engine=suite.engine, generator=generator, transferred=transferred, first=first
+    )
     certificate = None
     if settings.certificate is not None:
         wanted = settings.certificate.num_examples
