@@ -13,7 +13,7 @@ from notbugs.comparison import Estimate
 from notbugs.intervals import wilson_interval
 from notbugs.report.claims import RULES, Claim, det_words, judge
 from notbugs.report.evidence import Evidence, NotMeasuredError
-from notbugs.report.honesty import Honesty
+from notbugs.report.honesty import Honesty, honesty_of
 
 N = 360
 
@@ -311,7 +311,15 @@ def test_what_happens_at_the_other_eps_is_computed() -> None:
 def test_a_verdict_that_hangs_on_one_image_is_called_so(share: float, expected: str) -> None:
     claim = verdict("det", world(still_y={"det": (share, 0.95)}))
     assert claim.verdict == expected
-    assert ("within a standard error (1.1 points, 1000 images) of the 85%" in claim.sentence) == ("edge" in expected)
+    assert ("within a standard error (1.1 points) of the 85%" in claim.sentence) == ("edge" in expected)
+
+
+def test_source_models_that_differ_widen_the_edge() -> None:
+    facts = {"robust_model": {"still_y": 0.88}, "nearest_neighbour": {"still_y": 0.95}, "num_examples": 1000}
+    alike = {str(seed): facts for seed in range(3)}
+    differ = {str(seed): {**facts, "robust_model": {"still_y": share}} for seed, share in enumerate((0.78, 0.88, 0.98))}
+    found = [honesty_of({**facts, "sources": sources}) for sources in (alike, differ)]
+    assert [one is not None and one.on_edge for one in found] == [False, True]
 
 
 def test_a_margin_within_a_standard_error_is_on_the_edge() -> None:

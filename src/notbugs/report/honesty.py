@@ -1,6 +1,7 @@
 """The 85% rule: whether a construction's images still show y. Every section of the report asks here."""
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,13 @@ class Honesty:
         robust, neighbour: shares that the robust model and the 1-NN still call y, among those that they called y
             before the perturbation.
         num_images: that the shares were counted on; None if unknown.
+        spread: standard error that the choice of source models brings to the deciding share; 0 for one.
     """
 
     robust: float
     neighbour: float
     num_images: int | None = None
+    spread: float = 0.0
 
     @property
     def least(self) -> float:
@@ -37,8 +40,9 @@ class Honesty:
 
     @property
     def error(self) -> float:
-        """Standard error of the deciding share; 0 if the number of images is unknown."""
-        return math.sqrt(self.least * (1 - self.least) / self.num_images) if self.num_images else 0.0
+        """Standard error of the deciding share, over images and source models; 0 if neither is known."""
+        images = math.sqrt(self.least * (1 - self.least) / self.num_images) if self.num_images else 0.0
+        return math.hypot(images, self.spread)
 
     @property
     def on_edge(self) -> bool:
@@ -52,8 +56,8 @@ class Honesty:
         if not self.on_edge:
             return ""
         return (
-            f"On the edge: {percent(self.least)}% lies within a standard error ({percent(self.error)} points, "
-            f"{self.num_images} images) of the {100 * STILL_Y_SHARE:g}% asked for, so another draw could turn this."
+            f"On the edge: {percent(self.least)}% lies within a standard error ({percent(self.error)} points) of the "
+            f"{100 * STILL_Y_SHARE:g}% asked for, so another draw could turn this."
         )
 
 
@@ -63,4 +67,7 @@ def honesty_of(facts: Mapping[str, Any]) -> Honesty | None:
     if robust is None or neighbour is None:
         return None
     count = facts.get("num_examples")
-    return Honesty(float(robust), float(neighbour), None if count is None else int(count))
+    deciding = "robust_model" if robust <= neighbour else "nearest_neighbour"
+    sources = [source[deciding]["still_y"] for source in (facts.get("sources") or {}).values()]
+    spread = statistics.stdev(sources) / math.sqrt(len(sources)) if len(sources) > 1 else 0.0
+    return Honesty(float(robust), float(neighbour), None if count is None else int(count), spread)

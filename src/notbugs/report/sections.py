@@ -10,13 +10,14 @@ from notbugs.report import robustness, science_features, science_gaussian, scien
 from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
 from notbugs.report.claims import Claim
 from notbugs.report.evidence import evidence_of
-from notbugs.report.honesty import STILL_Y_SHARE
+from notbugs.report.honesty import STILL_Y_SHARE, honesty_of
 from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
 from notbugs.report.project import Project
 from notbugs.report.science_diversity import diversity_section
 from notbugs.report.science_estimator import estimator_section
 from notbugs.report.science_inversion import inversion_section
 from notbugs.report.science_transfer import transfer_section
+from notbugs.report.sweep_answer import Pipeline
 from notbugs.report.sweeps import sweep_blocks
 
 GLOSSARY = (
@@ -236,7 +237,13 @@ def grids(content: Content) -> Section | None:
 
 def sweeps(content: Content) -> Section | None:
     """How the datasets depend on eps and steps."""
-    blocks = sweep_blocks(content.project.root, content.pictures, content.project.num_classes)
+    project = content.project
+    own: dict[str, Pipeline] = {}
+    for key, facts in project.constructions.items():
+        eps, judged = (project.params["construct"][key] or {}).get("eps"), honesty_of(facts)
+        if eps is not None and judged is not None:
+            own[key] = (float(eps), judged)
+    blocks = sweep_blocks(project.root, content.pictures, project.num_classes, own)
     return _section("sweeps", "How sensitive to eps and steps", *blocks)
 
 
