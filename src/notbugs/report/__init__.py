@@ -21,7 +21,7 @@ class ReportSettings(Settings):
 
 
 def write_report(root: Path, out: Path, figures_dir: Path) -> None:
-    """Write the page and the figures; the same inputs give the same bytes.
+    """Write the page, the figures, and the verdicts beside the page (verdicts.json); the same inputs, the same bytes.
 
     Args:
         root: project folder whose pipeline has run up to `evaluate`.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from notbugs.files import whole_file, write_text
+from notbugs.files import whole_file, write_json, write_text
 from notbugs.report.claims import Claim, judge
 from notbugs.report.evidence import evidence_of
 from notbugs.report.figures import FIGURES, NORM_NAMES
@@ -27,6 +27,19 @@ def write_page(root: Path, out: Path, figures_dir: Path) -> None:
         with whole_file(figures_dir / f"{name}.png") as temporary:
             temporary.write_bytes(png)
     write_text(out, html)
+    write_json(out.with_name("verdicts.json"), [verdict_record(claim) for claim in content.claims])
+
+
+def verdict_record(claim: Claim) -> dict[str, str]:
+    """A verdict as reports/verdicts.json holds it, in Git: what README.md says follows from it."""
+    return {
+        "key": claim.key,
+        "title": claim.title,
+        "verdict": claim.verdict,
+        "measured": claim.sentence,
+        "basis": claim.judgement.basis,
+        "elsewhere": claim.judgement.elsewhere,
+    }
 
 
 def draw_pictures(project: Project) -> dict[str, bytes]:
