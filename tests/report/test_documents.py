@@ -71,8 +71,10 @@ def test_writing_changes_what_stands_between_the_markers_alone_and_once(checkout
 
 def test_what_is_missing_is_named(checkout: Path) -> None:
     (checkout / "README.md").write_text("nothing here")
-    with pytest.raises(DocumentError, match="README.md: <!-- results:start --> and <!-- results:end --> are not there"):
+    with pytest.raises(
+        DocumentError, match=r"README\.md: <!-- results:start --> and <!-- results:end --> are not there"
+    ):
         written_page(checkout, "README.md")
     (checkout / "README.md").unlink()
-    with pytest.raises(DocumentError, match="README.md: not found; --write-docs is for a checkout of notbugs itself"):
+    with pytest.raises(DocumentError, match=r"README\.md: not found; --write-docs is for a checkout of notbugs itself"):
         write_documents(checkout)
