@@ -48,9 +48,9 @@ TINY_PARAMS = {
     "engine": "auto",
     "processes": 1,
     "train": {"standard": TRAIN, "robust": {**TRAIN, "attack": ATTACK}},
-    "construct": CONSTRUCT,
+    "construct": {**CONSTRUCT, **{name: {**CONSTRUCT[name], "source_seeds": [0]} for name in ("nonrobust", "det")}},
     "fit": {
-        "robust": {**TRAIN, "still_y": False},
+        "robust": {**TRAIN, "seeds": [0], "still_y": False, "baseline": True},
         "nonrobust": {**TRAIN, "still_y": False},
         "rand": TRAIN,
     },
@@ -133,25 +133,29 @@ def mlflow_runs(project: Path) -> list[dict]:
 
 def test_every_measurement_is_in_the_results(project: Path) -> None:
     found = rows(project)
-    models = {(row["dataset"], row["estimator"], row["seed"]) for row in found}
-    assert {"D", "D_R", "D_NR", "D_rand"} <= {dataset for dataset, _, _ in models}
-    assert {("D", "standard", "0"), ("D", "robust", "1"), ("D_rand", "standard", "1")} <= models
-    attacks = {(row["labels"], row["attack"], row["eps"]) for row in found if row["seed"] == "1"}
+    models = {(row["dataset"], row["estimator"], row["source_seed"], row["seed"]) for row in found}
+    assert models >= {
+        *(("D", estimator, "", seed) for estimator in ("standard", "robust") for seed in "01"),
+        *(("D_R", "standard", source, "0") for source in "01"),
+        *(("D", "as_D_R", source, "0") for source in "01"),
+        *(("D_NR", "standard", "0", seed) for seed in "01"),
+        *(("D_rand", "standard", source, seed) for source in "01" for seed in "01"),
+    }
+    attacks = {(row["labels"], row["attack"], row["eps"]) for row in found}
     assert attacks == {
         ("true", "clean", "0.0"),
         ("shifted", "clean", "0.0"),
         ("true", "pgd2", "0.25"),
         ("true", "pgd2", "0.5"),
         ("true", "pgd3", "0.5"),
+        *(("true", attack, "0.5") for attack in ("pgd20x3", "ddn50", "apgd_t20", "square200", "worst")),
     }
-    suite = {(row["labels"], row["attack"], row["eps"]) for row in found if row["seed"] == "0"} - attacks
-    assert suite == {("true", attack, "0.5") for attack in ("pgd20x3", "ddn50", "apgd_t20", "square200", "worst")}
-    assert len(found) == len(models) * len(attacks) + len(models) // 2 * len(suite)
+    assert len(found) == len(models) * len(attacks)
     for row in found:
         assert row["n"] == "60"
         assert 0 <= float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) <= 1
         assert row["construction_eps"] == ("0.5" if row["dataset"].startswith("D_rand") else "")
-        assert row["source_seed"] == ("" if row["dataset"] == "D" else "0")
+        assert (row["source_seed"] == "") == (row["dataset"] == "D" and row["estimator"] in ("standard", "robust"))
 
 
 def test_metrics_agree_with_results(project: Path) -> None:
@@ -167,15 +171,19 @@ def test_metrics_agree_with_results(project: Path) -> None:
 def test_checks_and_examples_agree_with_results(project: Path) -> None:
     checks = json.loads((project / "metrics" / "checks.json").read_text())
     assert {tuple(row) for row in checks} == {("model", "check", "passed", "value", "threshold")}
-    assert {row["model"] for row in checks} >= {"D/standard/seed-0", "D/robust/seed-0", "D_rand/standard/seed-0"}
+    models = {"D/standard/seed-0", "D/robust/seed-0", "D/as_D_R/source-0/seed-0", "D_rand/standard/source-0/seed-0"}
+    assert {row["model"] for row in checks} >= models
     examples = pd.read_parquet(project / "metrics" / "per_example.parquet")
     found = rows(project)
-    key = ["dataset", "estimator", "seed", "labels", "attack", "eps"]
+    key = ["dataset", "estimator", "source_seed", "seed", "labels", "attack", "eps"]
+    examples["source_seed"] = examples["source_seed"].fillna(-1).astype(int)  # a missing key cannot be looked up
     shares = examples.groupby(key)["correct"].mean()
     assert len(shares) == len(found)
     for row in found:
-        place = (row["dataset"], row["estimator"], int(row["seed"]), row["labels"], row["attack"], float(row["eps"]))
-        assert float(row["accuracy"]) == pytest.approx(shares[place])
+        model = (row["dataset"], row["estimator"], int(row["source_seed"] or -1), int(row["seed"]))
+        assert float(row["accuracy"]) == pytest.approx(
+            shares[(*model, row["labels"], row["attack"], float(row["eps"]))]
+        )
     norms = pd.read_parquet(project / "metrics" / "minimum_norms.parquet")
     own = norms[(norms["dataset"] == "D") & (norms["estimator"] == "robust")]
     assert len(own) == 60
@@ -185,14 +193,14 @@ def test_checks_and_examples_agree_with_results(project: Path) -> None:
 
 
 def test_constructions_are_what_they_say(project: Path) -> None:
-    train, rand = load_dataset(project / "data" / "train"), load_dataset(project / "data" / "rand")
+    train, rand = load_dataset(project / "data" / "train"), load_dataset(project / "data" / "rand" / "source-1")
     table = rand.examples
     moved = (rand.data().images - train.data().images).flatten(1).norm(dim=1)
     assert float(moved.max()) <= 0.5 + 1e-5
     assert moved.tolist() == pytest.approx(table["delta_norm"].tolist(), abs=1e-5)
     assert rand.data().labels.tolist() == table["given_label"].tolist()
     assert train.data().labels.tolist() == table["true_label"].tolist()
-    inverted = load_dataset(project / "data" / "robust").examples
+    inverted = load_dataset(project / "data" / "robust" / "source-0").examples
     assert (inverted["start_index"] != inverted["source_index"]).all()
     assert (inverted["representation_distance"] < inverted["representation_distance_start"]).mean() > 0.9
 
@@ -269,7 +277,8 @@ def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path
 def test_evaluate_measures_only_what_changed(project: Path) -> None:
     kept = project / ".notbugs" / "evaluate"
     before = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.json")}
-    assert len(before) == len({(row["dataset"], row["estimator"], row["seed"]) for row in rows(project)})
+    identity = ("dataset", "estimator", "source_seed", "seed")
+    assert len(before) == len({tuple(row[key] for key in identity) for row in rows(project)})
     results = (project / "metrics" / "results.csv").read_bytes()
     run(project, "notbugs", "evaluate")
     assert before == {path.name: path.stat().st_mtime_ns for path in kept.glob("*.json")}
@@ -305,7 +314,8 @@ def test_dvc_shows_metrics_plots_params_and_graph(project: Path, tmp_path: Path)
     ):
         run(copy, *command)
     metrics = json.loads(run(copy, "dvc", "metrics", "show", "--json").stdout)
-    assert metrics[""]["data"]["metrics/evaluate.json"]["data"]["D"]["standard"]["clean"] > 0
+    assert list(metrics[""]["data"]) == ["metrics/headline.json"]
+    assert metrics[""]["data"]["metrics/headline.json"]["data"]["D"]["standard"]["clean"] > 0
     assert "evaluate" in run(copy, "dvc", "dag", "--mermaid").stdout
     run(copy, "dvc", "plots", "show", "--no-html", check=False)
     page = run(copy, "dvc", "plots", "show").stdout.strip()
@@ -327,7 +337,7 @@ def test_results_for_people_and_machines(project: Path) -> None:
 
 def test_a_damaged_dataset_stops_a_stage_with_one_line(project: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
-    shard = copy / "data" / "rand" / "images-00000.safetensors"
+    shard = copy / "data" / "rand" / "source-1" / "images-00000.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.chmod(0o644)

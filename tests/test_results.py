@@ -19,7 +19,9 @@ from notbugs.results import (
     ResultsError,
     accuracy_table,
     attack_steps,
+    baseline_of,
     chosen_eps,
+    fitted_model,
     headlines,
     load_results,
     model_label,
@@ -326,7 +328,43 @@ def test_piped_table_is_100_wide(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert all(name in text for name in ("eps 0.25", "eps 0.5*", "eps 0.75", "eps 1"))
 
 
+def test_the_mean_of_fits_is_nested_within_their_sources(tmp_path: Path) -> None:
+    """Two fits of source 0, one of source 1: each source counts once."""
+    counts = {(0, 0): 100, (0, 1): 120, (1, 0): 150}
+    rows = [row("D_R", seed, count, source_seed=source) for (source, seed), count in counts.items()]
+    (found,) = summarise(load_results(write(tmp_path, rows))).to_dict(orient="records")
+    assert found["mean"] == pytest.approx((110 + 150) / 2 / N)
+    assert found["std"] == pytest.approx(40 / 2**0.5 / N)
+    assert found["std_fits"] == pytest.approx(20 / 2**0.5 / N)
+    assert (found["num_seeds"], found["num_models"], found["num_sources"]) == (2, 3, 2)
+
+
+def test_fits_of_one_source_spread_over_their_seeds(tmp_path: Path) -> None:
+    rows = [row("D_R", seed, 100 + 20 * seed, source_seed=4) for seed in (0, 1)]
+    (found,) = summarise(load_results(write(tmp_path, rows))).to_dict(orient="records")
+    assert (found["std"], found["std_fits"]) == pytest.approx((20 / 2**0.5 / N,) * 2)
+    assert (found["num_seeds"], found["num_models"], found["num_sources"]) == (2, 2, 1)
+
+
+def test_a_baseline_is_the_fit_of_d_by_the_same_recipe() -> None:
+    recipe = {"seeds": [0, 1], "epochs": 12, "lr": 0.3}
+    fits = {
+        "robust": {**recipe, "still_y": False, "baseline": True},
+        "nonrobust": {**recipe, "still_y": True},
+        "rand": {**recipe, "epochs": 20},
+        "det": {**recipe, "epochs": 20, "baseline": True},
+    }
+    found = [baseline_of({"fit": fits}, name) for name in (*fits, "rand_from_robust")]
+    assert found == ["as_D_R", "as_D_R", "as_D_det", "as_D_det", None]
+    assert baseline_of({"fit": {"robust": recipe}}, "robust") is None
+
+
 def test_small_helpers() -> None:
+    assert fitted_model("rand", "full") == ("D_rand", "standard")
+    assert fitted_model("rand", "still_y") == ("D_rand_still_y", "standard")
+    assert fitted_model("robust", "baseline") == ("D", "as_D_R")
+    assert model_label("D", "as_D_R") == "D, fitted as D_R"
+    assert model_label("D", "as_D_rand_from_robust") == "D, fitted as D_rand from robust"
     assert chosen_eps([0.125, 0.25, 0.5, 0.75, 1.0], 0.5, 4) == [0.25, 0.5, 0.75, 1.0]
     assert chosen_eps([0.25, 0.5, 0.75, 1.0, 2.0], 0.5, 2) == [0.5, 2.0]
     assert chosen_eps([0.25, 0.75], 0.5, 1) == [0.75]

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from notbugs.errors import ConfigError
+from notbugs.machine import project_folder
 
 SECTIONS = (
     "experiment",
@@ -25,6 +26,7 @@ SECTIONS = (
     "device",
     "engine",
     "processes",
+    "jobs",
     "data",
     "model",
     "train",
@@ -99,6 +101,16 @@ class Runtime(Settings):
     """How attacked networks run: `plain` (folded), `compiled` (torch.compile besides), or by the amount of work."""
     processes: int = Field(default=1, ge=1, le=1024)
     """Processes that share a training, a construction, an evaluation (torchrun): one a GPU, or parts of a CPU."""
+    jobs: int | Literal["auto"] = 1
+    """Worker processes for the independent tasks of a stage: models, shards, measurements. `auto` takes one for each
+    `num_threads` of the processors on the CPU, one on a GPU. The results do not depend on it."""
+
+    @field_validator("jobs")
+    @classmethod
+    def _is_a_number_of_workers(cls, jobs: int | str) -> int | str:
+        if isinstance(jobs, int) and not 1 <= jobs <= 1024:
+            raise ValueError("auto, or a number from 1 to 1024")
+        return jobs
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -131,10 +143,10 @@ def find_root() -> Path:
     Raises: ConfigError if there is none.
     """
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").exists() or (folder / "params.yaml").exists():
-            return folder
-    raise ConfigError(f"{here}: no params.yaml here or above; go to the project folder")
+    folder = project_folder(here)
+    if folder is None:
+        raise ConfigError(f"{here}: no params.yaml here or above; go to the project folder")
+    return folder
 
 
 def read_params(path: Path) -> dict[str, Any]:

@@ -83,10 +83,28 @@ def own_generator(generator: torch.Generator) -> torch.Generator:
 
 
 def averaging(model: nn.Module) -> nn.Module:
-    """The model, with gradients that are averaged over the processes in the backward pass."""
+    """The model, with gradients that are averaged over the processes in the backward pass.
+
+    Buffers, which are BatchNorm's statistics, stay each process's own until `average_buffers`.
+    """
     if world_size() == 1:
         return model
-    return nn.parallel.DistributedDataParallel(model)
+    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Give every process the mean over processes of each buffer of floating point, in place.
+
+    Each has seen its own part of the batches. Before a model is measured or kept, all must hold the same one: else
+    its parts of the validation images are measured by models that nobody keeps.
+    """
+    if world_size() == 1:
+        return
+    with torch.no_grad():
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                distributed.all_reduce(buffer)
+                buffer /= world_size()
 
 
 def wait_for_all() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.errors import UserError
+from notbugs.machine import writer_lives
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -82,7 +83,7 @@ def finish_move(old: Path) -> None:
         old: what `whole_folder` moved away, PATH.PROCESS.old.tmp; the new folder beside it is whole.
     """
     match = _TEMPORARY.fullmatch(old.name)
-    if match is None or not match["old"] or _works(int(match["process"])):
+    if match is None or not match["old"] or _works(int(match["process"]), old):
         return
     path, new = old.with_name(match["name"]), old.with_name(f"{match['name']}.{match['process']}.tmp")
     if old.is_dir() and new.is_dir() and not path.exists():
@@ -118,7 +119,7 @@ def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files and folders of `path` whose process is gone."""
     for beside in sorted(path.parent.iterdir()):  # what was moved away comes before what was to take its place
         match = _TEMPORARY.fullmatch(beside.name)
-        if match is None or match["name"] != path.name or _works(int(match["process"])):
+        if match is None or match["name"] != path.name or _works(int(match["process"]), beside):
             continue
         finish_move(beside)
         if beside.is_dir():
@@ -127,26 +128,14 @@ def _remove_leftovers(path: Path) -> None:
             beside.unlink(missing_ok=True)
 
 
-def _works(process: int) -> bool:
-    """Whether another process is still at it; one of this process's number is over."""
+def _works(process: int, beside: Path) -> bool:
+    """Whether another process is still at a temporary file or folder; one of this process's number is over."""
     if process == os.getpid():
         return False
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
+        return writer_lives(process, beside.stat().st_ctime)
+    except FileNotFoundError:  # it has just finished
         return False
-    except OSError:  # it runs and is somebody else's
-        return True
-    return not _is_zombie(process)
-
-
-def _is_zombie(process: int) -> bool:
-    """Whether it ended and nobody asked how, as in a container whose first process is no init."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] == "Z"
 
 
 def _trouble(error: Exception, temporary: Path, path: Path) -> WriteError | None:

@@ -18,6 +18,16 @@ class Track(Protocol):
         ...
 
 
+_hidden = False
+"""Whether this process shows nothing."""
+
+
+def hide() -> None:
+    """Show no progress in this process from now on: it works for another, which does."""
+    global _hidden
+    _hidden = True
+
+
 def silent(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """The items, showing nothing."""
     yield from iterable
@@ -31,6 +41,9 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         description: shown in front, such as "train standard, seed 0".
         total: number of items; taken from len(iterable) where it has one.
     """
+    if _hidden:
+        yield from iterable
+        return
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if sys.stderr.isatty():

@@ -108,6 +108,10 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
         self.path = path
         self.manifest = manifest
 
+    def __reduce__(self) -> tuple[type["StoredDataset"], tuple[Path, Manifest]]:
+        """For another process: it reads from disk what it needs."""
+        return StoredDataset, (self.path, self.manifest)
+
     def __len__(self) -> int:
         return self.manifest.num_examples
 

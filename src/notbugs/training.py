@@ -17,7 +17,7 @@ from notbugs.augmentation import augment
 from notbugs.checkpoints import Checkpoint, restore_training, training_state
 from notbugs.config import Settings
 from notbugs.devices import noise_generator, training_precision
-from notbugs.distribution import averaging, own_generator, share_of, summed, world_size
+from notbugs.distribution import average_buffers, averaging, own_generator, share_of, summed, world_size
 from notbugs.early_stopping import BestEpoch, DecidingColumn, EpochRecord
 from notbugs.errors import UserError
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
@@ -183,6 +183,7 @@ def train(
                 f"{description}: the loss is {error.loss} in epoch {epoch}, step {error.step} of {steps}; a smaller lr "
                 f"may help{kept_in}"
             ) from None
+        average_buffers(model)
         record = _unmeasured(epoch, lr, loss, accuracy)
         looked_at = validation if epoch % settings.measure_every == 0 or epoch == settings.epochs else None
         if looked_at is not None:

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(1800)]
 DAMAGE = [
     ("data/train/images-00000.safetensors", "construct rand"),
     ("data/train/manifest.json", "construct rand"),
-    ("data/rand/examples.parquet", "fit rand"),
+    ("data/rand/source-1/examples.parquet", "fit rand"),
     ("models/train/standard/seed-0.safetensors", "construct rand"),
     ("models/train/robust/seed-0.json", "construct rand"),
     ("metrics/per_example.parquet", "report"),

@@ -34,7 +34,7 @@ KILLS = [
     ({"prepare": ("data/validation", "data/train")}, False),
     ({"train robust": ("seed-1.safetensors", "models/train/robust")}, True),
     ({"construct rand": ("manifest.json", "data/rand")}, False),
-    ({"fit rand": ("full/seed-1.safetensors", "models/fit/rand")}, False),
+    ({"fit rand": ("full/source-0/seed-1.safetensors", "models/fit/rand")}, False),
     ({"evaluate": ("plots/accuracy_vs_eps.csv", "metrics/results.csv")}, True),
     (
         {

@@ -99,6 +99,21 @@ def test_bytes_are_divided_by_255(tmp_path):
     assert torch.equal(load_dataset(tmp_path / "out").data().images, torch.from_numpy(pixels) / 255.0)
 
 
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_pictures_are_turned_upright(tmp_path, orientation):
+    """As the camera noted it (EXIF): by 180 degrees, 90 clockwise, 90 anticlockwise."""
+    upright = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    lying = np.rot90(upright, {3: 2, 6: 1, 8: 3}[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for label in "ab":
+        (tmp_path / "in" / label).mkdir(parents=True)
+        Image.fromarray(lying).save(tmp_path / "in" / label / "x.png", exif=exif)
+    import_dataset(tmp_path / "in", "imagefolder", tmp_path / "out")
+    found = load_dataset(tmp_path / "out").data().images
+    assert torch.equal(found[0, 0], torch.from_numpy(upright) / 255.0)
+
+
 def test_pictures_of_eight_and_sixteen_bits(tmp_path):
     for name, mode, values in (
         ("eight", "L", np.array([[0, 255], [128, 1]], np.uint8)),

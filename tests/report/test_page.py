@@ -124,7 +124,7 @@ def spaced(page: Page) -> str:
 def test_hashes_are_those_of_the_files(fake_project: Path, page: Page) -> None:
     for name in (
         "data/train/manifest.json",
-        "data/det_from_robust/manifest.json",
+        "data/det_from_robust/source-0/manifest.json",
         "models/train/robust/seed-0.safetensors",
     ):
         assert name in page.text
@@ -326,8 +326,8 @@ def test_a_failed_check_is_named_at_the_claims(make_project: MakeProject, tmp_pa
 
 def test_certificates_are_shown_where_there_are_some(make_project: MakeProject, tmp_path: Path) -> None:
     root = make_project(tmp_path / "lab", constructions=("robust",))
-    rows = ["dataset,estimator,seed,sigma,eps,accuracy,abstained,n"]
-    rows += [f"D,robust,0,0.25,{eps},{accuracy},0.125,40" for eps, accuracy in ((0.0, 0.875), (0.5, 0.25))]
+    rows = ["dataset,estimator,source_seed,seed,sigma,eps,accuracy,abstained,n"]
+    rows += [f"D,robust,,0,0.25,{eps},{accuracy},0.125,40" for eps, accuracy in ((0.0, 0.875), (0.5, 0.25))]
     (root / "metrics/certificates.csv").write_text("\n".join(rows) + "\n")
     write_report(root, tmp_path / "report.html", tmp_path / "figures")
     text = " ".join(" ".join(Page((tmp_path / "report.html").read_text()).parts).split())

@@ -10,7 +10,7 @@ from notbugs.errors import ConfigError
 from notbugs.evaluation import outcomes, predict
 from notbugs.images import ImageData
 from notbugs.results import WORST
-from notbugs.robustness import CertificateSettings, SuiteSettings, audit
+from notbugs.robustness import CertificateSettings, SuiteSettings, audit, find
 from notbugs.robustness.masking import transfer_images
 from notbugs.store import load_dataset, save_dataset
 
@@ -57,6 +57,34 @@ def test_without_the_suite_there_is_only_pgd(standard_model, few):
     found = audit(standard_model, few, SETTINGS, generator=generator(), thorough=False)
     assert {o.attack for o in found.outcomes} == {"clean", "pgd20", "pgd100"}
     assert (found.norms, found.checks, found.certificate) == ({}, [], None)
+
+
+def test_what_is_not_checked_is_attacked_as_hard(robust_model, few):
+    """DDN takes only what stands, nothing is looked at besides; nobody is given back, and few stand more."""
+    whole = find(robust_model, few, SETTINGS, generator=generator())
+    lean = find(robust_model, few, SETTINGS, generator=generator(), checked=False)
+    assert (lean.norms, lean.standing, lean.signs, lean.certificate) == ({}, None, None, None)
+    assert [o.attack for o in lean.outcomes] == [o.attack for o in whole.outcomes]
+    before = lean.outcomes[0].correct
+    for outcome in [o for o in lean.outcomes if o.eps == 0.5][2:]:
+        assert not (outcome.correct & ~before).any()
+        before = outcome.correct
+    counts = [int(found.outcomes[-1].correct.sum()) for found in (whole, lean)]
+    assert abs(counts[0] - counts[1]) <= 1
+
+
+def test_a_second_radius_is_attacked_by_all_of_the_level(robust_model, few):
+    found = find(robust_model, few, SETTINGS, generator=generator(), also_at=0.75)
+    plain = audit(robust_model, few, SETTINGS, generator=generator())
+    *_, pgd, worst = found.outcomes
+    assert [(o.attack, o.eps) for o in (pgd, worst)] == [("pgd100", 0.75), (WORST, 0.75)]
+    assert len(found.outcomes) == len(plain.outcomes) + 2
+    assert not (worst.correct & ~pgd.correct).any()
+    alone = audit(robust_model, few, SETTINGS.model_copy(update={"headline_eps": 0.75}), generator=generator())
+    assert abs(int(worst.correct.sum()) - int(alone.outcomes[-1].correct.sum())) <= 1
+    same = find(robust_model, few, SETTINGS.model_copy(update={"num_steps": 100}), generator=generator(), also_at=0.25)
+    names = [(o.labels, o.attack, o.eps) for o in same.outcomes]
+    assert len(names) == len(set(names))  # the curve's PGD is the headline's
 
 
 def test_linf_has_a_suite_too(standard_model, few):
@@ -137,6 +165,7 @@ def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_mo
     ("change", "message"),
     [
         ({"level": "hard"}, r"evaluate\.level = 'hard': must be 'quick', 'standard' or 'paper'"),
+        ({"check_seeds": -1}, r"evaluate\.check_seeds = -1: must be greater than or equal to 0"),
         ({"suite_seeds": -1}, r"evaluate\.suite_seeds = -1: must be greater than or equal to 0"),
         ({"certificate": {"sigma": 0.0}}, r"evaluate\.certificate\.sigma = 0\.0: must be greater than 0"),
         ({"certificate": {"alpha": 1.0}}, r"evaluate\.certificate\.alpha = 1\.0: must be less than 1"),

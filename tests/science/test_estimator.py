@@ -17,9 +17,10 @@ from notbugs.science.estimator import (
     choose_pairs,
     estimate,
     estimators,
+    measure_estimator,
     recipe_at,
 )
-from notbugs.science.inversion import Pairs
+from notbugs.science.inversion import Pairs, resemblance
 from notbugs.stages.context import open_project
 from notbugs.stages.estimator import estimator
 
@@ -90,6 +91,21 @@ def test_pairs_are_by_class_and_never_the_image_itself(digits):
     assert torch.bincount(digits[0].labels[pairs.target]).min() >= 9
     assert (pairs.target != pairs.start).all()
     assert len(choose_pairs(digits[0], None, torch.Generator()).target) == len(digits[0])
+
+
+def test_still_y_is_counted_among_the_images_that_the_judge_knew(digits, standard_model):
+    """Labels of every second image are wrong: 1-NN does not know these x, and is not asked about their x_r."""
+    labels = digits[0].labels[:60].clone()
+    labels[::2] = (labels[::2] + 1) % 10
+    data = ImageData(digits[0].images[:60], labels, digits[0].class_names)
+    pairs = Pairs(torch.arange(20), torch.arange(30, 50))
+    before = resemblance(data.select(pairs.target).images, data, pairs, {"pixels": None})["pixels"]["neighbour"]
+    knew = int((before == labels[:20]).sum())
+    assert 0 < knew < 20
+    found = measure_estimator(
+        standard_model, config(), ModelSettings(width=4), data, pairs, digits[1].select(slice(0, 20)), seed=0, stream=()
+    )
+    assert found["masks"]["still_y"].shape == (knew,)
 
 
 def test_the_stage_measures_every_estimator(tiny_project, tmp_path):

@@ -243,24 +243,41 @@ def test_no_test_folder(tree, tmp_path: Path) -> None:
 
 
 def test_no_train_folder_says_what_there_is(tree, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"no train/ folder; .*; found pets$"):
-        read_folder(tree().parent, image_size=8, seed=0)
+    root = tree(name="deep/pets").parents[1]
+    with pytest.raises(SourceError, match=r"no train/ folder; .*; found deep$"):
+        read_folder(root, image_size=8, seed=0)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(SourceError, match=r"no train/ folder; .*; found nothing$"):
         read_folder(tmp_path / "nothing", image_size=8, seed=0)
 
 
-def test_two_folders_with_train_in_one_archive(tree, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [[], ["readme.txt", "test/cat/x.png", "other/x.png"]])
+def test_one_level_above_is_taken_as_the_archive_of_it_is(tree, tmp_path: Path, beside: list[str]) -> None:
+    root = tree(name="all/pets")
+    for name in beside:
+        (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / name).touch()
+    expected = read_folder(root, image_size=8, seed=0)
+    for path in (tmp_path / "all", pack(tmp_path / "all", tmp_path / "all.zip")):
+        found = read_folder(path, image_size=8, seed=0)
+        for one, other in zip(found[:2], expected[:2], strict=True):
+            assert one.pixels.equal(other.pixels)
+            assert (one.origins, one.class_names) == (other.origins, other.class_names)
+
+
+def test_two_folders_with_train(tree, tmp_path: Path) -> None:
     tree(name="all/a"), tree(name="all/b")
-    with pytest.raises(SourceError, match="several folders hold a train/ folder: a/, b/; pack one of them"):
-        read_folder(pack(tmp_path / "all", tmp_path / "all.zip"), image_size=8, seed=0)
+    for path in (tmp_path / "all", pack(tmp_path / "all", tmp_path / "all.zip")):
+        with pytest.raises(SourceError, match="several folders hold a train/ folder: a/, b/; name one of them"):
+            read_folder(path, image_size=8, seed=0)
 
 
 def test_a_test_folder_outside_the_top_folder_is_not_taken(tree, tmp_path: Path) -> None:
     root = tree(name="all/top")
     shutil.move(root / "test", tmp_path / "all" / "test")
-    with pytest.raises(SourceError, match=r"no test/ folder; .*; found test, top$"):
-        read_folder(pack(tmp_path / "all", tmp_path / "all.zip"), image_size=8, seed=0)
+    for path in (tmp_path / "all", pack(tmp_path / "all", tmp_path / "all.zip")):
+        with pytest.raises(SourceError, match=r"no test/ folder; .*; found test, top$"):
+            read_folder(path, image_size=8, seed=0)
 
 
 def test_files_outside_the_class_folders(tree) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from notbugs.config import validate
 from notbugs.errors import ConfigError
@@ -185,3 +186,16 @@ def test_importing_the_settings_does_not_import_the_readers() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--set data.path=~/pics`: no shell puts the home there, behind the =."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("train/a/x.png", "train/a/y.png", "train/b/x.png", "train/b/y.png", "test/a/x.png", "test/b/x.png"):
+        file = tmp_path / "pics" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), len(name)).save(file)
+    config = settings(source="folder", path="~/pics", image_size=8)
+    assert len(load_source(config, seed=0, root=tmp_path / "project").test) == 2
+    with pytest.raises(SourceError, match=r"data\.path = '~nobody-here/pics': nothing there"):
+        load_source(config.model_copy(update={"path": "~nobody-here/pics"}), seed=0, root=tmp_path)

@@ -9,7 +9,15 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "notbugs"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-CANNOT_CHANGE_BYTES = ("notbugs.tracking", "notbugs.progress", "notbugs.memory", "notbugs.cli")
+CANNOT_CHANGE_BYTES = (
+    "notbugs.tracking",
+    "notbugs.progress",
+    "notbugs.memory",
+    "notbugs.machine",
+    "notbugs.cli",
+    "notbugs.stages.jobs",
+    "notbugs.stages.fork_server",
+)
 
 
 def module_file(name: str) -> Path | None:

@@ -17,7 +17,9 @@ import torch
 from resume_tools import contents, set_params, unfinished
 from torch import multiprocessing, nn
 
+from notbugs.attacks import AttackSettings
 from notbugs.distribution import own_generator, share_of, summed, world_size
+from notbugs.evaluation import predict
 from notbugs.images import ImageData
 from notbugs.state_file import load_state
 from notbugs.training import TrainSettings, train
@@ -110,6 +112,36 @@ def test_two_processes_take_the_steps_of_one(digits, tmp_path):
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-3, atol=1e-5)
     for mine, wanted in zip(first["records"], expected["records"], strict=True):
         assert mine == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+def _learn_with_statistics(rank: int, folder: str, data: ImageData) -> None:
+    """One of two: a network with BatchNorm, its record, and what it then says of all validation images."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(2)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
+        )
+    config = TrainSettings(epochs=2, batch_size=16, lr=0.3, validation_attack=AttackSettings(eps=0.3, num_steps=2))
+    learnt, validation = data.select(torch.arange(200)), data.select(torch.arange(200, 500))
+    records = train(model, learnt, config, generator=torch.Generator().manual_seed(3), validation=validation)
+    right = predict(model, validation).argmax(dim=1) == validation.labels
+    accuracy = float(right.double().mean())
+    torch.save({"model": model.state_dict(), "records": records, "accuracy": accuracy}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_the_model_recorded_is_the_model_saved(digits, tmp_path):
+    """Processes see different parts of the batches, but measure and keep one model, with one set of statistics."""
+    multiprocessing.spawn(_learn_with_statistics, (str(tmp_path), digits[0]), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in first["model"].items():
+        assert torch.equal(second["model"][name], value), name
+    assert first["records"] == second["records"]
+    assert first["accuracy"] == second["accuracy"] == first["records"][-1]["validation_accuracy"]
+    assert 0.2 < first["accuracy"] < 1
 
 
 def test_training_in_two_processes_is_within_the_noise_of_seeds(project):

@@ -62,7 +62,7 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     [
         ("train standard", "train standard, seed 0: out of memory; goes on with 32 images at a time, not 64"),
         ("construct rand", "out of memory; goes on with 20 images at a time, not 40"),
-        ("fit rand", "fit rand, seed 0: out of memory; goes on with 16 images at a time, not 32"),
+        ("fit rand", "fit rand, source 0, seed 0: out of memory; goes on with 16 images at a time, not 32"),
         ("evaluate", "out of memory; goes on with 30 images at a time, not 60"),
     ],
 )

@@ -289,8 +289,13 @@ def test_workers_have_samplers_of_their_own(project: Path, scripted: list[str]) 
     assert chosen[0] != chosen[1]
 
 
-def test_jobs_do_not_oversubscribe(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+@pytest.mark.parametrize("system", ["linux", "macos"])
+def test_jobs_do_not_oversubscribe(project: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    if system == "linux":
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    else:
+        monkeypatch.delattr("os.sched_getaffinity")
+        monkeypatch.setattr("os.cpu_count", lambda: 6)
     set_params(project, num_threads=2)
     assert checked_jobs(open_project(project), None) == 3
     assert checked_jobs(open_project(project), 2) == 2

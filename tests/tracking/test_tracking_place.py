@@ -40,6 +40,26 @@ def test_tracking_uri_is_the_projects_own_unless_the_user_says(
     assert place.tracking_uri(bare_project) == "sqlite:////data/runs.db"
 
 
+@pytest.mark.parametrize(
+    ("given", "uri"),
+    [
+        ("localhost:5000", "http://localhost:5000"),
+        ("mlflow.example:80/base", "http://mlflow.example:80/base"),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("[::1]:5000", "http://[::1]:5000"),
+        ("https://host", "https://host"),
+        ("postgresql://ann:x@host:5433/runs", "postgresql://ann:x@host:5433/runs"),
+        ("databricks", "databricks"),
+        ("file:///tmp/mlruns", "file:///tmp/mlruns"),
+    ],
+)
+def test_an_address_without_a_scheme_is_a_servers(
+    bare_project: Path, monkeypatch: pytest.MonkeyPatch, given: str, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert place.tracking_uri(bare_project) == uri
+
+
 def test_names_of_stores_hold_no_password_and_outlive_a_move(bare_project: Path, tmp_path: Path) -> None:
     remote = "postgresql://ann:secret@db.example:5433/runs"
     assert place.store_name(bare_project, remote) == "postgresql://ann:***@db.example:5433/runs"

@@ -20,10 +20,10 @@ from notbugs.tracking.process import identity
 from notbugs.tracking.sending import send
 
 pytestmark = pytest.mark.usefixtures("no_writer")
-CURVES = """subset,seed,epoch,lr,train_loss,validation_accuracy,validation_adversarial_accuracy
-full,0,1,0.1,0.5,0.75,
-full,0,2,0.1,0.25,0.875,0.5
-still_y,1,1,0.1,0.125,0.5,
+CURVES = """subset,source_seed,seed,epoch,lr,train_loss,validation_accuracy,validation_adversarial_accuracy
+full,,0,1,0.1,0.5,0.75,
+full,,0,2,0.1,0.25,0.875,0.5
+still_y,3,1,1,0.1,0.125,0.5,
 """
 
 
@@ -97,7 +97,7 @@ def test_without_a_live_run_one_is_rebuilt_once(project: Path, runs: Runs) -> No
     assert run.data.metrics["full.mean.accuracy"] == 0.1
     assert runs.curve(run, "train_loss/seed-0") == [(1, 0.5), (2, 0.25)]
     assert runs.curve(run, "validation_adversarial_accuracy/seed-0") == [(2, 0.5)]
-    assert runs.curve(run, "still_y_train_loss/seed-1") == [(1, 0.125)]
+    assert runs.curve(run, "still_y_train_loss/source-3-seed-1") == [(1, 0.125)]
     assert not any(key.startswith("lr") for key in run.data.metrics)
     assert runs.artifacts(run) == ["rand.json"]
     (project / ".notbugs" / "tracked.json").unlink()
@@ -317,11 +317,13 @@ def test_pictures_and_models_of_a_rebuilt_run(project: Path, runs: Runs) -> None
     (project / "plots/figures/grid.png").write_bytes(b"png")
     (project / "reports").mkdir()
     (project / "reports/report.html").write_text("<html></html>")
-    (project / "data/rand").mkdir(parents=True)
-    (project / "data/rand/manifest.json").write_text("{}")
+    for folder in ("data/rand/source-0", "data/train"):  # datasets are not kept, though they are safetensors too
+        (project / folder).mkdir(parents=True)
+        (project / folder / "manifest.json").write_text("{}")
+        (project / folder / "images-00000.safetensors").write_bytes(b"images")
     model = create_model(ModelSettings(), (1, 8, 8), ("a", "b"), generator=torch.Generator().manual_seed(1))
     save_model(model, project / "models/full/seed-0.safetensors")
-    write_lock(project, outs=("plots/figures", "reports/report.html", "data/rand", "models"))
+    write_lock(project, outs=("plots/figures", "reports/report.html", "data/rand", "data/train", "models"))
     assert track(project).rebuilt == 1
     run = runs.one()
     assert runs.artifacts(run) == ["figures", "report.html"]

@@ -38,7 +38,9 @@ def sockets(pids: list[int]) -> list[Any]:
 
 
 @pytest.mark.usefixtures("no_writer")
-def test_pages_of_the_runs_on_this_machine_only(project: Path) -> None:
+def test_pages_of_the_runs_on_this_machine_only(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with stage(project) as run:
         run.curve(1, {"loss": 0.5})
     (project / "params.yaml").write_text("experiment: test\n")
@@ -60,6 +62,11 @@ def test_pages_of_the_runs_on_this_machine_only(project: Path) -> None:
         (found,) = json.load(answer)["runs"]
     assert found["info"]["run_name"] == "fit@rand"
     assert {metric["key"]: metric["value"] for metric in found["data"]["metrics"]} == {"loss": 0.5}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"localhost:{port}")  # as people type it
+    with stage(project, "det") as run:
+        run.curve(1, {"loss": 0.25})
+    assert track(project).sent == 1
+    assert capsys.readouterr().out == ""  # MLflow would say where to view the run
     for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1:1"):
         for page in ("/", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=test"):
             with pytest.raises(urllib.error.HTTPError, match="403") as refused:

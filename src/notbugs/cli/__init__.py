@@ -3,16 +3,30 @@
 Commands import what they need when they run: `notbugs --help` does not wait for torch.
 """
 
+import sys
 from typing import Any
 
 import click
 
 from notbugs.cli import cleaning, evaluation, exchange, params, results, stages, sweeps, tracking
+from notbugs.cli.own_source import run_own_source
 from notbugs.errors import UserError
+from notbugs.machine import refuse_windows
 
 
 class _OneLineErrors(click.Group):
     """Shows what the user can mend as one line, and what was interrupted without a traceback."""
+
+    def main(self, args: Any = None, *others: Any, **settings: Any) -> Any:
+        """Begin: on a system that the package runs on and, from a terminal, with the project's own code."""
+        try:
+            refuse_windows()
+            if args is None:  # typed by somebody, not called from Python
+                run_own_source()
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+        return super().main(args, *others, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; it exits with the error's own code, 1 for a failing disk, 130 if interrupted."""

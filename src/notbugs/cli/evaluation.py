@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from notbugs.cli.project import open_project
+from notbugs.cli.project import open_project, project_root
 from notbugs.errors import UserError
 
 
@@ -32,6 +32,9 @@ def evaluate(
     if model is None and data is None:
         if weights or transfer_from or out or given:
             raise UserError("notbugs evaluate: options need --model and --data; without them it is the stage")
+        from notbugs.stages.fork_server import begin_early
+
+        begin_early(project_root())
         from notbugs.stages.evaluate import evaluate as stage
 
         stage(open_project())

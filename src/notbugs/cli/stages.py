@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-from notbugs.cli.project import open_project
+from notbugs.cli.project import open_project, project_root
 
 WHOLE = {
     "prepare": "read D from its source and split it into train, validation and test.",
@@ -24,6 +24,8 @@ BY_NAME = {
     "fit": "train classifiers from scratch on the constructed dataset NAME.",
 }
 """Stage that is run for each entry NAME of its section in params.yaml -> what it does."""
+WITH_WORKERS = ("train", "construct", "fit")
+"""Stages whose tasks worker processes do (`jobs` in params.yaml)."""
 
 
 def stage_commands() -> list[click.Command]:
@@ -39,6 +41,8 @@ def _command(stage: str, what: str, *arguments: click.Argument) -> click.Command
 
     def run(**given: str) -> None:
         """Do the stage's work in the project here."""
+        if stage in WITH_WORKERS:
+            import_module("notbugs.stages.fork_server").begin_early(project_root())
         work = getattr(import_module(f"notbugs.stages.{stage}"), stage)
         work(open_project(), *given.values())
 

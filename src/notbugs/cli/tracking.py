@@ -1,5 +1,7 @@
 """`notbugs track`, `ui` and `push`: MLflow brought in line and served; what was run, sent to others."""
 
+import sys
+
 import click
 
 from notbugs.cli.project import project_root
@@ -9,7 +11,8 @@ from notbugs.cli.project import project_root
 def track() -> None:
     """Bring MLflow in line with dvc.lock: add what an outage or DVC's run cache kept out of it.
 
-    The runs of all stages are put into DVC's run cache too, so that going back to these settings restores them.
+    The runs of all stages are put into DVC's run cache too, so that going back to these settings restores them. Exits
+    with 1 if MLflow or the run cache could not be brought in line; nothing is lost then.
     """
     from notbugs.tracking import track as bring_in_line
     from notbugs.tracking.run_cache import RunCacheError, keep_runs
@@ -17,10 +20,14 @@ def track() -> None:
     summary = bring_in_line(project_root())
     if summary.changed or summary.skipped or not summary.ok:
         click.echo(str(summary), err=True)
+    complete = summary.ok
     try:
         keep_runs(project_root())
     except RunCacheError as error:  # another `dvc` at work, say: nothing is lost, and the next time makes it good
         click.echo(f"notbugs: {error}", err=True)
+        complete = False
+    if not complete:
+        sys.exit(1)
 
 
 @click.command()
@@ -29,7 +36,7 @@ def push(remote: str | None) -> None:
     """Send DVC's run cache, with all that it restores, to a remote; `dvc push` sends what dvc.lock names."""
     from notbugs.tracking.run_cache import push_runs
 
-    click.echo(f"{push_runs(project_root(), remote)} runs sent")
+    click.echo(str(push_runs(project_root(), remote)))
 
 
 @click.command()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from notbugs.formats.base import MAX_SIDE, FormatError, readable
+from notbugs.sources.pictures import turn_upright
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
@@ -31,6 +32,8 @@ def read_array(path: Path) -> Tensor:
 def decode_picture(content: bytes, where: Path) -> Tensor:
     """A picture in its own size: (1 or 3, H, W) uint8; float32 if it has 16 bits of grey, or floating point.
 
+    It is turned upright where the camera noted how it was held (EXIF).
+
     Args:
         content: of the file.
         where: what errors call it.
@@ -43,6 +46,7 @@ def decode_picture(content: bytes, where: Path) -> Tensor:
             raise FormatError(f"{where}: {picture.width} x {picture.height} pixels; at most {MAX_SIDE} a side")
         if picture.has_transparency_data:
             raise FormatError(f"{where}: has transparency; lay it over a background first")
+        turn_upright(picture)
         if picture.mode == "F":
             return torch.from_numpy(np.array(picture, dtype=np.float32))[None]
         if picture.mode.startswith("I;16") or picture.mode == "I":

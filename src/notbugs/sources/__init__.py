@@ -43,7 +43,7 @@ class DataSettings(Settings):
     """Where the images come from."""
     path: str | None = Field(default=None, min_length=1)
     """Only folder (directory or .tar, .tar.gz, .tar.bz2, .tar.xz, .zip) and restricted_imagenet (directory): where the
-    pictures are, relative to the project."""
+    pictures are, relative to the project; ~ is the home of the user."""
     image_size: int | None = Field(default=None, ge=4, le=1024)
     """Only folder and restricted_imagenet (null: 224): height and width that every picture is scaled and cropped to,
     pixels."""
@@ -161,14 +161,14 @@ def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tup
     if settings.source == "restricted_imagenet":
         from notbugs.sources.restricted_imagenet import IMAGE_SIZE, read_restricted_imagenet
 
-        tree, side = root / (settings.path or ""), settings.image_size or IMAGE_SIZE
+        tree, side = _place(root, settings.path or ""), settings.image_size or IMAGE_SIZE
         return settings.source, *read_restricted_imagenet(tree, image_size=side, progress=progress, **limits)
     from notbugs.sources.archives import collection_name
     from notbugs.sources.folder import read_folder
 
     if settings.path is None or settings.image_size is None:  # the settings were made without validation
         raise SourceError("data.path and data.image_size must be given for source: folder")
-    path = root / settings.path
+    path = _place(root, settings.path)
     if not path.exists():
         raise SourceError(f"params.yaml: data.path = {settings.path!r}: nothing there; must be a directory or archive")
     pool, test, skipped = read_folder(
@@ -180,6 +180,14 @@ def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tup
         **limits,
     )
     return f"folder:{collection_name(path)}", pool, test, skipped
+
+
+def _place(root: Path, path: str) -> Path:
+    """Where `data.path` leads: relative to the project, or from the user's home (~), as in a shell."""
+    try:
+        return root / Path(path).expanduser()
+    except RuntimeError:  # ~name of somebody who has no account here
+        return root / path
 
 
 def _require_two_of_each(pool: Pool) -> None:

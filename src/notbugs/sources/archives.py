@@ -29,6 +29,8 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError, NotImplem
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _LINK = "a link, and links in archives are not followed"
 
+SPLITS = ("train", "test")
+"""Folders that hold the pictures."""
 Content = Callable[[], bytes]
 
 
@@ -41,12 +43,14 @@ class Member:
         position: its place among the members of an archive.
         is_folder: a folder, not a file.
         problem: why it must not be read, "" where nothing is known against it.
+        path: where it lies in a directory, relative to that, if it goes by another name; "" otherwise.
     """
 
     name: str
     position: int = 0
     is_folder: bool = False
     problem: str = ""
+    path: str = ""
 
 
 class Collection(Protocol):
@@ -94,6 +98,7 @@ def collection_name(path: Path) -> str:
 class Directory:
     """A directory on disk, of which only train/ and test/ are listed to the bottom.
 
+    They are its own or, if it has no train/, those of a folder in it, as an archive may hold them.
     It is the user's own, so links in it are followed: data tools lay files out by links.
     """
 
@@ -102,16 +107,24 @@ class Directory:
 
     def members(self) -> Iterator[Member]:
         """See `Collection`."""
-        try:
-            entries = sorted(self.path.iterdir())
-        except OSError as error:
-            _unlistable(error)
+        entries = _listing(self.path)
+        one_level_down = not any(entry.name == "train" for entry in entries)
         for entry in entries:
-            if _hidden(entry.name):
+            if not (entry.is_dir() and entry.name in SPLITS):
+                yield Member(entry.name, is_folder=entry.is_dir())
+            if not entry.is_dir():
                 continue
-            yield Member(entry.name, is_folder=entry.is_dir())
-            if entry.is_dir() and entry.name in ("train", "test"):
-                yield from self._below(entry)
+            if entry.name in SPLITS:
+                yield from self._split(entry)
+            elif one_level_down and (entry / "train").is_dir():
+                for split in _listing(entry):
+                    if split.name in SPLITS and split.is_dir():
+                        yield from self._split(split)
+
+    def _split(self, folder: Path) -> Iterator[Member]:
+        """train/ or test/ and all that lies in it."""
+        yield Member(folder.relative_to(self.path).as_posix(), is_folder=True)
+        yield from self._below(folder)
 
     def _below(self, top: Path) -> Iterator[Member]:
         for folder, folders, files in os.walk(top, onerror=_unlistable, followlinks=True):
@@ -127,7 +140,7 @@ class Directory:
     def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, Content]]:
         """See `Collection`."""
         for member in wanted:
-            path = self.path / member.name
+            path = self.path / (member.path or member.name)
             yield member, lambda path=path: _from_disk(path)  # type: ignore[misc]
 
 
@@ -255,6 +268,15 @@ def _inside(path: Path, name: str) -> str:
 def _hidden(name: str) -> bool:
     """Whether a file is, or lies in, what file managers leave behind; the archive's own root counts too."""
     return not name or any(part.startswith(".") or part in _LITTER for part in name.split("/"))
+
+
+def _listing(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without hidden files."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        _unlistable(error)
+    return [entry for entry in entries if not _hidden(entry.name)]
 
 
 def _refuse_cycle(folder: Path) -> None:

@@ -56,8 +56,8 @@ def read_folder(
 ) -> tuple[Pictures, Pictures, list[str]]:
     """Read pictures that are sorted into folders.
 
-    Files may lie deeper than in their class folder; hidden ones (.DS_Store) are left out. An archive may hold
-    it all in one top folder. What a picture becomes is said in `decode`. The source's own order is by class,
+    Files may lie deeper than in their class folder; hidden ones (.DS_Store) are left out. It may all lie in one
+    top folder. What a picture becomes is said in `decode`. The source's own order is by class,
     then by name: the same for a directory and for an archive of it. Of a subset only the pictures chosen are
     decoded; the choice is made before it is known which can be read, so unreadable ones are missing from it.
 
@@ -114,7 +114,7 @@ def _classes_of(path: Path, members: Sequence[Member]) -> tuple[Classes, Classes
         elif len(below) == 1:
             stray.append(name)
         elif below:
-            classes.setdefault(below[0], {})[name] = replace(member, name=name)
+            classes.setdefault(below[0], {})[name] = replace(member, name=name, path=member.name)
     for split in ("train", "test"):
         if split not in splits:
             have = sorted({member.name.split("/")[0] for member in members})
@@ -134,7 +134,7 @@ def _top_folder(path: Path, members: Sequence[Member]) -> str:
         if len(parts) > 1 and parts[1] == "train":
             tops.add(parts[0] + "/")
     if len(tops) > 1:
-        raise SourceError(f"{path}: several folders hold a train/ folder: {_some(sorted(tops))}; pack one of them")
+        raise SourceError(f"{path}: several folders hold a train/ folder: {_some(sorted(tops))}; name one of them")
     return tops.pop() if tops else ""
 
 

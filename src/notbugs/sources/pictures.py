@@ -48,7 +48,7 @@ def decode(data: bytes, side: int, *, grey: bool) -> NDArray[np.uint8]:
             raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
         picture.draft(None, (_DRAFT * side, _DRAFT * side))
         picture.load()
-        _turn_upright(picture)
+        turn_upright(picture)
         flat = _eight_bits(picture).convert("L" if grey else "RGB")
     if flat.size != (side, side):
         flat = flat.resize((side, side), Image.Resampling.LANCZOS, box=_central_square(*flat.size))
@@ -65,8 +65,8 @@ def _formats() -> tuple[str, ...]:
     return (*(name for name in _COMMON if name in Image.OPEN), *others)
 
 
-def _turn_upright(picture: "ImageFile.ImageFile") -> None:
-    """Apply the orientation that the camera noted."""
+def turn_upright(picture: "ImageFile.ImageFile") -> None:
+    """Apply the orientation that the camera noted (EXIF), in place."""
     from PIL import ImageOps
 
     try:

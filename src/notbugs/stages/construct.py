@@ -33,6 +33,7 @@ from notbugs.models.base import Classifier
 from notbugs.neighbours import neighbour_reference, own_neighbours
 from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
+from notbugs.stages.jobs import Say, do_all
 from notbugs.stages.processes import in_processes
 from notbugs.stages.samples import write_samples
 from notbugs.stages.shards import Shards
@@ -116,8 +117,7 @@ def construct(project: Context, name: str) -> None:
             sources = _sources(project, name, config, seeds, data, work)
             tasks = [_Task(source, number) for source in sources for number in source.shards.missing()]
             wait_for_all()  # all have seen what is missing before any begins
-            for task in tasks[rank() :: world_size()]:
-                _make(task)
+            do_all(project, tasks[rank() :: world_size()], _make, description=f"construct {name}")
             _ready.cache_clear()
             wait_for_all()
             if not is_first():
@@ -179,7 +179,7 @@ def _neighbours(project: Context, data: StoredDataset, file: Path) -> Tensor:
     return kept(file, find)["called"]
 
 
-def _make(task: _Task) -> None:
+def _make(task: _Task, say: Say) -> None:
     """Make a shard and keep it, with the facts of its examples."""
     source, ready = task.source, _ready(task.source)
     rows = source.shards.rows[task.number]

@@ -51,7 +51,7 @@ def fit(project: Context, name: str) -> None:
         }
         with unfinished(project, "fit", name, settings=made_from, inputs=inputs) as work:
             lessons = list(_lessons(project, name, config, subsets, validation, work))
-            learnt = learn_all(lessons, run)
+            learnt = learn_all(lessons, run, description=f"fit {name}")
             if is_first():
                 publish(work / "models", folder)
                 write_curves(curves_file, lessons, learnt)

@@ -15,6 +15,7 @@ from notbugs.images import Images, make_generator
 from notbugs.models import create_model, save_model, set_normalisation
 from notbugs.stages.compiling import compiles
 from notbugs.stages.context import Context
+from notbugs.stages.jobs import do_all
 from notbugs.tracking import Run
 from notbugs.training import TrainSettings, kept_record, train
 
@@ -109,15 +110,20 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     return records
 
 
-def learn_all(lessons: Sequence[Lesson], run: Run) -> list[list[EpochRecord]]:
-    """Give all lessons, one after the other; their curves are followed live.
+def learn_all(lessons: Sequence[Lesson], run: Run, *, description: str) -> list[list[EpochRecord]]:
+    """Give all lessons, in worker processes where `jobs` asks for them; their curves are followed live.
 
+    Args:
+        description: what is shown, where several are given at once.
     Returns: the records of each.
     """
-    return [
-        learn(lesson, lambda record, lesson=lesson: run.curve(record["epoch"], lesson.curve_names(record)))  # type: ignore[misc]
-        for lesson in lessons
-    ]
+    if not lessons:
+        return []
+
+    def follow(number: int, record: EpochRecord) -> None:
+        run.curve(record["epoch"], lessons[number].curve_names(record))
+
+    return do_all(lessons[0].project, lessons, learn, description=description, heard=follow)
 
 
 def write_curves(path: Path, lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) -> None:

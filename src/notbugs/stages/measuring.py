@@ -19,6 +19,7 @@ from notbugs.models.base import Classifier
 from notbugs.robustness import PART, Audit, Findings, SuiteSettings, audited, find
 from notbugs.robustness.masking import transfer_images
 from notbugs.stages.context import Context
+from notbugs.stages.jobs import Say, do_all
 from notbugs.stages.kept import Kept
 
 
@@ -107,6 +108,21 @@ def measure(bench: Bench, task: Task) -> Findings:
     )
 
 
+@dataclass(frozen=True)
+class _Keeping:
+    """A task, and where what it finds is kept."""
+
+    bench: Bench
+    kept: Kept
+    task: Task
+    key: tuple[object, ...]
+
+
+def _measure_and_keep(keeping: _Keeping, say: Say) -> None:
+    """Do a task and keep what is found."""
+    keeping.kept.put(measure(keeping.bench, keeping.task), *keeping.key)
+
+
 class Measuring:
     """The measurements of a project's models.
 
@@ -133,10 +149,8 @@ class Measuring:
             else:
                 self._found[task.file, task.first] = kept
         wait_for_all()
-        for task in self._project.progress(missing[rank() :: world_size()], "evaluate"):
-            found = measure(self._bench, task)
-            self._kept.put(found, *keys[task])
-            self._found[task.file, task.first] = found
+        mine = [_Keeping(self._bench, self._kept, task, keys[task]) for task in missing[rank() :: world_size()]]
+        do_all(self._project, mine, _measure_and_keep, description="evaluate")
         wait_for_all()
 
     def audit(self, subject: Subject) -> Audit:

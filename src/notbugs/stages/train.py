@@ -51,7 +51,7 @@ def train(project: Context, name: str) -> None:
                 )
                 for seed in config.seeds
             ]
-            learnt = learn_all(lessons, run)
+            learnt = learn_all(lessons, run, description=f"train {name}")
             found = summary(lessons, learnt)
             if is_first():
                 publish(work / "models", folder)

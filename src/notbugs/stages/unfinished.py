@@ -21,7 +21,7 @@ from notbugs.stages.context import Context
 from notbugs.state_file import StateError, load_state, save_state
 
 Result = TypeVar("Result")
-NO_RESULTS = ("cli", "cleaning.py", "progress.py", "report", "sweeps", "tracking")
+NO_RESULTS = ("cli", "cleaning.py", "machine.py", "progress.py", "report", "sweeps", "tracking")
 """Parts of the package that no unfinished work depends on."""
 
 

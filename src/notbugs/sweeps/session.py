@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from notbugs.errors import ConfigError
+from notbugs.machine import usable_processors
 from notbugs.stages.context import Context
 from notbugs.sweeps.outputs import output_files, write_outputs
 from notbugs.sweeps.plan import make_plan
@@ -109,7 +110,7 @@ def checked_jobs(project: Context, jobs: int | None) -> int:
 
     Raises: ConfigError if they would get in each other's way.
     """
-    processors, threads = len(os.sched_getaffinity(0)), project.runtime.num_threads
+    processors, threads = usable_processors(), project.runtime.num_threads
     most = max(1, processors // threads)
     if jobs is None:
         return 1 if project.device.type == "cuda" else most

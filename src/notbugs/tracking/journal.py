@@ -15,7 +15,6 @@ Files in the folder of a journal:
 Once all is sent only run.json and state.json remain.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -175,22 +174,18 @@ def held(path: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
 
     The system lets go of the lock when the process ends, however it ends.
     """
-    deadline = time.monotonic() + wait_seconds
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, mode=0o644)
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    yield False
-                    return
-                time.sleep(0.05)
-            else:
-                yield True
-                return
+        lock.acquire(timeout=wait_seconds, poll_interval=0.05)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def now() -> int:

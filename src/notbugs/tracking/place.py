@@ -4,6 +4,7 @@ Nothing here imports MLflow, so all of it is quick.
 """
 
 import os
+import re
 import socket
 import sqlite3
 import ssl
@@ -18,6 +19,7 @@ MODE_VARIABLE = "NOTBUGS_TRACKING"
 CHECK_SECONDS = 2.0
 """How long a tracking server may take to show that it is there."""
 _ARTIFACTS = "mlruns/artifacts"
+_BARE_ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}(/.*)?")
 _DATABASE_PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -46,11 +48,14 @@ def work_folder(project: Path) -> Path:
 def tracking_uri(project: Path) -> str:
     """The user's MLFLOW_TRACKING_URI, or the project's own SQLite database.
 
-    A relative SQLite path counts from the project folder, wherever the command was started.
+    A relative SQLite path counts from the project folder, wherever the command was started. HOST:PORT alone is the
+    address of a server, http://HOST:PORT.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         return f"sqlite:///{project.as_posix()}/mlruns/mlflow.db"
+    if _BARE_ADDRESS.fullmatch(uri):
+        return f"http://{uri}"
     path = uri.removeprefix("sqlite:///")
     if path != uri and path and not path.startswith((":memory:", "file:")) and not Path(path).is_absolute():
         return f"sqlite:///{(project / path).as_posix()}"

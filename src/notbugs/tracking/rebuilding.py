@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from notbugs.config import SOURCE
 from notbugs.tracking import place
 from notbugs.tracking.facts import dataset, manifest
 from notbugs.tracking.journal import Journal, new_journal, now
@@ -84,8 +85,19 @@ def _text(value: Any) -> str:
 
 
 def _datasets(root: Path, entry: LockEntry) -> list[dict[str, Any]]:
-    found = ((path, there, manifest(root / path)) for path, there in entry.deps.items())
-    return [dataset(root / path, path, about, there) for path, there, about in found if about]
+    found = []
+    for path, there in entry.deps.items():
+        for folder in _parts(root / path):
+            about = manifest(folder)
+            own = there if folder == root / path else content(folder)
+            if about and own:
+                found.append(dataset(folder, folder.relative_to(root).as_posix(), about, own))
+    return found
+
+
+def _parts(path: Path) -> list[Path]:
+    """The datasets of a construction, one a source model; otherwise the path itself."""
+    return sorted(path.glob(f"{SOURCE}*")) or [path]
 
 
 def _fits(root: Path, entry: LockEntry, out: str) -> bool:
@@ -132,7 +144,7 @@ def _floats(row: dict[str, str]) -> dict[str, float]:
 def _attach(journal: Journal, root: Path, entry: LockEntry, out: str) -> None:
     """Keep what a live stage would: metrics, pictures, pages and models; never datasets."""
     path, there = root / out, entry.outs[out]
-    if (path / "manifest.json").exists() or not path.exists():
+    if any((part / "manifest.json").exists() for part in _parts(path)) or not path.exists():
         return
     if path.suffix == ".json":
         journal.append("artifact", path=journal.keep(path), folder=None)

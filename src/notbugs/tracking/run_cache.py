@@ -8,6 +8,7 @@ other settings. Without these no stage is restored elsewhere.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +44,52 @@ def keep_runs(root: Path) -> None:
         write_text(kept, digest)
 
 
-def push_runs(root: Path, remote: str | None = None) -> int:
+@dataclass(frozen=True)
+class Pushed:
+    """What was sent.
+
+    Attributes:
+        whole: runs that can be restored from the remote, with the outputs that were sent.
+        gone: runs whose outputs are not all in the local cache any more, as after `dvc gc`.
+    """
+
+    whole: int
+    gone: int
+
+    def __str__(self) -> str:
+        """One line for people."""
+        text = f"{self.whole} runs sent"
+        if self.gone:
+            text += f"; {self.gone} others are restored only where a remote has their outputs: the local cache has not"
+        return text
+
+
+def push_runs(root: Path, remote: str | None = None) -> Pushed:
     """Send the run cache and the outputs of every run in it that are in the local cache.
 
-    Runs of the present settings, where the workspace is as dvc.lock says, are put into the run cache first.
+    Runs of the present settings, where the workspace is as dvc.lock says, are put into the run cache first. Runs
+    whose outputs `dvc gc` removed keep nobody from sending the others.
 
     Args:
         root: the project.
         remote: its name; None takes DVC's default.
-    Returns: number of runs.
     Raises: RunCacheError in one line.
     """
     with _repository(root, "not everything was sent") as repo:
         _save(repo)
         runs = repo.stage_cache.push(remote)
-        found = repo.stage_cache.get_used_objs(runs).values()
+        whole = [run for run in runs if _is_whole(repo, *run)]
+        found = repo.stage_cache.get_used_objs(whole).values()
         sent = repo.cloud.push(set().union(*found), remote=remote)
     if sent.failed:
         raise RunCacheError(f"notbugs push: {len(sent.failed)} objects could not be sent; again later")
-    return len(runs)
+    return Pushed(len(whole), len(runs) - len(whole))
+
+
+def _is_whole(repo: Any, key: str, value: str) -> bool:
+    """Whether the local cache holds all outputs of a run in the run cache."""
+    entry = repo.stage_cache._load_cache(key, value)
+    return entry is not None and bool(repo.stage_cache._create_stage(entry).outs_cached())
 
 
 @contextmanager

@@ -1,0 +1,33 @@
+"""The process that worker processes are forked from (`stages.jobs`). Importing this is quick."""
+
+import multiprocessing
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+from notbugs.config import read_params
+from notbugs.errors import UserError
+
+PRELOADED = ["notbugs.stages.learning", "notbugs.stages.construct", "notbugs.stages.measuring"]
+"""What it imports before it forks."""
+
+
+def context() -> ForkServerContext:
+    """How workers are started."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(PRELOADED)
+    return found
+
+
+def begin_early(root: Path) -> None:
+    """Start it, where params.yaml asks for workers: it imports torch while the stage does so itself.
+
+    What is wrong with params.yaml is for the stage to say.
+    """
+    try:
+        params = read_params(root / "params.yaml")
+    except UserError:
+        return
+    if params.get("jobs", 1) != 1 and params.get("device") != "cuda":
+        context()
+        forkserver.ensure_running()
