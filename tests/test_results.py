@@ -106,7 +106,7 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         ({"n": 0}, r"column n must be at least 1"),
         ({"eps": -1.0}, r"eps at least 0"),
         ({"seed": 0.5}, r"column seed: 0\.5 is no whole number"),
-        ({"seed": 0}, r"measured twice: dataset=D, estimator=standard, source_seed=<NA>, seed=0"),
+        ({"seed": 0}, r"measured twice: dataset=D, estimator=standard, seed=0"),
     ],
 )
 def test_wrong_values_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
