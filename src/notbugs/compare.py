@@ -232,7 +232,7 @@ def _explanations(a: Outcome, b: Outcome) -> list[Line]:
 
 
 def _passed_on(run: Outcome, dataset: str) -> float | None:
-    """(accuracy of the fit − of D fitted by its recipe) / (of D robust − the same), under attack at the headline eps."""
+    """(accuracy of the fit − of D fitted by its recipe) / (of D robust − the same), all at the headline eps."""
     baseline = baseline_of({"fit": _entries(run.params, "fit")}, _key_of(dataset))
     if baseline is None:
         return None

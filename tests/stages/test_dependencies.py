@@ -15,8 +15,9 @@ CANNOT_CHANGE_BYTES = (
     "notbugs.memory",
     "notbugs.machine",
     "notbugs.cli",
-    "notbugs.stages.jobs",
     "notbugs.stages.fork_server",
+    "notbugs.stages.jobs",
+    "notbugs.stages.probe",
 )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks.engine import frozen
 from notbugs.attacks.projections import NORMS, lengths
+from notbugs.devices import widened
 
 Norm = Literal["l2", "linf"]
 NEEDS_CLASSES = {"apgd_t": 4}
@@ -128,7 +129,7 @@ def allows(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:
 
 def distances(delta: Tensor, norm: Norm) -> Tensor:
     """‖δ‖ of each example, (N, ...) -> (N,) float64."""
-    return lengths(delta) if norm == "l2" else delta.flatten(1).abs().amax(dim=1).double()
+    return lengths(delta) if norm == "l2" else widened(delta.flatten(1).abs().amax(dim=1))
 
 
 def _run(

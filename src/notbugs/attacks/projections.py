@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from notbugs.devices import traits, widened
+
 
 def column(values: Tensor, like: Tensor) -> Tensor:
     """(N,) -> (N, 1, ..., 1), to broadcast against `like` (N, ...)."""
@@ -17,11 +19,16 @@ def lengths(tensor: Tensor) -> Tensor:
     """‖t‖₂ of each example: (N, ...) -> (N,) float64.
 
     Summed in float64: a confident network's gradients of 1e-20 and less neither underflow in the squares nor
-    need a guard that would shorten them.
+    need a guard that would shorten them. Where a device has no float64, they are divided by their largest value first.
     """
     if tensor.ndim == 1:
-        return tensor.abs().double()
-    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), dtype=torch.float64)
+        return widened(tensor.abs())
+    dims, wide = tuple(range(1, tensor.ndim)), traits(tensor.device).widest
+    if wide == torch.float64:
+        return torch.linalg.vector_norm(tensor, dim=dims, dtype=wide)
+    largest = tensor.abs().amax(dim=dims).to(wide)  # (N,)
+    scaled = tensor / column(torch.where(largest > 0, largest, 1), tensor)
+    return torch.linalg.vector_norm(scaled, dim=dims, dtype=wide) * largest
 
 
 def project_l2(delta: Tensor, eps: float) -> Tensor:

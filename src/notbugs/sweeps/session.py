@@ -113,7 +113,7 @@ def checked_jobs(project: Context, jobs: int | None) -> int:
     processors, threads = usable_processors(), project.runtime.num_threads
     most = max(1, processors // threads)
     if jobs is None:
-        return 1 if project.device.type == "cuda" else most
+        return most if project.device.type == "cpu" else 1
     if jobs > most:
         raise ConfigError(
             f"--jobs {jobs}: with num_threads = {threads} that is {jobs * threads} threads on {processors} "

@@ -124,7 +124,7 @@ class _CatchUp:
             wait_seconds: how long to wait for the writers of stages that have just ended.
         Raises: StoreError if MLflow is away; LockError, ConfigError.
         """
-        entries = read_lock(self.root / "dvc.lock")
+        entries = _named(read_lock(self.root / "dvc.lock"), self.root)
         experiment = experiment_name(self.root)
         place.relocate_artifacts(self.project, self.uri)
         reason = place.problem(self.uri)
@@ -223,6 +223,14 @@ class _CatchUp:
             if mine:
                 send(store, journal)
         self.counts["rebuilt"] += 1
+
+
+def _named(entries: list[LockEntry], root: Path) -> list[LockEntry]:
+    """Without the entries of stages that params.yaml no longer names: dvc.lock keeps those."""
+    params = root / "params.yaml"
+    sections = read_params(params) if params.exists() else {}
+    names = {stage: section for stage, section in sections.items() if isinstance(section, Mapping)}
+    return [entry for entry in entries if entry.name is None or entry.name in names.get(entry.stage, [entry.name])]
 
 
 def _is_coming(journal: Journal) -> bool:
