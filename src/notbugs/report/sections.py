@@ -19,6 +19,7 @@ from notbugs.report.science_inversion import inversion_section
 from notbugs.report.science_transfer import transfer_section
 from notbugs.report.sweep_answer import Pipeline
 from notbugs.report.sweeps import sweep_blocks
+from notbugs.results import accuracy_table, attack_label
 
 GLOSSARY = (
     (
@@ -143,12 +144,19 @@ def figure_2(content: Content) -> Section | None:
     pictures = content.picture(
         "figure_2",
         "Bars of clean and adversarial test accuracy for D, D robust, D_R, D_NR, D_rand and D_det",
-        f"Clean and adversarial (eps {eps:g}) test accuracy after standard training on each dataset, and "
+        f"Clean and adversarial (eps {eps:g}, {attacks_at(content.project)}) test accuracy after standard training on "
+        "each dataset, and "
         "after robust training on D. Whiskers: 95% intervals over test images and trainings. Diamonds: the "
         f"paper's values ({SETTING}, L2 eps {FIGURE_EPS:g}), another dataset and another eps: compare the "
         "pattern, not the heights.",
     )
     return _section("figure-2", "Figure 2 of the paper, remade", *pictures)
+
+
+def attacks_at(project: Project) -> str:
+    """What the adversarial bars are measured by, such as "all attacks together"."""
+    names = {row.attack_at(project.headline_eps) for row in accuracy_table(project.results)} - {""}
+    return " or ".join(attack_label(name) for name in sorted(names)) or "not measured"
 
 
 def accuracies(content: Content) -> Section | None:
@@ -161,7 +169,8 @@ def curves(content: Content) -> Section | None:
     pictures = content.picture(
         "accuracy_vs_eps",
         "Accuracy of each model against the radius of the attack",
-        "Accuracy on y under attack. Bands: one standard deviation over seeds. Controls are dashed.",
+        "Accuracy on y under attack. Bands: 95% intervals over test images and trainings. Controls are dashed, D "
+        "fitted by another recipe dash-dotted.",
     )
     return _section("eps", "Accuracy against eps", *pictures)
 
