@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro test test-all audit docs lint ui sweep bench clean help
+.PHONY: repro repro-all test test-all audit docs lint ui sweep bench clean help
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -20,6 +20,14 @@ repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
 	@$(BIN)/dvc repro
 	@notbugs track || true # MLflow or another dvc is in the way: said in a line, and made good the next time
 	@$(BIN)/notbugs results
+
+repro-all: export NOTBUGS_ANEW := $(shell date +%s)
+repro-all: $(READY) ## Run everything anew, also what is recorded in Git or kept from earlier runs
+	@notbugs check
+	@test -e .git || dvc config --local core.no_scm true
+	@dvc repro --force
+	@notbugs track
+	@notbugs results
 
 test: $(READY) ## Run the tests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

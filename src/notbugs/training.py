@@ -303,7 +303,8 @@ def _learn(
     """Attack a batch, or a part of one, and add the gradient of `weight` times its mean loss."""
     if engine is not None and settings.attack is not None:
         engine.refresh()
-        inputs = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False).x_adv
+        attacked = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False, check=False)
+        inputs = attacked.x_adv
     with training_precision(inputs.device):
         logits = model(inputs).float()
     loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)

@@ -109,8 +109,11 @@ class L2Ball:
 
     def climb_(self, x: Tensor, gradient: Tensor, step_size: float) -> None:
         """x ← x + step_size · g/‖g‖₂, projected; a negative step descends."""
-        norms = lengths(gradient).clamp_(min=abs(step_size) / torch.finfo(x.dtype).max)  # (N,); 0 gives no step
-        x.addcmul_(gradient, column(step_size / norms, x).to(x.dtype))
+        norms = lengths(gradient)
+        largest = torch.finfo(x.dtype).max
+        # A factor of infinity would make NaN of a gradient of 0, which is to give no step.
+        factors = (step_size / norms.clamp_(min=torch.finfo(norms.dtype).tiny)).clamp_(-largest, largest)  # (N,)
+        x.addcmul_(gradient, column(factors, x).to(x.dtype))
         self.project_(x)
 
     def project_(self, x: Tensor) -> None:
