@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro repro-all test test-all audit lint ui sweep bench clean help
+.PHONY: repro repro-all test test-all audit docs lint ui sweep bench clean help
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -37,6 +37,9 @@ test-all: $(READY) ## Run the tests, the slow ones too
 
 audit: $(READY) ## Ask PyPI for known advisories of what requirements.lock names
 	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
+
+docs: $(READY) ## Write the numbers in README.md and docs/ from the metrics
+	@notbugs results --write-docs
 
 lint: $(READY) ## Check style, format and types
 	@ruff check . && ruff format --check . && mypy

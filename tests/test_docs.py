@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from notbugs.report.documents import BLOCKS, written_page
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -44,3 +46,20 @@ def named_tests(file: Path) -> list[tuple[str, bool]]:
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     ]
+
+
+@pytest.mark.parametrize("page", BLOCKS)
+def test_the_pages_say_what_the_metrics_say(page: str) -> None:
+    """`make docs` writes them anew."""
+    assert (ROOT / page).read_text(encoding="utf-8") == written_page(ROOT, page)
+
+
+def test_no_page_quotes_adversarial_accuracies_outside_its_blocks() -> None:
+    """Tables of "fitted on ..." are results: a command writes them."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        name = page.relative_to(ROOT).as_posix()
+        for block in BLOCKS.get(name, {}):
+            before, _, rest = text.partition(f"<!-- {block}:start -->")
+            text = before + rest.partition(f"<!-- {block}:end -->")[2]
+        assert "| fitted on |" not in text, name

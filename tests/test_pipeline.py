@@ -315,7 +315,8 @@ def test_dvc_shows_metrics_plots_params_and_graph(project: Path, tmp_path: Path)
     ):
         run(copy, *command)
     metrics = json.loads(run(copy, "dvc", "metrics", "show", "--json").stdout)
-    assert metrics[""]["data"]["metrics/evaluate.json"]["data"]["D"]["standard"]["clean"] > 0
+    assert list(metrics[""]["data"]) == ["metrics/headline.json"]
+    assert metrics[""]["data"]["metrics/headline.json"]["data"]["D"]["standard"]["clean"] > 0
     assert "evaluate" in run(copy, "dvc", "dag", "--mermaid").stdout
     run(copy, "dvc", "plots", "show", "--no-html", check=False)
     page = run(copy, "dvc", "plots", "show").stdout.strip()

@@ -14,6 +14,7 @@ from rich.console import Console
 from notbugs.intervals import wilson_interval
 from notbugs.results import (
     COLUMNS,
+    HEADLINES,
     MODELS,
     ResultsError,
     accuracy_table,
@@ -21,6 +22,7 @@ from notbugs.results import (
     baseline_of,
     chosen_eps,
     fitted_model,
+    headlines,
     load_results,
     model_label,
     print_table,
@@ -133,7 +135,11 @@ def test_summary_is_mean_spread_and_wilson_of_the_mean(tmp_path: Path) -> None:
     mean = sum(counts) / 3 / N
     assert found["mean"] == pytest.approx(mean)
     assert found["std"] == pytest.approx(math.sqrt(sum((c / N - mean) ** 2 for c in counts) / 2))
-    assert (found["low"], found["high"]) == pytest.approx(wilson_interval(mean * N, N))
+    std = math.sqrt(sum((c / N - mean) ** 2 for c in counts) / 2)
+    low, high = wilson_interval(mean * N, N)
+    reach = 4.302653 * std / math.sqrt(3)  # t with 2 degrees of freedom
+    assert found["low"] == pytest.approx(mean - math.hypot(mean - low, reach))
+    assert found["high"] == pytest.approx(min(1.0, mean + math.hypot(high - mean, reach)))
     assert (found["n"], found["num_seeds"]) == (N, 3)
 
 
@@ -218,6 +224,10 @@ def test_csv_reads_back_the_same(tmp_path: Path) -> None:
     assert load_results(tmp_path / "again").equals(results)
 
 
+FITTED = [model for model in MODELS if not (model[1].startswith("as_") and "from_robust" in model[1])]
+"""Models of a pipeline: D is never fitted as a control, whose recipe is that of D_rand."""
+
+
 def printed(root: Path, rows: list[dict[str, Any]], headline_eps: float = 0.5, width: int = 100) -> str:
     text = io.StringIO()
     print_table(load_results(write(root, rows)), headline_eps, Console(file=text, width=width))
@@ -237,7 +247,7 @@ def test_terminal_table_fits_the_width(
 ) -> None:
     rows = [
         row(dataset, seed, 200 - seed, estimator=estimator, **measurement)
-        for dataset, estimator in MODELS
+        for dataset, estimator in FITTED
         for seed in (0, 1, 2)
         for measurement in (
             {},
@@ -248,11 +258,60 @@ def test_terminal_table_fits_the_width(
     text = printed(tmp_path, rows, width=width)
     if width > 60:  # at 60 even the fewest columns are cut
         assert "…" not in text
-        assert all(model_label(*model) in text for model in MODELS)
+        assert all(model_label(*model) in text for model in FITTED)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     assert "99.5 ±0.5" in text or width == 60
     assert all(name in text for name in shown)
     assert not any(name in text for name in hidden)
+
+
+def test_the_headline_column_is_the_worst_case_and_pgd_stands_beside_it(tmp_path: Path) -> None:
+    rows = [row(), attacked(0.5, 60, "pgd20"), attacked(0.5, 50, "pgd100"), attacked(0.5, 30, "worst")]
+    text = printed(tmp_path, [*rows, attacked(1.0, 10)])
+    assert re.search(r"eps 0\.5\* +eps 0\.5\* +eps 1", text)
+    assert re.search(r"worst +PGD-100 +PGD-20", text)
+    assert re.search(r"D, standard +90\.0 +– +15\.0 +25\.0 +5\.0", text)
+
+
+def test_the_spread_is_named_by_its_level(tmp_path: Path) -> None:
+    rows = [row("D_R", seed, 150 + 10 * source, source_seed=source) for source in (0, 1, 2) for seed in (0, 1)]
+    text = " ".join(printed(tmp_path / "a", rows).split())
+    assert "± standard deviation over 3 source models (means of 2 fits each)" in text
+    seeds = [row(seed=seed, count=150 + seed) for seed in range(4)]
+    assert "± standard deviation over 4 seeds" in " ".join(printed(tmp_path / "b", seeds).split())
+
+
+def headline_rows() -> list[dict[str, Any]]:
+    """Every model of HEADLINES, three source models with one fit each; PGD above the worst case."""
+    rows = []
+    for dataset, estimator in HEADLINES:
+        for source in (0, 1, 2):
+            direct = estimator in ("standard", "robust") and dataset == "D"
+            key = {"estimator": estimator, "source_seed": None if direct else source, "seed": source if direct else 0}
+            for attack, eps, count in (
+                ("clean", 0.0, 180), ("pgd20", 0.5, 90), ("pgd100", 0.5, 80), ("worst", 0.5, 70), ("worst", 1.0, 40)
+            ):  # fmt: skip
+                rows.append(row(dataset, count=count + source, attack=attack, eps=eps, **key))
+            rows.append(row(dataset, count=10, labels="shifted", **key))
+    return rows
+
+
+def test_headlines_are_about_twenty_numbers_with_the_worst_case() -> None:
+    found = headlines(headline_rows(), 0.5, 1.0)
+    standard = {"clean": 0.905, "worst_eps_0.5": 0.355, "pgd100_eps_0.5": 0.405, "worst_eps_1": 0.205}
+    assert found["D"]["standard"] == standard
+    assert found["D_det"]["standard"] == {"clean": 0.905, "shifted": 0.05}
+    count = sum(len(numbers) for kinds in found.values() for numbers in kinds.values())
+    assert 15 <= count <= 20
+    assert "worst_eps_1" not in headlines(headline_rows(), 0.5, None)["D"]["standard"]
+
+
+def test_headlines_leave_out_what_not_every_run_went_through() -> None:
+    rows = [row for row in headline_rows() if not (row["attack"] == "worst" and row["seed"] == 2)]
+    found = headlines(rows, 0.5, 1.0)
+    assert "worst_eps_0.5" not in found["D"]["robust"]
+    assert found["D_R"]["standard"]["worst_eps_0.5"] == 0.355
+    assert headlines([row()], 0.5, None) == {"D": {"standard": {"clean": 0.9}}}
 
 
 def test_terminal_table_of_one_seed_shows_no_spread(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from notbugs.config import DATASET_NAMES
 from notbugs.errors import UserError
 from notbugs.files import write_text
-from notbugs.results import COLUMNS, MAY_BE_EMPTY, AccuracyRow, accuracy_table, percent, read_table
+from notbugs.results import COLUMNS, MAY_BE_EMPTY, AccuracyRow, accuracy_table, baseline_of, percent, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,12 +232,31 @@ def _explanations(a: Outcome, b: Outcome) -> list[Line]:
 
 
 def _passed_on(run: Outcome, dataset: str) -> float | None:
-    """(adversarial accuracy of the fit − D's standard) / (robust − D's standard), at the headline radius."""
-    cells = [_attacked(run, model) for model in ((dataset, "standard"), ("D", "standard"), ("D", "robust"))]
+    """(accuracy of the fit − of D fitted by its recipe) / (of D robust − the same), all at the headline eps."""
+    baseline = baseline_of({"fit": _entries(run.params, "fit")}, _key_of(dataset))
+    if baseline is None:
+        return None
+    cells = [_attacked(run, model) for model in ((dataset, "standard"), ("D", baseline), ("D", "robust"))]
     if any(cell is None for cell in cells):
         return None
-    fit, standard, robust = (cell.mean for cell in cells)
-    return round((fit - standard) / (robust - standard), 6) if robust > standard else None
+    fit, base, robust = (cell.mean for cell in cells)
+    return round((fit - base) / (robust - base), 6) if robust > base else None
+
+
+def _entries(params: Mapping[str, Any], section: str) -> dict[str, dict[str, Any]]:
+    """Entries of a section of flattened params: name -> its settings."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in params.items():
+        first, _, rest = key.partition(".")
+        name, _, setting = rest.partition(".")
+        if first == section:
+            found.setdefault(name, {})[setting] = value
+    return found
+
+
+def _key_of(dataset: str) -> str:
+    """Key in params.yaml of a construction's name in the paper."""
+    return next(key for key, name in DATASET_NAMES.items() if name == dataset)
 
 
 def _kept(run: Outcome) -> float | None:

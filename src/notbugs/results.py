@@ -7,7 +7,7 @@ summarised over seeds, and printed as table, JSON or CSV.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -196,20 +196,20 @@ def summarise(results: "pd.DataFrame") -> "pd.DataFrame":
         num_seeds: how many of these there are, so that t_half_width(std, num_seeds) holds;
         std_fits: standard deviation of the fits on one source's dataset, pooled over the sources; NaN for one fit each;
         num_models, num_sources: models measured, and different sources among them (0 for D);
-        low, high: Wilson 95% interval of the mean accuracy on the n test images;
+        low, high: 95% interval over test images and trainings (`notbugs.comparison.joined_interval`);
         n: number of test images.
     Raises: ResultsError if the seeds of one measurement were taken on different numbers of images.
     """
     import pandas as pd
 
-    from notbugs.intervals import wilson_interval
+    from notbugs.comparison import joined_interval
 
     rows: list[dict[str, Any]] = []
     for key, group in results.groupby(GROUP, sort=False):
         if group["n"].nunique() > 1:
             raise ResultsError(f"{'/'.join(map(str, key))}: seeds measured on different numbers of test images")
         n, spread = int(group["n"].iloc[0]), _spread(group)
-        low, high = wilson_interval(spread["mean"] * n, n)
+        low, high = joined_interval(spread["mean"], n, spread["std"], spread["num_seeds"])
         rows.append({**dict(zip(GROUP, key, strict=True)), **spread, "low": low, "high": high, "n": n})
     rows.sort(key=lambda row: (_place(row["dataset"], row["estimator"]), row["labels"] != "true", row["eps"]))
     return pd.DataFrame(rows)
@@ -259,8 +259,7 @@ def fitted_model(name: str, subset: str) -> tuple[str, str]:
 def baseline_of(params: Mapping[str, Any], name: str) -> str | None:
     """Estimator of the fits of D that a construction's fits are to be compared with: those of the same recipe.
 
-    Its own (`fit.<name>.baseline`), else that of another entry whose settings are the same as they are written, all but
-    `still_y` and `baseline`.
+    Its own (`fit.<name>.baseline`), else that of another entry with the same recipe, as written, and seeds.
 
     Args:
         params: params.yaml.
@@ -268,23 +267,35 @@ def baseline_of(params: Mapping[str, Any], name: str) -> str | None:
     Returns: such as "as_D_R"; None if D is fitted by no such recipe, so that no fit of D can be compared.
     """
     fits = params.get("fit") or {}
-    recipe = _recipe(fits.get(name))
+    recipe = recipe_of(fits.get(name))
     for other in (name, *fits):
         settings = fits.get(other) or {}
-        if settings.get("baseline") is True and _recipe(settings) == recipe:
+        same_seeds = settings.get("seeds") == (fits.get(name) or {}).get("seeds")
+        if settings.get("baseline") is True and recipe_of(settings) == recipe and same_seeds:
             return FITTED_AS + DATASET_NAMES.get(other, other)
     return None
 
 
-def _recipe(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How an entry of `fit` trains, whatever it trains on."""
-    return {key: value for key, value in (settings or {}).items() if key not in ("still_y", "baseline")}
+NOT_OF_THE_RECIPE = ("seeds", "source_seeds", "model", "still_y", "baseline", "measure_every", "validation_attack")
+"""Settings in which two constructions, or two fits, may differ and still share their recipe."""
+
+
+def recipe_of(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How an entry of `construct` or `fit` makes or trains, whatever from."""
+    return {key: value for key, value in (settings or {}).items() if key not in NOT_OF_THE_RECIPE}
 
 
 def attack_steps(attack: str) -> int:
     """Number of steps of "pgd20" and the like; 0 for any other attack."""
     match = re.fullmatch(r"pgd(\d+)", attack)
     return int(match[1]) if match else 0
+
+
+def attack_label(attack: str) -> str:
+    """How an attack is called in print: "PGD-100", "all attacks together"."""
+    if attack == WORST:
+        return "all attacks together"
+    return f"PGD-{attack_steps(attack)}" if attack_steps(attack) else attack
 
 
 WORST = "worst"
@@ -336,10 +347,22 @@ class AccuracyRow:
         """Accuracy at `eps` under the strongest attack that all seeds went through; clean accuracy at 0."""
         if eps == 0:
             return self.clean
+        attack = self.attack_at(eps)
+        return self.adversarial[eps, attack] if attack else None
+
+    def attack_at(self, eps: float) -> str:
+        """Name of the attack that `under_attack` speaks of; empty if there is none."""
         attacks = [
-            (strength(attack, cell.num_seeds), cell) for (at, attack), cell in self.adversarial.items() if at == eps
+            (strength(attack, cell.num_seeds), attack) for (at, attack), cell in self.adversarial.items() if at == eps
         ]
-        return max(attacks, key=lambda item: item[0])[1] if attacks else None
+        return max(attacks)[1] if attacks else ""
+
+    def pgd(self, eps: float) -> tuple[str, Accuracy] | None:
+        """The PGD of most steps at `eps`, by name, and what it leaves; None if there is none."""
+        steps = [
+            (attack_steps(attack), attack) for at, attack in self.adversarial if at == eps and attack_steps(attack)
+        ]
+        return (max(steps)[1], self.adversarial[eps, max(steps)[1]]) if steps else None
 
 
 def accuracy_table(results: "pd.DataFrame") -> list[AccuracyRow]:
@@ -364,6 +387,62 @@ def _accuracy_row(dataset: str, estimator: str, measured: dict[tuple[float, str,
 def all_eps(table: list[AccuracyRow]) -> list[float]:
     """Every eps that any model was attacked at, ascending."""
     return sorted({eps for row in table for eps, _ in row.adversarial})
+
+
+HEADLINES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("D", "standard"): ("clean", "worst", "pgd", "worst at training eps"),
+    ("D", "robust"): ("clean", "worst", "pgd", "worst at training eps"),
+    ("D", "as_D_R"): ("clean", "worst", "pgd"),
+    ("D_R", "standard"): ("clean", "worst", "pgd"),
+    ("D_NR", "standard"): ("clean", "worst", "pgd"),
+    ("D_rand", "standard"): ("clean",),
+    ("D_det", "standard"): ("clean", "shifted"),
+}
+"""What metrics/headline.json holds of each model."""
+
+
+def headlines(rows: Iterable[Mapping[str, Any]], headline_eps: float, robust_eps: float | None) -> dict[str, Any]:
+    """The numbers that `dvc metrics show` and `dvc metrics diff` print: nested means, about twenty.
+
+    Args:
+        rows: of results.csv, one a measurement of one model.
+        headline_eps: radius of "worst" and "pgd" (the one of most steps). robust_eps: of robust training.
+    Returns: dataset -> estimator -> name, such as "worst_eps_0.6" or "pgd100_eps_0.6" -> accuracy. What was not
+        measured on every run of a model is left out.
+    """
+    from notbugs.comparison import Run, nested_mean
+
+    cells: dict[tuple[str, str], dict[tuple[str, str, float], list[Run]]] = {}
+    for row in rows:
+        model, key = (row["dataset"], row["estimator"]), (row["labels"], row["attack"], float(row["eps"]))
+        run = Run(row["source_seed"], row["seed"], float(row["accuracy"]))
+        cells.setdefault(model, {}).setdefault(key, []).append(run)
+    found: dict[str, Any] = {}
+    for (dataset, estimator), wanted in HEADLINES.items():
+        measured = cells.get((dataset, estimator), {})
+        runs = max(map(len, measured.values()), default=0)
+        complete = {key: nested_mean(own) for key, own in measured.items() if len(own) == runs}
+        numbers = _headlines_of(complete, wanted, headline_eps, robust_eps)
+        if numbers:
+            found.setdefault(dataset, {})[estimator] = {name: round(value, 6) for name, value in numbers.items()}
+    return found
+
+
+def _headlines_of(
+    measured: Mapping[tuple[str, str, float], float], wanted: Sequence[str], eps: float, robust_eps: float | None
+) -> dict[str, float]:
+    """Name -> accuracy of one model; see `headlines`."""
+    steps = max((attack_steps(attack) for _, attack, at in measured if at == eps), default=0)
+    places = {
+        "clean": ("clean", ("true", "clean", 0.0)),
+        "shifted": ("shifted", ("shifted", "clean", 0.0)),
+        "worst": (f"{WORST}_eps_{eps:g}", ("true", WORST, eps)),
+        "pgd": (f"pgd{steps}_eps_{eps:g}", ("true", f"pgd{steps}", eps)),
+    }
+    if robust_eps is not None:
+        places["worst at training eps"] = (f"{WORST}_eps_{robust_eps:g}", ("true", WORST, robust_eps))
+    chosen = (places[what] for what in wanted if what in places)
+    return {name: measured[key] for name, key in chosen if key in measured}
 
 
 def to_json(results: "pd.DataFrame") -> str:
@@ -401,30 +480,61 @@ def print_table(results: "pd.DataFrame", headline_eps: float, console: "Console 
 
 
 def terminal_table(results: "pd.DataFrame", headline_eps: float, width: int = TERMINAL_WIDTH) -> "Table":
-    """The accuracy table for a terminal: percentages, ± one standard deviation over seeds."""
+    """The accuracy table for a terminal: percentages, ± one standard deviation over trainings.
+
+    At the headline eps the first column is what all attacks together leave; PGD stands beside it by name.
+    """
     from rich import box
     from rich.table import Table
 
     rows = accuracy_table(results)
     first = results.iloc[0]
-    seeds = max((row.clean.num_seeds for row in rows if row.clean), default=1)
-    spread = f"± standard deviation over {seeds} seeds; " if seeds > 1 else ""
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Accuracy on {first['n']} test images of {first['source']}, {first['architecture']} (%)",
-        caption=f"{spread}eps: on y under attack; * headline eps",
+        caption=f"{spread_words(rows)}eps: on y under attack; * headline eps",
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
     room = (width - max(len(row.label) for row in rows)) // len(" 100.0 ±0.0 ") - 2  # clean and shifted
-    shown = chosen_eps(all_eps(rows), headline_eps, min(max(room, 1), TERMINAL_EPS))
+    columns = _attack_columns(rows, headline_eps, min(max(room, 1), TERMINAL_EPS))
     table.add_column("fitted on", no_wrap=True)
-    for name in ("on y", "on y+1", *(f"eps {eps:g}{'*' if eps == headline_eps else ''}" for eps in shown)):
+    for name in ("on y", "on y+1", *(_column_head(*column, headline_eps) for column in columns)):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        cells = (row.clean, row.shifted, *(row.under_attack(eps) for eps in shown))
+        cells = (row.clean, row.shifted, *(row.adversarial.get(column) for column in columns))
         table.add_row(row.label, *(percent_with_spread(cell) for cell in cells))
     return table
+
+
+def spread_words(rows: Sequence[AccuracyRow]) -> str:
+    """What stands behind ±: "± standard deviation over 5 source models (means of 2 fits each); "; empty for one."""
+    cells = [row.clean for row in rows if row.clean]
+    sources = max((cell.num_sources for cell in cells), default=0)
+    seeds = max((cell.num_seeds for cell in cells), default=1)
+    if seeds < 2:
+        return ""
+    if sources < 2:
+        return f"± standard deviation over {seeds} seeds; "
+    fits = max(cell.num_models // cell.num_sources for cell in cells if cell.num_sources)
+    each = f" (means of {fits} fits each)" if fits > 1 else ""
+    return f"± standard deviation over {sources} source models{each}; "
+
+
+def _attack_columns(rows: list[AccuracyRow], headline_eps: float, count: int) -> list[tuple[float, str]]:
+    """(eps, attack) of at most `count` columns: the worst case at the headline eps, PGD there and elsewhere."""
+    measured = {key for row in rows for key in row.adversarial}
+    worst = [(headline_eps, WORST)] if (headline_eps, WORST) in measured else []
+    steps = {(eps, attack_steps(name)): name for eps, name in measured if attack_steps(name)}
+    pgd = {eps: steps[eps, max(count for at, count in steps if at == eps)] for eps, _ in steps}
+    radii = chosen_eps([eps for eps in all_eps(rows) if eps in pgd], headline_eps, max(count - len(worst), 0))
+    return sorted([*worst, *((eps, pgd[eps]) for eps in radii)], key=lambda key: (key[0], key[1] != WORST))
+
+
+def _column_head(eps: float, attack: str, headline_eps: float) -> str:
+    """The radius and, below it, the attack: "eps 0.6*" over "worst"."""
+    mark = "*" if eps == headline_eps else ""
+    return f"eps {eps:g}{mark}\n{WORST if attack == WORST else attack_label(attack)}"
 
 
 def chosen_eps(available: list[float], headline_eps: float, count: int) -> list[float]:

@@ -12,6 +12,7 @@ from sweep_files import EPS, STEPS, numbers, trial_rows, write_sweep
 from notbugs.files import sha256
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Text
+from notbugs.report.honesty import Honesty
 from notbugs.report.sweep_answer import answer
 from notbugs.report.sweeps import Study, draw, load_studies, load_study, sweep_blocks, write_figures
 from notbugs.results import ResultsError
@@ -173,6 +174,34 @@ def test_answer_for_d_det(study: Study, tmp_path: Path) -> None:
 def test_the_verdict_follows_the_change(tmp_path: Path, gain: float, word: str) -> None:
     study = bent(tmp_path, accuracy=lambda kind, eps, steps, value: 0.3 + (gain if eps > 0.5 else 0.0))
     assert f"D_rand is {word} to eps" in answer(study, 10)[0]
+
+
+def test_a_single_fit_is_called_so(tmp_path: Path) -> None:
+    rows = [row for row in trial_rows() if row["seed"] == 0]
+    write_sweep(tmp_path, rows=rows)
+    rand, det = answer(load_study(tmp_path, "small"), 10)
+    assert "(chance 10.0%, one fit)" in rand
+    assert rand.endswith("by 20 points (one fit a point).")
+    assert "y than y + 1 at eps 1, 2 (one fit a point)" in det
+
+
+def test_the_pipeline_s_own_dataset_decides_at_its_eps(study: Study) -> None:
+    """The study's images at eps 1 pass with 90%, the pipeline's fall short with 84.9: one place decides."""
+    _, alone = answer(study, 10)
+    assert "of the images y at eps 0.5, 1, not at 2" in alone
+    _, det = answer(study, 10, {"det": (1.0, Honesty(0.849, 0.90, 1000))})
+    assert "of the images y at eps 0.5, not at 1, 2" in det
+    assert (
+        "At eps 1 the pipeline's own dataset decides (84.9% still called y by the stricter judge): it does not" in det
+    )
+    assert "at 1 the images still show y" not in det
+    _, other = answer(study, 10, {"det": (1.3, Honesty(0.2, 0.2, 1000))})
+    assert other == alone
+
+
+def test_points_on_the_edge_are_named(tmp_path: Path) -> None:
+    study = bent(tmp_path, still_y=lambda kind, eps, steps, value: 0.855 if eps == 1.0 else value)
+    assert "On the edge at eps 1: there a standard error" in answer(study, 10)[0]
 
 
 def test_the_answer_without_honest_points(tmp_path: Path) -> None:

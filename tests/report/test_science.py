@@ -49,7 +49,7 @@ def transfer_metrics(
         }
         for number, (x, y) in enumerate(zip(accuracy, success, strict=True))
     }
-    facts = {"pearson": 0.9, "spearman": 0.8, "rho_without_one": [0.5, 1.0], "num_points": 4}
+    facts = {"pearson": 0.9, "spearman": 0.8, "p_value": 0.04, "rho_without_one": [0.5, 1.0], "num_points": 4}
     return {
         "attack": {"norm": "l2", "eps": 1.0, "num_steps": 60},
         "source": {"architecture": "small_cnn", "width": 16, "accuracy": share(0.99), "fooled": {}},
@@ -179,7 +179,7 @@ def test_the_page_holds_every_section_figure_and_verdict(science_project, tmp_pa
         assert f'<section id="{key}">' in page
         assert (tmp_path / "figures" / f"{key}.png").exists()
     assert (tmp_path / "figures" / "inversion_panel.png").exists()
-    assert "tests nothing" in page
+    assert "Of all ways to pair the architectures" in page
     assert "The four experiments" in page
 
 
@@ -217,6 +217,10 @@ def test_transfer_verdicts(science_project):
     fragile = copy.deepcopy(found)
     fragile["correlation"]["D_det"]["targeted"]["rho_without_one"] = [-0.1, 1.0]
     assert science_transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
+    chance = copy.deepcopy(found)
+    chance["correlation"]["D_det"]["targeted"]["p_value"] = 0.15
+    assert science_transfer.verdicts(project, chance)[1].seen == "cannot be judged"
+    assert "15.0%" in science_transfer.verdicts(project, chance)[1].sentence
     fragile["correlation"]["D_det"]["targeted"]["spearman"] = -0.3
     assert science_transfer.verdicts(project, fragile)[1].seen == "not seen"
     fragile["correlation"]["D_det"]["targeted"] = None

@@ -89,12 +89,32 @@ def test_examples_of_the_source_stay_in_the_ball_and_fool_it(digits, standard_mo
     assert float(rates["untargeted.noise"].double().mean()) < 0.2
 
 
-def test_correlation_is_descriptive():
+def test_correlation_has_an_exact_null():
     found = correlation([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 25.0])
-    assert found == {"pearson": 0.8315, "spearman": 0.8, "rho_without_one": [0.5, 1.0], "num_points": 4}
+    assert found == {
+        "pearson": 0.8315,
+        "spearman": 0.8,
+        "p_value": 0.1667,  # 4 of 24 pairings: the one found, the sorted one, two other neighbours exchanged
+        "rho_without_one": [0.5, 1.0],
+        "num_points": 4,
+    }
+    assert correlation([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])["p_value"] == round(1 / 6, 4)
     tied = correlation([1.0, 1.0, 2.0], [3.0, 5.0, 4.0])
     assert tied is not None
     assert tied["spearman"] == 0.0
+    assert tied["p_value"] == round(2 / 3, 4)  # 3 beside 4, 3 beside 5, 4 beside 5: each twice
+
+
+def test_the_null_passes_as_seldom_as_it_says():
+    """Of random pairings of six architectures 5% at most have p < 0.05; of ten, whose pairings are drawn, about 5%."""
+    generator = torch.Generator().manual_seed(0)
+    for count, repeats in ((6, 300), (10, 100)):
+        columns = [torch.rand(2, count, generator=generator).tolist() for _ in range(repeats)]
+        small = sum(correlation(*pair)["p_value"] < 0.05 for pair in columns)
+        assert small / repeats < 0.09
+
+
+def test_correlation_needs_three_points_that_vary():
     assert correlation([1.0, 2.0], [1.0, 2.0]) is None
     assert correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
 

@@ -151,13 +151,52 @@ def test_verdicts_follow_the_numbers() -> None:
             "robust": {**model, "follows": {"smooth": sure, "fine": never}},
         },
         "datasets": {"D_R": dataset, "D_rand": dataset, "D_det": dataset},
-        "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never}},
+        "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never, "y_minus_shifted": sure}},
     }
     assert [finding.seen for finding in science_planted.findings(found)] == ["seen"] * 6
+    # 89% in the mean, but of fits that differ so much that the interval of y minus y + 1 holds 0.
+    unsure = {"value": 0.78, "low": -0.02, "high": 1.0}
+    found["fits"] = {"D_det": {"seeds": [0.99, 0.79], "y": sure, "shifted": never, "y_minus_shifted": unsure}}
+    assert science_planted.findings(found)[-1].seen == "not seen"
     turned = {
         "filters": [{**row, "inside": False}],
         "models": {"standard": found["models"]["robust"], "robust": found["models"]["standard"]},
         "datasets": {key: {"smooth": other, "fine": pair} for key in found["datasets"]},
-        "fits": {"D_det": {"seeds": [0.02], "y": never, "shifted": sure}},
+        "fits": {
+            "D_det": {
+                "seeds": [0.02],
+                "y": never,
+                "shifted": sure,
+                "y_minus_shifted": {"value": -0.93, "low": -0.98, "high": -0.85},
+            }
+        },
     }
     assert [finding.seen for finding in science_planted.findings(turned)] == ["not seen"] * 6
+
+
+def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, object]:
+    """A linear classifier on the non-robust features."""
+    ends = {"clean": clean, "adversarial": attacked}
+    shares = {name: {"value": value, "low": value - 0.05, "high": value + 0.05} for name, value in ends.items()}
+    return {"num_features": num, "num_surely": surely, **shares}
+
+
+@pytest.mark.parametrize(
+    ("fitted", "expected"),
+    [
+        (linear(5, 4, 0.8, 0.1), "seen"),
+        (linear(5, 0, 0.8, 0.1), "cannot be judged"),  # no interval of γ lies below 0
+        (linear(5, 4, 0.8, 0.65), "not seen"),  # the five keep 65% under attack: robust enough to classify
+        (linear(5, 1, 0.8, 0.1), "not seen"),
+        (linear(5, 4, 0.52, 0.1), "not seen"),
+        (None, "cannot be judged"),
+    ],
+)
+def test_non_robust_features_are_judged_by_their_intervals_and_under_attack(fitted: object, expected: str) -> None:
+    classifier = {"robust": linear(9, 9, 0.9, 0.6), "nonrobust": fitted}
+    sources = {key: {"linear_classifier": classifier} for key in ("standard", "linear")}
+    finding = science_features._suffice(sources, 0.2)
+    assert finding.seen == expected
+    if fitted is not None:
+        assert "under attack" in finding.sentence
+        assert "γ's interval lies below 0 for" in finding.sentence

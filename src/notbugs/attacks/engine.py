@@ -69,6 +69,9 @@ class Engine(nn.Module):
     """The copy."""
     _functions: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]
     """What gives logits and representation; in a tuple, so that neither is a submodule beside `network`."""
+    smooth: bool
+    """Whether the gradient was made of numbers at the images that it was made with; where the host waits for the
+    device, nobody asks."""
 
     @in_ordinary_mode
     def __init__(
@@ -98,6 +101,17 @@ class Engine(nn.Module):
         if self.channels_last and not (compiled or learning or self.half_dtype):
             use_winograd_(self.network, inputs)
         self._use(self.network)
+        self.smooth = not self._traits.runs_ahead or self._has_gradients(inputs)
+
+    def _has_gradients(self, inputs: Tensor) -> bool:
+        """Whether the gradient of the logits' sum is made of numbers at these images."""
+        with torch.enable_grad():
+            leaf = inputs.clone().requires_grad_()
+            total = self._run(self.network, leaf).sum()
+        if not total.requires_grad:
+            return True
+        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        return gradient is None or bool(gradient.isfinite().all())
 
     def in_parts(self, count: int, work: "Callable[[Engine, slice], Part]") -> "list[Part]":
         """Do a work on `count` examples, on the CPU a part of them in each of torch's threads.

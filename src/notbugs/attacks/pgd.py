@@ -96,7 +96,7 @@ def pgd(
 
     def attempt(network: nn.Module, chosen: slice | Tensor, noise: Tensor | None) -> _Found:
         """One try on some of the images; noise: where it begins beside them, (n, C, H, W)."""
-        climb = _Climb(network, objective, targeted, step_size, num_steps)
+        climb = _Climb(network, objective, targeted, step_size, num_steps, traits(inputs.device).runs_ahead)
         ball, aims = NORMS[norm].ball(inputs[chosen], eps), labels[chosen]
         with torch.no_grad():
             x = _start(ball, None if start is None else start[chosen], noise)
@@ -214,6 +214,7 @@ class _Climb:
     targeted: bool
     step_size: float
     num_steps: int
+    runs_ahead: bool
 
     @property
     def step(self) -> float:
@@ -223,14 +224,14 @@ class _Climb:
     def to_the_end(self, ball: Ball, x: Tensor, labels: Tensor) -> Tensor:
         """All steps; the last iterate, (N, C, H, W)."""
         for number in range(self.num_steps):
-            ball.climb_(x, self.look(x, labels, number)[1], self.step)
+            ball.climb_(x, self.look(x, labels, may_wait=self.asks(number))[1], self.step)
         return x
 
     def to_the_best(self, ball: Ball, x: Tensor, labels: Tensor) -> _Found:
         """All steps; of all points, the start included, the one with the highest score."""
         best: _Found | None = None
         for number in range(self.num_steps):
-            outputs, gradient = self.look(x, labels, number)
+            outputs, gradient = self.look(x, labels, may_wait=self.asks(number))
             here = self.found(x, outputs, labels)
             best = replace(here, x=x.clone()) if best is None else best.replaced(here, here.score > best.score)
             ball.climb_(x, gradient, self.step)
@@ -245,13 +246,14 @@ class _Climb:
         the CPU at once; where the host runs ahead of the device (CUDA) to halves of its size, every few steps, since
         asking how many are left makes it wait. Only what never succeeds gets a score.
         """
-        runs_ahead = traits(x.device).runs_ahead
+        runs_ahead = self.runs_ahead
         whole = _Found.unjudged(torch.empty_like(x))
         rows = torch.arange(len(x), device=x.device)  # what is still worked on
         for step in range(self.num_steps):
-            outputs, gradient = self.look(x, labels, step)
+            waits = not runs_ahead or step % COUNTS_EVERY == 0
+            outputs, gradient = self.look(x, labels, may_wait=waits)
             succeeded = self.succeeds(outputs, labels)
-            if not runs_ahead or step % COUNTS_EVERY == 0:
+            if waits:
                 size = _next_size(int((~succeeded).sum()), len(x), by_halves=runs_ahead)
                 if size < len(x):
                     order = succeeded.to(torch.uint8).argsort(stable=True)
@@ -267,13 +269,17 @@ class _Climb:
         whole.write_(rows, self.judge(x, labels))
         return whole
 
-    def look(self, x: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The outputs at x, (N, K), and the loss's gradient, (N, ...), to a positive factor an example.
+    def asks(self, step: int) -> bool:
+        """Whether the host asks at this step if the gradient is made of numbers.
 
-        Where the host runs ahead of the device it asks only at the first step whether all are numbers.
+        Where it runs ahead of the device the answer costs: it asks at the first step, of an engine whose gradients are
+        smooth not even then.
         """
+        return not self.runs_ahead or (step == 0 and not (isinstance(self.model, Engine) and self.model.smooth))
+
+    def look(self, x: Tensor, labels: Tensor, *, may_wait: bool) -> tuple[Tensor, Tensor]:
+        """The outputs at x, (N, K), and the loss's gradient, (N, ...), to a positive factor an example."""
         own_slope = self.loss.slope or self.differentiated
-        may_wait = step == 0 or not traits(x.device).runs_ahead
         return look(
             self.network, x, lambda outputs: own_slope(outputs, labels), look_again=may_wait, copy=self.careless
         )

@@ -10,10 +10,17 @@ from notbugs.cli.project import PathFromHome, project_root
 @click.command()
 @click.option("--json", "form", flag_value="json", help="One object a measurement.")
 @click.option("--csv", "form", flag_value="csv", help="One row a measurement.")
+@click.option("--write-docs", "form", flag_value="docs", help="Write the numbers in README.md and docs/ anew.")
 def results(form: str | None) -> None:
     """Print the accuracy table, or every measurement (--json, --csv)."""
     from notbugs import results as module
 
+    if form == "docs":
+        from notbugs.report.documents import write_documents
+
+        changed = write_documents(project_root())
+        click.echo(f"written: {', '.join(changed)}" if changed else "README.md and docs/ say what the metrics say")
+        return
     table = module.load_results(project_root())
     if form == "json":
         click.echo(module.to_json(table))

@@ -16,10 +16,12 @@ class ReportSettings(Settings):
 
     grid_examples: int = Field(default=10, ge=1, le=20)
     """Examples in a sample grid, side by side: the first one of each of the first so many classes."""
+    settings_note: str = ""
+    """How the settings were chosen, and what of the test split was seen by then; printed above the verdicts."""
 
 
 def write_report(root: Path, out: Path, figures_dir: Path) -> None:
-    """Write the page and the figures; the same inputs give the same bytes.
+    """Write the page, the figures, and the verdicts beside the page (verdicts.json); the same inputs, the same bytes.
 
     Args:
         root: project folder whose pipeline has run up to `evaluate`.

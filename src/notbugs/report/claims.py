@@ -1,18 +1,21 @@
 """What the paper claims, and whether the measurements show it.
 
-Every verdict follows a rule written down here before the numbers are seen: a difference counts when its mean
-over seeds reaches a named margin, the lower end of its 95% interval is above zero, and McNemar's paired test on the
-same test images rejects chance for every seed. "Cannot be judged" means that a measurement is not in this
-pipeline, or that it would prove nothing either way.
+Every verdict follows a rule written down here before the numbers are seen: a difference counts when its mean over
+source models and fits reaches a named margin and the lower end of its 95% interval is above zero. Models that share
+their streams and test images are compared pair by pair, and fits only with fits of the same recipe. Robustness is
+what all attacks together leave. "Cannot be judged" means that a measurement is not in this pipeline, or that it would
+prove nothing either way; "on the edge", that one image, or one standard error, more or less would change the verdict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from notbugs.comparison import POWER, Estimate, power, units_for_power
 from notbugs.config import DATASET_NAMES
-from notbugs.report.evidence import STILL_Y_SHARE, Evidence, NotMeasuredError
-from notbugs.results import STILL_Y, percent
+from notbugs.report.evidence import Evidence, Model, NotMeasuredError
+from notbugs.report.honesty import STILL_Y_SHARE
+from notbugs.results import STILL_Y, attack_label, model_label, percent
 
 Seen = Literal["seen", "not seen", "cannot be judged"]
 
@@ -31,24 +34,83 @@ CONTROL_MARGIN = 0.10
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What a rule says.
+
+    Attributes:
+        seen: the verdict. sentence: what was measured, with the numbers that decide.
+        basis: how many models, fits and images it rests on, and the power at the margin.
+        elsewhere: what happens at the other eps; empty where the claim has none.
+        on_edge: whether one image, or one standard error, more or less would change the verdict.
+    """
+
+    seen: Seen
+    sentence: str
+    basis: str = ""
+    elsewhere: str = ""
+    on_edge: bool = False
+
+
+@dataclass(frozen=True)
 class Claim:
     """One claim of the paper and what was found.
 
     Attributes:
         key: short name. title: heading.
         statement_of_paper: the claim, in our words.
-        seen: the verdict.
-        sentence: what was measured, with the numbers that decide.
+        judgement: what its rule says.
     """
 
     key: str
     title: str
     statement_of_paper: str
-    seen: Seen
-    sentence: str
+    judgement: Judgement
+
+    @property
+    def seen(self) -> Seen:
+        """The verdict."""
+        return self.judgement.seen
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in print, such as "seen, on the edge"."""
+        return f"{self.seen}, on the edge" if self.judgement.on_edge else self.seen
+
+    @property
+    def sentence(self) -> str:
+        """What was measured."""
+        return self.judgement.sentence
+
+    @property
+    def notes(self) -> str:
+        """What it rests on, and what happens at the other eps; a line each."""
+        return "\n".join(filter(None, (self.judgement.basis, self.judgement.elsewhere)))
 
 
-Judgement = tuple[Seen, str]
+@dataclass(frozen=True)
+class Criterion:
+    """A part of a rule: whether it holds, and whether one image, or one standard error, would change that."""
+
+    holds: bool
+    close: bool
+
+    @classmethod
+    def margin(cls, gap: Estimate, margin: float) -> "Criterion":
+        """A difference of at least the margin, its interval above 0."""
+        image = gap.one_image
+        near_margin = abs(gap.value - margin) < max(image, gap.standard_error)
+        return cls(gap.reaches(margin), near_margin or abs(gap.low) < image)
+
+    @classmethod
+    def at_most(cls, gap: Estimate, margin: float) -> "Criterion":
+        """A difference of at most the margin."""
+        near = abs(gap.value - margin) < max(gap.one_image, gap.standard_error)
+        return cls(gap.value <= margin + 1e-9, near)
+
+    @classmethod
+    def above(cls, found: Estimate, bar: float) -> "Criterion":
+        """The interval lies above the bar."""
+        return cls(found.low > bar, abs(found.low - bar) < found.one_image)
 
 
 def verdict(seen: bool) -> Seen:
@@ -56,80 +118,121 @@ def verdict(seen: bool) -> Seen:
     return "seen" if seen else "not seen"
 
 
+def _decided(criteria: Sequence[Criterion]) -> tuple[Seen, bool]:
+    """Seen if all hold; on the edge if one that decides is close."""
+    failing = [one for one in criteria if not one.holds]
+    close = all(one.close for one in failing) if failing else any(one.close for one in criteria)
+    return verdict(not failing), close
+
+
 def _robust_training(evidence: Evidence) -> Judgement:
     if evidence.robust_eps is None:
         raise NotMeasuredError("no model is trained robustly in the norm that is evaluated")
-    eps = evidence.robust_eps
-    robust, standard = (evidence.accuracy("D", name, eps=eps) for name in ("robust", "standard"))
-    clean = evidence.accuracy("D", "robust")
-    gain = robust.minus(standard)
-    pairs = evidence.paired(("D", "robust"), ("D", "standard"), eps=eps)
-    seen = gain.reaches(ROBUST_MARGIN) and pairs.support and clean.low > evidence.far_above_chance
-    return verdict(seen), (
-        f"At the eps of robust training ({eps:g}) the robust model's adversarial accuracy is {robust}, the "
-        f"standard model's {standard}: {gain.points} (asked: {_points(ROBUST_MARGIN)}); the robust model's "
-        f"clean accuracy is {clean} (asked: lower end above {percent(evidence.far_above_chance)}%). {pairs}"
+    eps, bar = evidence.robust_eps, evidence.far_above_chance
+    robust, standard = ("D", "robust"), ("D", "standard")
+    numbers = [_attacked(evidence, model, eps) for model in (robust, standard)]
+    gain, clean = evidence.difference(robust, standard, eps=eps), evidence.accuracy("D", "robust")
+    seen, close = _decided([Criterion.margin(gain, ROBUST_MARGIN), Criterion.above(clean, bar)])
+    return Judgement(
+        seen,
+        f"At the eps of robust training ({eps:g}) all attacks together leave {numbers[0]} of the robust model's "
+        f"images and {numbers[1]} of the standard model's: {_asked(gain, ROBUST_MARGIN)}; the robust model's clean "
+        f"accuracy is {clean} (asked: lower end above {percent(bar)}%).",
+        _basis(gain, ROBUST_MARGIN),
+        _elsewhere(evidence, robust, standard, eps),
+        close,
     )
 
 
 def _robust_features(evidence: Evidence) -> Judgement:
-    eps = evidence.headline_eps
-    robust, base, other = (evidence.accuracy(name, eps=eps) for name in ("D_R", "D", "D_NR"))
-    clean = evidence.accuracy("D_R")
-    over_base, over_other = robust.minus(base), robust.minus(other)
-    pairs = [evidence.paired(_fit("D_R"), _fit(name), eps=eps) for name in ("D", "D_NR")]
-    seen = (
-        over_base.reaches(D_R_OVER_D_MARGIN)
-        and over_other.reaches(D_R_OVER_D_NR_MARGIN)
-        and all(pair.support for pair in pairs)
-        and clean.low > evidence.far_above_chance
-    )
-    return verdict(seen), (
-        f"Standard training on D_R gives {clean} clean and {robust} adversarial accuracy at eps {eps:g}: "
-        f"{over_base.points} over D (asked: {_points(D_R_OVER_D_MARGIN)}) and {over_other.points} over D_NR "
-        f"(asked: {_points(D_R_OVER_D_NR_MARGIN)}). {pairs[0]} {pairs[1]}"
+    eps, bar = evidence.headline_eps, evidence.far_above_chance
+    ours, other = _fit("D_R"), _fit("D_NR")
+    number, clean = _attacked(evidence, ours, eps), evidence.accuracy("D_R")
+    evidence.accuracy("D_NR", eps=eps)  # says first that it is not there
+    base = evidence.fitted_as("robust")
+    evidence.check_same_recipe("robust", "nonrobust")
+    over_base = evidence.difference(ours, base, eps=eps)
+    over_other = evidence.difference(ours, other, eps=eps)
+    criteria = [
+        Criterion.margin(over_base, D_R_OVER_D_MARGIN),
+        Criterion.margin(over_other, D_R_OVER_D_NR_MARGIN),
+        Criterion.above(clean, bar),
+    ]
+    seen, close = _decided(criteria)
+    return Judgement(
+        seen,
+        f"Standard training on D_R gives {clean} clean accuracy (asked: lower end above {percent(bar)}%); at eps "
+        f"{eps:g} all attacks together leave {number}. That is {_asked(over_base, D_R_OVER_D_MARGIN)} over the same "
+        f"fits on D itself ({_attacked(evidence, base, eps)}), and {_asked(over_other, D_R_OVER_D_NR_MARGIN)} over "
+        f"those on D_NR ({_attacked(evidence, other, eps)}).",
+        _basis(over_base, D_R_OVER_D_MARGIN),
+        _elsewhere(evidence, ours, base, eps),
+        close,
     )
 
 
 def _not_robust_features(evidence: Evidence) -> Judgement:
-    eps = evidence.headline_eps
-    clean = evidence.accuracy("D_NR")
-    found, base, robust = (
-        evidence.accuracy(*model, eps=eps) for model in (("D_NR",), ("D", "standard"), ("D", "robust"))
-    )
+    eps, bar = evidence.headline_eps, evidence.far_above_chance
+    ours, robust, standard = _fit("D_NR"), ("D", "robust"), ("D", "standard")
+    clean, number = evidence.accuracy("D_NR"), _attacked(evidence, ours, eps)
+    base = evidence.fitted_as("nonrobust")
+    robust_over_standard = evidence.difference(robust, standard, eps=eps)
     numbers = (
-        f"Standard training on D_NR gives {clean} clean and {found} adversarial accuracy at eps {eps:g}; on "
-        f"D, standard training gives {base} and robust training {robust} at that eps."
+        f"Standard training on D_NR gives {clean} clean accuracy, and at eps {eps:g} all attacks together leave "
+        f"{number}; of the same fits on D itself they leave {_attacked(evidence, base, eps)}, of the robust model "
+        f"{_attacked(evidence, robust, eps)}, of the standard one {_attacked(evidence, standard, eps)}."
     )
-    over_base, over_found = (evidence.paired(("D", "robust"), _fit(name), eps=eps) for name in ("D", "D_NR"))
-    if not (robust.minus(base).reaches(ROBUST_MARGIN) and over_base.support):
-        return "cannot be judged", (
-            f"{numbers} The robust model is not {_points(ROBUST_MARGIN)} above the standard one there, so "
-            "this eps does not tell a robust model from one that is not."
+    apart = Criterion.margin(robust_over_standard, ROBUST_MARGIN)
+    over_base = evidence.difference(ours, base, eps=eps)
+    basis, elsewhere = _basis(over_base), _elsewhere(evidence, ours, base, eps)
+    if not apart.holds:
+        return Judgement(
+            "cannot be judged",
+            f"{numbers} The robust model is not {_points(ROBUST_MARGIN)} above the standard one there "
+            f"({robust_over_standard.points}), so this eps does not tell a robust model from one that is not.",
+            basis,
+            elsewhere,
+            apart.close,
         )
-    accurate = clean.low > evidence.far_above_chance
-    not_robust = (
-        found.value - base.value <= NOT_ROBUST_MARGIN + 1e-9
-        and robust.minus(found).reaches(ROBUST_MARGIN)
-        and over_found.support
-    )
-    return verdict(accurate and not_robust), (
-        f"{numbers} Asked: clean accuracy with its lower end above {percent(evidence.far_above_chance)}%, "
-        f"adversarial accuracy at most {_points(NOT_ROBUST_MARGIN)} above D's and {_points(ROBUST_MARGIN)} "
-        f"below the robust model's. {over_found}"
+    below_robust = evidence.difference(robust, ours, eps=eps)
+    criteria = [
+        Criterion.above(clean, bar),
+        Criterion.at_most(over_base, NOT_ROBUST_MARGIN),
+        Criterion.margin(below_robust, ROBUST_MARGIN),
+    ]
+    seen, close = _decided(criteria)
+    return Judgement(
+        seen,
+        f"{numbers} Asked: clean accuracy with its lower end above {percent(bar)}%; at most "
+        f"{_points(NOT_ROBUST_MARGIN)} over D: {over_base.points}; the robust model above it by "
+        f"{_points(ROBUST_MARGIN)}: {below_robust.points}.",
+        basis,
+        elsewhere,
+        close,
     )
 
 
 def _same_but_for_g(evidence: Evidence) -> Judgement:
-    eps = evidence.headline_eps
+    eps, bar = evidence.headline_eps, evidence.far_above_chance
     clean, clean_other = evidence.accuracy("D_R"), evidence.accuracy("D_NR")
-    gap = evidence.accuracy("D_R", eps=eps).minus(evidence.accuracy("D_NR", eps=eps))
-    pairs = evidence.paired(_fit("D_R"), _fit("D_NR"), eps=eps)
-    learnt = min(clean.low, clean_other.low) > evidence.far_above_chance
-    return verdict(learnt and gap.reaches(D_R_OVER_D_NR_MARGIN) and pairs.support), (
-        "Made from the same images by the same recipe, D_R with the robust and D_NR with the standard "
-        f"model's representation, they give {clean} and {clean_other} clean accuracy, and at eps {eps:g} a "
-        f"difference in adversarial accuracy of {gap.points} (asked: {_points(D_R_OVER_D_NR_MARGIN)}). {pairs}"
+    evidence.check_same_recipe("robust", "nonrobust")
+    gap = evidence.difference(_fit("D_R"), _fit("D_NR"), eps=eps)
+    criteria = [
+        Criterion.margin(gap, D_R_OVER_D_NR_MARGIN),
+        Criterion.above(clean, bar),
+        Criterion.above(clean_other, bar),
+    ]
+    seen, close = _decided(criteria)
+    return Judgement(
+        seen,
+        "Made from the same images and starts, and fitted from the same initialisation in the same order, D_R with "
+        f"the robust and D_NR with the standard model's representation, they give {clean} and {clean_other} clean "
+        f"accuracy (asked: lower ends above {percent(bar)}%), and at eps {eps:g} all attacks together leave "
+        f"{_attacked(evidence, _fit('D_R'), eps)} and {_attacked(evidence, _fit('D_NR'), eps)}: "
+        f"{_asked(gap, D_R_OVER_D_NR_MARGIN)}, pair by pair.",
+        _basis(gap, D_R_OVER_D_NR_MARGIN),
+        _elsewhere(evidence, _fit("D_R"), _fit("D_NR"), eps),
+        close,
     )
 
 
@@ -142,83 +245,110 @@ def _random_target(evidence: Evidence) -> Judgement:
         f"{percent(share)}% of its labels equal y, no more often than any other class: what is visible in "
         f"the images could teach about that accuracy and no more."
     )
-    if clean.low <= bar:
-        return _unless_attack_failed(evidence, "rand", f"{numbers} {_judges(evidence, 'rand')}")
-    return _if_honest(evidence, "rand", numbers)
+    learnt = Criterion.above(clean, bar)
+    if not learnt.holds:
+        found = Judgement("not seen", f"{numbers} {_judges(evidence, 'rand')}", _basis(clean), "", learnt.close)
+        return _unless_attack_failed(evidence, "rand", found)
+    return _if_honest(evidence, "rand", Judgement("seen", numbers, _basis(clean), "", learnt.close))
 
 
 def _deterministic_target(evidence: Evidence) -> Judgement:
     clean, shifted = evidence.accuracy("D_det"), evidence.accuracy("D_det", labels="shifted")
-    bar = evidence.far_above_chance
+    gap, bar = evidence.difference(_fit("D_det"), _fit("D_det"), labels=("true", "shifted")), evidence.far_above_chance
     numbers = (
-        f"The fit on D_det calls {clean} of the untouched test images y and {shifted} of them y + 1 (a model "
-        f"that learnt only what is visible: 0% and 100%; asked: lower end on y above {percent(bar)}%, and "
-        "more often y than y + 1)."
+        f"The fit on D_det calls {clean} of the untouched test images y and {shifted} of them y + 1 (a model that "
+        f"learnt only what is visible: 0% and 100%): {gap.points} (asked: above 0; lower end on y above "
+        f"{percent(bar)}%)."
     )
-    pairs = evidence.paired(_fit("D_det"), _fit("D_det"), labels=("true", "shifted"))
-    if clean.low > bar and clean.minus(shifted).low > 0 and pairs.support:
-        return _if_honest(evidence, "det", numbers)
-    if shifted.low > bar:
-        why = "A collapse to the visible content: it mostly learnt the labels as given, y + 1."
+    criteria = [Criterion.above(gap, 0.0), Criterion.above(clean, bar)]
+    seen, close = _decided(criteria)
+    basis = _basis(gap)
+    if seen == "seen":
+        return _if_honest(evidence, "det", Judgement("seen", numbers, basis, "", close))
+    sentence = f"{numbers} {det_words(clean, shifted, gap, bar)} {_judges(evidence, 'det')}"
+    return _unless_attack_failed(evidence, "det", Judgement("not seen", sentence, basis, "", close))
+
+
+def det_words(clean: Estimate, shifted: Estimate, gap: Estimate, bar: float) -> str:
+    """What a fit on D_det learnt, by its accuracy on y against that on y + 1 and their intervals.
+
+    Args:
+        clean, shifted: accuracy on y and on y + 1. gap: the first minus the second, paired.
+        bar: what counts as far above chance.
+    """
+    if gap.low > 0:
         if clean.low > bar:
-            why = "Mixed: it learnt from the perturbations, but no less from the visible content."
-    elif clean.value > bar and clean.value > shifted.value:
-        why = "On average it learnt y, but its interval is too wide to be sure: more fit seeds would narrow it."
-    else:
-        why = "A failure rather than a collapse: it learnt neither labelling well."
-    return _unless_attack_failed(evidence, "det", f"{numbers} {why} {_judges(evidence, 'det')}")
+            return "It learnt y from the perturbations, more than y + 1 from what is visible."
+        return "It calls y more often than y + 1, but y not far above chance."
+    if gap.high < 0:
+        if clean.low <= bar:
+            return "A collapse to the visible content: it learnt y + 1, and y not far above chance."
+        return "Mixed: it learnt y from the perturbations, but y + 1 from the visible content more."
+    if max(clean.low, shifted.low) <= bar:
+        return "A failure rather than a collapse: it learnt neither labelling well."
+    return "Undecided: it learnt both, and which of them more the interval does not tell."
 
 
 def _control(evidence: Evidence, key: str) -> Judgement:
     name, control_key = DATASET_NAMES[key], f"{key}_from_robust"
-    own, control = evidence.accuracy(name), evidence.accuracy(DATASET_NAMES[control_key])
-    loss = own.minus(control)
-    pairs = evidence.paired(_fit(name), _fit(DATASET_NAMES[control_key]))
+    control_name = DATASET_NAMES[control_key]
+    own, control = evidence.accuracy(name), evidence.accuracy(control_name)
+    evidence.check_same_recipe(key, control_key)
+    loss = evidence.difference(_fit(name), _fit(control_name))
     numbers = (
         f"The fit on {name} made with the robust model reaches {control} on y, with the standard model "
-        f"{own}: a difference of {loss.points} (asked: {_points(CONTROL_MARGIN)}). {pairs}"
+        f"{own}: {_asked(loss, CONTROL_MARGIN)}."
     )
-    if own.low <= evidence.far_above_chance:
-        return (
-            "cannot be judged",
-            f"{numbers} {name} itself does not generalise here, so there is nothing to lose.",
-        )
-    if loss.reaches(CONTROL_MARGIN) and pairs.support:
-        return "seen", f"{numbers} {_judges(evidence, control_key)}"
-    return _if_honest(evidence, control_key, numbers, otherwise="not seen")
+    learnt, lost = Criterion.above(own, evidence.far_above_chance), Criterion.margin(loss, CONTROL_MARGIN)
+    basis = _basis(loss, CONTROL_MARGIN)
+    if not learnt.holds:
+        sentence = f"{numbers} {name} itself does not generalise here, so there is nothing to lose."
+        return Judgement("cannot be judged", sentence, basis, "", learnt.close)
+    if lost.holds:
+        close = lost.close or learnt.close
+        return Judgement("seen", f"{numbers} {_judges(evidence, control_key)}", basis, "", close)
+    return _if_honest(evidence, control_key, Judgement("not seen", numbers, basis, "", lost.close))
 
 
-def _if_honest(evidence: Evidence, key: str, numbers: str, otherwise: Seen = "seen") -> Judgement:
-    """`otherwise`, unless the judges say that the labels t are partly simply right."""
-    numbers = f"{numbers} {_judges(evidence, key)}"
-    if evidence.is_honest(key):
-        return otherwise, numbers
-    return "cannot be judged", (
-        f"{numbers} They do not both reach {100 * STILL_Y_SHARE:g}%, so the labels t are partly simply right."
+def _if_honest(evidence: Evidence, key: str, found: Judgement) -> Judgement:
+    """What was found, unless the judges say that the labels t are partly simply right."""
+    sentence = f"{found.sentence} {_judges(evidence, key)}"
+    judged = evidence.honesty(key)
+    close = found.on_edge or judged.on_edge
+    if judged.holds:
+        return Judgement(found.seen, sentence, found.basis, found.elsewhere, close)
+    sentence = (
+        f"{sentence} They do not both reach {100 * STILL_Y_SHARE:g}%, so the labels t are partly simply right."
         f"{_still_y_fit(evidence, key)}"
     )
+    return Judgement("cannot be judged", sentence, found.basis, found.elsewhere, judged.on_edge)
 
 
-def _unless_attack_failed(evidence: Evidence, key: str, numbers: str) -> Judgement:
+def _unless_attack_failed(evidence: Evidence, key: str, found: Judgement) -> Judgement:
     """Not seen, unless there was little to see: the attack did not even take the source model to its targets."""
     success = evidence.success(key)
     if success is None or success >= REACHED_SHARE:
-        return "not seen", numbers
-    return "cannot be judged", (
-        f"{numbers} The attack took its own source model to its target for {percent(success)}% of the images only "
-        f"(asked: {percent(REACHED_SHARE)}%): a larger eps or more steps would put the claim to the test."
+        return found
+    return Judgement(
+        "cannot be judged",
+        f"{found.sentence} The attack took its own source model to its target for {percent(success)}% of the images "
+        f"only (asked: {percent(REACHED_SHARE)}%): a larger eps or more steps would put the claim to the test.",
+        found.basis,
     )
 
 
 def _judges(evidence: Evidence, key: str) -> str:
-    """What robust model and 1-NN say of the constructed images."""
+    """What robust model and 1-NN say of the constructed images, and what other seeds' models do."""
     try:
-        robust, neighbour = evidence.still_y(key)
+        found = evidence.honesty(key)
     except NotMeasuredError as error:
         return f"{str(error)[:1].upper()}{str(error)[1:]}."
+    others = evidence.constructions[key].get("success_other_seeds")
+    crosses = "" if others is None else f" The source's other seeds call {percent(others)}% of them t."
+    edge = f" {found.edge_sentence}" if found.on_edge else ""
     return (
-        f"Of the images of {DATASET_NAMES[key]}, the robust model still calls {percent(robust)}% y and the "
-        f"1-NN {percent(neighbour)}%."
+        f"Of the images of {DATASET_NAMES[key]} that they called y before the perturbation, the robust model still "
+        f"calls {percent(found.robust)}% y and the 1-NN {percent(found.neighbour)}%.{edge}{crosses}"
     )
 
 
@@ -229,13 +359,68 @@ def _still_y_fit(evidence: Evidence, key: str) -> str:
     except NotMeasuredError:
         return ""
     number = evidence.constructions.get(key, {}).get("num_still_y")
-    only = f"only the {number} images" if number is not None else "only those"
+    only = f"only the {number:g} images" if number is not None else "only those"
     return f" Fitted on {only} that both still call y: {clean} on y."
 
 
-def _fit(dataset: str) -> tuple[str, str]:
+def _fit(dataset: str) -> Model:
     """The model of standard training on a dataset."""
     return dataset, "standard"
+
+
+def _attacked(evidence: Evidence, model: Model, eps: float) -> str:
+    """What all attacks together leave, and PGD beside it: "32.1% [28.0, 36.2] (PGD-100 alone: 34.6%)"."""
+    worst, beside = evidence.accuracy(*model, eps=eps), evidence.pgd(model, eps)
+    if beside is None:
+        return str(worst)
+    attack, weaker = beside
+    return f"{worst} ({attack_label(attack)} alone: {percent(weaker.value)}%)"
+
+
+def _asked(gap: Estimate, margin: float) -> str:
+    """The difference beside the margin that is asked for."""
+    return f"{gap.points} (asked: {_points(margin)})"
+
+
+def _basis(found: Estimate, margin: float | None = None) -> str:
+    """What an estimate rests on, what it leaves out, and the power at the margin."""
+    basis = found.basis
+    assert basis is not None  # estimates of the evidence have one
+    parts = [f"Rests on {basis}", basis.caution, "" if basis.paired else "not compared image by image"]
+    if margin is not None:
+        parts.append(power_sentence(found, margin))
+    return "; ".join(filter(None, parts)) + "."
+
+
+def power_sentence(gap: Estimate, margin: float) -> str:
+    """The power at the margin, and what would raise it to POWER: "power at the margin of 10 points: 0.93"."""
+    basis = gap.basis
+    assert basis is not None
+    reached = power(margin, basis)
+    text = f"power at the margin of {_points(margin)}: {reached:.2f}"
+    if reached >= POWER:
+        return text
+    needed = units_for_power(margin, basis)
+    if needed is None or basis.num_units < 2:
+        return f"{text} ({POWER:g} needs more test images{' or models' if basis.num_units < 2 else ''})"
+    return f"{text} ({POWER:g} needs {needed} {basis.units} with the spread measured here)"
+
+
+def _elsewhere(evidence: Evidence, first: Model, second: Model, eps: float) -> str:
+    """The same difference at the other eps of the curve, by PGD; empty where there is none."""
+    told, below = [], []
+    for other, attack in evidence.curve_eps(first, second):
+        if other == eps:
+            continue
+        gap = evidence.difference(first, second, eps=other, attack=attack)
+        told.append(f"{other:g}: {gap.points} ({attack_label(attack)})")
+        if gap.value < 0:
+            below.append(f"{other:g}")
+    if not told:
+        return ""
+    names = f"{model_label(*first)} minus {model_label(*second)}"
+    lies = f" It lies below at eps {', '.join(below)}." if below else ""
+    return f"At the other eps, {names}: {'; '.join(told)}.{lies}"
 
 
 def _points(margin: float) -> str:
@@ -309,15 +494,14 @@ RULES = (
 """Every claim and its rule, in the order of the report."""
 
 
-def judge(evidence: Evidence) -> list[Claim]:
-    """A verdict on every claim; a missing measurement makes it "cannot be judged"."""
-    return [_judge_one(rule, evidence) for rule in RULES]
+def judge(evidence: Evidence, only: str | None = None) -> list[Claim]:
+    """A verdict on every claim, or on the one of a key; a missing measurement makes it "cannot be judged"."""
+    return [_judge_one(rule, evidence) for rule in RULES if only in (None, rule.key)]
 
 
 def _judge_one(rule: _Rule, evidence: Evidence) -> Claim:
-    seen: Seen
     try:
-        seen, sentence = rule.judge(evidence)
+        found = rule.judge(evidence)
     except NotMeasuredError as error:
-        seen, sentence = "cannot be judged", f"Cannot be judged: {error}."
-    return Claim(rule.key, rule.title, rule.statement, seen, sentence)
+        found = Judgement("cannot be judged", f"Cannot be judged: {error}.")
+    return Claim(rule.key, rule.title, rule.statement, found)

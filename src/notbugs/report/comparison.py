@@ -9,9 +9,9 @@ from notbugs.report.page import environment
 
 HOW = {
     "accuracy": "Mean over seeds on each run's own test images; under attack at each run's own headline radius.",
-    "why D_R is robust": "Robustness passed on: of the way from D's standard to its robust model in adversarial "
-    "accuracy, the share that standard training on the dataset goes. The other lines are free of units and sizes, so "
-    "that two sources can be compared; they are candidates for an explanation, not an explanation.",
+    "why D_R is robust": "Robustness passed on: of the way in adversarial accuracy from D, fitted by the dataset's own "
+    "recipe, to D's robust model, the share that standard training on the dataset goes. The other lines are free of "
+    "units and sizes, so that two sources can be compared; they are candidates for an explanation, not an explanation.",
 }
 
 

@@ -1,97 +1,29 @@
-"""The evidence for the paper's claims: accuracies with intervals, and what the judges say of the images."""
+"""The evidence for the paper's claims: accuracies with intervals, and what the judges say of the images.
 
-import math
+Estimates, paired differences and their power are those of `notbugs.comparison`; here they are found in the tables
+of a project.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from notbugs.comparison import Paired, paired, t_half_width
+from notbugs import comparison
+from notbugs.comparison import Estimate, Run
 from notbugs.config import DATASET_NAMES
-from notbugs.results import model_label, percent, strength
+from notbugs.report.honesty import Honesty, honesty_of
+from notbugs.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from notbugs.report.project import Project
 
-STILL_Y_SHARE = 0.85
-"""Share of a construction's images that both judges must still call y; below it t is partly simply right."""
 CHANCE_MARGIN = 0.20
 """"Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
-PAIRED_P = 0.05
-"""A difference between two models counts if McNemar's test on the same images gives less, for every seed."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """An accuracy (or a difference of two) with its 95% interval.
-
-    The interval joins, in quadrature, the Wilson interval (which test images) and the t interval of the mean
-    over seeds (which training run); with one seed only the former is known.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{percent(self.value)}% [{percent(self.low)}, {percent(self.high)}]"
-
-    def minus(self, other: "Estimate") -> "Estimate":
-        """Difference with the interval of Newcombe's hybrid score method (1998, method 10).
-
-        d − sqrt((a − low_a)² + (high_b − b)²), d + sqrt((high_a − a)² + (b − low_b)²)
-        """
-        gap = self.value - other.value
-        down = math.hypot(self.value - self.low, other.high - other.value)
-        up = math.hypot(self.high - self.value, other.value - other.low)
-        return Estimate(gap, gap - down, gap + up)
-
-    @property
-    def points(self) -> str:
-        """As a difference: "+21.3 points [18.0, 24.6]"."""
-        text = f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
-        return text.replace("-", "−")
-
-    def reaches(self, margin: float) -> bool:
-        """Whether a difference is at least `margin` and its interval lies above zero."""
-        # 1e-9: a difference of two decimal fractions that equals the margin must not fail by rounding.
-        return self.value >= margin - 1e-9 and self.low > 0
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Two models compared on the same test images, once for each seed.
-
-    Attributes:
-        first, second: what is right where the other is wrong, in words.
-        seeds: one comparison a seed.
-    """
-
-    first: str
-    second: str
-    seeds: tuple[Paired, ...]
-
-    @property
-    def support(self) -> bool:
-        """Whether the first is better, and chance alone does not explain it, for every seed."""
-        return all(pair.difference > 0 and pair.p_value < PAIRED_P for pair in self.seeds)
-
-    def __str__(self) -> str:
-        largest = max(pair.p_value for pair in self.seeds)
-        seeds = f" for each of {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
-        return (
-            f"On the same images{seeds}, only {self.first} is right on {_range([p.only_first for p in self.seeds])}, "
-            f"only {self.second} on {_range([p.only_second for p in self.seeds])} of {self.seeds[0].n} "
-            f"(McNemar: p {_p_value(largest)}, asked: below {PAIRED_P:g})."
-        )
-
-
-def _range(counts: list[int]) -> str:
-    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"at most {p:.3f}"
+Model = tuple[str, str]
+"""(dataset, estimator) in the results."""
 
 
 class NotMeasuredError(Exception):
@@ -103,20 +35,22 @@ class Evidence:
     """What the verdicts are made from.
 
     Attributes:
-        summary: `notbugs.results.summarise`.
-        constructions: key -> metrics/construct/<key>.json.
-        per_example: metrics/per_example.parquet; None if there is none.
+        results: rows of metrics/results.csv, one a measurement of one model.
         num_classes: C.
         headline_eps: radius of the claims about D_R and D_NR.
         robust_eps: radius of robust training; None if unknown.
+        constructions: key -> metrics/construct/<key>.json.
+        per_example: metrics/per_example.parquet; None if there is none.
+        params: params.yaml, for the recipes of constructions and fits.
     """
 
-    summary: "pd.DataFrame"
+    results: "pd.DataFrame"
     num_classes: int
     headline_eps: float
     robust_eps: float | None
     constructions: dict[str, dict[str, Any]] = field(default_factory=dict)
     per_example: "pd.DataFrame | None" = None
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def chance(self) -> float:
@@ -132,102 +66,218 @@ class Evidence:
         return max(min(2 * self.chance, (1 + self.chance) / 2), self.chance + CHANCE_MARGIN)
 
     def accuracy(
-        self, dataset: str, estimator: str = "standard", *, eps: float = 0.0, labels: str = "true"
-    ) -> Estimate:
-        """Accuracy of a model, under the strongest attack at `eps` that all its seeds went through.
-
-        Raises: NotMeasuredError if the model, or the radius, was not measured.
-        """
-        row = self._row(dataset, estimator, eps, labels)
-        return _estimate(row["mean"], row["std"], row["low"], row["high"], row["num_seeds"])
-
-    def paired(
         self,
-        first: tuple[str, str],
-        second: tuple[str, str],
+        dataset: str,
+        estimator: str = "standard",
+        *,
+        eps: float = 0.0,
+        labels: str = "true",
+        attack: str | None = None,
+    ) -> Estimate:
+        """Accuracy of a model.
+
+        Args:
+            eps: radius; 0 for untouched images.
+            labels: "true" or "shifted".
+            attack: by default all attacks together, which every fit must have gone through.
+        Raises: NotMeasuredError if the model, the radius or the attack was not measured.
+        """
+        runs, num_images = self._runs((dataset, estimator), eps, labels, attack, examples=False)
+        return comparison.accuracy(runs, num_images)
+
+    def difference(
+        self,
+        first: Model,
+        second: Model,
         *,
         eps: float = 0.0,
         labels: tuple[str, str] = ("true", "true"),
-    ) -> Pairs:
-        """Two models on the same images, seed by seed (those they share, else in their order).
+        attack: str | None = None,
+    ) -> Estimate:
+        """How much more accurate the first model is, compared pair by pair; see `comparison.difference`.
 
         Args:
             first, second: (dataset, estimator); the same model twice to compare two labels.
-            eps: radius of the attack, the one that `accuracy` takes.
+            eps, attack: as in `accuracy`.
             labels: which labels each is right on.
-        Raises: NotMeasuredError if it was not measured, or not kept example by example.
+        Raises: NotMeasuredError if it was not measured.
         """
-        sides = [self._examples(*model, eps, side) for model, side in zip((first, second), labels, strict=True)]
-        shared = [seed for seed in sides[0] if seed in sides[1]]
-        pairs = [(seed, seed) for seed in shared] or list(zip(*sides, strict=False))
-        names = [
-            model_label(*model) + (" on y + 1" if side == "shifted" else "")
+        sides = [
+            self._runs(model, eps, side, attack, examples=True)
             for model, side in zip((first, second), labels, strict=True)
         ]
-        return Pairs(names[0], names[1], tuple(paired(sides[0][a], sides[1][b]) for a, b in pairs))
+        (ours, num_images), (theirs, _) = sides
+        return comparison.difference(ours, theirs, num_images)
 
-    def _row(self, dataset: str, estimator: str, eps: float, labels: str) -> dict[Any, Any]:
-        table = self.summary
-        model = table[(table["dataset"] == dataset) & (table["estimator"] == estimator)]
-        if not len(model):
-            raise NotMeasuredError(f"{model_label(dataset, estimator)} is not in this pipeline")
-        rows = model[(model["labels"] == labels) & (model["eps"].astype(float) == eps)]
-        if not len(rows):
-            what = f"eps {eps:g}" if eps else f"accuracy on the {labels} labels"
-            raise NotMeasuredError(f"{what} was not measured for {model_label(dataset, estimator)}")
-        return max(rows.to_dict(orient="records"), key=lambda row: strength(row["attack"], row["num_seeds"]))
+    def pgd(self, model: Model, eps: float) -> tuple[str, Estimate] | None:
+        """The PGD of most steps that every fit went through at `eps`, and what it leaves; None without one."""
+        steps = [(attack_steps(name), name) for name in self._complete_attacks(model, eps)]
+        attack = max(steps, default=(0, ""))
+        return (attack[1], self.accuracy(*model, eps=eps, attack=attack[1])) if attack[0] else None
 
-    def _examples(self, dataset: str, estimator: str, eps: float, labels: str) -> dict[int, list[bool]]:
-        """Seed -> which test images are right."""
-        attack = self._row(dataset, estimator, eps, labels)["attack"]
+    def strongest(self, model: Model, eps: float) -> tuple[str, Estimate]:
+        """The strongest attack that every fit went through at `eps`, and what it leaves.
+
+        Raises: NotMeasuredError if there is none.
+        """
+        attacks = self._complete_attacks(model, eps) or ["clean"]
+        attack = max(attacks, key=lambda name: strength(name, 1))
+        return attack, self.accuracy(*model, eps=eps, attack=attack)
+
+    def curve_eps(self, first: Model, second: Model) -> list[tuple[float, str]]:
+        """Radii at which every fit of both was attacked by the same PGD, with its name, ascending."""
+        found = {}
+        for eps in sorted({float(value) for value in self._rows(first)["eps"] if value > 0}):
+            shared = set(self._complete_attacks(first, eps)) & set(self._complete_attacks(second, eps))
+            steps = [(attack_steps(name), name) for name in shared if attack_steps(name)]
+            if steps:
+                found[eps] = max(steps)[1]
+        return list(found.items())
+
+    def fitted_as(self, key: str) -> Model:
+        """D fitted by the recipe of a construction's fit, its initialisation and its order of batches.
+
+        Args:
+            key: of the construction in params.yaml.
+        Raises: NotMeasuredError if no fit on D has this recipe.
+        """
+        estimator = baseline_of(self.params, key)
+        if estimator is not None and len(self._rows(("D", estimator))):
+            return "D", estimator
+        name = DATASET_NAMES.get(key, key)
+        raise NotMeasuredError(f"D was not fitted by the recipe of {name} (params.yaml: fit.{key}.baseline)")
+
+    def check_same_recipe(self, key: str, other: str) -> None:
+        """Two constructions and their fits differ by the source model alone.
+
+        Raises: NotMeasuredError naming the settings in which they differ.
+        """
+        for section in ("construct", "fit"):
+            ours, theirs = (recipe_of((self.params.get(section) or {}).get(name)) for name in (key, other))
+            differ = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+            if differ:
+                raise NotMeasuredError(
+                    f"{DATASET_NAMES.get(key, key)} and {model_label(DATASET_NAMES.get(other, other), 'standard')} do "
+                    f"not share their recipe (params.yaml: {section}: {', '.join(differ)})"
+                )
+
+    def _rows(self, model: Model) -> "pd.DataFrame":
+        return self._by_model.get(model, self.results.iloc[:0])
+
+    @cached_property
+    def _by_model(self) -> "dict[Model, pd.DataFrame]":
+        groups = self.results.groupby(["dataset", "estimator"], sort=False, observed=True)
+        return {(str(dataset), str(estimator)): rows for (dataset, estimator), rows in groups}
+
+    @cached_property
+    def _by_measurement(self) -> "dict[tuple[str, str, str, str, float], pd.DataFrame]":
+        """Rows of the table of examples, by model, labels, attack and eps."""
         table = self.per_example
-        if table is not None:
-            table = table[(table["dataset"] == dataset) & (table["estimator"] == estimator)]
-            table = table[(table["labels"] == labels) & (table["attack"] == attack) & (table["eps"] == eps)]
-        if table is None or not len(table):
-            raise NotMeasuredError(f"{model_label(dataset, estimator)} was not kept example by example")
+        if table is None or "source_seed" not in table.columns:
+            return {}
+        groups = table.groupby(["dataset", "estimator", "labels", "attack", "eps"], sort=False, observed=True)
+        found: Any = groups  # of tuples, as the five columns say
         return {
-            int(seed): group.sort_values("example")["correct"].astype(bool).tolist()
-            for seed, group in table.groupby("seed")
+            (str(dataset), str(estimator), str(labels), str(attack), float(eps)): rows
+            for (dataset, estimator, labels, attack, eps), rows in found
         }
 
-    def still_y(self, key: str) -> tuple[float, float]:
-        """Share of a construction's images still called y by the robust model and by the 1-NN.
+    def _complete_attacks(self, model: Model, eps: float) -> list[str]:
+        """Names of the attacks at `eps` that every run of the model went through."""
+        rows = self._rows(model)
+        runs = len(rows[["source_seed", "seed"]].drop_duplicates())
+        rows = rows[(rows["labels"] == "true") & (rows["eps"].astype(float) == eps)]
+        counts = rows.groupby("attack", observed=True).size()
+        return [str(name) for name, count in counts.items() if count == runs]
+
+    def _attack(self, model: Model, eps: float, labels: str, attack: str | None) -> str:
+        """The attack that is meant, if it was measured on every run."""
+        rows = self._rows(model)
+        label = model_label(*model)
+        if not len(rows):
+            raise NotMeasuredError(f"{label} is not in this pipeline")
+        rows = rows[(rows["labels"] == labels) & (rows["eps"].astype(float) == eps)]
+        if not len(rows):
+            what = f"eps {eps:g}" if eps else f"accuracy on the {labels} labels"
+            raise NotMeasuredError(f"{what} was not measured for {label}")
+        if eps == 0:
+            return "clean"
+        wanted = attack or WORST
+        if wanted not in self._complete_attacks(model, eps):
+            name = "all attacks together (worst) were" if wanted == WORST else f"{wanted} was"
+            every = "" if wanted in set(rows["attack"]) else "at all "
+            some = "" if every else "every seed of "
+            raise NotMeasuredError(
+                f"{name} not {every}run on {some}{label} at eps {eps:g} (params.yaml: evaluate.suite_seeds)"
+            )
+        return wanted
+
+    def _runs(
+        self, model: Model, eps: float, labels: str, attack: str | None, *, examples: bool
+    ) -> tuple[list[Run], int]:
+        """Every run of a model, and the number of test images; with `examples` which images are right."""
+        attack = self._attack(model, eps, labels, attack)
+        rows = self._rows(model)
+        rows = rows[(rows["labels"] == labels) & (rows["attack"] == attack) & (rows["eps"].astype(float) == eps)]
+        masks = self._masks(model, eps, labels, attack) if examples else {}
+        runs = []
+        for row in rows.to_dict(orient="records"):
+            source, seed = _seed(row["source_seed"]), int(row["seed"])
+            runs.append(Run(source, seed, float(row["accuracy"]), masks.get((source, seed))))
+        return runs, int(rows["n"].iloc[0])
+
+    def _masks(
+        self, model: Model, eps: float, labels: str, attack: str
+    ) -> dict[tuple[int | None, int], comparison.Mask]:
+        """(source seed, seed) -> which test images are right, (N,)."""
+        table = self._by_measurement.get((*model, labels, attack, eps))
+        if table is None:
+            return {}
+        groups: Any = table.groupby(["source_seed", "seed"], dropna=False)
+        return {
+            (_seed(source), int(seed)): group.sort_values("example")["correct"].to_numpy(dtype=bool)
+            for (source, seed), group in groups
+        }
+
+    def honesty(self, key: str) -> Honesty:
+        """What the robust model and the 1-NN say of a construction's images.
 
         Raises: NotMeasuredError if the construction or its judges are not there.
         """
         facts = self.constructions.get(key)
         if facts is None:
             raise NotMeasuredError(f"{DATASET_NAMES.get(key, key)} is not in this pipeline")
-        try:
-            return float(facts["robust_model"]["still_y"]), float(facts["nearest_neighbour"]["still_y"])
-        except (KeyError, TypeError):
-            raise NotMeasuredError(f"{DATASET_NAMES.get(key, key)} was not judged by robust model and 1-NN") from None
+        found = honesty_of(facts)
+        if found is None:
+            raise NotMeasuredError(f"{DATASET_NAMES.get(key, key)} was not judged by robust model and 1-NN")
+        return found
 
     def success(self, key: str) -> float | None:
         """Share of a construction's images that its source model calls by their given label; None if not known."""
         found = self.constructions.get(key, {}).get("success_rate")
         return None if found is None else float(found)
 
-    def is_honest(self, key: str) -> bool:
-        """Whether both judges still call at least STILL_Y_SHARE of the images y."""
-        return min(self.still_y(key)) >= STILL_Y_SHARE
+    def models(self) -> list[Model]:
+        """Every model that was measured, in the order of tables."""
+        there = list(dict.fromkeys(zip(self.results["dataset"], self.results["estimator"], strict=True)))
+        return sorted(there, key=lambda model: MODELS.index(model) if model in MODELS else len(MODELS))
 
 
-def _estimate(mean: float, std: float, low: float, high: float, num_seeds: int) -> Estimate:
-    """Wilson interval and t interval over seeds, joined; see Estimate."""
-    spread = t_half_width(std, num_seeds)
-    down, up = math.hypot(mean - low, spread), math.hypot(high - mean, spread)
-    return Estimate(mean, max(0.0, mean - down), min(1.0, mean + up))
+def _seed(value: Any) -> int | None:
+    """A seed as tables hold it, None where the cell is empty."""
+    import pandas as pd
+
+    return None if pd.isna(value) else int(value)
 
 
 def evidence_of(project: "Project") -> Evidence:
     """The evidence in a project folder."""
     return Evidence(
-        summary=project.summary,
+        results=project.results,
         num_classes=project.num_classes,
         headline_eps=project.headline_eps,
         robust_eps=project.robust_eps,
         constructions=project.constructions,
         per_example=project.per_example,
+        params=project.params,
     )

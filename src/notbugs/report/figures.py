@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from notbugs.report import science_features_figures, science_gaussian, science_planted
-from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.honesty import STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
 from notbugs.report.robustness import minimum_norm
@@ -104,7 +104,7 @@ def _chance(axes: Axes, num_classes: int) -> None:
 
 
 def accuracy_against_eps(project: Project) -> Figure | None:
-    """Accuracy on y against the attack's eps: mean over seeds, band of one standard deviation."""
+    """Accuracy on y against the attack's eps: nested means, bands of 95% intervals over images and trainings."""
     rows = [row for row in accuracy_table(project.results) if not row.dataset.endswith(STILL_Y)]
     attack = curve_attack(rows)
     if attack is None:
@@ -119,9 +119,9 @@ def accuracy_against_eps(project: Project) -> Figure | None:
         style = look(row.dataset, row.estimator)
         eps = [point[0] for point in measured]
         mean = np.array([cell.mean for _, cell in measured])
-        spread = np.nan_to_num(np.array([cell.std for _, cell in measured]))
+        low, high = ([getattr(cell, end) for _, cell in measured] for end in ("low", "high"))
         axes.plot(eps, mean, style.line, color=style.colour, marker=style.marker, label=row.label)
-        axes.fill_between(eps, mean - spread, mean + spread, color=style.colour, alpha=0.15, lw=0)
+        axes.fill_between(eps, low, high, color=style.colour, alpha=0.15, lw=0)
     marks = [(project.headline_eps, "headline eps")]
     if project.robust_eps is not None:
         marks.append((project.robust_eps, "eps of robust training"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from notbugs.files import whole_file, write_text
+from notbugs.files import whole_file, write_json, write_text
 from notbugs.report.claims import Claim, judge
 from notbugs.report.evidence import evidence_of
 from notbugs.report.figures import FIGURES, NORM_NAMES
@@ -13,7 +13,7 @@ from notbugs.report.project import Project, load_project
 from notbugs.report.sections import SECTIONS, Content
 from notbugs.report.style import report_style, to_png
 from notbugs.report.sweeps import sweep_pictures
-from notbugs.results import accuracy_table, percent
+from notbugs.results import WORST, AccuracyRow, accuracy_table, attack_label, percent
 
 PAPER = "Adversarial Examples Are Not Bugs, They Are Features"
 
@@ -27,6 +27,19 @@ def write_page(root: Path, out: Path, figures_dir: Path) -> None:
         with whole_file(figures_dir / f"{name}.png") as temporary:
             temporary.write_bytes(png)
     write_text(out, html)
+    write_json(out.with_name("verdicts.json"), [verdict_record(claim) for claim in content.claims])
+
+
+def verdict_record(claim: Claim) -> dict[str, str]:
+    """A verdict as reports/verdicts.json holds it, in Git: what README.md says follows from it."""
+    return {
+        "key": claim.key,
+        "title": claim.title,
+        "verdict": claim.verdict,
+        "measured": claim.sentence,
+        "basis": claim.judgement.basis,
+        "elsewhere": claim.judgement.elsewhere,
+    }
 
 
 def draw_pictures(project: Project) -> dict[str, bytes]:
@@ -85,11 +98,13 @@ def abstract(project: Project, claims: list[Claim]) -> list[str]:
     for claim in claims:
         titles[claim.seen].append(claim.title)
     seen, not_seen, open_ = titles.values()
+    edge = sum(claim.judgement.on_edge for claim in claims)
     sentences = [
         f"The experiments of “{PAPER}” (Ilyas et al., NeurIPS 2019) were repeated with "
         f"{project.architecture} on {project.source}.",
         f"Of {len(claims)} claims, {len(seen)} {'was' if len(seen) == 1 else 'were'} seen here, "
-        f"{len(not_seen)} not, and {len(open_)} cannot be judged.",
+        f"{len(not_seen)} not, and {len(open_)} cannot be judged"
+        + (f"; {edge} of these verdicts {'is' if edge == 1 else 'are'} on the edge." if edge else "."),
         main_numbers(project),
         f"Not seen: {'; '.join(not_seen)}." if not_seen else "",
         f"Cannot be judged: {'; '.join(open_)}." if open_ else "",
@@ -100,16 +115,26 @@ def abstract(project: Project, claims: list[Claim]) -> list[str]:
 def main_numbers(project: Project) -> str:
     """One sentence with the accuracies that the paper is about, as far as they were measured; else empty."""
     table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    attacked = {name: table[name].under_attack(project.headline_eps) for name in ("D", "D_R", "D_NR") if name in table}
-    clean = {name: table[name].clean for name in ("D_rand", "D_det") if name in table}
-    parts = []
-    for what, cells in (
-        (f"an adversarial accuracy at eps {project.headline_eps:g}", attacked),
-        ("an accuracy on untouched test images", clean),
-    ):
-        numbers = [f"{percent(cell.mean)}% from {name}" for name, cell in cells.items() if cell is not None]
-        parts += [f"{what} of {_listed(numbers)}"] if numbers else []
+    eps = project.headline_eps
+    attacked = [numbers for name in ("D", "D_R", "D_NR") if name in table for numbers in _attacked(table[name], eps)]
+    clean = [
+        f"{percent(cell.mean)}% from {name}"
+        for name in ("D_rand", "D_det")
+        if name in table and (cell := table[name].clean) is not None
+    ]
+    parts = [f"at eps {eps:g} an adversarial accuracy of {_listed(attacked)}"] if attacked else []
+    parts += [f"an accuracy on untouched test images of {_listed(clean)}"] if clean else []
     return f"Standard training gives {', and '.join(parts)}." if parts else ""
+
+
+def _attacked(row: AccuracyRow, eps: float) -> list[str]:
+    """The worst case of a model with PGD beside it: "17.1% from D (PGD-100 alone: 23.0%)"; empty if not attacked."""
+    cell = row.under_attack(eps)
+    if cell is None:
+        return []
+    beside = row.pgd(eps) if row.attack_at(eps) == WORST else None
+    weaker = f"; {attack_label(beside[0])} alone: {percent(beside[1].mean)}%" if beside else ""
+    return [f"{percent(cell.mean)}% from {row.dataset} ({attack_label(row.attack_at(eps))}{weaker})"]
 
 
 def _listed(items: list[str]) -> str:

@@ -120,18 +120,34 @@ def _suffice(sources: Mapping[str, Any], eps: float) -> Finding:
     for key in ("standard", "linear"):
         fitted = sources[key]["linear_classifier"]
         told = [
-            f"only the {fitted[group]['num_features']} {label} {share_with_interval(fitted[group]['clean'])}"
+            f"only the {fitted[group]['num_features']} {label} {share_with_interval(fitted[group]['clean'])}, under "
+            f"attack {share_with_interval(fitted[group]['adversarial'])}"
             for group, label in GROUPS[:2]
             if fitted[group]
         ]
         parts.append(f"{WHOSE[key]}: {', '.join(told)}")
     others = [sources[key]["linear_classifier"]["nonrobust"] for key in ("standard", "linear")]
     title = "Non-robust features alone classify"
-    statement = f"A linear classifier on only the features with γ < 0 is right in more than {SUFFICE:.0%}."
-    sentence = f"Clean accuracy at what eps {eps:g} calls robust or not: {'; '.join(parts)}."
+    statement = (
+        f"A linear classifier on only the features with γ < 0 is right in more than {SUFFICE:.0%} of the untouched "
+        f"images and less of the attacked ones; on test images γ surely lies below 0 for most of these features."
+    )
+    sentence = f"At what eps {eps:g} calls robust or not: {'; '.join(parts)}."
     if not all(others):
         return Finding(title, statement, "cannot be judged", f"{sentence} There is no non-robust feature.")
-    return Finding(title, statement, verdict(all(found["clean"]["low"] > SUFFICE for found in others)), sentence)
+    surely = " and ".join(f"{found['num_surely']} of {found['num_features']}" for found in others)
+    sentence = f"{sentence} Of the non-robust features γ's interval lies below 0 for {surely}."
+    if not all(found["num_surely"] for found in others):
+        return Finding(title, statement, "cannot be judged", f"{sentence} So whether they are non-robust is not known.")
+    return Finding(title, statement, verdict(all(_classify_by_nothing_robust(found) for found in others)), sentence)
+
+
+def _classify_by_nothing_robust(fitted: Mapping[str, Any]) -> bool:
+    """Accurate on untouched images and not under attack, by features most of which are surely not robust."""
+    return bool(
+        fitted["clean"]["low"] > SUFFICE > fitted["adversarial"]["high"]
+        and 2 * fitted["num_surely"] > fitted["num_features"]
+    )
 
 
 def _most_useful(sources: Mapping[str, Any]) -> Finding:
@@ -206,10 +222,12 @@ def _classifier_table(found: Mapping[str, Any]) -> Table:
                 rows.append([what, number("0"), number(NOTHING), number(NOTHING)])
                 continue
             cells = [share_with_interval(fitted[measured]) for measured in ("clean", "adversarial")]
-            rows.append([what, number(str(fitted["num_features"])), *map(number, cells)])
+            surely = f"{fitted['num_surely']} surely" if group != "all" else ""
+            rows.append([what, number(str(fitted["num_features"]), surely), *map(number, cells)])
     eps = f"eps {found['headline_eps']:g}"
     return Table(
-        f"Logistic regression on only some features, on test images. Robust: γ > 0 at {eps} on training images.",
+        f"Logistic regression on only some features, on test images. Robust: γ > 0 at {eps} on training images; "
+        "surely: the interval of γ on test images lies on that side of 0.",
         [name("source"), number("features"), number("accuracy"), number(f"at {eps}")],
         rows,
     )

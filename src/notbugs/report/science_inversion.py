@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from notbugs.comparison import Estimate
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
-from notbugs.report.evidence import Estimate
 from notbugs.report.findings import metrics_of
 from notbugs.report.grids import Strip, draw, images_at
 from notbugs.report.project import Project

@@ -9,8 +9,9 @@ from matplotlib.ticker import PercentFormatter
 
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
-from notbugs.report.evidence import STILL_Y_SHARE, NotMeasuredError, evidence_of
+from notbugs.report.evidence import NotMeasuredError, evidence_of
 from notbugs.report.findings import metrics_of
+from notbugs.report.honesty import STILL_Y_SHARE
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, new_figure
 from notbugs.report.verdicts import Verdict, estimate, listed, share_cell, verdict_table
@@ -23,7 +24,9 @@ KEYS = ("attack", "source", "architectures", "correlation")
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 GOALS = {"targeted": "targeted (t = y + 1)", "untargeted": "untargeted"}
 RISE = 0.5
-"""Rank correlation from which "rise together" is said, if it stays above 0 without any one architecture."""
+"""Rank correlation from which "rise together" is said, if chance seldom gives it and no single architecture does."""
+CHANCE = 0.05
+"""Share of random pairings that may give as large a rank correlation."""
 
 
 def transfer_figure(project: Project) -> Figure | None:
@@ -162,7 +165,12 @@ def _rise_together(project: Project, found: dict[str, Any]) -> Verdict:
             title, "cannot be judged", f"{count} architectures with a defined rate are too few, or all alike."
         )
     low, high = facts["rho_without_one"] or (facts["spearman"], facts["spearman"])
-    rises = facts["spearman"] >= RISE and low > 0
+    by_chance = facts.get("p_value")
+    if by_chance is None:
+        return Verdict(
+            title, "cannot be judged", "metrics/transfer.json holds no p_value; `dvc repro transfer` adds it."
+        )
+    rises = facts["spearman"] >= RISE and low > 0 and by_chance < CHANCE
     falls = facts["spearman"] <= 0
     other = found["correlation"]["D_rand"]["targeted"]
     beside = f" From D_rand: {other['spearman']:.2f}." if other else ""
@@ -171,8 +179,9 @@ def _rise_together(project: Project, found: dict[str, Any]) -> Verdict:
         "seen" if rises else "not seen" if falls else "cannot be judged",
         f"Rank correlation of accuracy from D_det and targeted transfer success over {facts['num_points']} "
         f"architectures: {facts['spearman']:.2f} (Pearson {facts['pearson']:.2f}; leaving any one out: {low:.2f} to "
-        f"{high:.2f}).{beside} With so few architectures, not drawn at random, this describes them and tests nothing. "
-        f"Asked: at least {RISE:g}, and above 0 without any one of them.{_honesty(project)}",
+        f"{high:.2f}).{beside} Of all ways to pair the architectures' two columns {100 * by_chance:.1f}% give as much. "
+        f"Asked: at least {RISE:g}, above 0 without any one of them, by chance in less than {CHANCE:.0%}. The "
+        f"architectures are {facts['num_points']} that were chosen, not drawn: it speaks of them.{_honesty(project)}",
     )
 
 
@@ -180,12 +189,14 @@ def _honesty(project: Project) -> str:
     """What the judges say of D_det's images, where too few are still y."""
     try:
         evidence = evidence_of(project)
-        if evidence.is_honest("det"):
-            return ""
-        shares = " and ".join(f"{percent(share)}%" for share in evidence.still_y("det"))
+        found = evidence.honesty("det")
+        if found.holds:
+            return f" {found.edge_sentence}" if found.on_edge else ""
+        shares = f"{percent(found.robust)}% and {percent(found.neighbour)}%"
     except NotMeasuredError:
         return ""
     return (
         f" Here the robust model and the 1-NN still call {shares} of D_det's images y, less than "
         f"{100 * STILL_Y_SHARE:g}%: some of its accuracy is not owed to non-robust features."
+        + (f" {found.edge_sentence}" if found.on_edge else "")
     )

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from notbugs.report import robustness, science_features, science_gaussian, science_planted, tables
 from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
 from notbugs.report.claims import Claim
-from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.evidence import evidence_of
+from notbugs.report.honesty import STILL_Y_SHARE, honesty_of
 from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
 from notbugs.report.project import Project
 from notbugs.report.science_diversity import diversity_section
 from notbugs.report.science_estimator import estimator_section
 from notbugs.report.science_inversion import inversion_section
 from notbugs.report.science_transfer import transfer_section
+from notbugs.report.sweep_answer import Pipeline
 from notbugs.report.sweeps import sweep_blocks
+from notbugs.results import accuracy_table, attack_label
 
 GLOSSARY = (
     (
@@ -63,16 +66,30 @@ GLOSSARY = (
     ),
     ("worst", "All attacks together: a test image counts only if none of them fooled the model."),
     (
-        "McNemar's test",
-        "Compares two models by the images that one gets right and the other wrong: were both equally good, each such "
-        "image would be a fair coin.",
+        "power",
+        "The chance that an experiment like this one finds a difference as large as the margin: that its 95% interval "
+        "lies above zero.",
+    ),
+    (
+        "D, fitted as D_R",
+        "D itself, fitted with the settings, the initialisations and the order of batches of the fits on D_R: what "
+        "these are compared with.",
+    ),
+    (
+        "on the edge",
+        "A verdict that one test image, or one standard error, more or less would change.",
     ),
     (
         "masked gradients",
         "A model whose gradients do not lead to its adversarial examples looks robust without being so.",
     ),
     ("Wilson 95% interval", "Interval of a share that accounts for the finite number of test images."),
-    ("seed", "Each model is trained anew for each seed; ± is the standard deviation over them."),
+    (
+        "source model, fit, seed",
+        "A source model is trained on D and makes a dataset; a fit is trained on that. Each is trained anew for each "
+        "of its seeds. Means are taken over the fits of a source model, then over source models; ± is the standard "
+        "deviation over source models (over fits where there is one).",
+    ),
 )
 
 
@@ -103,17 +120,22 @@ def _section(key: str, title: str, *blocks: Block | Table | None) -> Section | N
 def claims(content: Content) -> Section | None:
     """The verdicts."""
     how = (
-        "Each verdict follows a rule fixed before the numbers were seen: a difference counts when its mean "
-        "over seeds reaches the margin asked for, its 95% interval, given in brackets, lies above zero, and for every "
-        "seed McNemar's test on the same test images rejects chance. "
-        "The intervals join both sources of chance, the finite number of test images and the spread over "
-        "seeds."
+        "Each verdict follows a rule fixed before the numbers were seen: a difference counts when it reaches the "
+        "margin asked for and its 95% interval, given in brackets, lies above zero. Two fits are compared only if they "
+        "share their recipe, and pair by pair: same source model, initialisation, order of batches and test images. "
+        "Robustness is what all attacks together leave; PGD stands beside it. The intervals join what the choice of "
+        "test images and what the choice of source models and fits brings. Power: the chance that the interval lies "
+        "above zero if the true difference is the margin. On the edge: one image, or one standard error, more or less "
+        "would change the verdict."
     )
-    if content.project.summary["num_seeds"].max() < 2:
-        how += " Here there is one seed, so they hold the first of them only."
-    failed = any(not row["passed"] for row in content.project.checks)
-    warning = Text(robustness.checks_sentence(content.project)) if failed else None
-    return _section("claims", "The claims", Text(how), warning, tables.claims_table(content.claims))
+    project = content.project
+    failed = any(not row["passed"] for row in project.checks)
+    warning = Text(robustness.checks_sentence(project)) if failed else None
+    chosen = project.report.settings_note
+    note = Text(f"How the settings were chosen: {chosen}") if chosen else None
+    components = tables.components(evidence_of(project))
+    table = tables.claims_table(content.claims)
+    return _section("claims", "The claims", Text(how), note, warning, table, components)
 
 
 def figure_2(content: Content) -> Section | None:
@@ -122,12 +144,19 @@ def figure_2(content: Content) -> Section | None:
     pictures = content.picture(
         "figure_2",
         "Bars of clean and adversarial test accuracy for D, D robust, D_R, D_NR, D_rand and D_det",
-        f"Clean and adversarial (eps {eps:g}) test accuracy after standard training on each dataset, and "
-        "after robust training on D. Whiskers: Wilson 95% interval of the mean over seeds. Diamonds: the "
+        f"Clean and adversarial (eps {eps:g}, {attacks_at(content.project)}) test accuracy after standard training on "
+        "each dataset, and "
+        "after robust training on D. Whiskers: 95% intervals over test images and trainings. Diamonds: the "
         f"paper's values ({SETTING}, L2 eps {FIGURE_EPS:g}), another dataset and another eps: compare the "
         "pattern, not the heights.",
     )
     return _section("figure-2", "Figure 2 of the paper, remade", *pictures)
+
+
+def attacks_at(project: Project) -> str:
+    """What the adversarial bars are measured by, such as "all attacks together"."""
+    names = {row.attack_at(project.headline_eps) for row in accuracy_table(project.results)} - {""}
+    return " or ".join(attack_label(name) for name in sorted(names)) or "not measured"
 
 
 def accuracies(content: Content) -> Section | None:
@@ -140,7 +169,8 @@ def curves(content: Content) -> Section | None:
     pictures = content.picture(
         "accuracy_vs_eps",
         "Accuracy of each model against the radius of the attack",
-        "Accuracy on y under attack. Bands: one standard deviation over seeds. Controls are dashed.",
+        "Accuracy on y under attack. Bands: 95% intervals over test images and trainings. Controls are dashed, D "
+        "fitted by another recipe dash-dotted.",
     )
     return _section("eps", "Accuracy against eps", *pictures)
 
@@ -216,7 +246,13 @@ def grids(content: Content) -> Section | None:
 
 def sweeps(content: Content) -> Section | None:
     """How the datasets depend on eps and steps."""
-    blocks = sweep_blocks(content.project.root, content.pictures, content.project.num_classes)
+    project = content.project
+    own: dict[str, Pipeline] = {}
+    for key, facts in project.constructions.items():
+        eps, judged = (project.params["construct"][key] or {}).get("eps"), honesty_of(facts)
+        if eps is not None and judged is not None:
+            own[key] = (float(eps), judged)
+    blocks = sweep_blocks(project.root, content.pictures, project.num_classes, own)
     return _section("sweeps", "How sensitive to eps and steps", *blocks)
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from notbugs.results import STILL_Y
+from notbugs.results import FITTED_AS, STILL_Y
 
 WIDTH = 9.0
 """Inches of a full-width figure; the page shows it at 900 pixels, so 9 points are 12.5 pixels."""
@@ -73,9 +73,12 @@ class Look:
 
 
 def look(dataset: str, estimator: str = "standard") -> Look:
-    """How a model is drawn, wherever it is drawn: controls dashed, fits on still-y images dotted."""
+    """How a model is drawn everywhere: controls dashed, still-y fits dotted, D by another recipe dash-dotted."""
     model = (dataset.removesuffix(STILL_Y), estimator)
     line = ":" if dataset.endswith(STILL_Y) else "--" if dataset.endswith("_from_robust") else "-"
+    if estimator.startswith(FITTED_AS):
+        made = estimator.removeprefix(FITTED_AS)
+        return Look(GREY, _MARKERS.get((made, "standard"), "x"), "-.")
     return Look(_COLOURS.get(model, GREY), _MARKERS.get(model, "x"), line)
 
 

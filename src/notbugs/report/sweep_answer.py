@@ -1,9 +1,10 @@
 """The answer to Reviewer 3 (how sensitive are D_rand and D_det to eps?), written from a study's numbers by rules."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from notbugs.config import DATASET_NAMES
-from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.honesty import STILL_Y_SHARE, Honesty
 from notbugs.results import percent
 
 if TYPE_CHECKING:
@@ -15,12 +16,17 @@ SAME = 0.05
 """Accuracies closer than this count as the same: about the half width of an interval at 360 test images."""
 
 
-def answer(study: "Study", num_classes: int) -> list[str]:
+Pipeline = tuple[float, Honesty]
+"""The eps of the pipeline's own dataset, and what the judges said of it."""
+
+
+def answer(study: "Study", num_classes: int, pipeline: Mapping[str, Pipeline] | None = None) -> list[str]:
     """One paragraph for each dataset whose eps and steps form a grid; else none.
 
     Args:
         study: with its points.
         num_classes: for the accuracy of chance.
+        pipeline: kind -> the pipeline's own dataset. At its eps the 85% rule is decided by it, here as everywhere.
     """
     paragraphs = []
     source_eps: Any
@@ -32,14 +38,26 @@ def answer(study: "Study", num_classes: int) -> list[str]:
             name = DATASET_NAMES[kind]
             if source_eps == source_eps:  # not NaN: the source model was varied too
                 name += f" (source model of eps {source_eps:g})"
-            paragraphs.append(_paragraph(study, kind, name, group, 1 / num_classes))
+            own = (pipeline or {}).get(kind)
+            paragraphs.append(_paragraph(study, kind, name, _decided_by(group, own), 1 / num_classes, own))
     return paragraphs
 
 
-def _paragraph(study: "Study", kind: str, name: str, points: "pd.DataFrame", chance: float) -> str:
+def _decided_by(points: "pd.DataFrame", own: Pipeline | None) -> "pd.DataFrame":
+    """The points, at the pipeline's own eps as honest as its own dataset is."""
+    if own is None:
+        return points
+    eps, judged = own
+    return points.assign(honest=points["honest"].where(points["eps"] != eps, judged.holds).astype(bool))
+
+
+def _paragraph(
+    study: "Study", kind: str, name: str, points: "pd.DataFrame", chance: float, own: Pipeline | None
+) -> str:
     sentences = [
         _eps(name, points, chance),
         _honesty(points),
+        _edge(points, own),
         _steps(points),
         _labels(points) if kind.startswith("det") else "",
         _importance(study, kind),
@@ -57,7 +75,7 @@ def _eps(name: str, points: "pd.DataFrame", chance: float) -> str:
     column = _surface(points, "accuracy").iloc[:, -1].dropna()
     low, high = column.index[0], column.index[-1]
     spread = float(points["accuracy_std"].mean())
-    seeds = f", seeds ±{percent(spread)}" if points["num_seeds"].max() > 1 else ""
+    seeds = f", seeds ±{percent(spread)}" if points["num_seeds"].max() > 1 else ", one fit"
     return (
         f"{name}: with {column.name:g} steps the accuracy on y goes from {percent(column.iloc[0])}% at eps {low:g} to "
         f"{percent(column.iloc[-1])}% at eps {high:g} (chance {percent(chance)}%{seeds})"
@@ -90,6 +108,24 @@ def _honesty(points: "pd.DataFrame") -> str:
     )
 
 
+def _edge(points: "pd.DataFrame", own: Pipeline | None) -> str:
+    """Where the 85% rule hangs on chance, and where the pipeline's own dataset decided it."""
+    eps = sorted(points.loc[points["on_edge"], "eps"].unique())
+    sentences = []
+    if eps:
+        sentences.append(
+            f"On the edge at eps {_listed(eps)}: there a standard error more or less of what is still called y would "
+            "change this."
+        )
+    if own is not None and own[0] in set(points["eps"]):
+        verdict = "meets" if own[1].holds else "does not meet"
+        sentences.append(
+            f"At eps {own[0]:g} the pipeline's own dataset decides ({percent(own[1].least)}% still called y by the "
+            f"stricter judge): it {verdict} the rule."
+        )
+    return " ".join(sentences)
+
+
 def _steps(points: "pd.DataFrame") -> str:
     """How many steps are enough, at the largest honest eps (else the largest)."""
     surface = _surface(points, "accuracy")
@@ -111,9 +147,9 @@ def _labels(points: "pd.DataFrame") -> str:
     gap = (_surface(points, "accuracy") - _surface(points, "accuracy_shifted")).iloc[:, -1].dropna()
     turned = [float(eps) for eps, value in gap.items() if value > 0]  # type: ignore[arg-type]
     if not turned:
-        return "The fit calls more test images y + 1 than y at every eps: it learns what is visible."
+        return f"The fit calls more test images y + 1 than y at every eps{_fits(points)}: it learns what is visible."
     fine = [eps for eps in turned if eps in honest_eps(points)]
-    where = f"The fit calls more test images y than y + 1 at eps {_listed(turned)}"
+    where = f"The fit calls more test images y than y + 1 at eps {_listed(turned)}{_fits(points)}"
     if fine:
         return f"{where}; at {_listed(fine)} the images still show y: there the perturbations taught it."
     return f"{where}, but at none of these do the images still show y enough to tell perturbation from content."
@@ -138,8 +174,13 @@ def _verdict(name: str, points: "pd.DataFrame") -> str:
     word = "insensitive" if change <= SAME else "moderately sensitive" if change <= 4 * SAME else "very sensitive"
     return (
         f"So where it can be judged, {name} is {word} to eps: a factor of {factor:.2g} in eps changes the accuracy by "
-        f"{100 * change:.0f} points."
+        f"{100 * change:.0f} points{_fits(points)}."
     )
+
+
+def _fits(points: "pd.DataFrame") -> str:
+    """How many fits a conclusion rests on, where it is one."""
+    return " (one fit a point)" if points["num_seeds"].max() == 1 else ""
 
 
 def _listed(values: list[float]) -> str:

@@ -1,7 +1,7 @@
 """Sweeps in the report: the studies under sweeps/, their figures, and the answer to Reviewer 3."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ from notbugs.config import DATASET_NAMES
 from notbugs.files import sha256, whole_folder
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Block, Picture, Table, Text, name, number
-from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.honesty import STILL_Y_SHARE, Honesty
 from notbugs.report.style import report_style, to_png
-from notbugs.report.sweep_answer import answer
+from notbugs.report.sweep_answer import Pipeline, answer
 from notbugs.results import ResultsError, percent, read_table
 from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
 
@@ -90,7 +90,8 @@ def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
     """Points as means over their seeds.
 
     Returns: one row a point with the measurements, `accuracy_std` and `accuracy_shifted_std` (over seeds; 0 for
-        one), `num_seeds`, and `honest`: whether both judges still call STILL_Y_SHARE of the images y.
+        one), `num_seeds`, `honest`: whether both judges still call STILL_Y_SHARE of the images y, and `on_edge`:
+        whether one image, or one standard error, more or less would change that.
     """
     point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
     floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", *MEASURED), "float64"))
@@ -99,8 +100,17 @@ def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
     for measured in ("accuracy", "accuracy_shifted"):
         means[f"{measured}_std"] = groups[measured].std().fillna(0.0)
     means["num_seeds"] = groups.size()
-    means["honest"] = means[["still_y", "still_y_neighbour"]].min(axis=1) >= STILL_Y_SHARE
-    return means.reset_index()
+    means = means.reset_index()
+    judged = [
+        Honesty(row["still_y"], row["still_y_neighbour"], _num_images(row)) for row in means.to_dict(orient="records")
+    ]
+    return means.assign(honest=[one.holds for one in judged], on_edge=[one.on_edge for one in judged])
+
+
+def _num_images(point: dict[Any, Any]) -> int | None:
+    """Images that a point was made of: its work is images times steps."""
+    work, steps = point["work"], point["num_steps"]
+    return round(work / steps) if work == work and steps else None
 
 
 def draw(study: Study) -> Iterator[tuple[str, Figure]]:
@@ -147,8 +157,14 @@ def write_figures(root: Path, study: str) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def sweep_blocks(root: Path, pictures: dict[str, bytes], num_classes: int) -> list[Block]:
-    """What the report's section says and shows of every study."""
+def sweep_blocks(
+    root: Path, pictures: dict[str, bytes], num_classes: int, pipeline: Mapping[str, Pipeline] | None = None
+) -> list[Block]:
+    """What the report's section says and shows of every study.
+
+    Args:
+        pipeline: kind -> the eps of the pipeline's own dataset and what its judges said: there these decide.
+    """
     every = _all_studies(root)
     studies = [study for study in every if _is_of_present_data(root, study)]
     blocks: list[Block] = []
@@ -165,7 +181,7 @@ def sweep_blocks(root: Path, pictures: dict[str, bytes], num_classes: int) -> li
     if others:
         blocks.append(Text(f"Left out, since made from other data than the project has now: {', '.join(others)}."))
     for study in studies:
-        blocks += [Text(_heading(study)), *(Text(paragraph) for paragraph in answer(study, num_classes))]
+        blocks += [Text(_heading(study)), *(Text(paragraph) for paragraph in answer(study, num_classes, pipeline))]
         blocks.append(_table(study))
         blocks += [
             Picture(title, png, f"{_what(title, study)} of the study {study.name}", _caption(title, study))
@@ -188,6 +204,7 @@ def _heading(study: Study) -> str:
     return (
         f"Study {study.name} ({sampler}): {study.about['points']} points ({states}), "
         f"{seeds} fit{'s' * (seeds != 1)} of each."
+        + (" One fit a point: differences of a few points may be chance." if seeds == 1 else "")
     )
 
 

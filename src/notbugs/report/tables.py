@@ -1,14 +1,18 @@
 """The report's tables."""
 
 import math
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from notbugs.comparison import Estimate, shares_of_variance
 from notbugs.files import sha256
 from notbugs.report.blocks import Cell, Table, name, number
 from notbugs.report.claims import Claim
+from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.paper import CIFAR10, EPS, SETTING
 from notbugs.report.project import Project, dataset_name
 from notbugs.results import (
@@ -28,6 +32,15 @@ from notbugs.results import (
 from notbugs.store import source_folders
 
 NOTHING = "–"
+HEADLINES = (
+    ("D", "standard"),
+    ("D", "robust"),
+    ("D_R", "standard"),
+    ("D_NR", "standard"),
+    ("D_rand", "standard"),
+    ("D_det", "standard"),
+)
+"""Models whose accuracies the paper's Figure 2 is about."""
 VERDICT_MARKS = {"seen": "seen", "not seen": "not-seen", "cannot be judged": "open"}
 
 
@@ -36,12 +49,52 @@ def claims_table(claims: list[Claim]) -> Table:
     rows = [
         [
             name(claim.title, claim.statement_of_paper),
-            Cell(claim.seen, mark=VERDICT_MARKS[claim.seen]),
-            Cell(claim.sentence),
+            Cell(claim.verdict, mark=VERDICT_MARKS[claim.seen]),
+            Cell(claim.sentence, claim.notes),
         ]
         for claim in claims
     ]
     return Table("The paper's claims and what was measured here", [Cell("claim"), Cell("here"), Cell("measured")], rows)
+
+
+def components(evidence: Evidence) -> Table | None:
+    """How much source models, fits and test images bring to the uncertainty of the headline numbers."""
+    rows = []
+    for title, found in _headline_estimates(evidence):
+        basis = found.basis
+        assert basis is not None  # the evidence gives one
+        shares = shares_of_variance(basis)
+        errors = {"source models": basis.source_error, "fits": basis.fit_error, "test images": basis.image_error}
+        cells = [number(percent(errors[level]), f"{shares[level]:.0%} of the variance") for level in errors]
+        rows.append([name(title, str(basis)), number(found.points if "minus" in title else str(found)), *cells])
+    if not rows:
+        return None
+    return Table(
+        "Where the uncertainty comes from: standard errors in points that the choice of source models, of fits and of "
+        "test images bring to each number. A level that is not repeated shows 0 and is unknown.",
+        [name("number"), number("value"), number("source models"), number("fits"), number("test images")],
+        rows,
+    )
+
+
+def _headline_estimates(evidence: Evidence) -> Iterator[tuple[str, Estimate]]:
+    """Accuracies that the paper is about and the differences that decide, as far as they were measured."""
+    eps = evidence.headline_eps
+    for model in HEADLINES:
+        label = model_label(*model)
+        for radius, what in ((0.0, "clean"), (eps, f"eps {eps:g}")):
+            with suppress(NotMeasuredError):
+                yield f"{label}, {what}", evidence.accuracy(*model, eps=radius)
+    with suppress(NotMeasuredError):
+        base = evidence.fitted_as("robust")
+        gap = evidence.difference(("D_R", "standard"), base, eps=eps)
+        yield f"D_R minus {model_label(*base)}, eps {eps:g}", gap
+    with suppress(NotMeasuredError):
+        gap = evidence.difference(("D_R", "standard"), ("D_NR", "standard"), eps=eps)
+        yield f"D_R minus D_NR, eps {eps:g}", gap
+    with suppress(NotMeasuredError):
+        gap = evidence.difference(("D_det", "standard"), ("D_det", "standard"), labels=("true", "shifted"))
+        yield "D_det, y minus y + 1", gap
 
 
 def accuracy(project: Project) -> Table:
@@ -54,7 +107,10 @@ def accuracy(project: Project) -> Table:
     at_headline = [key for key in attacks if key[0] == project.headline_eps]
     headline = max(at_headline, key=lambda key: strength(key[1], 1), default=None)
     several = any(row.clean is not None and row.clean.num_seeds > 1 for row in rows)
-    spread = "mean over fit seeds; below it the Wilson 95% interval and ± one standard deviation over seeds"
+    spread = (
+        "mean over fits and source models; below it the 95% interval over images and trainings, and ± one standard "
+        "deviation over trainings"
+    )
     columns = [number("on y"), number("on y + 1")]
     columns += [
         number(f"eps {eps:g}", attack + ("\nheadline" if (eps, attack) == headline else "")) for eps, attack in attacks

@@ -215,7 +215,7 @@ class _Source:
             },
             **self._counts(),
             "kept": kept,
-            "linear_classifier": {part: self._classifier(columns) for part, columns in parts.items()},
+            "linear_classifier": {part: self._classifier(part, columns) for part, columns in parts.items()},
         }
 
     def _counts(self) -> dict[str, Any]:
@@ -235,8 +235,18 @@ class _Source:
             shares[f"{eps:g}"] = dict(zip(("value", "low", "high"), (round(part, 6) for part in below), strict=True))
         return {"num_useful": len(useful), "share_nonrobust": shares}
 
-    def _classifier(self, columns: Tensor) -> dict[str, Any] | None:
-        """A linear classifier on some features: (F,) bool; its accuracy clean and under attack."""
+    def _surely(self, part: str, columns: Tensor) -> int:
+        """How many of a group's features are surely of it: on test images the interval of γ lies on its side of 0."""
+        ends = [found.interval() for found in self.gamma[self.settings.headline_eps]]
+        sure = {
+            "all": [True] * len(ends),
+            "robust": [low > 0 for low, _ in ends],
+            "nonrobust": [high < 0 for _, high in ends],
+        }[part]
+        return int((torch.tensor(sure) & columns).sum())
+
+    def _classifier(self, part: str, columns: Tensor) -> dict[str, Any] | None:
+        """A linear classifier on the features of a group, (F,) bool; its accuracy clean and under attack."""
         if not columns.any():
             return None
         network = linear_classifier(self.features, columns, self.worlds.train)
@@ -245,7 +255,12 @@ class _Source:
         )
         clean = predict(network, self.test.images).argmax(dim=1) == self.test.labels
         withstood = adversarially_correct(network, self.test, attack, generator=make_generator(0))
-        return {"num_features": int(columns.sum()), "clean": share(clean), "adversarial": share(withstood)}
+        return {
+            "num_features": int(columns.sum()),
+            "num_surely": self._surely(part, columns),
+            "clean": share(clean),
+            "adversarial": share(withstood),
+        }
 
 
 def share(right: Tensor) -> dict[str, float]:

@@ -7,11 +7,11 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from notbugs.comparison import Estimate, Run, accuracy, difference
 from notbugs.config import Radii, Settings
 from notbugs.construction import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
 from notbugs.evaluation import adversarially_correct, predict, shifted_labels
 from notbugs.images import ImageData, make_generator
-from notbugs.intervals import wilson_interval
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.progress import Track, silent
@@ -198,24 +198,37 @@ def _datasets(data: ImageData, made: dict[str, Constructed]) -> dict[str, Any]:
 
 
 def _fits(world: PlantedSettings, models: list[Classifier], test: ImageData) -> dict[str, Any]:
-    """Accuracy on y and on the shifted label, and the pattern followed: over all seeds' test images together."""
+    """Accuracy on y, on the shifted label and their difference, and the pattern followed: mean over the fits."""
     calls = [predict(model, test.images).argmax(dim=1) for model in models]
     shifted = shifted_labels(test.labels, len(test.class_names))
     followed = [follows(model, world, test) for model in models]
     right = [call == test.labels for call in calls]
+    as_given = [call == shifted for call in calls]
     return {
         "seeds": [round(float(mask.double().mean()), 6) for mask in right],
-        "y": _mean_share(right),
-        "shifted": _mean_share([call == shifted for call in calls]),
-        "follows": {name: _mean_share([masks[name] for masks in followed]) for name in PATTERNS},
+        "y": over_fits(right),
+        "shifted": over_fits(as_given),
+        "y_minus_shifted": _values(difference(_runs(right), _runs(as_given), len(test))),
+        "follows": {name: over_fits([masks[name] for masks in followed]) for name in PATTERNS},
     }
 
 
-def _mean_share(masks: list[Tensor]) -> dict[str, float]:
-    """The mean over seeds, with the Wilson interval of one test set: the seeds share their images."""
-    mean, count = sum(float(mask.double().mean()) for mask in masks) / len(masks), len(masks[0])
-    low, high = wilson_interval(min(mean * count, count), count)
-    return {"value": round(mean, 6), "low": round(low, 6), "high": round(high, 6)}
+def over_fits(masks: list[Tensor]) -> dict[str, float]:
+    """Mean share over fits of one source model, value, low, high: an interval over test images and fits.
+
+    Args:
+        masks: (N,) bool, one a fit, on the same images.
+    """
+    return _values(accuracy(_runs(masks), len(masks[0])))
+
+
+def _runs(masks: list[Tensor]) -> list[Run]:
+    """One run a fit, of the world's only source model."""
+    return [Run(0, seed, float(mask.double().mean()), mask.numpy()) for seed, mask in enumerate(masks)]
+
+
+def _values(found: Estimate) -> dict[str, float]:
+    return {"value": round(found.value, 6), "low": round(found.low, 6), "high": round(found.high, 6)}
 
 
 def _pictures(data: ImageData, made: dict[str, Constructed]) -> tuple[ImageData, list[str]]:

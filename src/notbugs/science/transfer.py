@@ -10,6 +10,7 @@ rightly and whose adversarial example fools the source, the share that X gets wr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine
 from notbugs.config import Settings
 from notbugs.evaluation import batches, model_device, predict, shifted_labels
-from notbugs.images import ImageData
+from notbugs.images import ImageData, make_generator
 from notbugs.models import ModelSettings
 from notbugs.science.recipe import Recipe
 
@@ -159,8 +160,9 @@ def _hit(called: Tensor, labels: Tensor, targets: Tensor, goal: Goal) -> Tensor:
 def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any] | None:
     """How two columns rise together: Pearson's r, Spearman's rho, and rho with each point left out in turn.
 
-    Descriptive: a handful of architectures is no sample of anything, so no p-value and no interval is given;
-    the range of `rho_without_one` says how much hangs on a single one.
+    A handful of architectures is no sample of anything, so no interval is given. The null of `p_value` is that the
+    columns were paired at random: the share of all pairings whose rho is at least as large (of NUM_PAIRINGS random ones
+    beyond EXACT_POINTS points). The range of `rho_without_one` says how much hangs on a single point.
 
     Returns: None for fewer than three points or a constant column.
     """
@@ -174,9 +176,30 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any] | None
     return {
         "pearson": round(_pearson(x, y), 4),
         "spearman": round(_rho(x, y) or 0.0, 4),
+        "p_value": round(_permutation_p(x, y), 4),
         "rho_without_one": [round(min(known), 4), round(max(known), 4)] if known else None,
         "num_points": len(x),
     }
+
+
+EXACT_POINTS = 8
+"""Up to this many points every pairing is tried: 40,320."""
+NUM_PAIRINGS = 20_000
+"""Random pairings tried beyond EXACT_POINTS."""
+
+
+def _permutation_p(x: Sequence[float], y: Sequence[float]) -> float:
+    """One-sided p of Spearman's rho: the share of pairings of x with y whose rho is at least the one found."""
+    ranks, others = (torch.tensor(_ranks(values), dtype=torch.float64) for values in (x, y))
+    if len(x) <= EXACT_POINTS:
+        orders = torch.tensor(list(permutations(range(len(x)))))  # (n!, n)
+    else:
+        generator = make_generator(0, "transfer", "pairings")
+        orders = torch.rand(NUM_PAIRINGS, len(x), generator=generator).argsort(dim=1)
+    # rho rises with Σ rank·rank, for given ranks; 1e-9: equal sums must count as equal.
+    sums = (ranks * others[orders]).sum(dim=1)
+    found = float((ranks * others).sum())
+    return float((sums >= found - 1e-9).double().mean())
 
 
 def _pearson(x: Sequence[float], y: Sequence[float]) -> float:

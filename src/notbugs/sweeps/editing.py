@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from notbugs.config import read_params, validate
 from notbugs.errors import ConfigError
 from notbugs.files import write_text
-from notbugs.report.evidence import STILL_Y_SHARE
+from notbugs.report.honesty import STILL_Y_SHARE, Honesty
 from notbugs.stages.context import open_project
 from notbugs.sweeps.plan import difference, make_plan
 from notbugs.sweeps.points import Point, changes
@@ -95,6 +95,8 @@ def choose(
     """
     import math
 
+    import pandas as pd
+
     found = table[table["state"] == "COMPLETE"]
     for column, value in wanted.items():
         if isinstance(value, float):
@@ -108,7 +110,11 @@ def choose(
         )
     point = ["kind", "eps", "num_steps", "step_size", "source_eps"]
     means = found.groupby(point, dropna=False, sort=True).mean(numeric_only=True).reset_index()
-    honest = means[["still_y", "still_y_neighbour"]].min(axis=1) >= STILL_Y_SHARE
+    honest = pd.Series(
+        [Honesty(*pair).holds for pair in zip(means["still_y"], means["still_y_neighbour"], strict=True)],
+        index=means.index,
+        dtype=bool,
+    )
     if not any_point:
         if not honest.any():
             raise SweepError(

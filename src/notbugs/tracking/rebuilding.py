@@ -17,6 +17,9 @@ _PICTURES = (".png", ".svg", ".jpg", ".html")
 _PAGE_LIMIT = 100 * 2**20
 """Bytes above which a report or picture is not copied into MLflow."""
 
+HEADLINE = "metrics/headline.json"
+"""What DVC shows; its numbers are those of metrics/evaluate.json."""
+
 
 def rebuild(
     root: Path, project: Path, entry: LockEntry, experiment: str, store_name: str, shared: str | None = None
@@ -31,7 +34,7 @@ def rebuild(
         shared: key of the family whose shared run it is, if it is one.
     Returns: the journal, to be sent; None if small outputs in the workspace are not those of dvc.lock.
     """
-    metrics = {out: root / out for out in entry.outs if out.endswith((".json", ".csv"))}
+    metrics = {out: root / out for out in entry.outs if out.endswith((".json", ".csv")) and out != HEADLINE}
     if not all(_fits(root, entry, out) for out in metrics):
         return None
     time = now()

@@ -1,0 +1,80 @@
+"""The numbers in README.md and docs/: made from the metrics, between markers, by one command."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from notbugs.report import documents
+from notbugs.report.documents import BLOCKS, DocumentError, results_block, suite_block, write_documents, written_page
+
+PAGE = "before\n<!-- {0}:start -->\nold\n<!-- {0}:end -->\nafter\n"
+
+
+@pytest.fixture
+def checkout(make_project, tmp_path: Path) -> Path:
+    """A project with the pages that have blocks."""
+    root: Path = make_project(tmp_path / "lab", constructions=("robust", "det"))
+    for page, blocks in BLOCKS.items():
+        (root / page).parent.mkdir(exist_ok=True)
+        (root / page).write_text("".join(PAGE.format(name) for name in blocks))
+    (root / documents.TRIAL).parent.mkdir()
+    (root / documents.TRIAL).write_text('fitted on,on y\n"D, standard",33.0\n')
+    (root / documents.PICTURE).write_bytes(b"old")
+    return root
+
+
+def test_the_readme_quotes_the_worst_case_with_pgd_beside_it(checkout: Path) -> None:
+    text = results_block(checkout)
+    assert "| D, robust | 96.1 ±0.8 | 0.3 | 75.6 ±0.8 | 76.9 |" in text
+    assert "| D, fitted as D_R |" in text
+    assert "at L2 eps 0.5, with PGD-100 alone beside it" in " ".join(text.split())
+    assert "93.0% and 91.0% of D_det's images" in " ".join(text.split())
+    assert "D_rand" not in text
+
+
+def test_the_verdicts_are_the_report_s(checkout: Path) -> None:
+    assert "claims" not in results_block(checkout)
+    claims = [
+        {"title": "First", "verdict": "seen"},
+        {"title": "Second", "verdict": "seen"},
+        {"title": "Third", "verdict": "cannot be judged, on the edge"},
+    ]
+    (checkout / "reports").mkdir()
+    (checkout / "reports/verdicts.json").write_text(json.dumps(claims))
+    assert results_block(checkout).endswith("- Seen: First; Second.\n- Cannot be judged, on the edge: Third.")
+
+
+def test_the_suite_s_table_holds_every_model(checkout: Path) -> None:
+    text = suite_block(checkout)
+    assert "| D, robust | 3 | 76.9 (PGD-100) | 75.6 |" in text
+    assert "| D_R | 6 |" in text
+
+
+def test_writing_changes_what_stands_between_the_markers_alone_and_once(checkout: Path) -> None:
+    (checkout / "plots/figures").mkdir()
+    (checkout / "plots/figures/figure_2.png").write_bytes(b"new")
+    changed = write_documents(checkout)
+    assert changed == [*BLOCKS, "docs/figure_2.png"]
+    assert (checkout / documents.PICTURE).read_bytes() == b"new"
+    text = (checkout / "README.md").read_text()
+    assert text.startswith("before\n<!-- results:start -->\nWhat `make repro` printed")
+    assert text.endswith("\n<!-- results:end -->\nafter\n")
+    assert "old" not in re.sub("folder", "", text)
+    assert (checkout / "docs/presets.md").read_text() == (
+        "before\n<!-- folder-trial:start -->\n| fitted on | on y |\n|---|---|\n| D, standard | 33.0 |\n"
+        "<!-- folder-trial:end -->\nafter\n"
+    )
+    assert write_documents(checkout) == []
+
+
+def test_what_is_missing_is_named(checkout: Path) -> None:
+    (checkout / "README.md").write_text("nothing here")
+    with pytest.raises(
+        DocumentError, match=r"README\.md: <!-- results:start --> and <!-- results:end --> are not there"
+    ):
+        written_page(checkout, "README.md")
+    (checkout / "README.md").unlink()
+    with pytest.raises(DocumentError, match=r"README\.md: not found; --write-docs is for a checkout of notbugs itself"):
+        write_documents(checkout)
