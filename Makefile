@@ -1,4 +1,5 @@
 # Each target sets up .venv by itself the first time, and says nothing where nothing is to do.
+# The make of macOS (3.81) looks for a program in its own PATH, not in the one exported here: so $(BIN)/ before each.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,24 +7,33 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro test test-all audit lint ui sweep bench clean help
+.PHONY: repro repro-all test test-all audit lint ui sweep bench clean help
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
+	@$(BIN)/notbugs check
+	@test -e .git || dvc config --local core.no_scm true
+	@test -e data/train/manifest.json || { dvc repro prepare && notbugs check; } # once more, of D itself
+	@$(BIN)/dvc repro
+	@notbugs track || true # MLflow or another dvc is in the way: said in a line, and made good the next time
+	@$(BIN)/notbugs results
+
+repro-all: export NOTBUGS_ANEW := $(shell date +%s)
+repro-all: $(READY) ## Run everything anew, also what is recorded in Git or kept from earlier runs
 	@notbugs check
 	@test -e .git || dvc config --local core.no_scm true
-	@dvc repro
-	@notbugs track || true # MLflow or another dvc is in the way: said in a line, and made good the next time
+	@dvc repro --force
+	@notbugs track
 	@notbugs results
 
 test: $(READY) ## Run the tests
-	@pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY) ## Run the tests, the slow ones too
-	@pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 
 audit: $(READY) ## Ask PyPI for known advisories of what requirements.lock names
 	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
@@ -32,15 +42,15 @@ lint: $(READY) ## Check style, format and types
 	@ruff check . && ruff format --check . && mypy
 
 ui: $(READY) ## Serve the MLflow UI on loopback
-	@notbugs ui
+	@$(BIN)/notbugs ui
 
 sweep: $(READY) ## Run the studies of eps and steps in params.yaml (STUDY=NAME: one of them)
-	@notbugs sweep $(STUDY)
+	@$(BIN)/notbugs sweep $(STUDY)
 
 bench: $(READY) ## Measure our PGD beside other libraries' (installs them)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[bench]'
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'torchattacks>=3.5'
-	@python benchmarks/engine.py
+	@$(BIN)/python benchmarks/engine.py
 
 clean: ## Remove .venv and caches; data, models and runs stay
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -97,7 +97,7 @@ def test_the_default_is_valid() -> None:
         ("estimator.fit.attack", {"eps": 1.0, "num_steps": 2}, r"estimator\.fit = .*must be without an attack"),
         ("estimator", None, r"estimator\.eps: missing; it must be given"),
         ("num_threads", 0, r"num_threads = 0: must be greater than or equal to 1"),
-        ("device", "tpu", r"device = 'tpu': must be 'auto', 'cpu' or 'cuda'"),
+        ("device", "tpu", r"device = 'tpu': must be 'auto', 'cpu', 'cuda' or 'mps'"),
         ("train.standard.seeds", 3, r"train\.standard\.seeds = 3: must be a list$"),
         ("train.standard.seeds", [], r"train\.standard\.seeds = \[\]: must be a list of at least 1$"),
         ("gaussian.mu", [1.0, 2.0, 3.0], r"gaussian\.mu = \[1\.0, 2\.0, 3\.0\]: must be a list of at most 2$"),

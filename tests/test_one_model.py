@@ -74,7 +74,7 @@ def test_a_model_of_the_registry(folder: Path) -> None:
     assert found["settings"]["eps"] == [0.125, 0.25, 0.5, 0.75]
     rows = {(row["attack"], row["eps"]): row for row in found["accuracies"] if row["labels"] == "true"}
     assert 0 < rows["worst", 0.5]["accuracy"] <= rows["pgd100", 0.5]["accuracy"] < rows["clean", 0.0]["accuracy"]
-    assert len(found["checks"]) == 10
+    assert len(found["checks"]) == 12
     assert all(check["passed"] for check in found["checks"])
     assert 0.3 < found["minimum_norms"]["smallest"]["median"] < 2
 

@@ -95,8 +95,8 @@ class Runtime(Settings):
     """Seed from which every random stream is derived."""
     num_threads: int = Field(default=2, ge=1, le=1024)
     """CPU threads of torch; part of the result, since rounding depends on it."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes CUDA where there is one, else an Apple GPU (MPS) that computes right, else the CPU."""
     engine: EngineName = "auto"
     """How attacked networks run: `plain` (folded), `compiled` (torch.compile besides), or by the amount of work."""
     processes: int = Field(default=1, ge=1, le=1024)

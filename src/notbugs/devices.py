@@ -25,6 +25,7 @@ class Traits:
             (docs/performance.md).
         own_random_numbers: draw noise on the device, from a generator seeded by the host's.
         pinned: batches go there from pinned memory, while the host works on.
+        widest: type of the longest numbers it has: lengths and sums are taken in it.
     """
 
     attack_precision: torch.dtype | None = None
@@ -34,6 +35,7 @@ class Traits:
     compiling_pays: float | None = None
     own_random_numbers: bool = False
     pinned: bool = False
+    widest: torch.dtype = torch.float64
 
 
 TRAITS = {
@@ -47,6 +49,7 @@ TRAITS = {
         own_random_numbers=True,
         pinned=True,
     ),
+    "mps": Traits(runs_ahead=True, widest=torch.float32),
 }
 """Type of the device -> its traits; others are treated as the CPU is."""
 
@@ -54,6 +57,11 @@ TRAITS = {
 def traits(device: torch.device) -> Traits:
     """The traits of a device."""
     return TRAITS.get(device.type, TRAITS["cpu"])
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in the longest numbers that its device has: float64, or on Apple's GPUs float32."""
+    return tensor.to(traits(tensor.device).widest)
 
 
 def training_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine, frozen
+from notbugs.attacks.gradients import followed
+from notbugs.attacks.losses import NO_NUMBER, called
+from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.config import Radii, Settings
 from notbugs.devices import full_precision
 from notbugs.halving import Halving
@@ -93,8 +96,7 @@ def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000
 
     def logits(rows: slice) -> Tensor:
         part = images[rows] if isinstance(images, Tensor) else images.select(rows).images
-        found: Tensor = model(part.to(device)).float().cpu()
-        return found
+        return followed(model, part.to(device)).float().cpu()
 
     with frozen(model), full_precision(device):
         return torch.cat(Halving("prediction").over(len(images), batch_size, logits))
@@ -105,6 +107,7 @@ def shifted_labels(labels: Tensor, num_classes: int) -> Tensor:
     return (labels + 1) % num_classes
 
 
+@in_ordinary_mode
 def adversarially_correct(
     model: nn.Module,
     data: Images,
@@ -118,9 +121,10 @@ def adversarially_correct(
     """Which examples withstand an untargeted PGD on the cross-entropy.
 
     An example counts as fooled if any iterate fooled the model, the unperturbed image included; work on it
-    stops there. An attack of MANY_STEPS or more begins with COARSE_STEPS long ones from the image itself, as attack
-    suites do: what these fool is not attacked further. The engine finds the images; the model itself judges them, and
-    what fooled the engine alone is attacked once more without it.
+    stops there. An iterate whose logits are no numbers fools nobody (the checks of `robustness` name such a model).
+    An attack of MANY_STEPS or more begins with COARSE_STEPS long ones from the image itself, as attack suites do: what
+    these fool is not attacked further. The engine finds the images; the model itself judges them, and what fooled the
+    engine alone is attacked once more without it.
 
     Args:
         engine: made from the model as it is now; None makes one.
@@ -142,7 +146,7 @@ def adversarially_correct(
         if attack.num_steps < MANY_STEPS:
             return _withstand(model, engine, inputs, labels, attack, generators).cpu()
         coarse = run_attack(engine, inputs, labels, _coarse(attack), iterate="first_success")
-        withstood = _calls(model, coarse.x_adv, labels)
+        withstood = _withstands(model, coarse.x_adv, inputs, labels)
         left = withstood.nonzero().flatten()
         if len(left):
             own = generators and [generators[row] for row in left.tolist()]
@@ -162,15 +166,15 @@ def _withstand(
 ) -> Tensor:
     """Which examples of a batch withstand, (n,) bool, on its device; generators: one an example, for random starts."""
     found = run_attack(engine, inputs, labels, attack, iterate="first_success", generator=generators)
-    withstood = _calls(model, found.x_adv, labels)
+    withstood = _withstands(model, found.x_adv, inputs, labels)
     assert found.success is not None  # it was asked for
     unsure = withstood & found.success  # of the engine's rounding alone
     if unsure.any():
         own = generators and [generators[row] for row in unsure.nonzero().flatten().tolist()]
         again = run_attack(model, inputs[unsure], labels[unsure], attack, iterate="first_success", generator=own)
-        withstood[unsure] = _calls(model, again.x_adv, labels[unsure])
+        withstood[unsure] = _withstands(model, again.x_adv, inputs[unsure], labels[unsure])
     if attack.random_start:  # no iterate was the unperturbed image
-        withstood &= _calls(model, inputs, labels)
+        withstood &= _called(model, inputs) == labels
     return withstood
 
 
@@ -196,12 +200,23 @@ class _Starts:
         return [make_generator(self._seed, number) for number in self._numbers[rows].tolist()]
 
 
+def _withstands(model: nn.Module, x_adv: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Whether the model calls each adversarial image by its label, (N,) bool, on the model's device.
+
+    Where it gives no number the attack achieved nothing, and what counts is what it says of the image itself.
+    """
+    found = _called(model, x_adv)
+    withstood, lost = found == labels, found == NO_NUMBER
+    if lost.any():
+        withstood[lost] = _called(model, inputs[lost]) == labels[lost]
+    return withstood
+
+
 @torch.no_grad()
-def _calls(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Whether the model calls each image by its label, (N,) bool, on the model's device."""
+def _called(model: nn.Module, inputs: Tensor) -> Tensor:
+    """What the model calls each image, (N,) int64, on the model's device."""
     with frozen(model), full_precision(inputs.device):
-        right: Tensor = model(inputs).argmax(dim=1) == labels
-    return right
+        return called(followed(model, inputs))
 
 
 def measure(correct: Tensor, labels: Literal["true", "shifted"], attack: str, norm: str, eps: float) -> Measurement:
@@ -228,10 +243,10 @@ def outcomes(
         generator: for random starts.
         engine: made from the model as it is now; None makes one.
     """
-    called = predict(model, data, batch_size=settings.batch_size).argmax(dim=1)  # (N,)
+    calls = called(predict(model, data, batch_size=settings.batch_size))  # (N,)
     found = [
-        Outcome("true", "clean", settings.norm, 0.0, called == data.labels),
-        Outcome("shifted", "clean", settings.norm, 0.0, called == shifted_labels(data.labels, len(data.class_names))),
+        Outcome("true", "clean", settings.norm, 0.0, calls == data.labels),
+        Outcome("shifted", "clean", settings.norm, 0.0, calls == shifted_labels(data.labels, len(data.class_names))),
     ]
     engine = engine or Engine(model, data.select(slice(0, 8)).images.to(model_device(model)))
     for name, attack in settings.attacks():

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from notbugs.config import find_root, read_params, settings, validate
+from notbugs.attacks.engine import frozen
+from notbugs.attacks.modules import UnsteadyError, check_steady, evaluating_
+from notbugs.config import find_root, read_params, runtime, settings, validate
 from notbugs.errors import UserError
 from notbugs.evaluation import measure_outcome, predict
 from notbugs.files import write_json
@@ -16,6 +18,7 @@ from notbugs.images import Images, make_generator
 from notbugs.models import ModelError, load_model
 from notbugs.robustness import Audit, SuiteSettings, audit
 from notbugs.robustness.minimum_norm import smallest
+from notbugs.robustness.settings import RANDOM_STARTS
 from notbugs.store import load_dataset
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ def measure_file(
     weights: Path | None = None,
     transfer_from: Path | None = None,
     changes: dict[str, Any] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Attack a model as stage `evaluate` does, its suite and checks included.
 
@@ -40,7 +43,7 @@ def measure_file(
         weights: .safetensors file of the state of a factory's network; None keeps the weights that it comes with.
         transfer_from: a model of the registry whose adversarial images are tried on this one.
         changes: settings that differ from the section `evaluate` of params.yaml here, if there is one.
-        seed: of everything random.
+        seed: of everything random; None takes that of params.yaml here, 0 if there is none.
     Returns: model, data, settings, and lists `accuracies`, `minimum_norms`, `checks`, `certificate`; no paths of the
         machine but those given.
     Raises: UserError for what is missing, cannot be read, or does not fit the data.
@@ -53,7 +56,8 @@ def measure_file(
     if transfer_from is not None:
         other = load_model(transfer_from)
         _check_fits(other, images, str(transfer_from))
-    generator = make_generator(seed, "evaluate", "random start")
+    seed = _seed() if seed is None else seed
+    generator = make_generator(seed, *RANDOM_STARTS)
     found = audit(network, images, config, generator=generator, transfer_from=other)
     return {
         "model": model,
@@ -116,6 +120,14 @@ def _settings(changes: dict[str, Any]) -> SuiteSettings:
     return validate({**base, **changes}, "evaluate", SuiteSettings)
 
 
+def _seed() -> int:
+    """That of params.yaml here, if there is a valid one."""
+    try:
+        return runtime(read_params(find_root() / "params.yaml")).seed
+    except UserError:
+        return 0
+
+
 def _load(model: str, weights: Path | None) -> nn.Module:
     if model.endswith(".safetensors"):
         if weights is not None:
@@ -126,7 +138,8 @@ def _load(model: str, weights: Path | None) -> nn.Module:
     network = _make(model)
     if weights is not None:
         _fill(network, weights)
-    return network.eval()
+    evaluating_(network)
+    return network
 
 
 def _make(model: str) -> nn.Module:
@@ -149,7 +162,7 @@ def _fill(network: nn.Module, weights: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        network.load_state_dict(load_file(weights))
+        network.load_state_dict(_untied(load_file(weights), network))
     except FileNotFoundError:
         raise ModelError(f"--weights {weights}: no such file") from None
     except (SafetensorError, OSError) as error:
@@ -159,12 +172,27 @@ def _fill(network: nn.Module, weights: Path) -> None:
         raise ModelError(f"--weights {weights}: does not fit the network: {text}") from None
 
 
+def _untied(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The state with each tied weight under all its names, of which safetensors' `save_model` writes one."""
+    places: dict[tuple[Any, ...], str] = {}  # where a tensor lies in memory -> a name that the state has for it
+    own = {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in network.state_dict().items()}
+    for name, place in own.items():
+        if name in state:
+            places[place] = name
+    lacking = {name: state[places[place]] for name, place in own.items() if name not in state and place in places}
+    return {**state, **lacking}
+
+
 def _check_fits(network: nn.Module, data: Images, name: str) -> None:
     """Raises: ModelError unless the network gives one logit a class for these images."""
     few = data.select(slice(0, 2)).images
     shape = tuple(few.shape[1:])
     try:
+        with frozen(network):
+            check_steady(network, few)
         logits = predict(network, few)
+    except UnsteadyError as error:
+        raise ModelError(f"--model {name}: {error}") from None
     except Exception as error:  # shapes that do not fit raise many kinds
         text = " ".join(str(error).split())[:200]
         raise ModelError(f"--model {name}: does not take images {shape}: {text}") from None
@@ -205,6 +233,12 @@ def print_found(found: dict[str, Any], console: "Console | None" = None) -> None
         value = "no number" if row["value"] is None else f"{row['value']:.3g}"
         checks.add_row(row["check"], "pass" if row["passed"] else "FAIL", value, f"{row['threshold']:.3g}")
     console.print(checks)
+    for row in found["checks"]:
+        if row["check"] == "logits_finite" and not row["passed"]:
+            console.print(
+                f"The model gives logits that are no numbers on or near {100 * row['value']:.1f}% of the images. No "
+                "attack can fool it there: before that is mended, the accuracies above say nothing of it."
+            )
     for row in found.get("certificate", []):
         console.print(f"certified at eps {row['eps']:g}: {100 * row['accuracy']:.1f}% of {row['n']}")
 

@@ -16,7 +16,7 @@ from notbugs.attacks.engine import Engine
 from notbugs.augmentation import augment
 from notbugs.checkpoints import Checkpoint, restore_training, training_state
 from notbugs.config import Settings
-from notbugs.devices import noise_generator, training_precision
+from notbugs.devices import noise_generator, training_precision, traits, widened
 from notbugs.distribution import average_buffers, averaging, own_generator, share_of, summed, world_size
 from notbugs.early_stopping import BestEpoch, DecidingColumn, EpochRecord
 from notbugs.errors import UserError
@@ -255,7 +255,7 @@ def _train_epoch(
     device = feed.device
     order = torch.randperm(len(feed), generator=generator)
     own = noise_generator(own_generator(generator), device)
-    total_loss = torch.zeros((), device=device, dtype=torch.float64)
+    total_loss = torch.zeros((), device=device, dtype=traits(device).widest)
     total_right = torch.zeros((), device=device, dtype=torch.int64)
     seen = 0
     losses = []
@@ -275,7 +275,7 @@ def _train_epoch(
         if settings.schedule == "one_cycle":
             scheduler.step()
         for loss, right, count in found:
-            total_loss += loss.double() * count
+            total_loss += widened(loss) * count
             total_right += right
         losses.append(torch.stack([loss for loss, *_ in found]).sum())
         seen += len(share)
@@ -303,7 +303,8 @@ def _learn(
     """Attack a batch, or a part of one, and add the gradient of `weight` times its mean loss."""
     if engine is not None and settings.attack is not None:
         engine.refresh()
-        inputs = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False).x_adv
+        attacked = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False, check=False)
+        inputs = attacked.x_adv
     with training_precision(inputs.device):
         logits = model(inputs).float()
     loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import (
     FIXED_EPS,
     MINIMUM_NORM,
+    _Plain,
     allows,
     distances,
     library_attack,
@@ -24,6 +26,7 @@ from notbugs.images import ImageData
 
 EPS = 0.5
 STEPS = {"apgd_ce": 10, "apgd_t": 5, "fab_t": 5, "square": 40, "ddn": 20, "cw": 20, "fmn": 20}
+SIZES = [*((side, side) for side in range(5, 34)), (5, 33), (33, 5), (12, 24), (19, 14), (6, 7), (64, 64)]
 ALL_MINIMUM = [(norm, name) for norm, names in MINIMUM_NORM.items() for name in names]
 
 
@@ -122,6 +125,100 @@ def test_a_linear_model_is_fooled_at_its_distance():
         found = distances(x_adv - x, "l2")
         assert float((found / expected).min()) > 0.999
         assert float((found / expected).max()) < 1.06
+
+
+def on_sides(height: int, width: int, count: int = 4) -> tuple[nn.Module, ImageData]:
+    """A linear classifier of random images of this size."""
+    draw = generator(height * 100 + width)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * height * width, 5))
+    with torch.no_grad():
+        model[1].weight.copy_(0.1 * torch.randn(model[1].weight.shape, generator=draw))
+    images = torch.rand(count, 3, height, width, generator=draw)
+    return model, ImageData(images, predict(model, images).argmax(dim=1), tuple("abcde"))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [*((side, side) for side in range(5, 34)), (5, 33), (33, 5), (12, 24), (19, 14), (6, 7), (64, 64)],
+)
+def test_square_runs_on_every_size(norm, height, width):
+    """Its L2 start alone fails on sides of 12, 14, 18, 19 and 24."""
+    model, data = on_sides(height, width, 12)
+    eps = 0.4 * (3 * height * width) ** 0.5 if norm == "l2" else 0.4
+    x_adv = library_attack(
+        "square", model, data.images, data.labels, norm=norm, eps=eps, num_steps=40, generator=generator()
+    )
+    assert x_adv.shape == data.images.shape
+    assert float(distances(x_adv - data.images, norm).max()) <= eps * (1 + 1e-5)
+    assert fooled(model, x_adv, data).any()
+
+
+@pytest.mark.parametrize("side", [5, 12, 19])
+@pytest.mark.parametrize(("norm", "name"), [*(("l2", name) for name in FIXED_EPS), *ALL_MINIMUM])
+def test_every_attack_runs_on_odd_sizes(norm, name, side):
+    model, data = on_sides(side, side + 1)
+    if name in FIXED_EPS:
+        x_adv = library_attack(
+            name, model, data.images, data.labels, norm=norm, eps=1.0, num_steps=5, generator=generator()
+        )
+    else:
+        x_adv = library_minimum(name, model, data.images, data.labels, norm=norm, num_steps=30, generator=generator())
+        assert fooled(model, x_adv, data).all()
+    assert x_adv.shape == data.images.shape
+
+
+def test_square_is_about_as_strong_on_padded_images(monkeypatch):
+    """As on the same images where they need no padding."""
+    model, data = on_sides(13, 13, 100)
+    counts = []
+    for padded in ((13, 13), (15, 15)):
+        monkeypatch.setattr("notbugs.attacks.library._tiled", lambda height, width, size=padded: size)
+        x_adv = library_attack(
+            "square", model, data.images, data.labels, norm="l2", eps=1.2, num_steps=200, generator=generator()
+        )
+        counts.append(int(fooled(model, x_adv, data).sum()))
+    assert 20 < counts[0] < 80
+    assert counts[1] > 0.7 * counts[0]
+
+
+class Scaled(nn.Module):
+    """The same classifier with logits times a factor."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * self.factor
+
+
+@pytest.mark.parametrize(("norm", "name"), [("l2", name) for name in FIXED_EPS] + ALL_MINIMUM)
+def test_the_size_of_the_logits_plays_no_part(norm, name, standard_model, few):
+    """The number of images fooled by the same classifier with logits times k, to within two images of forty."""
+    eps = EPS if norm == "l2" else 0.1
+    counts = {}
+    for factor in (1, 30, 1000, 1e-6):
+        model = Scaled(standard_model, factor)
+        arguments = {"norm": norm, "num_steps": 2 * STEPS[name], "generator": generator()}
+        if name in FIXED_EPS:
+            x_adv = library_attack(name, model, few.images, few.labels, eps=eps, **arguments)
+            counts[factor] = int(fooled(model, x_adv, few).sum())
+        else:
+            x_adv = library_minimum(name, model, few.images, few.labels, **arguments)
+            near = distances(x_adv - few.images, norm) <= eps
+            counts[factor] = int((fooled(model, x_adv, few) & near).sum())
+    assert counts[1] > 0
+    assert max(counts.values()) - min(counts.values()) <= 2, counts
+
+
+def test_ordinary_logits_are_handed_on_as_they_are(standard_model, few):
+    assert _Plain(standard_model, few.images, few.labels).factor == 1
+    for factor in (1e3, 1e-3):
+        scaled = _Plain(Scaled(standard_model, factor), few.images, few.labels).factor
+        assert math.log2(scaled).is_integer()
+        logits = predict(standard_model, few.images) * factor * scaled
+        assert 8 < float((logits.amax(dim=1) - logits.amin(dim=1)).median()) < 32
 
 
 def test_what_is_not_defined_is_refused(few):

@@ -7,8 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from torch.nn import functional
 
-from notbugs.attacks.losses import LOSSES, cross_entropy, margin, representation_distance
+from notbugs.attacks.losses import (
+    LOSSES,
+    NO_NUMBER,
+    called,
+    cross_entropy,
+    fools,
+    log_odds,
+    margin,
+    representation_distance,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -80,3 +90,41 @@ def test_only_the_representation_distance_reads_the_representation():
         "margin": "logits",
         "representation_distance": "representation",
     }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 30.0, 1e3, 1e30])
+def test_slope_of_the_cross_entropy_points_where_its_exact_derivative_does(dtype, scale):
+    """−1 at the label and, over the others, their softmax: (softmax − onehot)/(1 − p), which 1 − p = 0 does not end."""
+    logits, labels = (draw(6, 5) * scale).to(dtype), torch.tensor([0, 1, 2, 3, 4, 0])
+    slope = LOSSES["cross_entropy"].slope(logits, labels)
+    exact = torch.zeros(6, 5, dtype=torch.float64)
+    for row, label in enumerate(labels.tolist()):
+        others = [k for k in range(5) if k != label]
+        exact[row, others] = logits[row, others].double().softmax(dim=0)
+        exact[row, label] = -1
+    torch.testing.assert_close(slope.double(), exact, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=1e-7)
+
+
+def test_slope_of_the_cross_entropy_is_its_derivative_to_a_factor():
+    logits, labels = draw(6, 5).requires_grad_(), torch.tensor([0, 1, 2, 3, 4, 0])
+    (derivative,) = torch.autograd.grad(cross_entropy(logits, labels).sum(), logits)
+    p = logits.detach().softmax(dim=1).gather(1, labels[:, None])
+    torch.testing.assert_close(LOSSES["cross_entropy"].slope(logits.detach(), labels), derivative / (1 - p))
+
+
+def test_log_odds_rise_with_the_cross_entropy_and_do_not_saturate():
+    logits, labels = draw(64, 5) * 5, torch.arange(64) % 5
+    torch.testing.assert_close(cross_entropy(logits, labels), functional.softplus(log_odds(logits, labels)))
+    sure = torch.tensor([[500.0, 0.0], [600.0, 0.0]])
+    zero = torch.tensor([0, 0])
+    assert cross_entropy(sure, zero).tolist() == [0.0, 0.0]
+    assert log_odds(sure, zero).tolist() == [-500.0, -600.0]
+    assert gradcheck(lambda z: log_odds(z, labels[:6]), (draw(6, 5).requires_grad_(),))
+
+
+def test_what_is_no_number_is_called_nothing_and_fools_nobody():
+    nan, inf = math.nan, math.inf
+    logits = torch.tensor([[0.0, 1.0], [nan, 1.0], [0.0, inf], [-inf, -inf], [-inf, 2.0], [nan, nan]])
+    assert called(logits).tolist() == [1, NO_NUMBER, NO_NUMBER, NO_NUMBER, 1, NO_NUMBER]
+    assert fools(logits, torch.zeros(6, dtype=torch.int64)).tolist() == [True, False, False, False, True, False]

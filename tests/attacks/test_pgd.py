@@ -138,6 +138,53 @@ def test_a_confident_model_is_attacked_all_the_same():
     assert found.success.all()
 
 
+class Scaled(nn.Module):
+    """The same classifier with logits times a factor."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * self.factor
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("iterate", ["last", "best", "first_success"])
+def test_confident_networks_are_no_more_robust(standard_model, digits, iterate, norm, targeted):
+    """From k = 30 on the softmax of most images rounds to one-hot, and its cross-entropy to 0."""
+    images, labels = digits[1].images[:100], digits[1].labels[:100]
+    eps = {"l2": 0.5, "linf": 0.12}[norm] * (2 if targeted else 1)
+    shares = []
+    for factor in (1, 30, 100, 1000):
+        found = pgd(
+            Scaled(standard_model, factor),
+            images,
+            (labels + 1) % 10 if targeted else labels,
+            norm=norm,
+            eps=eps,
+            step_size=eps / 8,
+            num_steps=20,
+            targeted=targeted,
+            iterate=iterate,
+        )
+        shares.append(float(found.success.double().mean()))
+    assert 0.4 < shares[0] < 0.99
+    assert min(shares) > shares[0] - 0.1
+
+
+def test_the_best_of_confident_iterates_is_not_the_first(standard_model, digits):
+    """Their cross-entropies are all 0."""
+    images, labels = digits[1].images[:20], digits[1].labels[:20]
+    model = Scaled(standard_model, 1000)
+    found = pgd(model, images, labels, eps=0.1, step_size=0.02, num_steps=10, iterate="best").x_adv
+    assert (distances(found, images, "l2") > 0.05).all()
+    with torch.no_grad():
+        before, after = (LOSSES["margin"].function(model(x), labels) for x in (images, found))
+    assert (after > before).all()
+
+
 # In the ball and in [0, 1], always
 
 
@@ -377,7 +424,8 @@ def test_first_success_works_no_longer_on_what_succeeded():
     labels = torch.ones(
         3, dtype=torch.int64
     )  # the first is fooled untouched, the second after one step, the third never
-    found = pgd(model, inputs, labels, eps=0.2, step_size=0.1, num_steps=3, iterate="first_success")
+    arguments = {"eps": 0.2, "step_size": 0.1, "num_steps": 3, "check": False}
+    found = pgd(model, inputs, labels, iterate="first_success", **arguments)
     assert [len(batch) for batch in model.seen] == [3, 2, 1, 1]
     assert found.success.tolist() == [True, True, False]
     moved = distances(found.x_adv, inputs, "l2")
@@ -414,6 +462,34 @@ def test_restarts_are_never_worse(busy_model, norm, iterate):
     assert (results[-1][1] > results[0][1] + 1e-6).any()  # and some are better
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_restarts_leave_alone_what_is_fooled(standard_model, digits, own):
+    """The second try of `first_success` sees the images that withstood the first one, and from the same starts."""
+    images, labels = digits[1].images[:40], digits[1].labels[:40]
+    arguments = {"eps": 0.4, "step_size": 0.1, "num_steps": 3, "random_start": True, "check": False}
+
+    def generators() -> torch.Generator | list[torch.Generator]:
+        made = [torch.Generator().manual_seed(seed) for seed in range(40)]
+        return made if own else made[0]
+
+    recorder = Recorder(standard_model)
+    once = pgd(recorder, images, labels, iterate="first_success", generator=generators(), **arguments)
+    looks, left = len(recorder.seen), int((~once.success).sum())
+    assert 0 < left < 40
+    recorder.seen.clear()
+    thrice = pgd(recorder, images, labels, iterate="first_success", num_restarts=3, generator=generators(), **arguments)
+    assert len(recorder.seen[looks]) == left  # the first look of the second try
+    assert torch.equal(thrice.x_adv[once.success], once.x_adv[once.success])
+    every = torch.zeros(40, dtype=torch.bool)
+    drawn = generators()
+    for _ in range(3):  # three tries of all images, from the same stream
+        every |= pgd(standard_model, images, labels, iterate="first_success", generator=drawn, **arguments).success
+    if own:
+        assert torch.equal(thrice.success, every)
+    else:
+        assert int((thrice.success != every).sum()) == 0
+
+
 def test_generator_decides_the_random_start(busy_model):
     inputs, labels = draw(4, 2, 6, 6), torch.arange(4)
     first, again, other = (
@@ -436,7 +512,7 @@ def test_generator_decides_the_random_start(busy_model):
 def test_begins_where_it_is_told():
     model = Recorder(Linear(weights()))
     inputs, start = draw(2, 3, 2, 2, low=0.4, high=0.6), draw(2, 3, 2, 2, seed=1, low=0.4, high=0.6)
-    pgd(model, inputs, torch.tensor([0, 1]), eps=5.0, step_size=0.1, num_steps=1, start=start)
+    pgd(model, inputs, torch.tensor([0, 1]), eps=5.0, step_size=0.1, num_steps=1, start=start, check=False)
     torch.testing.assert_close(model.seen[0], start)
 
 

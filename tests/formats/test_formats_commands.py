@@ -23,6 +23,16 @@ def test_export_and_import(store, tmp_path):
     )
 
 
+def test_paths_may_begin_at_home(store, tmp_path, monkeypatch):
+    """Behind a "=" the shell leaves ~ as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = CliRunner().invoke(main, ["export", str(store()), "--to=npz", "--out=~/out"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "dataset.npz").exists()
+    assert CliRunner().invoke(main, ["import", "~/out", "--from=npz", "--out=~/back"]).exit_code == 0
+    assert len(load_dataset(tmp_path / "back")) == 7
+
+
 def test_eight_bits_are_warned_of(store, tmp_path):
     arguments = ["export", str(store()), "--to", "imagefolder", "--encoding", "png", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(main, arguments)

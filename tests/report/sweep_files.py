@@ -39,6 +39,7 @@ def trial_rows(kinds: tuple[str, ...] = ("rand", "det"), values: Numbers = numbe
                             "step_size": 2.5 * eps / steps,
                             "source_eps": "",
                             "seed": seed,
+                            "source_seed": seed,
                             "accuracy": accuracy,
                             "accuracy_shifted": found["accuracy_shifted"],
                             "adversarial_accuracy": 0.1 * (1 - found["accuracy"]),
@@ -51,6 +52,7 @@ def trial_rows(kinds: tuple[str, ...] = ("rand", "det"), values: Numbers = numbe
                             "still_y_both": found["still_y"] - 0.02,
                             "mean_delta_norm": 0.99 * eps,
                             "work": 200 * steps,
+                            "fits": len(SEEDS),
                             "state": "COMPLETE",
                         }
                     )

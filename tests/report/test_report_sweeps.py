@@ -57,7 +57,7 @@ def test_failed_and_pruned_points_are_left_out(tmp_path: Path) -> None:
     rows = trial_rows()
     for row, state in ((rows[0], "FAIL"), (rows[1], "PRUNED")):
         row["state"] = state
-        for name in list(row)[6:-1]:
+        for name in list(row)[6:-2]:
             row[name] = ""
     write_sweep(tmp_path, rows=rows)
     assert len(load_study(tmp_path, "small").points) == 17

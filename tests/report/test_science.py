@@ -183,6 +183,14 @@ def test_the_page_holds_every_section_figure_and_verdict(science_project, tmp_pa
     assert "The four experiments" in page
 
 
+def test_classes_that_were_left_out_are_named(science_project, tmp_path):
+    root = shutil.copytree(science_project, tmp_path / "lab")
+    file = root / "metrics/diversity.json"
+    file.write_text(json.dumps({**diversity_metrics(), "left_out": {"owl": 3, "ant": 0}}))
+    write_report(root, tmp_path / "report.html", tmp_path / "figures")
+    assert "Left out, with too few images: owl (3) and ant (0)." in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize("name", list(METRICS))
 def test_a_missing_file_is_named_with_its_stage(science_project, tmp_path, name):
     root = shutil.copytree(science_project, tmp_path / "lab")

@@ -9,10 +9,12 @@ from torch.nn import functional
 
 from notbugs.images import ImageData
 from notbugs.robustness import Check, SuiteSettings, audit
-from notbugs.robustness.masking import _changes_nothing
+from notbugs.robustness.masking import Signs, Standing, _changes_nothing, masking_checks
 
 SETTINGS = SuiteSettings(eps=(0.5,), headline_eps=0.5, headline_num_steps=40)
 NAMES = [
+    "logits_finite",
+    "headline_close_to_worst",
     "iterative_beats_one_step",
     "white_box_beats_transfer",
     "white_box_beats_noise",
@@ -38,7 +40,7 @@ class Quantised(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Logits times a factor: softmax saturates, its gradient vanishes."""
+    """Logits times a factor: the same classifier, whose softmax saturates or is all but uniform."""
 
     def __init__(self, network: nn.Module, factor: float) -> None:
         super().__init__()
@@ -100,9 +102,28 @@ def test_a_quantised_input_layer_is_flagged(standard_model, few):
     assert checks["large_eps_always_succeeds"].value > 0.9
 
 
-def test_saturated_logits_are_flagged(standard_model, few):
-    assert "gradients_not_zero" in failed(checks_of(Scaled(standard_model, 1e6), few, standard_model))
-    assert failed(checks_of(Scaled(standard_model, 2.0), few, standard_model)) == set()
+@pytest.mark.parametrize("factor", [2.0, 1e3, 1e6])
+def test_saturated_logits_are_attacked_all_the_same(factor, standard_model, robust_model, few):
+    for model in (standard_model, robust_model):
+        assert failed(checks_of(Scaled(model, factor), few, standard_model)) == set()
+
+
+def test_a_headline_attack_that_is_far_too_weak_is_flagged(standard_model, few):
+    """Of tiny logits the cross-entropy sees the mean of all other classes, not the nearest one."""
+    checks = checks_of(Scaled(standard_model, 1e-6), few, standard_model)
+    assert failed(checks) == {"headline_close_to_worst"}
+    assert checks["headline_close_to_worst"].threshold == 0.1
+
+
+def test_the_gap_to_the_worst_case_counts_images_that_only_other_attacks_fool():
+    stands, none = torch.arange(100) < 30, torch.zeros(100, dtype=torch.bool)
+    signs = Signs(stands, None, none, none, torch.zeros(100, dtype=torch.float64), none, none, none, none[:0])
+    for left, passed in ((20, True), (19, False)):
+        worst = torch.arange(100) < left
+        checks = masking_checks(Standing(stands, stands, stands, stands, stands, worst, worst), signs)
+        check = next(check for check in checks if check.check == "headline_close_to_worst")
+        assert check.value == pytest.approx((30 - left) / 100)
+        assert check.passed == passed
 
 
 def test_probabilities_instead_of_logits_are_flagged(standard_model, few):

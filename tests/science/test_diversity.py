@@ -6,7 +6,10 @@ import shutil
 
 import pytest
 import torch
+import yaml
 
+from notbugs.config import validate
+from notbugs.errors import ConfigError
 from notbugs.images import ImageData
 from notbugs.science.diversity import (
     DiversityError,
@@ -22,6 +25,7 @@ from notbugs.science.diversity import (
 )
 from notbugs.stages.context import open_project
 from notbugs.stages.diversity import diversity
+from notbugs.store import load_dataset
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -115,22 +119,38 @@ def test_nearest_own_mean():
     images = torch.tensor([0.0, 0.1, 0.9, 1.0]).view(4, 1, 1, 1)
     base = ImageData(images, torch.tensor([0, 0, 1, 1]), ("a", "b"))
     swapped = ImageData(images.flip(0), base.labels, ("a", "b"))
-    found = prototypicality({"D": base, "D_R": swapped}, [torch.tensor([0, 1]), torch.tensor([2, 3])])
+    found = prototypicality({"D": base, "D_R": swapped}, {0: torch.tensor([0, 1]), 1: torch.tensor([2, 3])})
     assert found["D"].all()
     assert not found["D_R"].any()
 
 
-def test_a_class_missing_or_labels_that_do_not_pair_are_one_line():
+def test_a_class_with_few_images_is_left_out():
     settings = DiversitySettings(num_bootstrap=10, num_neighbours=1)
-    with pytest.raises(DiversityError, match=r"class b: 0 images; at least 6 are needed for diversity\.num_neigh"):
-        rows_by_class({"D": data([0] * 10)}, settings, generator())
+    base = data([1] * 7 + [0] * 5 + [2] * 6, ("a", "b", "c"))
+    rows = rows_by_class({"D": base}, settings, generator())
+    assert {label: members.tolist() for label, members in rows.items()} == {
+        1: list(range(7)),
+        2: list(range(12, 18)),
+    }
+    near = prototypicality({"D": base}, rows)["D"]
+    assert near.shape == (13,)
+    assert near.float().mean() > 0.5  # by their own labels, 1 and 2
+    for members in rows.values():
+        table = compare_class({"D": base.images[members].flatten(1)}, settings, generator=generator())
+        assert all(value.isfinite().all() for value in table["D"].values())
+
+
+def test_no_class_of_size_or_labels_that_do_not_pair_are_one_line():
+    settings = DiversitySettings(num_bootstrap=10, num_neighbours=1)
+    with pytest.raises(DiversityError, match=r"no class has 6 images, which diversity\.num_neighbours = 1 needs"):
+        rows_by_class({"D": data([0] * 5)}, settings, generator())
     with pytest.raises(DiversityError, match=r"D_R: its labels are not D's, row by row; `dvc repro`"):
         rows_by_class({"D": data([0, 1] * 5), "D_R": data([1, 0] * 5)}, settings, generator())
 
 
 def test_a_limit_takes_the_same_rows_everywhere():
     settings = DiversitySettings(num_bootstrap=10, num_neighbours=1, max_per_class=8)
-    first, second = rows_by_class({"D": data([0, 1] * 20)}, settings, generator())
+    first, second = rows_by_class({"D": data([0, 1] * 20)}, settings, generator()).values()
     assert len(first) == len(second) == 8
     assert (first % 2 == 0).all()
     assert (second % 2 == 1).all()
@@ -150,3 +170,27 @@ def test_the_stage_compares_three_datasets_in_three_spaces(tiny_project, tmp_pat
     assert found["nearest_own_mean"]["D"]["n"] == 240
     diversity(open_project(root))
     assert (root / "metrics/diversity.json").read_bytes() == written
+
+
+def test_a_class_with_few_images_does_not_stop_the_stage(tiny_project, tmp_path, capsys):
+    root = shutil.copytree(tiny_project, tmp_path / "lab")
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    counts = load_dataset(root / "data" / "train").labels.bincount()
+    params["diversity"]["num_neighbours"] = int(counts.median()) // 2 - 2
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    diversity(open_project(root))
+    found = json.loads((root / "metrics/diversity.json").read_text())
+    small = {str(label): int(count) for label, count in enumerate(counts) if count < int(counts.median()) // 2 * 2}
+    assert found["left_out"] == small
+    assert 0 < len(small) < 10
+    assert set(found["sizes"]) == set(found["classes"]) == set(map(str, range(10))) - set(small)
+    assert f"images: {', '.join(small)}" in capsys.readouterr().err
+
+
+def test_a_limit_that_leaves_too_few_neighbours_is_refused():
+    with pytest.raises(ConfigError, match=r"diversity\.num_neighbours = 5: must be at most 2 where max_per_class is 8"):
+        validate({"num_bootstrap": 10, "max_per_class": 8}, "diversity", DiversitySettings)
+    few = validate({"num_bootstrap": 10, "max_per_class": 8, "num_neighbours": 2}, "diversity", DiversitySettings)
+    rows = rows_by_class({"D": data([0] * 20)}, few, generator())[0]
+    compare_class({"D": torch.rand(8, 3), "D_R": torch.rand(8, 3)}, few, generator=generator())
+    assert len(rows) == 8

@@ -24,7 +24,7 @@ def set_params(root: Path, **sections: Any) -> Context:
     """Change sections of params.yaml; the project opened again."""
     params = yaml.safe_load((root / "params.yaml").read_text())
     for name, value in sections.items():
-        params[name] = {**params[name], **value} if isinstance(value, dict) else value
+        params[name] = {**params.get(name, {}), **value} if isinstance(value, dict) else value
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     return open_project(root)
 

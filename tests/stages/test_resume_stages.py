@@ -188,7 +188,7 @@ def test_work_of_other_code_is_not_taken_up(project, monkeypatch):
         cut_after(patched, notbugs.training, "_train_epoch", 6)
         with pytest.raises(CutOff):
             train(open_project(project), "standard")
-    monkeypatch.setattr("notbugs.stages.unfinished._code", lambda: "other")
+    monkeypatch.setattr("notbugs.stages.unfinished.made_with", lambda *_: {"code": "other", "libraries": {}})
     trained = cut_after(monkeypatch, notbugs.training, "_train_epoch", 1000)
     train(open_project(project), "standard")
     assert trained[0] == 8

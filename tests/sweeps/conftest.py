@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from sweep_tools import BINARIES, PARAMS, Postgres
 from notbugs.stages.context import open_project
 from notbugs.stages.prepare import prepare
 from notbugs.stages.train import train
+from notbugs.sweeps.columns import MEASURED
+from notbugs.sweeps.trial import Trial
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +51,24 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("NOTBUGS_TRACKING", "off")
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trials that take no time, with numbers that follow from the point; the list tells which were measured."""
+    measured: list[str] = []
+
+    def measure(self: Trial, seed: int, on_epoch: Any = None) -> dict[str, Any]:
+        measured.append(f"{self.point} seed {seed}")
+        accuracy = (self.point.eps or 0.0) / 10 + self.point.num_steps / 1000 + seed / 10000
+        values = dict.fromkeys(MEASURED, accuracy)
+        for epoch in (1, 2, 3):
+            if on_epoch:
+                on_epoch(seed, epoch, {f"validation_accuracy/seed-{seed}": accuracy})
+        return {**values, "work": self.work, "curves": [], "seconds": {"fit": 0.1}}
+
+    monkeypatch.setattr(Trial, "measure", measure)
+    return measured
 
 
 @pytest.fixture(autouse=True)

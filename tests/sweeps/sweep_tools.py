@@ -11,10 +11,11 @@ import yaml
 from tiny import ATTACK, CONSTRUCT, EVALUATE, SHARED, TRAIN
 
 ONE_SEED = {**TRAIN, "seeds": [0]}
+TWO_SEEDS = {**TRAIN, "seeds": [0, 1]}
 PARAMS: dict[str, Any] = {
     **SHARED,
     "data": {**SHARED["data"], "max_train": 240},
-    "train": {"standard": ONE_SEED, "robust": {**ONE_SEED, "attack": {**ATTACK, "step_size": 0.3}}},
+    "train": {"standard": TWO_SEEDS, "robust": {**TWO_SEEDS, "attack": {**ATTACK, "step_size": 0.3}}},
     "construct": {
         "robust": {**CONSTRUCT["robust"], "num_steps": 4},
         "rand": CONSTRUCT["rand"],

@@ -94,12 +94,13 @@ def test_apply_and_the_stages_again(project: Path) -> None:
     with (project / "metrics/results.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["dataset"] == "D_det"]
     for _, trial in chosen.iterrows():
-        seed = str(trial["seed"])
-        own_rows = {(row["attack"], row["labels"]): row["accuracy"] for row in rows if row["seed"] == seed}
+        seed, source = str(trial["seed"]), str(trial["source_seed"])
+        mine = [row for row in rows if (row["source_seed"], row["seed"]) == (source, seed)]
+        own_rows = {(row["attack"], row["labels"]): row["accuracy"] for row in mine}
         assert trial["accuracy"] == own_rows["clean", "true"]  # the same digits, not only near
         assert trial["accuracy_shifted"] == own_rows["clean", "shifted"]
         assert trial["adversarial_accuracy"] == own_rows["pgd3", "true"]
-        assert trial["validation_accuracy"] == fitted[seed]["validation_accuracy"]
+        assert trial["validation_accuracy"] == fitted[source][seed]["validation_accuracy"]
 
 
 def test_applying_leaves_the_study_what_it_is(project: Path) -> None:

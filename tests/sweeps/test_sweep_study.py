@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import torch
 from optuna.trial import TrialState
 from sweep_tools import PARAMS, set_params
 
+from notbugs import imports
+from notbugs.cache import ANEW_VARIABLE
 from notbugs.errors import ConfigError
 from notbugs.stages.context import open_project
 from notbugs.sweeps import worker
-from notbugs.sweeps.columns import MEASURED
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.session import checked_jobs, run, status
 from notbugs.sweeps.storage import open_storage, storage_url
@@ -46,24 +49,6 @@ def sweep(root: Path, name: str = "small", **arguments: Any) -> None:
 
 def with_study(root: Path, **changed: Any) -> None:
     set_params(root, sweep={"small": {**PARAMS["sweep"]["small"], **changed}})
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trials that take no time, with numbers that follow from the point; the list tells which were measured."""
-    measured: list[str] = []
-
-    def measure(self: Trial, seed: int, on_epoch: Any = None) -> dict[str, Any]:
-        measured.append(f"{self.point} seed {seed}")
-        accuracy = (self.point.eps or 0.0) / 10 + self.point.num_steps / 1000 + seed / 10000
-        values = dict.fromkeys(MEASURED, accuracy)
-        for epoch in (1, 2, 3):
-            if on_epoch:
-                on_epoch(seed, epoch, {f"validation_accuracy/seed-{seed}": accuracy})
-        return {**values, "work": self.work, "curves": [], "seconds": {"fit": 0.1}}
-
-    monkeypatch.setattr(Trial, "measure", measure)
-    return measured
 
 
 def test_a_grid_to_the_end_and_again(project: Path) -> None:
@@ -222,6 +207,66 @@ def test_replacing_reuses_what_is_known(project: Path) -> None:
     assert len(before) == 16
     assert len(after) == 24
     assert before.items() <= after.items()
+
+
+def test_other_code_is_another_study(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1-NN, one of the judges, replaced by "always class 0": nothing that was measured before is an answer any more."""
+    with_study(project, kinds=["rand"], eps=[0.5], num_steps=[1], seeds=[0])
+    sweep(project)
+    before, source = rows(project), imports.source
+    monkeypatch.setattr(imports, "source", lambda file: source(file) + b"#" * (file.name == "neighbours.py"))
+    monkeypatch.setattr(
+        "notbugs.construction.nearest_neighbour",
+        lambda images, *_, **__: torch.zeros(len(images), dtype=torch.int64),
+    )
+    imports.made_with.cache_clear()
+    try:
+        with pytest.raises(SweepError, match=r"the stored study is another one \(environment.code: \w{8} -> \w{8}"):
+            sweep(project)
+        sweep(project, replace=True)
+    finally:
+        imports.made_with.cache_clear()
+    after = rows(project)
+    assert before["still_y_neighbour"].item() > 0.5 > after["still_y_neighbour"].item()
+    assert (after["accuracy"] == before["accuracy"]).all()
+
+
+def test_all_anew(project: Path, scripted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `make repro-all` asks for: what was there before does not count, what this run has done does."""
+    sweep(project)
+    monkeypatch.setenv(ANEW_VARIABLE, str(time.time() - 3600))
+    sweep(project, replace=True)
+    assert len(scripted) == 16
+    monkeypatch.setenv(ANEW_VARIABLE, str(time.time()))
+    sweep(project, replace=True)
+    assert len(scripted) == 32
+    sweep(project, replace=True)
+    assert len(scripted) == 32
+
+
+def test_the_fits_of_a_point_are_counted(project: Path, scripted: list[str]) -> None:
+    sweep(project)
+    assert set(rows(project)["fits"]) == {2}
+    assert rows(project)["source_seed"].tolist() == rows(project)["seed"].tolist()
+    with_study(project, seeds=[1])
+    sweep(project, replace=True)
+    assert set(rows(project)["fits"]) == {1}
+    assert set(rows(project)["source_seed"]) == {1}
+
+
+def test_importance_is_what_optuna_says_of_the_stored_study(project: Path, scripted: list[str]) -> None:
+    """With its default evaluator; its dashboard asks another one (PED-ANOVA), which says something else."""
+    with_study(project, kinds=["rand"], eps=[0.2, 0.5, 1.0, 1.4], num_steps=[1, 3, 40])
+    sweep(project)
+    found = pd.read_csv(project / "sweeps/small/importance.csv")
+    ours = found[found["measured"] == "validation_accuracy"].set_index("parameter")["importance"].to_dict()
+    fanova = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    theirs = optuna.importance.get_param_importances(study(project), evaluator=fanova)
+    assert ours == pytest.approx({name: theirs[name] for name in ("eps", "num_steps")}, abs=2e-6)
+    other = optuna.importance.get_param_importances(
+        study(project), evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+    )
+    assert abs(other["eps"] - ours["eps"]) > 0.01
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])

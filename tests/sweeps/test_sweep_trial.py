@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from sweep_tools import ONE_SEED, PARAMS, set_params
 
+from notbugs.cache import Results
+from notbugs.errors import ConfigError
 from notbugs.files import sha256
 from notbugs.stages.construct import construct
 from notbugs.stages.context import open_project
@@ -19,7 +21,7 @@ from notbugs.stages.fit import fit
 from notbugs.stages.train import train
 from notbugs.store import load_dataset
 from notbugs.sweeps import trial as module
-from notbugs.sweeps.kept import once
+from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.points import Point, changed_params, changes
 from notbugs.sweeps.trial import Laboratory, SweepError, Trial
 
@@ -28,10 +30,10 @@ def laboratory(root: Path) -> Laboratory:
     return Laboratory.of(open_project(root))
 
 
-def results_row(root: Path, dataset: str, seed: int, attack: str, labels: str = "true") -> float:
+def results_row(root: Path, dataset: str, source_seed: int, seed: int, attack: str, labels: str = "true") -> float:
     with (root / "metrics" / "results.csv").open() as file:
         found = list(csv.DictReader(file))
-    mine = {"dataset": dataset, "source_seed": "0", "seed": str(seed)}
+    mine = {"dataset": dataset, "source_seed": str(source_seed), "seed": str(seed)}
     rows = [row for row in found if mine.items() <= row.items()]
     return float(next(row["accuracy"] for row in rows if (row["attack"], row["labels"]) == (attack, labels)))
 
@@ -62,20 +64,23 @@ def test_the_stages_give_the_same_numbers(project: Path, point: Point) -> None:
     seeds = (0, 1)
     found = {seed: Trial(laboratory(project), point, seeds).measure(seed) for seed in seeds}
     rerun_by_stages(project, point.kind, changes(PARAMS, point, seeds))
-    fitted = json.loads((project / f"metrics/fit/{point.kind}.json").read_text())["full"]["seeds"]["0"]
-    made = json.loads((project / f"metrics/construct/{point.kind}.json").read_text())["sources"]["0"]
+    all_fitted = json.loads((project / f"metrics/fit/{point.kind}.json").read_text())["full"]["seeds"]
+    all_made = json.loads((project / f"metrics/construct/{point.kind}.json").read_text())["sources"]
     dataset = {"rand": "D_rand", "det": "D_det", "robust": "D_R"}[point.kind]
-    for seed, result in found.items():
+    for seed, result in found.items():  # fit k learns from the dataset of source model k
+        fitted, made = all_fitted[str(seed)], all_made[str(seed)]
         for name in ("validation_accuracy", "validation_accuracy_shifted"):
             assert result[name] == fitted[str(seed)][name]
-        assert result["accuracy"] == results_row(project, dataset, seed, "clean")
-        assert result["accuracy_shifted"] == results_row(project, dataset, seed, "clean", "shifted")
-        assert result["adversarial_accuracy"] == results_row(project, dataset, seed, "pgd3")
+        assert result["accuracy"] == results_row(project, dataset, seed, seed, "clean")
+        assert result["accuracy_shifted"] == results_row(project, dataset, seed, seed, "clean", "shifted")
+        assert result["adversarial_accuracy"] == results_row(project, dataset, seed, seed, "pgd3")
         assert result["attack_success"] == made["success_rate"]
         assert result["mean_delta_norm"] == made["delta_norm"]["mean"]
         if not point.source_eps:  # there the judge, the robust model, is another one too
-            assert result["still_y"] == made["robust_model"]["still_y"]
+            assert result["still_y"] == made["robust_model"]["still_y"]  # among those called y before
+            assert result["still_y_both"] == made["still_y_both"]
         assert result["still_y_neighbour"] == made["nearest_neighbour"]["still_y"]
+    assert found[0]["attack_success"] != found[1]["attack_success"] or point.kind == "robust"
     assert found[0]["work"] == 190 * point.num_steps
 
 
@@ -115,14 +120,48 @@ def test_other_settings_are_another_result(project: Path, section: str, value: A
     assert len(list((project / ".notbugs/sweeps/results").glob("*.json"))) == 2
 
 
-def test_one_construction_for_all_seeds(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("asked", "seeds", "expected"),
+    [
+        (None, (0, 1), (0, 1)),
+        (None, (1, 0), (1, 0)),
+        (None, (0, 1, 2, 3), (0, 1, 0, 1)),  # only two are trained
+        ([1], (0, 1, 2), (1, 1, 1)),
+        ([0], (1,), (0,)),
+    ],
+)
+def test_the_source_model_behind_a_fit(
+    project: Path, asked: list[int] | None, seeds: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    set_params(
+        project, construct={**PARAMS["construct"], "rand": {**PARAMS["construct"]["rand"], "source_seeds": asked}}
+    )
+    trial = Trial(laboratory(project), Point("rand", 0.5, 3, 0.2), seeds)
+    assert tuple(trial.source_seed(seed) for seed in seeds) == expected
+
+
+def test_a_source_seed_that_is_not_trained(project: Path) -> None:
+    set_params(project, construct={**PARAMS["construct"], "rand": {**PARAMS["construct"]["rand"], "source_seeds": [7]}})
+    with pytest.raises(
+        ConfigError, match=r"construct.rand.source_seeds = \[7\]: must be among train.standard.seeds: 0, 1"
+    ):
+        make_plan(laboratory(project), "small")
+
+
+def test_one_construction_for_each_source_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     build = module.build
     monkeypatch.setattr(module, "build", lambda *a, **k: built.append(1) or build(*a, **k))
+    set_params(project, construct={**PARAMS["construct"], "rand": {**PARAMS["construct"]["rand"], "source_seeds": [1]}})
     trial = Trial(laboratory(project), Point("rand", 0.5, 3, 0.2), (0, 1))
     results = [trial.measure(seed) for seed in (0, 1)]
     assert len(built) == 1
     assert results[0]["curves"] != results[1]["curves"]
+    set_params(project, construct=PARAMS["construct"])
+    trial = Trial(laboratory(project), Point("rand", 0.5, 3, 0.2), (0, 1))
+    assert trial.measure(1) == json.loads(json.dumps(results[1]))  # known: the same source model, the same fit
+    assert trial.measure(0)["attack_success"] != results[0]["attack_success"]
+    assert len(built) == 2
 
 
 def test_a_source_model_of_another_eps_is_trained_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +171,9 @@ def test_a_source_model_of_another_eps_is_trained_once(project: Path, monkeypatc
     assert len(models) == 1
     ours = Trial(laboratory(project), Point("rand", 0.5, 1, 0.5, source_eps=0.5), (0,))
     assert (
-        ours.source_file == project / "models/train/robust/seed-0.safetensors"
+        ours.source_file(0) == project / "models/train/robust/seed-0.safetensors"
     )  # eps of params.yaml: the pipeline's own
-    assert sha256(models[0]) != sha256(ours.source_file)
+    assert sha256(models[0]) != sha256(ours.source_file(0))
 
 
 def test_datasets_are_thrown_away_unless_asked_for(project: Path) -> None:
@@ -149,6 +188,7 @@ def test_datasets_are_thrown_away_unless_asked_for(project: Path) -> None:
     kept = load_dataset(folder)
     assert len(kept) == 190
     assert kept.manifest.settings["eps"] == 0.5
+    assert kept.manifest.settings["source_seed"] == 0
     assert kept.examples["delta_norm"].max() <= 0.5 + 1e-5
 
 
@@ -179,7 +219,7 @@ def test_two_processes_compute_a_thing_once(tmp_path: Path) -> None:
                         file.write("x")
                     return {"value": 7}
 
-                os._exit(0 if once(tmp_path / "kept", {"key": 1}, compute) == {"value": 7} else 1)
+                os._exit(0 if Results(tmp_path / "kept").once({"key": 1}, compute) == {"value": 7} else 1)
             except BaseException:
                 os._exit(2)
         children.append(child)

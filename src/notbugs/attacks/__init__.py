@@ -53,6 +53,7 @@ def run_attack(
     iterate: Literal["last", "best", "first_success"] = "last",
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     judge: bool = True,
+    check: bool = True,
 ) -> PGDResult:
     """`pgd` on the cross-entropy, untargeted, as `settings` say; the other arguments are `pgd`'s."""
     return pgd(
@@ -68,4 +69,5 @@ def run_attack(
         iterate=iterate,
         generator=generator,
         judge=judge,
+        check=check,
     )

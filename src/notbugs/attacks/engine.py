@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Literal, TypeVar
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
+from notbugs.attacks.gradients import followed
+from notbugs.attacks.modes import in_ordinary_mode
+from notbugs.attacks.modules import all_modules, all_tensors, check_steady, copied, evaluating_, in_train_mode
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
 from notbugs.config import EngineName
 from notbugs.devices import is_out_of_memory, traits
@@ -59,6 +62,7 @@ class Engine(nn.Module):
         half: precision of the convolutions; "auto" takes what `devices.TRAITS` has for the images' device, None that
             of the images.
         learning: `refresh` will be called every few steps, so what only pays for lasting weights is left out.
+    Raises: UnsteadyError for a network whose logits of an image change with the other images of its batch.
     """
 
     network: nn.Module
@@ -66,6 +70,7 @@ class Engine(nn.Module):
     _functions: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]
     """What gives logits and representation; in a tuple, so that neither is a submodule beside `network`."""
 
+    @in_ordinary_mode
     def __init__(
         self,
         model: nn.Module,
@@ -76,21 +81,22 @@ class Engine(nn.Module):
         learning: bool = False,
     ) -> None:
         super().__init__()
-        self.compiled = compiled
-        self._source = [model]  # in a list, so that it is no submodule
+        self._source = lambda: model  # in a function, so that it is no submodule
         self._batch_size = 0
         self._stopped = threading.Event()
         self._traits = traits(inputs.device)
+        inputs = inputs.detach()
         self.network, self._folds = _folded_copy(model, inputs)
+        check_steady(self.network, inputs)
+        self._writes = _writes_on_input(self.network, inputs)
+        self.compiled = compiled and not self._writes  # compiled code takes what autograd begins with, not a copy
         wanted = self._traits.attack_precision if half == "auto" else half
         self.half_dtype: torch.dtype | None = None
         if wanted is not None and inputs.dtype == torch.float32:
             self._halve(inputs, wanted)
-        self.channels_last = inputs.ndim == 4
-        if self.channels_last:
-            self.network.to(memory_format=torch.channels_last)
-            if not (compiled or learning or self.half_dtype):
-                use_winograd_(self.network, inputs)
+        self.channels_last = inputs.ndim == 4 and self._lies_channels_last(inputs)
+        if self.channels_last and not (compiled or learning or self.half_dtype):
+            use_winograd_(self.network, inputs)
         self._use(self.network)
 
     def in_parts(self, count: int, work: "Callable[[Engine, slice], Part]") -> "list[Part]":
@@ -121,10 +127,10 @@ class Engine(nn.Module):
 
     def _twin(self, stopped: threading.Event) -> "Engine":
         """An engine that shares the weights; what a network may write on itself, it writes on its own copy."""
-        shared = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
+        shared = {id(tensor): tensor for tensor in all_tensors(self.network)}
         twin = copy.copy(self)
         twin._modules, twin._stopped = {}, stopped
-        twin._use(copy.deepcopy(self.network, memo=shared))
+        twin._use(copied(self.network, shared))
         return twin
 
     def _use(self, network: nn.Module) -> None:
@@ -179,7 +185,7 @@ class Engine(nn.Module):
 
     def refresh(self) -> None:
         """Take over the weights and statistics that the model has now."""
-        refold_(self.network, self._source[0], self._folds)
+        refold_(self.network, self._source(), self._folds)
         for module in self.network.modules():
             if isinstance(module, WinogradConv2d):
                 module.repack()
@@ -195,6 +201,8 @@ class Engine(nn.Module):
         missing = self._padded(count) - count
         if missing:
             x = functional.pad(x, [0, 0] * (x.ndim - 1) + [0, missing])
+        elif self._writes:
+            x = x.clone()
         with torch.autocast(x.device.type, self.half_dtype) if self.half_dtype else nullcontext():
             outputs: Tensor = network(x)
         return (outputs[:count] if missing else outputs).to(x.dtype)
@@ -209,9 +217,28 @@ class Engine(nn.Module):
         return size
 
     @torch.no_grad()
+    def _lies_channels_last(self, inputs: Tensor) -> bool:
+        """Lay the network out channels last; not where it then fails (it flattens by `view`) or says something else."""
+        expected = followed(self._runner, inputs)
+        self.network.to(memory_format=torch.channels_last)
+        try:
+            found = followed(self._runner, inputs.contiguous(memory_format=torch.channels_last))
+            works = _agree(found, expected, 1e-3)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            works = False
+        if not works:
+            self.network.to(memory_format=torch.contiguous_format)
+        return works
+
+    def _runner(self, x: Tensor) -> Tensor:
+        return self._run(self.network, x)
+
+    @torch.no_grad()
     def _halve(self, inputs: Tensor, dtype: torch.dtype) -> None:
         """Store the weights of convolutions in half precision, unless that changes what the network says."""
-        expected, whole = self._run(self.network, inputs), copy.deepcopy(self.network)
+        expected, whole = self._run(self.network, inputs), copied(self.network)
         for module in self.network.modules():
             if type(module) in HALVED:
                 module.to(dtype)
@@ -265,38 +292,65 @@ def multiply_adds(model: nn.Module, image: Tensor) -> float:
 
     counter = FlopCounterMode(display=False)
     with frozen(model), torch.no_grad(), counter:
-        model(image)
+        followed(model, image)
     return counter.get_total_flops() / 2
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode with parameters that need no gradient; as found afterwards, module by module."""
-    modes = [(module, module.training) for module in model.modules()]
-    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    """The model in eval mode with parameters that need no gradient; as found afterwards, module by module.
+
+    Modules that `modules()` misses, since they lie in a plain list, are no exception; nor is a model whose own `train`
+    leaves some in train mode.
+    """
+    modes = [(module, in_train_mode(module)) for module in all_modules(model)]
+    needs = [(tensor, tensor.requires_grad) for tensor in all_tensors(model) if isinstance(tensor, nn.Parameter)]
     try:
-        model.eval()
-        for parameter, _ in needs:
-            parameter.requires_grad_(False)
+        evaluating_(model)
+        _need_gradients_(needs, False)
         yield
     finally:
-        for parameter, needed in needs:
-            parameter.requires_grad_(needed)
+        _need_gradients_(needs, True)
         for module, mode in modes:
-            module.training = mode
+            if mode is not None and in_train_mode(module) != mode:
+                module.training = mode
+
+
+def _need_gradients_(needs: Sequence[tuple[Tensor, bool]], again: bool) -> None:
+    """Take the need for a gradient from those that have it, or give it back."""
+    with torch.inference_mode(False):
+        for tensor, needed in needs:
+            if needed and not tensor.is_inference():  # one made in inference mode has no gradients in any case
+                tensor.requires_grad_(again)
 
 
 @torch.no_grad()
 def _folded_copy(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, list[Fold]]:
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    network = _frozen_copy(model)
     folds = find_folds(network)
     if folds:
-        expected = network(inputs)
+        expected = followed(network, inputs)
         fold_(network, folds)
         refold_(network, model, folds)
-        if not _agree(network(inputs), expected, 1e-3):
-            return copy.deepcopy(model).eval().requires_grad_(False), []
+        if not _agree(followed(network, inputs), expected, 1e-3):
+            return _frozen_copy(model), []
     return network, folds
+
+
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    network = copied(model)
+    evaluating_(network)
+    for tensor in all_tensors(network):
+        tensor.requires_grad_(False)
+    return network
+
+
+@torch.no_grad()
+def _writes_on_input(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether a network changes the images that it is given, as one that normalises in place does."""
+    given = inputs[:1].clone()
+    network(given)
+    return not torch.equal(given, inputs[:1])
 
 
 def _agree(found: Tensor, expected: Tensor, tolerance: float) -> bool:

@@ -35,11 +35,18 @@ def find_folds(model: nn.Module) -> list[Fold]:
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     places = Counter(id(module) for module in modules.values())
+    owners = Counter(id(tensor) for module in set(modules.values()) for tensor in module.parameters(recurse=False))
+
+    def stands_alone(name: str) -> bool:
+        """Whether a module is used once, and shares no weight with another."""
+        module = modules[name]
+        tied = any(owners[id(tensor)] > 1 for tensor in module.parameters(recurse=False))
+        return is_plain(module) and places[id(module)] == 1 and not tied
+
     return [
         fold
         for fold in _pairs(model, "")
-        if all(is_plain(modules[name]) and places[id(modules[name])] == 1 for name in fold)
-        and _fits(modules[fold.layer], modules[fold.norm])
+        if all(map(stands_alone, fold)) and _fits(modules[fold.layer], modules[fold.norm])
     ]
 
 

@@ -5,19 +5,25 @@ FMN (docs/evaluation.md says why these two). Both are imported when an attack is
 """
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from notbugs.attacks.engine import frozen
+from notbugs.attacks.gradients import INWARD, followed
+from notbugs.attacks.losses import LOSSES, log_odds, margin
+from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.projections import NORMS, lengths
+from notbugs.devices import widened
 
 Norm = Literal["l2", "linf"]
 NEEDS_CLASSES = {"apgd_t": 4}
@@ -30,6 +36,12 @@ CW_SEARCHES = 9
 """Values of the constant that Carlini-Wagner tries, by tenfold steps and then by halving."""
 CW_PATH = 10.0
 """Carlini-Wagner's Adam steps have length CW_PATH/num_steps: 0.01 at 1,000 steps, as its authors took."""
+USUAL_SIZES = (1.0, 100.0)
+"""Sizes of logits (largest minus smallest of an image, median) that attacks are handed as they are."""
+USUAL_SIZE = 16.0
+"""What other sizes are scaled to, by a power of 2."""
+SURE = 5.0
+"""Largest margin that DDN sees: the cross-entropy still has all its digits there."""
 _LOG = logging.getLogger("notbugs.attacks.library")
 _LOG.addHandler(logging.NullHandler())
 _LOG.propagate = False  # pyautoattack's own flags; `robustness.masking` looks for the same things
@@ -59,6 +71,7 @@ class _Task:
         }
 
 
+@in_ordinary_mode
 def library_attack(
     name: str,
     model: nn.Module,
@@ -95,6 +108,7 @@ def library_attack(
     return found
 
 
+@in_ordinary_mode
 def library_minimum(
     name: str,
     model: nn.Module,
@@ -128,7 +142,7 @@ def allows(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:
 
 def distances(delta: Tensor, norm: Norm) -> Tensor:
     """‖δ‖ of each example, (N, ...) -> (N,) float64."""
-    return lengths(delta) if norm == "l2" else delta.flatten(1).abs().amax(dim=1).double()
+    return lengths(delta) if norm == "l2" else widened(delta.flatten(1).abs().amax(dim=1))
 
 
 def _run(
@@ -147,7 +161,7 @@ def _run(
         return inputs.clone()
     inputs = inputs.detach().contiguous()
     with frozen(model), _seeded(seed, inputs.device):
-        network = _Plain(model)
+        network = _Plain(model, inputs, labels)
         with torch.no_grad():
             num_classes = network(inputs[:1]).shape[1]
         if not allows(name, num_classes, tuple(inputs.shape[1:])):
@@ -155,34 +169,112 @@ def _run(
         found = attack(_Task(network, inputs, labels, norm, eps, num_steps, num_classes, seed)).detach()
     # What is no image at all counts as nothing found.
     bad = ~torch.isfinite(found).flatten(1).all(dim=1).view(-1, *[1] * (inputs.ndim - 1))
-    return torch.where(bad, inputs, found).clamp(0, 1).contiguous()
+    return torch.where(bad, inputs, found.to(inputs.dtype)).clamp(0, 1).contiguous()
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The libraries draw from torch's global generators, and seed those of all devices: put all of them back."""
+    """The libraries draw from torch's global generators, and seed those of all devices: put all of them back.
+
+    They also take it for granted that numbers are float32 unless something else is said.
+    """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    usual = torch.get_default_dtype()
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(usual)
 
 
 class _Plain(nn.Module):
-    """A network in eval mode whose input gradients are contiguous, which pyautoattack takes for granted."""
+    """A network as the libraries take one for granted, whatever the model is.
 
-    def __init__(self, network: nn.Module) -> None:
+    In eval mode; with contiguous gradients that are numbers, of 0 where the model hides them; with logits of a usual
+    size, since the libraries add constants such as 1e-12 to norms of gradients and begin searches at fixed constants;
+    and sure of the label where the model's logits are no numbers, so that no attack stops there.
+
+    Args:
+        model: frozen.
+        inputs: what is attacked, (N, C, H, W). labels: (N,).
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
         super().__init__()
-        self.network = network
+        self.model = [model]  # in a list: whoever puts this into eval mode need not reach it
+        self.training = False
+        self.dtype = inputs.dtype
+        with torch.no_grad():
+            logits = followed(model, inputs)
+        self.factor = _factor(logits)
+        self.inputs, self.sure = inputs, USUAL_SIZE * functional.one_hot(labels, logits.shape[1])
+        self.inward = not _has_derivative(model, inputs, labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> logits (N, K), in the precision of x."""
+        given = x
+        if x.requires_grad:
+            x = x.view_as(x)
+            x.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0).contiguous())
+        if self.inward:  # seen there, and followed back as if it had been seen here
+            x = x + (x.clamp(INWARD, 1 - INWARD) - x).detach()
+        logits = followed(self.model[0], x.to(self.dtype)).to(given.dtype) * self.factor
+        lost = ~logits.detach().amax(dim=1).isfinite()
+        if lost.any():
+            nearest = torch.cdist(given.detach()[lost].flatten(1), self.inputs.to(given).flatten(1)).argmin(dim=1)
+            lines = torch.zeros_like(logits)
+            lines[lost] = self.sure[nearest].to(logits)
+            logits = torch.where(lost[:, None], lines, logits)
+        if given.requires_grad:  # what the model does not follow has a gradient of 0, not none
+            logits = logits + 0 * given.flatten(1).sum(dim=1, keepdim=True)
+        return logits
+
+
+class _Doubtful(nn.Module):
+    """Logits whose margin is at most SURE: the label's is lowered, which changes neither the class nor, to a positive
+    factor, the gradient of the cross-entropy, but keeps that from rounding to 0.
+
+    Args:
+        labels: (N,), of the batch that each call gets.
+    """
+
+    def __init__(self, network: nn.Module, labels: Tensor) -> None:
+        super().__init__()
+        self.network, self.labels = network, labels
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            x = x.view_as(x)
-            x.register_hook(lambda gradient: gradient.contiguous())
-        logits: Tensor = self.network(x)
-        return logits
+        """(N, C, H, W) -> logits (N, K)."""
+        logits = self.network(x)
+        excess = (-margin(logits.detach(), self.labels) - SURE).clamp_(min=0)  # (N,)
+        return logits.scatter_add(1, self.labels[:, None], -excess[:, None])
+
+
+def _factor(logits: Tensor) -> float:
+    """The power of 2 by which logits (N, K) of an unusual size are multiplied; 1 for usual ones."""
+    sizes = (logits.amax(dim=1) - logits.amin(dim=1)).double()
+    sizes = sizes[sizes.isfinite()]
+    size = float(sizes.median()) if len(sizes) else 0.0
+    if size == 0 or USUAL_SIZES[0] <= size <= USUAL_SIZES[1]:
+        return 1.0
+    return float(2.0 ** round(math.log2(USUAL_SIZE / size)))
+
+
+def _has_derivative(model: nn.Module, inputs: Tensor, labels: Tensor) -> bool:
+    """Whether the gradient of the cross-entropy at the images themselves consists of numbers."""
+    slope = LOSSES["cross_entropy"].slope
+    assert slope is not None
+    with torch.enable_grad():
+        leaf = inputs.detach().requires_grad_()
+        logits = followed(model, leaf)
+    if not logits.requires_grad:
+        return True
+    (gradient,) = torch.autograd.grad(logits, leaf, slope(logits.detach(), labels), allow_unused=True)
+    return gradient is None or bool(gradient.isfinite().all())
 
 
 def _library(module: str) -> Any:
@@ -194,9 +286,12 @@ def _library(module: str) -> Any:
 
 
 def _apgd_ce(task: _Task) -> Tensor:
+    # The log-odds rise and fall with the cross-entropy, which is all that the attack reads of it, and do not saturate.
+    # The library's place for a loss that it calls by name is that of DLR.
     attack = _library("pyautoattack.autopgd_base").APGDAttack(
-        task.network, n_iter=task.num_steps, loss="ce", logger=_LOG, **task.common
+        task.network, n_iter=task.num_steps, loss="dlr", logger=_LOG, **task.common
     )
+    attack.dlr_loss = log_odds
     found: Tensor = attack.perturb(task.inputs, task.labels)
     return found
 
@@ -218,11 +313,47 @@ def _fab_t(task: _Task) -> Tensor:
 
 
 def _square(task: _Task) -> Tensor:
+    height, width = task.inputs.shape[2:]
+    down, across = _tiled(height, width) if task.norm == "l2" else (height, width)
+    padding = (0, across - width, 0, down - height)
+    network = task.network if not any(padding) else _Cropped(task.network, height, width)
     attack = _library("pyautoattack.square").SquareAttack(
-        task.network, n_queries=task.num_steps, resc_schedule=False, **task.common
+        network, n_queries=task.num_steps, resc_schedule=False, **task.common
     )
-    found: Tensor = attack.perturb(task.inputs, task.labels)
-    return found
+    found: Tensor = attack.perturb(functional.pad(task.inputs, padding), task.labels)
+    return found[:, :, :height, :width]
+
+
+class _Cropped(nn.Module):
+    """A network that looks at a corner of larger images."""
+
+    def __init__(self, network: nn.Module, height: int, width: int) -> None:
+        super().__init__()
+        self.network, self.height, self.width = network, height, width
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H + ., W + .) -> logits (N, K)."""
+        logits: Tensor = self.network(x[:, :, : self.height, : self.width].contiguous())
+        return logits
+
+
+def _tiled(height: int, width: int) -> tuple[int, int]:
+    """The least larger height and width that Square's L2 start tiles.
+
+    It lays tiles of a side of height // 5 from an offset on, and as many as would fit without the offset: at 12, 14,
+    18, 19 or 24 pixels the last one lies partly outside, and the library fails. (One of a single pixel is left out.)
+    """
+    grown = range(6)
+    sizes = sorted(((height + a, width + b) for a in grown for b in grown), key=lambda size: (size[0] * size[1], size))
+    return next(size for size in sizes if _tiles(*size))
+
+
+def _tiles(height: int, width: int) -> bool:
+    """Whether the tiles of Square's L2 start lie within the image."""
+    side = height // 5
+    offset = (height - 5 * side) // 2
+    return side == 1 or all(offset + (length // side) * side <= length for length in (height, width))
 
 
 def _targets(task: _Task) -> int:
@@ -239,7 +370,8 @@ def _cw(task: _Task) -> Tensor:
 
 
 def _ddn(task: _Task) -> Tensor:
-    return _foolbox(_library("foolbox.attacks").DDNAttack(steps=task.num_steps), task)
+    doubtful = replace(task, network=_Doubtful(task.network, task.labels))
+    return _foolbox(_library("foolbox.attacks").DDNAttack(steps=task.num_steps), doubtful)
 
 
 def _fmn(task: _Task) -> Tensor:

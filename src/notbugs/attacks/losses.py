@@ -19,11 +19,30 @@ class Loss:
             layer is not computed.
         slope: (outputs (N, K), targets) -> (N, K), the derivative of `function`, to a positive factor an example;
             None differentiates `function` by autograd.
+        score: (outputs (N, K), targets) -> (N,), rises where `function` does and does not saturate: what points are
+            compared by. None compares them by `function`.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
     reads: Literal["logits", "representation"] = "logits"
     slope: Callable[[Tensor, Tensor], Tensor] | None = None
+    score: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+NO_NUMBER = -1
+"""What an image is called whose logits are no numbers."""
+
+
+def called(logits: Tensor) -> Tensor:
+    """The class with the largest logit, (N, K) -> (N,) int64; NO_NUMBER where the largest is NaN or infinite."""
+    largest, index = logits.max(dim=1)  # NaN counts as the largest
+    return index.where(largest.isfinite(), NO_NUMBER)
+
+
+def fools(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which images are called by another class than their label, (N,) bool; logits that are no numbers fool nobody."""
+    largest, index = logits.max(dim=1)
+    return (index != labels) & largest.isfinite()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -47,7 +66,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Carlini & Wagner 2017, f6 without the floor at 0.
     """
     true = logits.gather(1, labels[:, None])[:, 0]  # (N,)
-    others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)  # (N,)
+    others = _without(logits, labels).amax(dim=1)  # (N,)
     return others - true
 
 
@@ -63,13 +82,37 @@ def representation_distance(representation: Tensor, targets: Tensor) -> Tensor:
     return torch.linalg.vector_norm(representation - targets, dim=1)
 
 
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """log (1 − p)/p of the label's probability p = softmax(logits)[label], per example.
+
+    The cross-entropy is log(1 + e^this), so the two rise together, but this one neither rounds to 0 for a confident
+    network nor loses its gradient.
+
+    Args:
+        logits: (N, K).
+        labels: (N,).
+    Returns: (N,).
+    """
+    true = logits.gather(1, labels[:, None])[:, 0]  # (N,)
+    return _without(logits, labels).logsumexp(dim=1) - true
+
+
 def _cross_entropy_slope(logits: Tensor, labels: Tensor) -> Tensor:
-    slope = logits.softmax(dim=1)
-    return slope.scatter_add_(1, labels[:, None], slope.new_full((len(slope), 1), -1.0))
+    """(softmax − onehot)/(1 − p), which is the slope of `log_odds`.
+
+    The softmax of the other classes without the label's logit, and −1 at the label: softmax − onehot itself is exactly
+    0 in float32 from a margin of some 100 on, and its entry at the label from 17 on.
+    """
+    return _without(logits, labels).softmax(dim=1).scatter_(1, labels[:, None], -1.0)
+
+
+def _without(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits with the label's at minus infinity, (N, K)."""
+    return logits.scatter(1, labels[:, None], -torch.inf)
 
 
 LOSSES = {
-    "cross_entropy": Loss(cross_entropy, slope=_cross_entropy_slope),
+    "cross_entropy": Loss(cross_entropy, slope=_cross_entropy_slope, score=log_odds),
     "margin": Loss(margin),
     "representation_distance": Loss(representation_distance, reads="representation", slope=torch.sub),
 }

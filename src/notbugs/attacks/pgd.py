@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from notbugs.attacks.engine import Engine, frozen
-from notbugs.attacks.losses import LOSSES, Loss
+from notbugs.attacks.gradients import followed, look
+from notbugs.attacks.losses import LOSSES, Loss, called, fools
+from notbugs.attacks.modes import in_ordinary_mode
+from notbugs.attacks.modules import check_steady
 from notbugs.attacks.projections import NORMS, Ball, column
 from notbugs.devices import full_precision, traits
 
@@ -21,13 +24,14 @@ class PGDResult(NamedTuple):
         x_adv: (N, C, H, W), in the ball and in [0, 1].
         success: (N,) bool; the model calls x_adv something else than the label (the target, if targeted).
             False throughout where the loss reads no logits or compares them with something else than one
-            class label an example; None if it was not asked for.
+            class label an example, or where the logits are no numbers; None if it was not asked for.
     """
 
     x_adv: Tensor
     success: Tensor | None
 
 
+@in_ordinary_mode
 def pgd(
     model: nn.Module,
     inputs: Tensor,
@@ -45,13 +49,15 @@ def pgd(
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     start: Tensor | None = None,
     judge: bool = True,
+    check: bool = True,
 ) -> PGDResult:
     """Maximise (targeted: minimise) a per-example loss over a ball around each input.
 
         x ← clip(inputs + project(x ± step_size · steepest(∇ loss) − inputs), 0, 1)
 
     The gradient is normalised per example, so the result does not depend on the batch. The model is attacked
-    in eval mode with frozen parameters, and left in the mode and with the gradients that it had.
+    in eval mode with frozen parameters, and left in the mode and with the gradients that it had. It makes no
+    difference whether torch is told to follow gradients, or is in inference mode.
 
     Args:
         model: (N, C, H, W) in [0, 1] -> logits (N, K); for a loss that reads it, with `.representation`. Many
@@ -71,8 +77,11 @@ def pgd(
         generator: for random starts; on the CPU or on the images' device, or one for each example.
         start: (N, C, H, W), where to begin instead of at `inputs`; projected onto the ball.
         judge: look at the last iterate once more for `success`; False saves that pass where nobody asks.
+        check: look whether the inputs lie in [0, 1] and the model judges each image by itself (an engine was asked
+            when it was made); False saves the host's wait for the device.
     Returns: PGDResult.
-    Raises: ValueError for eps < 0, num_steps < 1, step_size <= 0, an unknown name, or restarts without chance.
+    Raises: ValueError for eps < 0, num_steps < 1, step_size <= 0, an unknown name, restarts without chance, images
+        outside [0, 1], or a model whose logits of an image change with its batch.
     Source: Madry et al. 2018; Ilyas et al. 2019, appendix C.
     """
     objective = _resolve(loss)
@@ -82,48 +91,69 @@ def pgd(
     if isinstance(model, Engine) and model.channels_last:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     inputs = inputs.detach()
-    best: _Found | None = None
+    if check:
+        _check_images(inputs)
 
-    def attempt(network: nn.Module, rows: slice) -> _Found:
+    def attempt(network: nn.Module, chosen: slice | Tensor, noise: Tensor | None) -> _Found:
+        """One try on some of the images; noise: where it begins beside them, (n, C, H, W)."""
         climb = _Climb(network, objective, targeted, step_size, num_steps)
-        ball = NORMS[norm].ball(inputs[rows], eps)
-        beginning = [None if tensor is None else tensor[rows] for tensor in (start, noise)]
+        ball, aims = NORMS[norm].ball(inputs[chosen], eps), labels[chosen]
         with torch.no_grad():
-            x = _start(inputs[rows], ball, *beginning)
+            x = _start(ball, None if start is None else start[chosen], noise)
             if iterate == "first_success":
-                return climb.to_success(ball, x, labels[rows])
+                return climb.to_success(ball, x, aims)
             if iterate == "best":
-                return climb.to_the_best(ball, x, labels[rows])
-            x = climb.to_the_end(ball, x, labels[rows])
-            return climb.judge(x, labels[rows]) if judge or num_restarts > 1 else _Found.unjudged(x)
+                return climb.to_the_best(ball, x, aims)
+            x = climb.to_the_end(ball, x, aims)
+            return climb.judge(x, aims) if judge or num_restarts > 1 else _Found.unjudged(x)
+
+    def attack(left: Tensor | None, noise: Tensor | None) -> _Found:
+        """One try on the images with these numbers, (n,); None for all. noise: where it begins beside them."""
+        count = len(inputs) if left is None else len(left)
+
+        def some(network: nn.Module, rows: slice) -> _Found:
+            return attempt(network, rows if left is None else left[rows], None if noise is None else noise[rows])
+
+        if isinstance(model, Engine):
+            return _Found.joined(model.in_parts(count, some))
+        return some(model, slice(0, count))
 
     with frozen(model):
-        for _ in range(num_restarts):
-            noise = _noise(inputs, norm, eps, generator) if random_start else None
-            if isinstance(model, Engine):
-                found = _Found.joined(model.in_parts(len(inputs), attempt))
-            else:
-                found = attempt(model, slice(0, len(inputs)))
-            best = found if best is None else best.or_restarted(found)
-    assert best is not None  # num_restarts >= 1
+        if check and not isinstance(model, Engine) and objective.reads == "logits":
+            check_steady(model, inputs)
+        best = attack(None, _noise(inputs, None, norm, eps, generator) if random_start else None)
+        for _ in range(1, num_restarts):
+            # What is fooled needs no other try, unless the best of all points is asked for.
+            left = (~best.success).nonzero().flatten() if iterate == "first_success" else None
+            noise = _noise(inputs, left, norm, eps, generator)
+            if left is None:
+                best = best.or_restarted(attack(None, noise))
+            elif len(left):
+                best.write_(left, best.of(left).or_restarted(attack(left, noise)))
     judged = judge or num_restarts > 1 or iterate != "last"
     return PGDResult(best.x.contiguous(), best.success if judged else None)
 
 
 def _noise(
-    inputs: Tensor, norm: str, eps: float, generator: torch.Generator | Sequence[torch.Generator] | None
+    inputs: Tensor,
+    left: Tensor | None,
+    norm: str,
+    eps: float,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> Tensor:
-    """A random point of the ball for each example, (N, C, H, W)."""
+    """A random point of the ball for each example that is left (None: all), the same whichever others are."""
     random = NORMS[norm].random
     if generator is None or isinstance(generator, torch.Generator):
-        return random(inputs, eps, generator)
+        noise = random(inputs, eps, generator)
+        return noise if left is None else noise[left]
     like = torch.empty(1, *inputs.shape[1:], dtype=inputs.dtype)
-    return torch.cat([random(like, eps, own) for own in generator]).to(inputs.device)
+    own = generator if left is None else [generator[row] for row in left.tolist()]
+    return torch.cat([like[:0], *(random(like, eps, one) for one in own)]).to(inputs.device)
 
 
-def _start(inputs: Tensor, ball: Ball, start: Tensor | None, noise: Tensor | None) -> Tensor:
-    """Where a descent begins, (N, C, H, W): a new tensor in the layout of the inputs."""
-    x = inputs.clone()
+def _start(ball: Ball, start: Tensor | None, noise: Tensor | None) -> Tensor:
+    """Where a descent begins, (N, C, H, W): a new tensor in the layout of the ball's centre."""
+    x = ball.centre.clone()
     if start is not None:
         x.copy_(start)
     if noise is not None:
@@ -152,6 +182,10 @@ class _Found:
         if len(parts) == 1:
             return parts[0]
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "score", "success")))
+
+    def of(self, rows: Tensor) -> "_Found":
+        """What was found for some of the examples."""
+        return _Found(self.x[rows], self.score[rows], self.success[rows])
 
     def replaced(self, other: "_Found", gain: Tensor) -> "_Found":
         """`other` where gain (N,), else this."""
@@ -188,15 +222,15 @@ class _Climb:
 
     def to_the_end(self, ball: Ball, x: Tensor, labels: Tensor) -> Tensor:
         """All steps; the last iterate, (N, C, H, W)."""
-        for _ in range(self.num_steps):
-            ball.climb_(x, self.look(x, labels)[1], self.step)
+        for number in range(self.num_steps):
+            ball.climb_(x, self.look(x, labels, number)[1], self.step)
         return x
 
     def to_the_best(self, ball: Ball, x: Tensor, labels: Tensor) -> _Found:
         """All steps; of all points, the start included, the one with the highest score."""
         best: _Found | None = None
-        for _ in range(self.num_steps):
-            outputs, gradient = self.look(x, labels)
+        for number in range(self.num_steps):
+            outputs, gradient = self.look(x, labels, number)
             here = self.found(x, outputs, labels)
             best = replace(here, x=x.clone()) if best is None else best.replaced(here, here.score > best.score)
             ball.climb_(x, gradient, self.step)
@@ -215,7 +249,7 @@ class _Climb:
         whole = _Found.unjudged(torch.empty_like(x))
         rows = torch.arange(len(x), device=x.device)  # what is still worked on
         for step in range(self.num_steps):
-            outputs, gradient = self.look(x, labels)
+            outputs, gradient = self.look(x, labels, step)
             succeeded = self.succeeds(outputs, labels)
             if not runs_ahead or step % COUNTS_EVERY == 0:
                 size = _next_size(int((~succeeded).sum()), len(x), by_halves=runs_ahead)
@@ -233,40 +267,37 @@ class _Climb:
         whole.write_(rows, self.judge(x, labels))
         return whole
 
-    def look(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, x: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The outputs at x, (N, K), and the loss's gradient, (N, ...), to a positive factor an example.
 
-        The factor makes the largest slope at the outputs 1: half precision, and confident networks whose slopes
-        are 1e-20 and less, then lose nothing on the way back to the image.
+        Where the host runs ahead of the device it asks only at the first step whether all are numbers.
         """
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            outputs = self.outputs(leaf)
-        seen = outputs.detach()
-        slope = self.loss.slope(seen, labels) if self.loss.slope else self.differentiated(seen, labels)  # (N, K)
-        largest = torch.linalg.vector_norm(slope, torch.inf, dim=1, keepdim=True)  # (N, 1)
-        slope = slope / largest.clamp_(min=torch.finfo(slope.dtype).tiny)
-        if not outputs.requires_grad:  # a network that hides its gradient altogether
-            return seen, torch.zeros_like(x)
-        (gradient,) = torch.autograd.grad(outputs, leaf, slope)
-        return seen, gradient.clone() if 0 in gradient.stride() else gradient  # it is written on
+        own_slope = self.loss.slope or self.differentiated
+        may_wait = step == 0 or not traits(x.device).runs_ahead
+        return look(
+            self.network, x, lambda outputs: own_slope(outputs, labels), look_again=may_wait, copy=self.careless
+        )
 
     def judge(self, x: Tensor, labels: Tensor) -> _Found:
         """What is at x, in full precision where the network is not an engine of less."""
-        with full_precision(x.device) if not isinstance(self.model, Engine) else nullcontext():
-            outputs = self.outputs(x)
+        with full_precision(x.device) if self.careless else nullcontext():
+            outputs = followed(self.network, x, copy=self.careless)
         return self.found(x, outputs, labels)
 
     def found(self, x: Tensor, outputs: Tensor, labels: Tensor) -> _Found:
         """What is at x, where the outputs are (N, K)."""
-        losses = self.losses(outputs, labels)
-        return _Found(x, -losses if self.targeted else losses, self.succeeds(outputs, labels))
+        score = self.loss.score(outputs, labels) if self.loss.score else self.losses(outputs, labels)
+        return _Found(x, -score if self.targeted else score, self.succeeds(outputs, labels))
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """What the loss reads at x: logits or representation, (N, K)."""
-        network = self.model.representation if self.loss.reads == "representation" else self.model
-        outputs: Tensor = network(x)  # type: ignore[operator]
-        return outputs
+    @property
+    def careless(self) -> bool:
+        """Whether the network may write on the images that it gets."""
+        return not isinstance(self.model, Engine)
+
+    @property
+    def network(self) -> Callable[[Tensor], Tensor]:
+        """What gives what the loss reads, (N, C, H, W) -> (N, K): logits or representation."""
+        return self.model.representation if self.loss.reads == "representation" else self.model  # type: ignore[return-value]
 
     def differentiated(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss's derivative at the outputs by autograd, (N, K)."""
@@ -290,8 +321,7 @@ class _Climb:
         """Which examples the network calls by another label (targeted: by the label), (N,) bool."""
         if self.loss.reads != "logits" or not _are_classes(labels, len(outputs)):
             return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
-        called = outputs.argmax(dim=1)
-        return called == labels if self.targeted else called != labels
+        return called(outputs) == labels if self.targeted else fools(outputs, labels)
 
 
 COUNTS_EVERY = 8
@@ -318,6 +348,15 @@ def _resolve(loss: str | Loss | Callable[[Tensor, Tensor], Tensor]) -> Loss:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
         return LOSSES[loss]
     return loss if isinstance(loss, Loss) else Loss(loss)
+
+
+def _check_images(inputs: Tensor) -> None:
+    """The ball that is promised is kept only around images in [0, 1]."""
+    if not inputs.numel():
+        return
+    low, high = (float(end) for end in torch.stack(inputs.aminmax()))
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"inputs must lie in [0, 1], not [{low:g}, {high:g}]; normalisation belongs inside the model")
 
 
 def _check(

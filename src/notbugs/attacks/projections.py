@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from notbugs.devices import traits, widened
+
 
 def column(values: Tensor, like: Tensor) -> Tensor:
     """(N,) -> (N, 1, ..., 1), to broadcast against `like` (N, ...)."""
@@ -17,11 +19,16 @@ def lengths(tensor: Tensor) -> Tensor:
     """‖t‖₂ of each example: (N, ...) -> (N,) float64.
 
     Summed in float64: a confident network's gradients of 1e-20 and less neither underflow in the squares nor
-    need a guard that would shorten them.
+    need a guard that would shorten them. Where a device has no float64, they are divided by their largest value first.
     """
     if tensor.ndim == 1:
-        return tensor.abs().double()
-    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), dtype=torch.float64)
+        return widened(tensor.abs())
+    dims, wide = tuple(range(1, tensor.ndim)), traits(tensor.device).widest
+    if wide == torch.float64:
+        return torch.linalg.vector_norm(tensor, dim=dims, dtype=wide)
+    largest = tensor.abs().amax(dim=dims).to(wide)  # (N,)
+    scaled = tensor / column(torch.where(largest > 0, largest, 1), tensor)
+    return torch.linalg.vector_norm(scaled, dim=dims, dtype=wide) * largest
 
 
 def project_l2(delta: Tensor, eps: float) -> Tensor:
@@ -102,8 +109,11 @@ class L2Ball:
 
     def climb_(self, x: Tensor, gradient: Tensor, step_size: float) -> None:
         """x ← x + step_size · g/‖g‖₂, projected; a negative step descends."""
-        norms = lengths(gradient).clamp_(min=abs(step_size) / torch.finfo(x.dtype).max)  # (N,); 0 gives no step
-        x.addcmul_(gradient, column(step_size / norms, x).to(x.dtype))
+        norms = lengths(gradient)
+        largest = torch.finfo(x.dtype).max
+        # A factor of infinity would make NaN of a gradient of 0, which is to give no step.
+        factors = (step_size / norms.clamp_(min=torch.finfo(norms.dtype).tiny)).clamp_(-largest, largest)  # (N,)
+        x.addcmul_(gradient, column(factors, x).to(x.dtype))
         self.project_(x)
 
     def project_(self, x: Tensor) -> None:

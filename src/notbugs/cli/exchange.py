@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
+from notbugs.cli.project import PathFromHome
 from notbugs.formats import ENCODINGS, FORMATS
 
 
 @click.command("export")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=PathFromHome())
 @click.option("--to", "form", type=click.Choice(FORMATS), required=True, help="The format.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make; nothing is overwritten.")
+@click.option("--out", type=PathFromHome(), required=True, help="Folder to make; nothing is overwritten.")
 @click.option(
     "--encoding",
     type=click.Choice(ENCODINGS),
@@ -34,9 +35,9 @@ def export_command(dataset: Path, form: str, out: Path, encoding: str) -> None:
 
 
 @click.command("import")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PathFromHome())
 @click.option("--from", "form", type=click.Choice(FORMATS), required=True, help="The format.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make; nothing is overwritten.")
+@click.option("--out", type=PathFromHome(), required=True, help="Folder to make; nothing is overwritten.")
 @click.option("--classes", metavar="NAME,NAME,...", help="Class names in label order, where the format has none.")
 @click.option("--split", help="Only huggingface: which of several splits.")
 def import_command(folder: Path, form: str, out: Path, classes: str | None, split: str | None) -> None:

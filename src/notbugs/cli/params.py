@@ -12,7 +12,7 @@ from notbugs.errors import UserError
 
 @click.command()
 def check() -> None:
-    """Validate params.yaml."""
+    """Validate params.yaml; and against D, where `prepare` has made it, what would stop a later stage."""
     root = project_root()
     mark, fingerprint = root / ".notbugs" / "checked", _check_fingerprint(root)
     if mark.exists() and mark.read_text(encoding="utf-8") == fingerprint:
@@ -20,18 +20,21 @@ def check() -> None:
     from notbugs.config import read_params
     from notbugs.files import WriteError, write_text
     from notbugs.stages.check import check as validate
+    from notbugs.stages.check import check_data
 
-    validate(read_params(root / "params.yaml"))
+    params = read_params(root / "params.yaml")
+    validate(params)
+    check_data(params, root)
     with contextlib.suppress(WriteError):  # it was only to save time
         write_text(mark, fingerprint)
 
 
 def _check_fingerprint(root: Path) -> str:
-    """Changes with params.yaml and with the package: what was valid under both need not load torch again."""
+    """Changes with params.yaml, D and the package: what was valid under all three need not load torch again."""
     import hashlib
 
-    params = root / "params.yaml"
-    text = params.read_bytes() if params.is_file() else b""
+    files = [root / "params.yaml", *(root / "data" / split / "manifest.json" for split in ("train", "test"))]
+    text = b"\n".join(file.read_bytes() if file.is_file() else b"" for file in files)
     modules = sorted(Path(notbugs.__file__).parent.rglob("*.py"))
     stats = [(module.name, module.stat().st_size, module.stat().st_mtime_ns) for module in modules]
     return hashlib.sha256(text + repr(stats).encode()).hexdigest()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from notbugs.cli.project import project_root
+from notbugs.cli.project import PathFromHome, project_root
 
 
 @click.command()
@@ -38,7 +38,7 @@ def _headline_eps() -> float:
 @click.command()
 @click.argument("run_a")
 @click.argument("run_b")
-@click.option("--out", type=click.Path(path_type=Path), help="Write every line as .html or .csv.")
+@click.option("--out", type=PathFromHome(), help="Write every line as .html or .csv.")
 def compare(run_a: str, run_b: str, out: Path | None) -> None:
     """Set two pipelines side by side: RUN_A and RUN_B are project folders or Git revisions.
 

@@ -5,22 +5,35 @@ import sys
 import click
 
 from notbugs.cli.project import project_root
+from notbugs.errors import UserError
 
 
 @click.command()
 def track() -> None:
     """Bring MLflow in line with dvc.lock: add what an outage or DVC's run cache kept out of it.
 
-    The runs of all stages are put into DVC's run cache too, so that going back to these settings restores them. Exits
-    with 1 if MLflow or the run cache could not be brought in line; nothing is lost then.
+    The runs of all stages are put into DVC's run cache too, so that going back to these settings restores them, and
+    finished sweeps whose results came from Git into Optuna's database. Exits with 1 if MLflow, that database or the run
+    cache could not be brought in line; nothing is lost then.
     """
+    from notbugs.sweeps.restoring import families, restore
     from notbugs.tracking import track as bring_in_line
     from notbugs.tracking.run_cache import RunCacheError, keep_runs
 
-    summary = bring_in_line(project_root())
+    summary = bring_in_line(project_root(), families=families(project_root()))
     if summary.changed or summary.skipped or not summary.ok:
         click.echo(str(summary), err=True)
     complete = summary.ok
+    try:
+        for name in restore(project_root()):
+            click.echo(f"sweep {name}: its trials in sweeps/{name} were put into Optuna's database", err=True)
+    except ModuleNotFoundError as error:
+        click.echo(
+            f"notbugs: {error.name} is not installed, so finished sweeps are not put into its database", err=True
+        )
+    except UserError as error:
+        click.echo(f"notbugs: {error}", err=True)
+        complete = False
     try:
         keep_runs(project_root())
     except RunCacheError as error:  # another `dvc` at work, say: nothing is lost, and the next time makes it good
@@ -43,6 +56,7 @@ def push(remote: str | None) -> None:
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Serve the MLflow UI of this project on loopback."""
+    from notbugs.sweeps.restoring import families
     from notbugs.tracking import serve
 
-    serve(project_root(), port)
+    serve(project_root(), port, families=families(project_root()))

@@ -11,6 +11,8 @@ from notbugs.report.style import GREY, look, new_figure, percent_axis
 from notbugs.results import MODELS, STILL_Y, WORST, model_label, percent
 
 CHECKS = {
+    "logits_finite": "logits are numbers",
+    "headline_close_to_worst": "PGD close to worst case",
     "iterative_beats_one_step": "iterative beats one step",
     "white_box_beats_transfer": "white-box beats transfer",
     "white_box_beats_noise": "white-box beats noise",

@@ -73,12 +73,20 @@ def diversity_section(content: "Content") -> Section | None:
         "different images, under a Gaussian kernel as wide as the median distance in D. Spread: root mean square "
         "distance from the mean. Coverage: the share of one half of D's images that have an image made from the other "
         f"half within the distance of their own neighbour number {found['num_neighbours']}; for D, an image of the "
-        "other half itself. Intervals: bootstrap over images."
+        f"other half itself. Intervals: bootstrap over images.{_left_out(found)}"
     )
     caption = "Whiskers: 95% bootstrap intervals. Prototypes would lie below the dashed line in the first three panels."
     pictures = content.picture("diversity", "Diversity of D_R and D_NR as a share of D's", caption)
     blocks: list[Block] = [Text(how), *pictures, verdict_table(verdicts(found)), overview(found), by_class(found)]
     return Section("diversity", "Diversity: are D_R's images prototypes?", blocks)
+
+
+def _left_out(found: Mapping[str, Any]) -> str:
+    """A sentence on classes with too few images, where there are any."""
+    few = found.get("left_out")
+    if not few:
+        return ""
+    return f" Left out, with too few images: {listed([f'{label} ({count})' for label, count in few.items()])}."
 
 
 def _range(sizes: list[int]) -> str:

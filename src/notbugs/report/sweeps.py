@@ -21,7 +21,7 @@ from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
 if TYPE_CHECKING:
     import pandas as pd
 
-_MAY_BE_EMPTY = ("eps", "source_eps")
+_MAY_BE_EMPTY = ("eps", "source_eps", "source_seed")
 
 
 @dataclass(frozen=True)

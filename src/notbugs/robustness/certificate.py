@@ -11,6 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from notbugs.attacks.engine import frozen
+from notbugs.attacks.losses import NO_NUMBER
+from notbugs.attacks.losses import called as named
 from notbugs.config import Settings
 from notbugs.devices import full_precision, noise_generator
 from notbugs.halving import Halving
@@ -98,7 +100,10 @@ def clopper_pearson_low(hits: int, n: int, alpha: float) -> float:
 def _counts(
     model: nn.Module, image: Tensor, num: int, settings: CertificateSettings, generator: torch.Generator
 ) -> Tensor:
-    """How often each class is called among `num` noisy copies of an image (C, H, W); (K,)."""
+    """How often each class is called among `num` noisy copies of an image (C, H, W); (K,).
+
+    Copies whose logits are no numbers count for no class.
+    """
     halving, counts = Halving("certificate"), torch.zeros(1, dtype=torch.int64)
     for start in range(0, num, settings.batch_size):
         size = min(settings.batch_size, num - start)
@@ -106,7 +111,8 @@ def _counts(
 
         def called(rows: slice, noise: Tensor = noise) -> Tensor:
             logits = model(image + settings.sigma * noise[rows].to(image))
-            return torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).cpu()
+            classes = named(logits)
+            return torch.bincount(classes[classes != NO_NUMBER], minlength=logits.shape[1]).cpu()
 
         counts = counts + sum(halving(size, called))
     return counts

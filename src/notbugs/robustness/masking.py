@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine, frozen
+from notbugs.attacks.gradients import look
+from notbugs.attacks.losses import LOSSES, NO_NUMBER, called, fools
 from notbugs.attacks.projections import NORMS
 from notbugs.evaluation import adversarially_correct, model_device, predict
 from notbugs.halving import Halving
@@ -34,6 +35,10 @@ HALF_EXAMPLES = 200
 """Images on which an attack in half precision is compared with the same in full, where engines use half."""
 HALF_SHARE = 0.01
 """Share of them that only the attack in full precision may fool: some lie on the edge of their ball."""
+LARGEST_GAP = 0.1
+"""Share of images by which all attacks together may beat the headline's PGD. On the cross-entropy alone it is weaker on
+honest models too: by 8 points on a robust model of digits at eps 0.6, by 2 to 5 on most of CIFAR-10's. AutoAttack's
+authors speak of ten points where they count the defences whose own evaluation misled (Croce & Hein 2020)."""
 PROBABILITY_SHARE = 0.5
 """Share of images whose outputs may look like probabilities."""
 
@@ -82,8 +87,9 @@ class Signs:
         noise: fooled by a random point of the ball.
         large_eps: withstands where every image is in the ball.
         random: float64, largest relative difference of two evaluations of its batch.
-        zero: the gradient of the cross-entropy is zero or no number.
+        zero: the gradient of the cross-entropy, as attacks see it, is zero.
         probabilities: the outputs look like probabilities.
+        numberless: the logits are no numbers at the image, one step away from it, or at a random point of the ball.
         missed: withstands the engine's attack in half precision, not the same in full; of some images only, none of
             them where engines use full precision.
     """
@@ -95,6 +101,7 @@ class Signs:
     random: Tensor
     zero: Tensor
     probabilities: Tensor
+    numberless: Tensor
     missed: Tensor
 
 
@@ -124,19 +131,24 @@ def look_for_signs(
     after_one = adversarially_correct(
         model, data, one_step, batch_size=settings.batch_size, generator=generator, engine=engine
     )
-    fooled = None if transferred is None else ~_right(model, transferred, data, settings)
-    noise = _fooled_by_noise(model, data, settings, generator)
+    fooled = None if transferred is None else fools(_logits(model, transferred, settings), data.labels)
+    noise, noise_numberless = _under_noise(model, data, settings, generator)
     large = _stands_at_large_eps(model, data, settings, engine, generator)
     few = data.select(slice(0, HALF_EXAMPLES if engine.half_dtype and not first else 0))
     missed = _missed_by_half(model, few, settings, engine, generator)
-    return Signs(after_one, fooled, noise, large, *_own_signs(model, data, settings), missed)
+    random, zero, probabilities, numberless = _own_signs(model, data, settings)
+    return Signs(after_one, fooled, noise, large, random, zero, probabilities, numberless | noise_numberless, missed)
 
 
 def masking_checks(standing: Standing, signs: Signs) -> list[Check]:
     """All checks of one model, from what was found of all images."""
     n = len(signs.noise)
     share = max(SMALL_SHARE, 1 / n)
-    checks = [Check("iterative_beats_one_step", _share(standing.headline) - _share(signs.one_step), share)]
+    checks = [
+        Check("logits_finite", _share(signs.numberless), 0.0),
+        Check("headline_close_to_worst", _share(standing.headline & ~standing.square), max(LARGEST_GAP, 1 / n)),
+        Check("iterative_beats_one_step", _share(standing.headline) - _share(signs.one_step), share),
+    ]
     if signs.transferred is not None:
         checks.append(Check("white_box_beats_transfer", _share(standing.gradient & signs.transferred), share))
     if len(signs.missed):
@@ -180,8 +192,8 @@ def _share(examples: Tensor) -> float:
     return float(examples.double().mean())
 
 
-def _right(model: nn.Module, images: Tensor, data: ImageData, settings: SuiteSettings) -> Tensor:
-    return predict(model, images, batch_size=settings.batch_size).argmax(dim=1) == data.labels
+def _logits(model: nn.Module, images: Tensor, settings: SuiteSettings) -> Tensor:
+    return predict(model, images, batch_size=settings.batch_size)
 
 
 def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
@@ -192,13 +204,20 @@ def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
     return Check(name, _share(before & ~after), max(_share(before) - low, high - _share(left)))
 
 
-def _fooled_by_noise(model: nn.Module, data: ImageData, settings: SuiteSettings, generator: torch.Generator) -> Tensor:
-    """Which images any of NOISE_DRAWS uniform points of the ball fools, (N,) bool."""
-    fooled = torch.zeros(len(data), dtype=torch.bool)
+def _under_noise(
+    model: nn.Module, data: ImageData, settings: SuiteSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Which images any of NOISE_DRAWS uniform points of the ball fools, and at which of them the logits are no numbers.
+
+    Returns: two of (N,) bool.
+    """
+    fooled, numberless = torch.zeros(2, len(data), dtype=torch.bool)
     for _ in range(NOISE_DRAWS):
         noise = NORMS[settings.norm].random(data.images, settings.headline_eps, generator)
-        fooled |= ~_right(model, (data.images + noise).clamp(0, 1), data, settings)
-    return fooled
+        logits = _logits(model, (data.images + noise).clamp(0, 1), settings)
+        fooled |= fools(logits, data.labels)
+        numberless |= called(logits) == NO_NUMBER
+    return fooled, numberless
 
 
 def _stands_at_large_eps(
@@ -229,41 +248,40 @@ def _missed_by_half(
     return in_half & ~in_full
 
 
-def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """What the network itself gives away: `random`, `zero` and `probabilities` of `Signs`."""
+def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the network itself gives away: `random`, `zero`, `probabilities` and `numberless` of `Signs`."""
     device = model_device(model)
 
-    def look(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def signs(rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs, labels = data.images[rows].to(device), data.labels[rows].to(device)
         logits, gradient = _evaluated(model, inputs, labels)
         again, gradient_again = _evaluated(model, inputs, labels)
         difference = max(_difference(logits, again), _difference(gradient, gradient_again))
         random = torch.full((len(inputs),), difference, dtype=torch.float64)
-        size = gradient.flatten(1).abs().amax(dim=1)  # (n,)
-        zero = ~(size > 0) | ~torch.isfinite(size)
+        zero = (gradient == 0).flatten(1).all(dim=1)
         in_range = ((logits >= 0) & (logits <= 1 + 1e-4)).all(dim=1)
         probabilities = in_range & ((logits.sum(dim=1) - 1).abs() < 1e-3)
-        return random, zero.cpu(), probabilities.cpu()
+        ball = NORMS[settings.norm].ball(inputs, settings.headline_eps)
+        ahead = inputs.clone()
+        ball.climb_(ahead, gradient, settings.headline_eps)
+        numberless = called(logits) == NO_NUMBER
+        numberless |= called(_evaluated(model, ahead, labels)[0]) == NO_NUMBER
+        return random, zero.cpu(), probabilities.cpu(), numberless.cpu()
 
     with frozen(model):
-        found = Halving("masking").over(len(data), settings.batch_size, look)
-    random, zero, probabilities = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return random, zero, probabilities
+        found = Halving("masking").over(len(data), settings.batch_size, signs)
+    random, zero, probabilities, numberless = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return random, zero, probabilities, numberless
 
 
 def _evaluated(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and the gradient of the cross-entropy at each input, (N, C, H, W)."""
-    with torch.enable_grad():
-        leaf = inputs.detach().clone().requires_grad_()
-        logits = model(leaf)
-        if not logits.requires_grad:  # a network that hides its gradient altogether
-            return logits, torch.zeros_like(inputs)
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, leaf)
-    return logits.detach(), gradient
+    """Logits (N, K), and the cross-entropy's gradient at each input, (N, C, H, W), to a factor, as attacks see it."""
+    slope = LOSSES["cross_entropy"].slope
+    assert slope is not None
+    return look(model, inputs, lambda logits: slope(logits, labels))
 
 
 def _difference(first: Tensor, second: Tensor) -> float:
-    """Largest difference as a share of the largest entry."""
-    scale = first.abs().amax().clamp(min=1e-12)
-    return float((first - second).abs().amax() / scale)
+    """Largest difference as a share of the largest entry; entries that are no numbers in both agree."""
+    difference, scale = (first - second).nan_to_num(0.0), first.nan_to_num(0.0, 0.0, 0.0).abs().amax().clamp(min=1e-12)
+    return float(difference.abs().amax() / scale)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import distances, library_minimum
+from notbugs.attacks.losses import called, fools
 from notbugs.evaluation import model_device, predict
 from notbugs.halving import Halving
 from notbugs.images import ImageData
@@ -40,7 +41,7 @@ def minimum_norms(
     if not len(data):
         return torch.zeros(0, dtype=torch.float64)
     device = model_device(model)
-    right = predict(model, data.images, batch_size=batch_size).argmax(dim=1) == data.labels
+    right = called(predict(model, data.images, batch_size=batch_size)) == data.labels
     found = torch.where(right, torch.inf, 0.0).double()  # (N,)
     rows = right.nonzero().flatten()
     engine = engine or Engine(model, data.images[:8].to(device))
@@ -51,7 +52,7 @@ def minimum_norms(
         inputs, labels = data.images[chosen].to(device), data.labels[chosen].to(device)
         x_adv = library_minimum(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)
         delta = x_adv - inputs
-        fooled = predict(model, x_adv).argmax(dim=1) != data.labels[chosen]
+        fooled = fools(predict(model, x_adv), data.labels[chosen])
         share = _smallest_share(model, inputs[fooled], delta[fooled], data.labels[chosen][fooled])
         found[chosen[fooled]] = distances(delta, norm).cpu()[fooled] * share
 
@@ -67,7 +68,7 @@ def _smallest_share(model: nn.Module, inputs: Tensor, delta: Tensor, labels: Ten
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         factors = middle.to(delta).view(-1, *[1] * (delta.ndim - 1))
-        fooled = predict(model, inputs + factors * delta).argmax(dim=1) != labels
+        fooled = fools(predict(model, inputs + factors * delta), labels)
         low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
     return high
 

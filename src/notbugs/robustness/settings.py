@@ -89,6 +89,10 @@ class SuiteSettings(EvaluateSettings):
         )
 
 
+RANDOM_STARTS = ("evaluate", "random start")
+"""Purpose of the random numbers by which models are attacked (`images.make_generator`)."""
+
+
 def pgd_name(num_steps: int, num_restarts: int = 1) -> str:
     """PGD's name in the results: "pgd100", "pgd100x5" with restarts."""
     return f"pgd{num_steps}" + (f"x{num_restarts}" if num_restarts > 1 else "")

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import allows, library_attack
+from notbugs.attacks.losses import fools
+from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.evaluation import Outcome, adversarially_correct, batches, model_device, outcomes, predict
 from notbugs.halving import Halving
-from notbugs.images import ImageData, Images
+from notbugs.images import ImageData, Images, make_generator
 from notbugs.results import WORST
 from notbugs.robustness.certificate import Certificate, certify
 from notbugs.robustness.masking import (
@@ -65,6 +67,7 @@ PART = 1000
 """Test images measured at a time. Fixed, so that neither memory nor the number of processes changes what is found."""
 
 
+@in_ordinary_mode
 def audit(
     model: nn.Module,
     data: Images,
@@ -95,7 +98,7 @@ def audit(
                 model,
                 part,
                 settings,
-                generator=generator,
+                generator=generator_of_part(generator, rows.start),
                 transferred=transfer_images(transfer_from, part, settings) if transfer_from else None,
                 thorough=thorough,
                 curve_engine=engine,
@@ -105,6 +108,12 @@ def audit(
     return audited(*parts)
 
 
+def generator_of_part(generator: torch.Generator, first: int) -> torch.Generator:
+    """The generator of the part that begins with row `first`: parts do not depend on each other, nor on their order."""
+    return make_generator(generator.initial_seed(), first) if first else generator
+
+
+@in_ordinary_mode
 def find(
     model: nn.Module,
     data: ImageData,
@@ -309,9 +318,9 @@ class _Suite:
             num_steps=num_steps,
             generator=self.generator,
         )
-        fooled = predict(self.model, x_adv).argmax(dim=1) != labels
+        fooled = fools(predict(self.model, x_adv), labels)
         self._fell(rows[fooled])
-        return rows[~fooled & (predict(network, x_adv).argmax(dim=1) != labels)]
+        return rows[~fooled & fools(predict(network, x_adv), labels)]
 
     def _fell(self, rows: Tensor) -> None:
         self._left = self._left.clone()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from notbugs.config import Settings
@@ -28,6 +28,19 @@ class DiversitySettings(Settings):
     """Resamplings of the images of each class for the intervals."""
     num_neighbours: int = Field(default=5, ge=1, le=50)
     """k of the coverage: an image counts as covered if a new one lies within the distance of its k-th neighbour."""
+
+    @field_validator("num_neighbours")
+    @classmethod
+    def _fits_a_class(cls, num_neighbours: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_per_class")
+        if most is not None and most < least_images(num_neighbours):
+            raise ValueError(f"at most {most // 2 - 2} where max_per_class is {most}: half of it needs k + 2 images")
+        return num_neighbours
+
+
+def least_images(num_neighbours: int) -> int:
+    """Images of a class from which it is measured: the halves of a bootstrap sample need neighbour number k."""
+    return 2 * (num_neighbours + 2)
 
 
 class DiversityError(UserError):
@@ -102,27 +115,30 @@ def _exp_entropy(eigenvalues: Tensor) -> Tensor:
 MEASURES = ("effective_rank", "vendi_score", "spread", "coverage")
 
 
-def rows_by_class(data: Mapping[str, Images], settings: DiversitySettings, generator: torch.Generator) -> list[Tensor]:
-    """The rows compared, for each class; the same in every dataset.
+def rows_by_class(
+    data: Mapping[str, Images], settings: DiversitySettings, generator: torch.Generator
+) -> dict[int, Tensor]:
+    """The rows compared, for the label of each class that has enough images; the same in every dataset.
 
-    Raises: DiversityError if the datasets have different labels, or a class has too few images.
+    Raises: DiversityError if the datasets have different labels, or no class has enough images.
     """
     (base_name, base), *others = data.items()
     for name, other in others:
         if not torch.equal(other.labels, base.labels):
             raise DiversityError(f"{name}: its labels are not {base_name}'s, row by row; `dvc repro` makes both anew")
-    least = 2 * (settings.num_neighbours + 2)
-    found = []
-    for label, class_name in enumerate(base.class_names):
+    least = least_images(settings.num_neighbours)
+    found = {}
+    for label in range(len(base.class_names)):
         rows = (base.labels == label).nonzero().flatten()
         if len(rows) < least:
-            raise DiversityError(
-                f"class {class_name}: {len(rows)} images; at least {least} are needed for "
-                f"diversity.num_neighbours = {settings.num_neighbours}"
-            )
+            continue
         if settings.max_per_class is not None and len(rows) > settings.max_per_class:
             rows = rows[torch.randperm(len(rows), generator=generator)[: settings.max_per_class]].sort().values
-        found.append(rows)
+        found[label] = rows
+    if not found:
+        raise DiversityError(
+            f"no class has {least} images, which diversity.num_neighbours = {settings.num_neighbours} needs"
+        )
     return found
 
 
@@ -204,16 +220,20 @@ def ratio_to(values: Tensor, base: Tensor) -> Ratio:
     return Ratio(value=round(value, 6), ratio=round(value / reference, 6), low=round(low, 6), high=round(high, 6))
 
 
-def prototypicality(data: Mapping[str, Images], rows: list[Tensor]) -> dict[str, Any]:
+def prototypicality(data: Mapping[str, Images], rows: Mapping[int, Tensor]) -> dict[str, Any]:
     """Which images of each dataset lie nearest the mean image of their own class in D: dataset -> (N,) bool.
 
-    A set of prototypes would score higher than D itself.
+    A set of prototypes would score higher than D itself. `rows`: label of a class -> its rows; others are left out.
     """
     base = data["D"]
-    means = torch.stack([_pixels(base, members).mean(dim=0) for members in rows])  # (C, d)
+    means = torch.stack([_pixels(base, members).mean(dim=0) for members in rows.values()])  # (C, d)
+    labels = torch.tensor(list(rows))  # (C,)
     return {
         name: torch.cat(
-            [torch.cdist(_pixels(part, members), means).argmin(dim=1) == part.labels[members] for members in rows]
+            [
+                labels[torch.cdist(_pixels(part, members), means).argmin(dim=1)] == part.labels[members]
+                for members in rows.values()
+            ]
         )
         for name, part in data.items()
     }

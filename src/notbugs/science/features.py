@@ -193,7 +193,7 @@ def read(network: Callable[[Tensor], Tensor], images: Tensor | Images, device: t
         images[rows] if isinstance(images, Tensor) else images.select(rows).images
         for rows in batches(len(images), 1000)
     )
-    return torch.cat([network(part.to(device)).double().cpu() for part in parts])
+    return torch.cat([network(part.to(device)).cpu().double() for part in parts])
 
 
 _SIGNED = Loss(lambda values, sides: (values * sides).sum(dim=1))

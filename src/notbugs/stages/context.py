@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,18 +108,55 @@ def open_project(root: Path) -> Context:
 
     A dataset or other folder whose writer was killed while it took the old one's place is put there.
 
-    Raises: ConfigError for impossible settings, or CUDA asked for where there is none.
+    Raises: ConfigError for impossible settings, or a device asked for that is not there.
     """
     params = read_params(root / "params.yaml")
     finish_moves(root)
     shared = runtime(params)
-    if shared.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("params.yaml: device = 'cuda': this machine has no CUDA device; allowed: auto, cpu")
-    use_cuda = shared.device != "cpu" and torch.cuda.is_available()
+    device, note = choose_device(
+        shared, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), probe=_probe_mps
+    )
     torch.set_num_threads(shared.num_threads)
     keep_freed_memory()
-    if use_cuda:
+    if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    device = torch.device("cuda" if use_cuda else "cpu")
-    return Context(root, params, shared, device, track if os.environ.get("RANK", "0") == "0" else silent)
+    first = os.environ.get("RANK", "0") == "0"
+    if note and first:
+        print(note, file=sys.stderr, flush=True)
+    return Context(root, params, shared, device, track if first else silent)
+
+
+def choose_device(
+    shared: Runtime, *, cuda: bool, mps: bool, probe: Callable[[], str | None]
+) -> tuple[torch.device, str | None]:
+    """The device for the param `device`: `auto` takes CUDA, else MPS if it computes right, else the CPU.
+
+    Args:
+        shared: the params.
+        cuda, mps: whether there is such a device.
+        probe: says in a few words why MPS does not compute right here, or None; called only where MPS would be taken.
+    Returns: the device, and a line about one that is there and is not taken.
+    Raises: ConfigError if the device asked for is not there, or does not compute right.
+    """
+    asked = shared.device
+    for name, there in (("cuda", cuda), ("mps", mps)):
+        if asked == name and not there:
+            kind = name.upper()
+            raise ConfigError(f"params.yaml: device = {name!r}: this machine has no {kind} device; allowed: auto, cpu")
+    if cuda and asked in ("auto", "cuda"):
+        return torch.device("cuda"), None
+    if asked == "cpu" or not mps:
+        return torch.device("cpu"), None
+    reason = "several processes cannot share it" if shared.processes > 1 else probe()
+    if reason is None:
+        return torch.device("mps"), None
+    if asked == "mps":
+        raise ConfigError(f"params.yaml: device = 'mps': {reason}; allowed: auto, cpu")
+    return torch.device("cpu"), f"device: auto: the CPU, not MPS: {reason}"
+
+
+def _probe_mps() -> str | None:
+    from notbugs.stages.probe import probe
+
+    return probe(torch.device("mps"))

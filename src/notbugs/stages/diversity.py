@@ -14,6 +14,7 @@ from notbugs.science.diversity import (
     MEASURES,
     DiversitySettings,
     compare_class,
+    least_images,
     mean_over_classes,
     prototypicality,
     rows_by_class,
@@ -54,24 +55,31 @@ def diversity(project: Context) -> None:
         for name, file in files.items():
             spaces[name] = partial(features, load_model(file, device=project.device))
         table: dict[str, Any] = {}
-        per_class: dict[str, Any] = {class_name: {} for class_name in data["D"].class_names}
+        names = [data["D"].class_names[label] for label in rows]
+        left_out = _left_out(data["D"], rows)
+        per_class: dict[str, Any] = {class_name: {} for class_name in names}
         for space, points in spaces.items():
             classes = _classes(project, config, space, points, data, rows)
             table[space] = mean_over_classes(classes)
-            for class_name, measured in zip(data["D"].class_names, classes, strict=True):
+            for class_name, measured in zip(names, classes, strict=True):
                 per_class[class_name][space] = _values(measured)
         near = {name: share([mask]) for name, mask in prototypicality(data, rows).items()}
-        sizes = dict(zip(data["D"].class_names, map(len, rows), strict=True))
+        sizes = dict(zip(names, map(len, rows.values()), strict=True))
         write_json(
             metrics_file,
             {
                 "sizes": sizes,
+                "left_out": left_out,
                 "source_seeds": {name: made[key] for name, key in DATASETS.items()},
                 "num_neighbours": config.num_neighbours,
                 "spaces": table,
                 "nearest_own_mean": near,
                 "classes": per_class,
             },
+        )
+    if left_out:
+        project.say(
+            f"diversity: left out, with fewer than {least_images(config.num_neighbours)} images: " + ", ".join(left_out)
         )
     found = table["pixels"]["D_R"]
     project.say(
@@ -86,7 +94,7 @@ def _classes(
     space: str,
     points: Callable[[Tensor], Tensor],
     data: Mapping[str, Images],
-    rows: list[Tensor],
+    rows: Mapping[int, Tensor],
 ) -> list[dict[str, dict[str, Tensor]]]:
     """`compare_class` for every class, of which alone the images are in memory; every space draws the same samples.
 
@@ -99,8 +107,14 @@ def _classes(
             config,
             generator=make_generator(project.seed, "diversity", "bootstrap", label),
         )
-        for label, members in enumerate(project.progress(rows, f"diversity: {space}"))
+        for label, members in project.progress(rows.items(), f"diversity: {space}", len(rows))
     ]
+
+
+def _left_out(data: Images, rows: Mapping[int, Tensor]) -> dict[str, int]:
+    """Images of each class that has too few to be measured."""
+    counts = data.labels.bincount(minlength=len(data.class_names)).tolist()
+    return {name: counts[label] for label, name in enumerate(data.class_names) if label not in rows}
 
 
 def _values(measured: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, float]]:

@@ -21,6 +21,7 @@ from notbugs.stages.context import Context
 from notbugs.stages.measuring import Measuring, Subject
 from notbugs.stages.processes import in_processes
 from notbugs.stages.source_models import source_seeds
+from notbugs.stages.unused import remove_unused
 from notbugs.store import load_dataset
 from notbugs.training import TrainSettings
 
@@ -32,6 +33,7 @@ def evaluate(project: Context) -> None:
     Command: `notbugs evaluate`. On digits about 3 s a model at level quick. Expected there: see the README's table.
     """
     config = settings(project.params, "evaluate", SuiteSettings)
+    remove_unused(project)
     outputs = _outputs(project.root)
     with project.tracked(
         "evaluate",

@@ -11,6 +11,7 @@ from notbugs.sources import DataSettings
 from notbugs.sources.planted import patterns
 from notbugs.stages.context import Context
 from notbugs.stages.source_models import first_sources, source_model_of
+from notbugs.stages.unused import remove_unused
 from notbugs.store import load_dataset
 
 
@@ -21,6 +22,7 @@ def features(project: Context) -> None:
     the robust model's features, and D_NR that of the standard model's.
     """
     config = settings(project.params, "features", FeaturesSettings)
+    remove_unused(project)
     names = [name for name in DATASET_NAMES if name in project.names("construct")]
     made = first_sources(project, *names)
     first = min(made.values(), default=0)

@@ -3,36 +3,23 @@
 A file holds what was found on one part of the test split, so that a killed stage goes on where it was.
 """
 
-import hashlib
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import notbugs
+from notbugs.cache import Results, work_folder
 from notbugs.evaluation import Outcome
-from notbugs.files import sha256, write_json
+from notbugs.files import sha256
+from notbugs.imports import made_with
 from notbugs.robustness import Findings, SuiteSettings
 from notbugs.robustness.certificate import Certificate
 from notbugs.robustness.masking import Signs, Standing
 from notbugs.stages.context import Context
 
-MEASURING_CODE = (
-    "attacks",
-    "config.py",
-    "evaluation.py",
-    "halving.py",
-    "images.py",
-    "intervals.py",
-    "models",
-    "robustness",
-    "stages/kept.py",
-    "stages/measuring.py",
-)
-"""Modules whose change makes kept measurements stale."""
+STAGE = "notbugs.stages.evaluate"
+"""The module that measures; with all that it imports (the reader of the data too) it made a measurement."""
 
 
 class Kept:
@@ -44,48 +31,31 @@ class Kept:
     """
 
     def __init__(self, project: Context, settings: SuiteSettings) -> None:
-        self._folder = project.root / ".notbugs" / "evaluate"
-        self._common = (
-            _code(),
-            sha256(project.dataset("test") / "manifest.json"),
-            settings.model_dump_json(exclude={"suite_seeds", "check_seeds"}),
-            project.runtime.num_threads,
-            project.runtime.engine == "compiled",
-            project.seed,
-            project.device.type,
-            torch.__version__,
-        )
+        self._results = Results(work_folder(project.root, "evaluate"))
+        self._common = {
+            **made_with(STAGE),
+            "data": sha256(project.dataset("test") / "manifest.json"),
+            "settings": settings.model_dump(mode="json", exclude={"suite_seeds", "check_seeds"}),
+            "num_threads": project.runtime.num_threads,
+            "compiled": project.runtime.engine == "compiled",
+            "seed": project.seed,
+            "device": project.device.type,
+        }
 
     def get(self, *made_from: object) -> Findings | None:
         """What is kept, if anything is; `made_from` is all that it depends on besides what is said above."""
+        found = self._results.get(self._key(made_from))
         try:
-            kept = json.loads(self._file(made_from).read_text(encoding="utf-8"))
-            return _from_json(kept["found"]) if kept["sha256"] == _checksum(kept["found"]) else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or not whole
+            return None if found is None else _from_json(found)
+        except (ValueError, KeyError, TypeError):
             return None
 
     def put(self, found: Findings, *made_from: object) -> None:
         """Keep what was found."""
-        content = _to_json(found)
-        write_json(self._file(made_from), {"sha256": _checksum(content), "found": content})
+        self._results.put(self._key(made_from), _to_json(found))
 
-    def _file(self, made_from: tuple[object, ...]) -> Path:
-        parts = (*self._common, *made_from)
-        return self._folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()}.json"
-
-
-def _checksum(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _code() -> str:
-    code = hashlib.sha256()
-    package = Path(notbugs.__file__).parent
-    for part in MEASURING_CODE:
-        files = sorted((package / part).rglob("*.py")) if (package / part).is_dir() else [package / part]
-        for file in files:
-            code.update(file.read_bytes())
-    return code.hexdigest()
+    def _key(self, made_from: tuple[object, ...]) -> dict[str, Any]:
+        return {**self._common, "of": made_from}
 
 
 def _to_json(found: Findings) -> dict[str, Any]:

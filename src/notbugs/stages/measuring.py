@@ -16,8 +16,9 @@ from notbugs.files import sha256
 from notbugs.images import Images, make_generator
 from notbugs.models import ModelError, load_model
 from notbugs.models.base import Classifier
-from notbugs.robustness import PART, Audit, Findings, SuiteSettings, audited, find
+from notbugs.robustness import PART, Audit, Findings, SuiteSettings, audited, find, generator_of_part
 from notbugs.robustness.masking import transfer_images
+from notbugs.robustness.settings import RANDOM_STARTS
 from notbugs.stages.context import Context
 from notbugs.stages.jobs import Say, do_all
 from notbugs.stages.kept import Kept
@@ -98,7 +99,7 @@ def measure(bench: Bench, task: Task) -> Findings:
         model,
         bench.data.select(slice(first, task.stop)),
         bench.config,
-        generator=make_generator(bench.project.seed, "evaluate", "random start", *([first] if first else [])),
+        generator=generator_of_part(make_generator(bench.project.seed, *RANDOM_STARTS), first),
         transferred=bench.transferred(task.source, first) if task.source else None,
         thorough=task.thorough,
         checked=task.checked,

@@ -4,6 +4,7 @@ from notbugs.config import settings
 from notbugs.files import whole_folder
 from notbugs.report import ReportSettings, write_report
 from notbugs.stages.context import Context
+from notbugs.stages.unused import remove_unused
 
 
 def report(project: Context) -> None:
@@ -12,6 +13,7 @@ def report(project: Context) -> None:
     Command: `notbugs report`. Takes about 10 s.
     """
     config = settings(project.params, "report", ReportSettings)
+    remove_unused(project)
     page = project.root / "reports" / "report.html"
     figures = project.root / "plots" / "figures"
     with project.tracked(

@@ -22,10 +22,13 @@ COLUMNS = {
     "step_size": "Float64",
     "source_eps": "Float64",
     "seed": "Int64",
+    "source_seed": "Int64",
     **dict.fromkeys(MEASURED, "Float64"),
     "work": "Int64",
+    "fits": "Int64",
     "state": "string",
 }
-"""Columns of trials.csv with their types: one row a fit. The measurements of failed and pruned points are empty."""
+"""Columns of trials.csv with their types: one row a fit. What failed and pruned points were not measured for is empty;
+`fits` is how many fits the point has, so that where it is 1 nobody looks for a spread."""
 IMPORTANCE_COLUMNS = {"kind": "string", "measured": "string", "parameter": "string", "importance": "Float64"}
 """Columns of importance.csv with their types."""

@@ -4,8 +4,8 @@ The same study gives the same bytes, in whatever order and by whomever its point
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from notbugs.files import sha256, write_json, write_text
 from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POINT
 from notbugs.sweeps.points import resolve
-from notbugs.sweeps.study import SharedStudy
+from notbugs.sweeps.recorded import recorded_study
+from notbugs.sweeps.settings import SweepSettings
+from notbugs.sweeps.study import ROWS, SharedStudy, distribution
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +30,7 @@ def output_files(root: Path, name: str) -> tuple[Path, ...]:
 
 
 def write_outputs(root: Path, shared: SharedStudy) -> dict[str, Any]:
-    """Write the three files.
+    """Write the three files, and note in the database what was written.
 
     Returns: the counts of study.json.
     """
@@ -37,10 +39,12 @@ def write_outputs(root: Path, shared: SharedStudy) -> dict[str, Any]:
     states = Counter(table.drop_duplicates(list(POINT))["state"])
     counts = {"points": shared.plan.total, "states": dict(sorted(states.items()))}
     write_text(trials, table.to_csv(index=False, lineterminator="\n"))
-    write_text(importance, importances(table).to_csv(index=False, lineterminator="\n"))
+    write_text(importance, importances(table, shared.plan.settings).to_csv(index=False, lineterminator="\n"))
     made_from = {"data": sha256(root / "data" / "train" / "manifest.json"), "inputs": shared.plan.hashes}
-    record = {"name": shared.plan.name, **counts, **made_from, **shared.plan.record}
-    write_json(about, record)
+    repeats = _repeats(shared)
+    again = {"repeats": repeats} if repeats else {}
+    write_json(about, {"name": shared.plan.name, **counts, **again, **made_from, **shared.plan.record})
+    shared.note_recorded(recorded_study(root, shared.plan.name).digest)
     return counts
 
 
@@ -49,26 +53,56 @@ def trial_table(shared: SharedStudy) -> "pd.DataFrame":
     import pandas as pd
 
     rows = [row for slot in shared.slots() if slot.result for row in _rows(shared, slot.result)]
-    rows.sort(key=lambda row: (*(-1.0 if row[key] is None else row[key] for key in (*POINT, "seed")), row["state"]))
+    rows.sort(key=lambda row: (*_order(row), row["seed"], row["state"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype({"work": "Int64"}).drop_duplicates([*POINT, "seed"], ignore_index=True)
+    whole = {"work": "Int64", "source_seed": "Int64"}
+    return table.astype(whole).drop_duplicates([*POINT, "seed"], ignore_index=True)
+
+
+def _order(point: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(-1.0 if point[key] is None else point[key] for key in POINT)
+
+
+def _repeats(shared: SharedStudy) -> dict[str, dict[str, int]]:
+    """Points that a sampler tried more than once: number in trials.csv, from 0 on -> state -> how often."""
+    tried: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+    for slot in shared.slots():
+        if slot.result and _has_point(slot.result):
+            tried[tuple(_point(shared, slot.result).values())][slot.result.state.name] += 1
+    ordered = sorted(tried, key=lambda values: _order(dict(zip(POINT, values, strict=True))))
+    counts = {str(number): tried[point] for number, point in enumerate(ordered)}
+    return {number: dict(sorted(states.items())) for number, states in counts.items() if states.total() > 1}
+
+
+def _has_point(trial: FrozenTrial) -> bool:
+    """Whether it did not fail before it had one."""
+    return "kind" in trial.params and "num_steps" in trial.params
+
+
+def _point(shared: SharedStudy, trial: FrozenTrial) -> dict[str, Any]:
+    return resolve(shared.plan.params, trial.params).as_dict()
 
 
 def _rows(shared: SharedStudy, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
-    if "kind" not in trial.params or "num_steps" not in trial.params:
-        return  # it failed before it had a point
-    point = resolve(shared.plan.params, trial.params).as_dict()
-    measured = {row["seed"]: row for row in trial.user_attrs.get("rows", [])}
-    for seed in shared.plan.settings.seeds:
-        empty = dict.fromkeys((*MEASURED, "work"))
-        yield {**point, **empty, **measured.get(seed, {}), "seed": seed, "state": trial.state.name}
+    if not _has_point(trial):
+        return
+    measured = {row["seed"]: row for row in trial.user_attrs.get(ROWS, [])}
+    seeds = shared.plan.settings.seeds
+    for seed in seeds:
+        empty = dict.fromkeys(("source_seed", *MEASURED, "work"))
+        counts = {"seed": seed, "fits": len(seeds), "state": trial.state.name}
+        yield {**_point(shared, trial), **empty, **measured.get(seed, {}), **counts}
 
 
-def importances(table: "pd.DataFrame") -> "pd.DataFrame":
+def importances(table: "pd.DataFrame", settings: SweepSettings) -> "pd.DataFrame":
     """How much of the variance over the points each parameter explains: functional ANOVA on a random forest.
+
+    It is Optuna's default evaluator, over the study's own space, for each kind by itself. Optuna's dashboard has
+    another one (PED-ANOVA: which parameter decides whether a trial is among the best tenth), over all kinds together.
 
     Args:
         table: as `trial_table` gives it.
+        settings: the space.
     Returns: IMPORTANCE_COLUMNS; shares add up to 1 for each kind and measured quantity. Left out is what does
         not vary, and kinds with fewer than two varied parameters or four points.
     Source: Hutter, Hoos, Leyton-Brown 2014, as in Optuna.
@@ -79,26 +113,23 @@ def importances(table: "pd.DataFrame") -> "pd.DataFrame":
     complete = table[table["state"] == TrialState.COMPLETE.name]
     for kind, points in complete.groupby("kind"):
         means = points.groupby(list(POINT[1:]), dropna=False)[list(MEASURED)].mean().reset_index()
-        varied = [name for name in ("source_eps", "eps", "num_steps") if means[name].nunique() > 1]
+        varied = [name for name in ("eps", "num_steps", "source_eps") if means[name].nunique() > 1]
         if len(varied) < 2 or len(means) < 4:
             continue
         for name in MEASURED:
             if means[name].nunique() > 1:
-                shares = _importance(means[[*varied, name]].astype(float), varied, name)
+                shares = _importance(means[[*varied, name]].astype(float), varied, name, settings)
                 found += [(kind, name, parameter, round(share, 6)) for parameter, share in shares.items()]
     return pd.DataFrame(found, columns=list(IMPORTANCE_COLUMNS))
 
 
-def _importance(points: "pd.DataFrame", varied: list[str], name: str) -> dict[str, float]:
+def _importance(points: "pd.DataFrame", varied: list[str], name: str, settings: SweepSettings) -> dict[str, float]:
     study = optuna.create_study()
-    spaces = {
-        parameter: optuna.distributions.FloatDistribution(
-            float(points[parameter].min()), float(points[parameter].max())
-        )
-        for parameter in varied
-    }
+    spaces = {parameter: distribution(settings, parameter) for parameter in varied}
     for row in points.to_dict(orient="records"):
-        params = {parameter: row[parameter] for parameter in varied}
+        params = {
+            parameter: int(row[parameter]) if parameter == "num_steps" else row[parameter] for parameter in varied
+        }
         study.add_trial(optuna.create_trial(params=params, distributions=spaces, value=row[name]))  # type: ignore[arg-type]
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from notbugs.config import settings
-from notbugs.construction import construct_settings
+from notbugs.construction import ConstructSettings, construct_settings
 from notbugs.files import sha256
-from notbugs.sweeps.kept import digest
 from notbugs.sweeps.points import grid
+from notbugs.sweeps.recorded import study_key
 from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
 from notbugs.sweeps.trial import Laboratory
 from notbugs.tracking.lineage import content, flatten
@@ -41,7 +42,7 @@ class Plan:
     @property
     def key(self) -> str:
         """What names this study among all there ever were."""
-        return f"{self.name}-{digest(self.record)[:16]}"
+        return study_key(self.name, self.record)
 
 
 def make_plan(lab: Laboratory, name: str) -> Plan:
@@ -52,7 +53,10 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
     params = lab.project.params
     section = sweep_settings(params, name)
     kinds = {kind: construct_settings(params["construct"][kind], f"construct.{kind}") for kind in section.kinds}
-    sources = {recipe.model: lab.trained(recipe.model) for recipe in kinds.values()} | {"robust": lab.trained("robust")}
+    sources = {kind: _sources(lab, section, kind, recipe) for kind, recipe in kinds.items()}
+    files = sorted(
+        {file for of_kind in sources.values() for pairs in of_kind.values() for pair in pairs for file in pair}
+    )
     root = lab.project.root
     record = {
         "sweep": section.model_dump(mode="json", exclude={"retries", "keep_datasets"}),
@@ -64,7 +68,11 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
             for kind in kinds
         },
         "environment": lab.environment,
-        "source_models": {file.relative_to(root).as_posix(): sha256(file) for file in sources.values()},
+        "sources": {
+            kind: {model: [[file.stem for file in pair] for pair in pairs] for model, pairs in of_kind.items()}
+            for kind, of_kind in sources.items()
+        },
+        "source_models": {file.relative_to(root).as_posix(): sha256(file) for file in files},
     }
     if section.source_eps is not None:
         robust = settings(params, "train.robust", TrainSettings).model_dump(mode="json")
@@ -72,7 +80,7 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
         eps, step_size = attack.pop("eps"), attack["step_size"]
         attack["step_size"] = None if step_size is None else round(step_size / eps, 9)  # of eps
         record["train"] = robust
-    inputs = [*sources.values(), *(lab.project.dataset(split) for split in ("train", "validation", "test"))]
+    inputs = [*files, *(lab.project.dataset(split) for split in ("train", "validation", "test"))]
     found = {path.relative_to(root).as_posix(): content(path) for path in inputs}
     return Plan(
         name,
@@ -82,6 +90,17 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
         record,
         {path: there.label for path, there in found.items() if there is not None},
     )
+
+
+def _sources(
+    lab: Laboratory, section: SweepSettings, kind: str, recipe: ConstructSettings
+) -> dict[str, list[tuple[Path, Path]]]:
+    """Kind of source model -> files of source model and judge behind each fit of a point, in the order of the seeds."""
+    found: dict[str, list[tuple[Path, Path]]] = {}
+    for model in (recipe.model,) if section.source_eps is None else ("standard", "robust"):
+        seeds = [lab.source_seed(kind, model, recipe.source_seeds, seed) for seed in section.seeds]
+        found[model] = [(lab.trained(model, seed), lab.judge(model, seed)) for seed in seeds]
+    return found
 
 
 def _constant(params: Mapping[str, Any], section: SweepSettings, kind: str, recipe: Any) -> dict[str, Any]:

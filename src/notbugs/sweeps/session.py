@@ -14,11 +14,12 @@ from notbugs.machine import usable_processors
 from notbugs.stages.context import Context
 from notbugs.sweeps.outputs import output_files, write_outputs
 from notbugs.sweeps.plan import make_plan
-from notbugs.sweeps.storage import STORAGE_VARIABLE, Patience, open_storage, storage_url
+from notbugs.sweeps.settings import STORAGE_VARIABLE
+from notbugs.sweeps.storage import Patience, open_storage, storage_url
 from notbugs.sweeps.study import ERROR, SharedStudy, open_study
 from notbugs.sweeps.trial import Laboratory, SweepError
 from notbugs.sweeps.worker import ends_politely, orphaned, session_run, work
-from notbugs.tracking import Family, Run
+from notbugs.tracking import Family, Run, place
 
 SENDER_VARIABLE = "NOTBUGS_SWEEP_SENDER"
 """Environment variable of local workers: the run that sends their trials' runs to MLflow."""
@@ -93,7 +94,14 @@ def status(project: Context, name: str, *, url: str | None = None) -> str:
     Raises: SweepError if it cannot be read, or is of other settings than params.yaml.
     """
     plan = make_plan(Laboratory.of(project), name)
-    with open_storage(storage_url(project.root, url)) as storage:
+    url = storage_url(project.root, url)
+    database = place.database_file(url)
+    if database is not None and not database.exists():
+        raise SweepError(
+            f"sweep {name}: {database}: no database there; `notbugs sweep {name}` runs the study, and `notbugs track` "
+            f"fills a database from the trials in sweeps/"
+        )
+    with open_storage(url) as storage:
         slots = open_study(storage, plan).slots()
     states = Counter(trial.state.name.lower() for slot in slots for trial in slot.trials)
     settled = sum(slot.result is not None for slot in slots)
@@ -113,7 +121,7 @@ def checked_jobs(project: Context, jobs: int | None) -> int:
     processors, threads = usable_processors(), project.runtime.num_threads
     most = max(1, processors // threads)
     if jobs is None:
-        return 1 if project.device.type == "cuda" else most
+        return most if project.device.type == "cpu" else 1
     if jobs > most:
         raise ConfigError(
             f"--jobs {jobs}: with num_threads = {threads} that is {jobs * threads} threads on {processors} "

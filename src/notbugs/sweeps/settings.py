@@ -10,6 +10,8 @@ from notbugs.config import DATASET_NAMES, Settings, validate
 from notbugs.errors import ConfigError
 
 Kind = Literal["rand", "det", "robust", "nonrobust", "rand_from_robust", "det_from_robust"]
+STORAGE_VARIABLE = "NOTBUGS_SWEEP_STORAGE"
+"""Environment variable: the database's URL, so that a password need not stand on a command line."""
 SUBCOMMANDS = ("run", "worker", "apply", "figures", "status")
 """Names that `notbugs sweep` keeps for itself."""
 OBJECTIVES: dict[str, tuple[str, Literal["maximize", "minimize"]]] = {
@@ -54,8 +56,8 @@ class SweepSettings(Settings):
     source_eps: tuple[float, ...] | Range | None = None
     """Radii of the source model's own adversarial training, 0 for the standard model; null takes the pipeline's
     source model."""
-    seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
-    """Fits of each point."""
+    seeds: tuple[int, ...] = Field(default=(0, 1), strict=False, min_length=1)
+    """Fits of each point, each from the source model of the same seed where there is one. One alone has no spread."""
     sampler: Literal["grid", "tpe", "random"] = "grid"
     """Every point of the space; or points chosen by a tree-structured Parzen estimator, or at random."""
     trials: int | None = Field(default=None, ge=1)

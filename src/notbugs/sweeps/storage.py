@@ -15,14 +15,13 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from notbugs.sweeps.settings import STORAGE_VARIABLE
 from notbugs.sweeps.trial import SweepError
 from notbugs.tracking import place
 from notbugs.tracking.client import one_line
 from notbugs.tracking.journal import held
 
 T = TypeVar("T")
-STORAGE_VARIABLE = "NOTBUGS_SWEEP_STORAGE"
-"""Environment variable: the database's URL, so that a password need not stand on a command line."""
 HEARTBEAT_VARIABLE = "NOTBUGS_SWEEP_HEARTBEAT"
 """Environment variable: seconds between two signs of life of a trial."""
 HEARTBEAT_SECONDS = 10

@@ -8,6 +8,7 @@ point if its process is killed between failing the trial and enqueuing it again;
 """
 
 import json
+import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from notbugs.cache import anew_since
 from notbugs.images import make_generator
 from notbugs.sweeps.plan import Plan, difference
+from notbugs.sweeps.recorded import RECORDED
 from notbugs.sweeps.settings import OBJECTIVES, Range, SweepSettings
 from notbugs.sweeps.storage import GRACE, Patience, exclusive
 from notbugs.sweeps.trial import SweepError
@@ -28,9 +32,12 @@ from notbugs.tracking.process import alive, identity
 
 SETTLING = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVING = (TrialState.WAITING, TrialState.RUNNING)
-_RECORD, _HASHES, _WORKERS = "record", "hashes", "workers"
+RECORD, HASHES, _WORKERS = "record", "hashes", "workers"
+"""Attributes of a study: what its results depend on, DVC's hashes of its inputs, how many workers it had."""
 SLOT, WORKER, ENDED, ERROR = "slot", "worker", "ended", "error"
 """Attributes of a trial: its point's number, who runs it, how it failed (error, interrupted; lost: none), and why."""
+ROWS, SECONDS, TRACKED = "rows", "seconds", "mlflow"
+"""More of them: measurements of each seed, running times, where MLflow has it."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +79,36 @@ def open_study(storage: RDBStorage, plan: Plan, *, replace: bool = False) -> "Sh
     with exclusive(storage.engine, plan.name):
         if plan.name in optuna.get_all_study_names(storage):
             study = optuna.load_study(study_name=plan.name, storage=storage)
-            stored = study.user_attrs.get(_RECORD)
-            if stored is not None and stored != plan.record:
-                if not replace:
-                    raise SweepError(_refusal(plan, stored))
+            stored = study.user_attrs.get(RECORD)
+            if stored is not None and stored != plan.record and not replace:
+                raise SweepError(_refusal(plan, stored))
+            if replace and (stored not in (None, plan.record) or _is_too_old(study)):
                 optuna.delete_study(study_name=plan.name, storage=storage)
-        directions = [OBJECTIVES[name][1] for name in plan.settings.objectives]
-        study = optuna.create_study(study_name=plan.name, storage=storage, directions=directions, load_if_exists=True)
-        if _RECORD not in study.user_attrs:
-            study.set_user_attr(_HASHES, plan.hashes)
-            study.set_user_attr(_RECORD, json.loads(json.dumps(plan.record)))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                study.set_metric_names(list(plan.settings.objectives))
+        study = stored_study(storage, plan.name, plan.settings, plan.record, plan.hashes)
         shared = SharedStudy(storage, study, plan)
         shared.enqueue_open()
     return shared
+
+
+def stored_study(
+    storage: RDBStorage, name: str, settings: SweepSettings, record: Mapping[str, Any], hashes: Mapping[str, str]
+) -> optuna.Study:
+    """The study of this name, made with these attributes if it is not there; the caller holds the study's lock."""
+    directions = [OBJECTIVES[objective][1] for objective in settings.objectives]
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+    if RECORD not in study.user_attrs:
+        study.set_user_attr(HASHES, dict(hashes))
+        study.set_user_attr(RECORD, json.loads(json.dumps(record)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(settings.objectives))
+    return study
+
+
+def _is_too_old(study: optuna.Study) -> bool:
+    """Whether it was begun before all was to be run anew."""
+    begun = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
+    return bool(begun) and min(begun).timestamp() < anew_since()
 
 
 def _refusal(plan: Plan, stored: Mapping[str, Any]) -> str:
@@ -186,6 +207,11 @@ class SharedStudy:
             if self.study.get_trials(deepcopy=False)[trial.number].state != state:
                 raise UpdateFinishedTrialError(str(error)) from None
 
+    def note_recorded(self, digest: str) -> None:
+        """Note which files under sweeps/ hold this study's results."""
+        if self.study.user_attrs.get(RECORDED) != digest:
+            self.study.set_user_attr(RECORDED, digest)
+
     @property
     def counts(self) -> tuple[int, int]:
         """Settled points, and all."""
@@ -208,17 +234,33 @@ def suggest(trial: optuna.Trial, settings: SweepSettings, dimensions: Mapping[st
     """
     choice: dict[str, Any] = {"kind": trial.suggest_categorical("kind", settings.kinds)}
     for name in dimensions[choice["kind"]]:
-        space = settings.spaces[name]
-        assert space is not None  # it is no dimension else
-        if isinstance(space, Range):
-            low, high, log = space.low, space.high, space.log
-        elif settings.sampler == "grid":
-            low, high, log = min(space), max(space), False
+        space = distribution(settings, name)
+        if isinstance(space, CategoricalDistribution):
+            choice[name] = trial.suggest_categorical(name, space.choices)
+        elif isinstance(space, IntDistribution):
+            choice[name] = trial.suggest_int(name, space.low, space.high, log=space.log)
         else:
-            choice[name] = trial.suggest_categorical(name, space)
-            continue
-        if name == "num_steps":
-            choice[name] = trial.suggest_int(name, int(low), int(high), log=log)
-        else:
-            choice[name] = trial.suggest_float(name, low, high, log=log)
+            choice[name] = trial.suggest_float(name, space.low, space.high, log=space.log)
     return choice
+
+
+def distribution(settings: SweepSettings, name: str) -> CategoricalDistribution | IntDistribution | FloatDistribution:
+    """Where Optuna takes a dimension's values from; a grid's are enqueued, and lie between its ends."""
+    if name == "kind":
+        return CategoricalDistribution(settings.kinds)
+    space = settings.spaces[name]
+    assert space is not None  # it is no dimension else
+    if isinstance(space, Range):
+        low, high, log = space.low, space.high, space.log
+    elif settings.sampler == "grid":
+        low, high, log = min(space), max(space), False
+    else:
+        return CategoricalDistribution(space)
+    if name == "num_steps":
+        return IntDistribution(int(low), int(high), log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def objective_values(objectives: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """What Optuna optimises: means over the seeds."""
+    return [statistics.fmean(row[OBJECTIVES[name][0]] for row in rows) for name in objectives]

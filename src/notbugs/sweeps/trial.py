@@ -1,4 +1,7 @@
-"""One trial: construct at a point with the pipeline's source model, fit, measure. Knows nothing of Optuna.
+"""One trial: construct at a point with the pipeline's source models, fit, measure. Knows nothing of Optuna.
+
+Fit k of a point learns from the dataset of source model k, where there is one: the spread over a point's fits is that
+over source models and fits together.
 
 The random streams are those of the stages `train`, `construct` and `fit`, so that `dvc repro` with the point in
 params.yaml makes the same dataset, the same models and the same metrics.
@@ -6,15 +9,16 @@ params.yaml makes the same dataset, the same models and the same metrics.
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from notbugs.attacks.engine import pays_to_compile
+from notbugs.cache import Results, digest, work_folder
 from notbugs.config import DATASET_NAMES, settings
 from notbugs.construction import (
     Constructed,
@@ -30,14 +34,15 @@ from notbugs.errors import UserError
 from notbugs.evaluation import evaluate
 from notbugs.files import sha256
 from notbugs.images import ImageData, make_generator
+from notbugs.imports import made_with
 from notbugs.models import load_model
+from notbugs.neighbours import own_neighbours
 from notbugs.progress import silent
 from notbugs.robustness import SuiteSettings
 from notbugs.stages.context import Context
 from notbugs.stages.learning import Lesson, learn, summary
-from notbugs.stages.source_models import judge_seed, source_seeds
+from notbugs.stages.source_models import construction_seeds, judge_seed, source_seeds
 from notbugs.store import load_dataset, save_dataset
-from notbugs.sweeps.kept import code_digest, digest, once, work_folder
 from notbugs.sweeps.points import Point, changed_params, changes
 from notbugs.training import FitSettings, TrainSettings
 
@@ -76,6 +81,11 @@ class Laboratory:
         """D: train, validation and test."""
         return {name: load_dataset(self.project.dataset(name)).data() for name in SPLITS}
 
+    @property
+    def results(self) -> Results:
+        """What fits of any study were measured."""
+        return Results(work_folder(self.project.root, "sweeps") / "results")
+
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What every result depends on besides its point, seed and source model."""
@@ -85,34 +95,47 @@ class Laboratory:
             "num_threads": self.project.runtime.num_threads,
             "device": self.project.device.type,
             "engine": self.project.runtime.engine,
-            "torch": torch.__version__,
-            "code": code_digest(),
+            **made_with(__name__),
             "model": self.project.model_settings().model_dump(mode="json"),
             "evaluate": {
                 "norm": evaluation.norm,
                 "eps": evaluation.headline_eps,
                 "num_steps": evaluation.headline_num_steps,
             },
-            "judges": {model: sha256(self.judge(model)) for model in ("standard", "robust")},
             **{f"data/{name}": sha256(self.project.dataset(name) / "manifest.json") for name in SPLITS},
         }
 
-    def trained(self, name: str) -> Path:
-        """File of the pipeline's source model: the first.
+    @cached_property
+    def neighbours(self) -> torch.Tensor:
+        """What 1-NN calls each training image of D, (N,): the same for every point."""
+        return own_neighbours(self.splits["train"], device=self.project.device)
+
+    def source_seed(self, kind: str, model: str, asked: Sequence[int] | None, seed: int) -> int:
+        """Seed of the source model behind a fit: the fit's own where it is used, else those in use in turn.
+
+        So what differs between the fits of a point holds both: other source models, other fits.
+
+        Args:
+            kind, model, asked: the dataset, its `model` and its `source_seeds` in `construct`.
+            seed: of the fit.
+        Raises: ConfigError for a source seed without a model.
+        """
+        trained = source_seeds(self.project, model)
+        sources = construction_seeds(trained, asked, model=model, key=f"construct.{kind}")
+        return seed if seed in sources else sources[seed % len(sources)]
+
+    def judge(self, model: str, source_seed: int) -> Path:
+        """File of the robust model that judges what this source model makes.
 
         Raises: SweepError if it is not there.
         """
-        return self._model(name, source_seeds(self.project, name)[0])
+        return self.trained("robust", judge_seed(source_seeds(self.project, "robust"), model, source_seed))
 
-    def judge(self, name: str) -> Path:
-        """File of the robust model that judges what is made with the source model of this name.
+    def trained(self, name: str, seed: int) -> Path:
+        """File of a model that the pipeline trained on D.
 
         Raises: SweepError if it is not there.
         """
-        first = source_seeds(self.project, name)[0]
-        return self._model("robust", judge_seed(source_seeds(self.project, "robust"), name, first))
-
-    def _model(self, name: str, seed: int) -> Path:
         file = self.project.source_model(name, seed)
         if not file.exists():
             raise SweepError(f"{file}: the source model is missing; `dvc repro train@{name}` makes it")
@@ -120,7 +143,7 @@ class Laboratory:
 
 
 class Trial:
-    """One point; its dataset is made when the first fit asks for it, and thrown away with the trial.
+    """One point; a source model's dataset is made when a fit asks for it, and thrown away with the next or the trial.
 
     Args:
         lab: the project.
@@ -136,6 +159,7 @@ class Trial:
         key = f"construct.{point.kind}"
         self.recipe: ConstructSettings = construct_settings(params["construct"][point.kind], key)
         self.fit = settings(params, f"fit.{point.kind}", FitSettings)
+        self._constructed = lru_cache(maxsize=1)(self._construct)
 
     def measure(self, seed: int, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         """The measurements of one fit, `curves` and `seconds` among them; kept ones are not made again.
@@ -153,11 +177,22 @@ class Trial:
             live = True
             return self._compute(seed, on_epoch)
 
-        result = once(work_folder(self.project.root) / "results", self._made_from(seed), compute)
+        result = self.lab.results.once(self._made_from(seed), compute)
         if on_epoch and not live:
             for epoch, values in result["curves"]:
                 on_epoch(seed, epoch, values)
         return result
+
+    def known(self, seed: int) -> dict[str, Any] | None:
+        """What an earlier run measured of a fit, if it is kept; nothing is computed."""
+        if self.point.source_eps:  # its source model would have to be trained first, to know its hash
+            return None
+        found: dict[str, Any] | None = self.lab.results.get(self._made_from(seed))
+        return found
+
+    def source_seed(self, seed: int) -> int:
+        """Seed of the source model that a fit's dataset is made with."""
+        return self.lab.source_seed(self.point.kind, self.recipe.model, self.recipe.source_seeds, seed)
 
     @property
     def work(self) -> int:
@@ -165,75 +200,70 @@ class Trial:
         return len(self.lab.splits["train"]) * self.point.num_steps
 
     def _made_from(self, seed: int) -> dict[str, Any]:
+        source = self.source_seed(seed)
         return {
             **self.lab.environment,
             "kind": self.point.kind,
             "construct": self.recipe.model_dump(mode="json", exclude={"source_seeds"}),
             "fit": self.fit.model_dump(mode="json", exclude={"seeds", "still_y", "baseline"}),
             "fit_seed": seed,
-            "source_model": sha256(self.source_file),
+            "source_seed": source,
+            "source_model": sha256(self.source_file(source)),
+            "judge": sha256(self.lab.judge(self.recipe.model, source)),
         }
 
-    @property
-    def source_seed(self) -> int:
-        """Seed of the source model."""
-        return source_seeds(self.project, self.recipe.model)[0]
-
-    @cached_property
-    def source_file(self) -> Path:
-        """The source model: the pipeline's own, or one trained at this point's source_eps."""
-        ours = self.lab.trained(self.recipe.model)
+    def source_file(self, source_seed: int) -> Path:
+        """A source model: the pipeline's own, or one trained at this point's source_eps."""
+        ours = self.lab.trained(self.recipe.model, source_seed)
         if not self.point.source_eps:
             return ours
         wanted, own = (settings(p.params, "train.robust", TrainSettings) for p in (self.project, self.lab.project))
-        return ours if wanted.attack == own.attack else self._train_source(wanted)
+        return ours if wanted.attack == own.attack else self._train_source(wanted, source_seed)
 
-    def _train_source(self, config: TrainSettings) -> Path:
+    def _train_source(self, config: TrainSettings, seed: int) -> Path:
         """Train `train.robust` at another eps; once, whichever trial asks first."""
-        config = config.model_copy(update={"seeds": config.seeds[:1]})
-        environment = {key: value for key, value in self.lab.environment.items() if key not in ("judges", "evaluate")}
+        config = config.model_copy(update={"seeds": (seed,)})
+        environment = {key: value for key, value in self.lab.environment.items() if key != "evaluate"}
         made_from = {**environment, "train": config.model_dump(mode="json")}
-        folder = work_folder(self.project.root) / "models"
-        file = folder / digest(made_from) / f"seed-{config.seeds[0]}.safetensors"
+        folder = work_folder(self.project.root, "sweeps") / "models"
+        file = folder / digest(made_from) / f"seed-{seed}.safetensors"
 
         def compute() -> dict[str, Any]:
             """Train and save the model; its summary."""
             train, validation = self.lab.splits["train"], self.lab.splits["validation"]
-            seed = config.seeds[0]
             stream, title = ("train", "robust", seed), f"train robust, seed {seed}"
             lesson = Lesson(self.project, config, train, validation, stream, file, title, seed)
             return summary([lesson], [learn(lesson)])
 
-        once(folder, made_from, compute)
+        Results(folder).once(made_from, compute)
         if not file.exists():
             raise SweepError(f"{file}: the source model of an earlier trial is gone; remove {folder} and start again")
         return file
 
-    @cached_property
-    def _constructed(self) -> tuple[Constructed, dict[str, Any], float]:
-        """The dataset, its summary, and the seconds that it took."""
+    def _construct(self, source_seed: int) -> tuple[Constructed, dict[str, Any], float]:
+        """A source model's dataset, its summary, and the seconds that it took."""
         started = time.monotonic()
         device = self.project.device
-        model = load_model(self.source_file, device=device)
-        judge = load_model(self.lab.judge(self.recipe.model), device=device)
+        model = load_model(self.source_file(source_seed), device=device)
+        judge = load_model(self.lab.judge(self.recipe.model, source_seed), device=device)
         data = self.lab.splits["train"]
-        generator = recipe_generator(self.project.seed, self.recipe, self.source_seed)
+        generator = recipe_generator(self.project.seed, self.recipe, source_seed)
         image, looks = data.images[:1].to(device), len(data) * self.recipe.num_steps
         compiled = pays_to_compile(self.project.runtime.engine, model, image, num_looks=looks)
         made = build(model, data, self.recipe, generator=generator, compiled=compiled)
-        columns = describe(made, data, model, judge)
+        columns = describe(made, data, model, judge, neighbours=self.lab.neighbours)
         if self.keep_dataset:
-            self._keep(made, columns)
+            self._keep(made, columns, source_seed)
         return made, summarise(columns), time.monotonic() - started
 
-    def _keep(self, made: Constructed, columns: Mapping[str, torch.Tensor]) -> None:
+    def _keep(self, made: Constructed, columns: Mapping[str, torch.Tensor], source_seed: int) -> None:
         import pandas as pd
 
         kind, source = self.point.kind, load_dataset(self.project.dataset("train"), verify=False).manifest.source
-        recipe = self.recipe.model_dump(mode="json")
+        recipe = {**self.recipe.model_dump(mode="json", exclude={"source_seeds"}), "source_seed": source_seed}
         name = f"{kind}-eps-{self.point.eps}-steps-{self.point.num_steps}-{digest(recipe)[:8]}"
         examples = pd.DataFrame({"index": range(len(made.data)), **{k: v.numpy() for k, v in columns.items()}})
-        folder = work_folder(self.project.root) / "datasets" / name
+        folder = work_folder(self.project.root, "sweeps") / "datasets" / name
         save_dataset(
             folder,
             made.data,
@@ -245,7 +275,8 @@ class Trial:
         )
 
     def _compute(self, seed: int, on_epoch: OnEpoch | None) -> dict[str, Any]:
-        made, facts, construct_seconds = self._constructed
+        source_seed = self.source_seed(seed)
+        made, facts, construct_seconds = self._constructed(source_seed)
         started = time.monotonic()
         curves: list[tuple[int, dict[str, float | None]]] = []
         # contiguous: as the stage `fit` reads it from the disk
@@ -257,9 +288,9 @@ class Trial:
                 self.fit,
                 images,
                 self.lab.splits["validation"],
-                stream=("fit", self.source_seed, seed),
+                stream=("fit", source_seed, seed),
                 file=file,
-                title=f"fit {self.point.kind}, seed {seed}",
+                title=f"fit {self.point.kind}, source {source_seed}, seed {seed}",
                 seed=seed,
             )
 

@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from notbugs.sweeps.columns import MEASURED
 from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.points import Point, dimensions, resolve
-from notbugs.sweeps.settings import OBJECTIVES
+from notbugs.sweeps.recorded import trial_metrics, trial_tags, trial_title
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
-from notbugs.sweeps.study import ENDED, ERROR, SharedStudy, suggest
+from notbugs.sweeps.study import ENDED, ERROR, ROWS, SECONDS, TRACKED, SharedStudy, objective_values, suggest
 from notbugs.sweeps.trial import Laboratory, Trial
 from notbugs.tracking import Family, Run, live_run
 from notbugs.tracking.process import as_interrupts
@@ -28,8 +28,6 @@ POLL_SECONDS = 1.0
 """Between two looks whether another worker's trial has become free."""
 HURRY_SECONDS = 3.0
 """How long an interrupted worker waits for the database."""
-ROWS, SECONDS, TRACKED = "rows", "seconds", "mlflow"
-"""Attributes of a trial: measurements of each seed, running times, where MLflow has it."""
 
 
 def work(lab: Laboratory, shared: SharedStudy, *, sender: str | None, stop: Callable[[], bool] = lambda: False) -> None:
@@ -95,7 +93,7 @@ class _Worker:
             text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             self._fail(trial, "error", text)
             return f"{point}: failed: {text}"
-        values = _values(self.settings.objectives, rows) if state == TrialState.COMPLETE else None
+        values = objective_values(self.settings.objectives, rows) if state == TrialState.COMPLETE else None
         self.patience(lambda: self.shared.end(trial, state, values))
         return f"{point}: {_summary(rows)}" if rows else f"{point}: pruned"
 
@@ -115,13 +113,15 @@ class _Worker:
         except optuna.TrialPruned:
             run.metrics({"pruned": 1})
             return TrialState.PRUNED, []
-        rows = [{"seed": seed, "work": one.work, **_measured(result)} for seed, result in results.items()]
+        rows = [
+            {"seed": seed, "source_seed": one.source_seed(seed), "work": one.work, **_measured(result)}
+            for seed, result in results.items()
+        ]
         seconds = {str(seed): result["seconds"] for seed, result in results.items()}
         self.patience(lambda: trial.set_user_attr(SECONDS, seconds))
         self.patience(lambda: trial.set_user_attr(ROWS, rows))
         self.patience(lambda: trial.set_user_attr(TRACKED, run.label))
-        run.metrics({name: statistics.fmean(row[name] for row in rows) for name in (*MEASURED, "work")})
-        run.metrics({"seed": {str(row["seed"]): {name: row[name] for name in MEASURED} for row in rows}})
+        run.metrics(trial_metrics(rows))
         run.metrics({"seconds": seconds})
         return TrialState.COMPLETE, rows
 
@@ -146,22 +146,17 @@ def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: result[name] for name in MEASURED}
 
 
-def _values(objectives: tuple[str, ...], rows: list[dict[str, Any]]) -> list[float]:
-    """What Optuna optimises: means over the seeds."""
-    return [statistics.fmean(row[OBJECTIVES[name][0]] for row in rows) for name in objectives]
-
-
 def _summary(rows: list[dict[str, Any]]) -> str:
     names = {"validation_accuracy": "on y", "validation_accuracy_shifted": "on y + 1", "still_y": "still y"}
     means = {words: statistics.fmean(row[name] for row in rows) for name, words in names.items()}
-    return ", ".join(f"{words} {mean:.0%}" for words, mean in means.items())
+    fits = "one fit" if len(rows) == 1 else f"{len(rows)} fits"
+    return ", ".join(f"{words} {mean:.0%}" for words, mean in means.items()) + f" ({fits})"
 
 
 @contextmanager
 def _tracked(lab: Laboratory, plan: Plan, number: int, point: Point, sender: str | None) -> Iterator[Run]:
     """The trial's run in MLflow, a child of the study's."""
-    tags = {"sweep.study": plan.name, "sweep.trial": str(number), "kind": point.kind}
-    family = Family(plan.key, f"{plan.name}, trial {number}", sender, tags)
+    family = Family(plan.key, trial_title(plan.name, number), sender, trial_tags(plan.name, number, point))
     with session_run(lab, plan, family, {"sweep": point.as_dict()}) as run:
         yield run
 

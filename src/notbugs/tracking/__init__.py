@@ -11,11 +11,24 @@ from notbugs.tracking.live import Run, live_run
 
 if TYPE_CHECKING:
     from notbugs.tracking.catching_up import TrackSummary, track
+    from notbugs.tracking.recorded import RecordedFamily, RecordedRun
     from notbugs.tracking.server import ServeError, serve
 
-__all__ = ["Family", "Run", "ServeError", "TrackSummary", "live_run", "serve", "track"]
+__all__ = [
+    "Family",
+    "RecordedFamily",
+    "RecordedRun",
+    "Run",
+    "ServeError",
+    "TrackSummary",
+    "live_run",
+    "serve",
+    "track",
+]
 
 _LATER = {
+    "RecordedFamily": "recorded",
+    "RecordedRun": "recorded",
     "ServeError": "server",
     "TrackSummary": "catching_up",
     "serve": "server",

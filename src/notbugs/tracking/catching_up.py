@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from notbugs.tracking.journal import Journal, held, journals
 from notbugs.tracking.lineage import Content, LockEntry, LockError, read_lock
 from notbugs.tracking.process import PROCESS, alive
 from notbugs.tracking.rebuilding import rebuild
+from notbugs.tracking.recorded import RecordedFamily, bring_up_family
 from notbugs.tracking.sending import begin, close_if_dead, send
 
 WAIT_SECONDS = 20.0
@@ -33,6 +34,7 @@ class TrackSummary:
         sent: runs sent that their writers could not send.
         claimed: live runs that were given the lineage of dvc.lock.
         rebuilt: runs made from dvc.lock and the files it names.
+        recorded: runs of trials made from the files of finished studies.
         closed: runs of dead processes that were ended.
         waiting: runs that their writers are still sending.
         skipped: stages without a run whose small outputs are not those of dvc.lock, or not here.
@@ -44,6 +46,7 @@ class TrackSummary:
     sent: int = 0
     claimed: int = 0
     rebuilt: int = 0
+    recorded: int = 0
     closed: int = 0
     waiting: int = 0
     skipped: tuple[str, ...] = ()
@@ -52,7 +55,7 @@ class TrackSummary:
     @property
     def changed(self) -> bool:
         """Whether MLflow is not as it was before."""
-        return bool(self.sent or self.claimed or self.rebuilt or self.closed)
+        return bool(self.sent or self.claimed or self.rebuilt or self.recorded or self.closed)
 
     def __str__(self) -> str:
         """One line for people."""
@@ -62,6 +65,7 @@ class TrackSummary:
             "sent later": self.sent,
             "linked to dvc.lock": self.claimed,
             "rebuilt from dvc.lock": self.rebuilt,
+            "of trials rebuilt from sweeps/": self.recorded,
             "closed after a kill": self.closed,
             "still being sent": self.waiting,
         }
@@ -73,7 +77,7 @@ class TrackSummary:
         return text
 
 
-def track(root: Path, *, wait_seconds: float = WAIT_SECONDS) -> TrackSummary:
+def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, families: Sequence[RecordedFamily] = ()) -> TrackSummary:
     """Give every stage in dvc.lock its run in MLflow, and end the runs of processes that were killed.
 
     A stage has its run if one is tagged with its `pipeline.key`. If not: the live run whose outputs are those
@@ -84,9 +88,10 @@ def track(root: Path, *, wait_seconds: float = WAIT_SECONDS) -> TrackSummary:
     Args:
         root: folder with dvc.lock and params.yaml.
         wait_seconds: how long to wait for the writers of stages that have just ended.
+        families: what files say of runs that have children, whether or not they stand in dvc.lock.
     Returns: what was done; `ok` is False, with the reason, if MLflow cannot be used. Never raises for that.
     """
-    work = _CatchUp(root.absolute())
+    work = _CatchUp(root.absolute(), families)
     try:
         (work.project / ".notbugs").mkdir(exist_ok=True)
         with held(work.project / ".notbugs" / "track.lock", wait_seconds) as mine:
@@ -109,8 +114,9 @@ def experiment_name(root: Path) -> str:
 class _CatchUp:
     """One call of `track`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, families: Sequence[RecordedFamily]) -> None:
         self.root = root
+        self.families = {family.address: family for family in families}
         self.project = place.anchor(root)
         self.uri = place.tracking_uri(self.project)
         self.store_name = place.store_name(self.project, self.uri)
@@ -124,7 +130,7 @@ class _CatchUp:
             wait_seconds: how long to wait for the writers of stages that have just ended.
         Raises: StoreError if MLflow is away; LockError, ConfigError.
         """
-        entries = read_lock(self.root / "dvc.lock")
+        entries = _named(read_lock(self.root / "dvc.lock"), self.root)
         experiment = experiment_name(self.root)
         place.relocate_artifacts(self.project, self.uri)
         reason = place.problem(self.uri)
@@ -132,8 +138,9 @@ class _CatchUp:
             raise StoreError(f"MLflow at {place.shown(self.uri)}: {reason}")
         self._wait_for_writers(wait_seconds)
         pending = sorted(self._pending(), key=lambda journal: "child_of" in journal.header)  # parents first
-        arguments = (self.root, self.project, self.uri, experiment)
-        nothing = not entries and not self._database_exists()
+        keys = [family.key for family in self.families.values()]
+        arguments = (self.root, self.project, self.uri, experiment, keys)
+        nothing = not entries and not keys and not self._database_exists()
         if not pending and (nothing or memo.is_current(*arguments)):
             return TrackSummary(entries=len(entries))
         for name in {journal.header["experiment"] for journal in pending} | {experiment}:
@@ -142,6 +149,9 @@ class _CatchUp:
                 self._close_leftovers(store)
                 for entry in entries if name == experiment else []:
                     self._bring_up(entry, experiment, store)
+                for family in self.families.values() if name == experiment else []:
+                    header = {"experiment": experiment, "store": self.store_name}
+                    self.counts["recorded"] += bring_up_family(family, store, self.root, self.project, header)
         if not self.skipped and not self.counts["waiting"]:
             memo.remember(*arguments)
         return TrackSummary(
@@ -149,6 +159,7 @@ class _CatchUp:
             sent=self.counts["sent"],
             claimed=self.counts["claimed"],
             rebuilt=self.counts["rebuilt"],
+            recorded=self.counts["recorded"],
             closed=self.counts["closed"],
             waiting=self.counts["waiting"],
             skipped=tuple(self.skipped),
@@ -215,7 +226,9 @@ class _CatchUp:
         if any(_is_coming(journal) for journal in own):
             self.counts["waiting"] += 1
             return
-        journal = rebuild(self.root, self.project, entry, experiment, self.store_name)
+        family = self.families.get(entry.address)
+        key = family.key if family else None
+        journal = rebuild(self.root, self.project, entry, experiment, self.store_name, key)
         if journal is None:
             self.skipped.append(entry.address)
             return
@@ -223,6 +236,14 @@ class _CatchUp:
             if mine:
                 send(store, journal)
         self.counts["rebuilt"] += 1
+
+
+def _named(entries: list[LockEntry], root: Path) -> list[LockEntry]:
+    """Without the entries of stages that params.yaml no longer names: dvc.lock keeps those."""
+    params = root / "params.yaml"
+    sections = read_params(params) if params.exists() else {}
+    names = {stage: section for stage, section in sections.items() if isinstance(section, Mapping)}
+    return [entry for entry in entries if entry.name is None or entry.name in names.get(entry.stage, [entry.name])]
 
 
 def _is_coming(journal: Journal) -> bool:

@@ -239,12 +239,12 @@ class Store:
                 return None
             raise
 
-    def tagged(self, key: str, value: str) -> list[Found]:
-        """Runs of the experiment with this tag, deleted ones too."""
+    def tagged(self, key: str, value: str, *, most: int = 20) -> list[Found]:
+        """Runs of the experiment with this tag, deleted ones too; not more than `most`."""
         from mlflow.entities import ViewType
 
         query = f"tags.`{key}` = '{value}'"
-        runs = self._client.search_runs([self._experiment_id], query, ViewType.ALL, max_results=20)
+        runs = self._client.search_runs([self._experiment_id], query, ViewType.ALL, max_results=most)
         return [_found(run) for run in runs]
 
     def running(self) -> list[Found]:

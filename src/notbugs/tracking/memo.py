@@ -4,6 +4,7 @@ import hashlib
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,27 @@ from notbugs.tracking import place
 from notbugs.tracking.journal import journals
 
 
-def is_current(root: Path, project: Path, uri: str, experiment: str) -> bool:
-    """Whether dvc.lock, the journals and the tracking store are those of the last `remember`."""
+def is_current(root: Path, project: Path, uri: str, experiment: str, families: Sequence[str] = ()) -> bool:
+    """Whether dvc.lock, the families, the journals and the tracking store are those of the last `remember`."""
     try:
         remembered = json.loads(_file(project).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if remembered != _memo(root, project, uri, experiment):
+    if remembered != _memo(root, project, uri, experiment, families):
         return False
     return not place.is_server(uri) or _server_remembers(project, uri)
 
 
-def remember(root: Path, project: Path, uri: str, experiment: str) -> None:
+def remember(root: Path, project: Path, uri: str, experiment: str, families: Sequence[str] = ()) -> None:
     """Note that all is done."""
-    write_text(_file(project), json.dumps(_memo(root, project, uri, experiment)))
+    write_text(_file(project), json.dumps(_memo(root, project, uri, experiment, families)))
 
 
 def _file(project: Path) -> Path:
     return project / ".notbugs" / "tracked.json"
 
 
-def _memo(root: Path, project: Path, uri: str, experiment: str) -> dict[str, Any]:
+def _memo(root: Path, project: Path, uri: str, experiment: str, families: Sequence[str]) -> dict[str, Any]:
     """All that decides whether there is something to do."""
     lock, database = root / "dvc.lock", place.database_file(uri)
     there = database.stat() if database and database.exists() else None
@@ -40,6 +41,7 @@ def _memo(root: Path, project: Path, uri: str, experiment: str) -> dict[str, Any
     return {
         "store": place.store_name(project, uri),
         "experiment": experiment,
+        "families": sorted(families),
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
         "database": [there.st_dev, there.st_ino] if there else None,
         "sent": hashlib.sha256("\n".join(sent).encode()).hexdigest(),

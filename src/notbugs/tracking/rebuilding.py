@@ -18,7 +18,9 @@ _PAGE_LIMIT = 100 * 2**20
 """Bytes above which a report or picture is not copied into MLflow."""
 
 
-def rebuild(root: Path, project: Path, entry: LockEntry, experiment: str, store_name: str) -> Journal | None:
+def rebuild(
+    root: Path, project: Path, entry: LockEntry, experiment: str, store_name: str, shared: str | None = None
+) -> Journal | None:
     """Write the journal of a run from what dvc.lock and the workspace hold.
 
     Args:
@@ -26,6 +28,7 @@ def rebuild(root: Path, project: Path, entry: LockEntry, experiment: str, store_
         project: whose journals it joins.
         entry: the stage in dvc.lock.
         experiment, store_name: where it will be sent.
+        shared: key of the family whose shared run it is, if it is one.
     Returns: the journal, to be sent; None if small outputs in the workspace are not those of dvc.lock.
     """
     metrics = {out: root / out for out in entry.outs if out.endswith((".json", ".csv"))}
@@ -44,6 +47,7 @@ def rebuild(root: Path, project: Path, entry: LockEntry, experiment: str, store_
         "tags": _tags(entry),
         "inputs": [],
         "started": time,
+        **({"shared": shared} if shared else {}),
     }
     name = f"rebuilt-{entry.key[:16]}-{time}"
     journal = new_journal(place.work_folder(project), entry.address, header, name)

@@ -90,6 +90,8 @@ def _run_id(store: Store, journal: Journal, header: dict[str, Any]) -> str:
     if found:
         run_id = found[0].run_id
         store.reopen(run_id)
+        lineage = {key: value for key, value in header["tags"].items() if key.startswith(("pipeline.", "dvc."))}
+        store.log(run_id, tags=lineage)
     else:
         tags = {**header["tags"], "notbugs.journal": own, **family.tags(store, header)}
         run_id = store.create(header.get("run_name") or header["address"], tags, header["started"])

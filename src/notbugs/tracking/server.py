@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from notbugs.errors import UserError
@@ -18,6 +18,7 @@ from notbugs.tracking import place
 from notbugs.tracking.catching_up import experiment_name, track
 from notbugs.tracking.client import PRIVATE
 from notbugs.tracking.process import as_interrupts
+from notbugs.tracking.recorded import RecordedFamily
 
 START_SECONDS = 180.0
 _local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -29,7 +30,7 @@ class ServeError(UserError):
     """The pages cannot be served."""
 
 
-def serve(root: Path, port: int, host: str = "127.0.0.1") -> None:
+def serve(root: Path, port: int, host: str = "127.0.0.1", *, families: Sequence[RecordedFamily] = ()) -> None:
     """Bring MLflow up to date and serve its pages until Ctrl-C.
 
     Only this machine can reach them, and only under its own name (a page elsewhere on the web cannot). If
@@ -39,18 +40,19 @@ def serve(root: Path, port: int, host: str = "127.0.0.1") -> None:
         root: folder with dvc.lock.
         port: to listen on.
         host: a loopback address.
+        families: as of `track`.
     Raises: ServeError if the port is taken, the host is not this machine, or MLflow's server does not start.
     """
     project = place.anchor(root)
     uri = place.tracking_uri(project)
     if place.is_server(uri):
-        _say_summary(root)
+        _say_summary(root, families)
         print(f"MLflow: {place.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
         return
     if host not in _LOOPBACK:
         raise ServeError(f"--host {host}: only this machine is served; allowed: {', '.join(_LOOPBACK)}")
     _check_port(host, port)
-    _say_summary(root)
+    _say_summary(root, families)
     reason = place.problem(uri)
     if reason:
         raise ServeError(f"MLflow at {place.shown(uri)}: {reason}")
@@ -65,8 +67,8 @@ def serve(root: Path, port: int, host: str = "127.0.0.1") -> None:
         raise ServeError(f"MLflow's server ended, see {log}")
 
 
-def _say_summary(root: Path) -> None:
-    summary = track(root)
+def _say_summary(root: Path, families: Sequence[RecordedFamily]) -> None:
+    summary = track(root, families=families)
     print(f"notbugs: tracking: {summary}", file=sys.stderr, flush=True)
 
 

@@ -1,0 +1,209 @@
+"""Finished studies as sweeps/ holds them, in Git: what a fresh clone has of them.
+
+Importing this imports neither Optuna, pandas nor torch.
+"""
+
+import csv
+import json
+import sqlite3
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from notbugs.config import validate
+from notbugs.errors import ConfigError, UserError
+from notbugs.sweeps.columns import MEASURED, POINT
+from notbugs.sweeps.points import Point, dimensions, grid
+from notbugs.sweeps.settings import SweepSettings
+
+COUNTS = ("name", "points", "states", "repeats", "data", "inputs")
+"""Keys of study.json besides what the results depend on, which is the plan's record."""
+RECORDED = "recorded"
+"""Attribute of a study in a database: `RecordedStudy.digest` of the files that hold the same."""
+
+
+class RecordError(UserError):
+    """The files of a finished study cannot be read."""
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """A point that was settled.
+
+    Attributes:
+        number: of its point, from 0 on: of a grid's point its place in the grid, as in the database.
+        point: what was tried.
+        state: COMPLETE, PRUNED or FAIL.
+        rows: of a complete point, one a seed: seed, source_seed, work and what was measured.
+    """
+
+    number: int
+    point: Point
+    state: str
+    rows: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class RecordedStudy:
+    """sweeps/<name>/.
+
+    Attributes:
+        name: of the study. folder: where it is.
+        about: contents of study.json.
+        digest: SHA-256 of trials.csv and study.json.
+    """
+
+    name: str
+    folder: Path
+    about: dict[str, Any]
+    digest: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the results depend on, as the study's plan had it."""
+        return {key: value for key, value in self.about.items() if key not in COUNTS}
+
+    @property
+    def key(self) -> str:
+        """What names this study among all there ever were; as `Plan.key`."""
+        return study_key(self.name, self.record)
+
+    @cached_property
+    def settings(self) -> SweepSettings:
+        """The study's entry in params.yaml, as far as results depend on it.
+
+        Raises: ConfigError.
+        """
+        return validate(self.about["sweep"], f"{self.folder / 'study.json'}: sweep", SweepSettings)
+
+    @cached_property
+    def trials(self) -> list[RecordedTrial]:
+        """Every settled point, by number; one that a sampler tried again stands there as often.
+
+        Raises: RecordError.
+        """
+        file = self.folder / "trials.csv"
+        try:
+            with file.open(encoding="utf-8", newline="") as lines:
+                points = list(_points(csv.DictReader(lines)))
+            repeats = self.about.get("repeats", {})
+            repeated = [again for number, one in enumerate(points) for again in _again(one, repeats.get(str(number)))]
+            numbered = [
+                RecordedTrial(number, *one) for number, one in zip(self._numbers(repeated), repeated, strict=True)
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            raise RecordError(f"{file}: cannot be read: {_line(error)}; `dvc repro` writes it again") from None
+        return sorted(numbered, key=lambda trial: trial.number)
+
+    def choice(self, point: Point) -> dict[str, Any]:
+        """A point as Optuna holds it: a value for each dimension that its kind has."""
+        names = dimensions(self.record, self.settings, point.kind)
+        return {"kind": point.kind, **{name: getattr(point, name) for name in names}}
+
+    def _numbers(self, points: Sequence[tuple[Point, str, Any]]) -> list[int]:
+        if self.settings.sampler != "grid":
+            return list(range(len(points)))
+        choices = grid(self.record, self.settings)
+        return [choices.index(self.choice(point)) for point, *_ in points]
+
+
+def recorded_studies(root: Path) -> list[RecordedStudy]:
+    """All finished studies of a project, by name; one that cannot be read is left out."""
+    found = []
+    for file in sorted((root / "sweeps").glob("*/trials.csv")):
+        try:
+            study = recorded_study(root, file.parent.name)
+            if study.settings and study.trials:
+                found.append(study)
+        except (RecordError, ConfigError):
+            continue  # whoever needs it says so: the report, the stage
+    return found
+
+
+def recorded_study(root: Path, name: str) -> RecordedStudy:
+    """One finished study.
+
+    Raises: RecordError.
+    """
+    folder = root / "sweeps" / name
+    try:
+        text, trials = (folder / "study.json").read_bytes(), (folder / "trials.csv").read_bytes()
+        about = json.loads(text)
+        if not isinstance(about, dict) or "sweep" not in about:
+            raise ValueError("no settings of a sweep in it")
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{folder}: no finished study there: {_line(error)}") from None
+    return RecordedStudy(name, folder, about, sha256(text + trials).hexdigest())
+
+
+def study_key(name: str, record: Mapping[str, Any]) -> str:
+    """A study's name and what its results depend on, in short."""
+    return f"{name}-{sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def is_stored(database: Path, study: RecordedStudy) -> bool:
+    """Whether an SQLite database of Optuna's holds all of a study; found out without Optuna."""
+    query = (
+        "SELECT value_json FROM study_user_attributes JOIN studies USING (study_id) WHERE study_name = ? AND key = ?"
+    )
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute(query, (study.name, RECORDED)).fetchone()
+    except sqlite3.Error:  # no such file, or without tables
+        return False
+    return found is not None and json.loads(found[0]) == study.digest
+
+
+def trial_title(study: str, number: int) -> str:
+    """Name of a trial's run in MLflow."""
+    return f"{study}, trial {number}"
+
+
+def trial_tags(study: str, number: int, point: Point) -> dict[str, str]:
+    """Tags of a trial's run in MLflow."""
+    return {"sweep.study": study, "sweep.trial": str(number), "kind": point.kind}
+
+
+def trial_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Metrics of a complete trial: means over its fits, and those of each fit by its seed."""
+    means = {name: statistics.fmean(row[name] for row in rows) for name in (*MEASURED, "work")}
+    return {**means, "seed": {str(row["seed"]): {name: row[name] for name in MEASURED} for row in rows}}
+
+
+def _points(lines: Iterable[Mapping[str, str]]) -> Iterator[tuple[Point, str, tuple[dict[str, Any], ...]]]:
+    """Point, state and rows of each point, in the order of the file, whose rows of a point stand together."""
+    rows: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    for line in lines:
+        rows.setdefault((*(line[name] for name in POINT), line["state"]), []).append(line)
+    for (kind, eps, num_steps, step_size, source_eps, state), fits in rows.items():
+        point = Point(kind, _float(eps), int(num_steps), float(step_size), _float(source_eps))
+        yield point, state, tuple(map(_row, fits)) if state == "COMPLETE" else ()
+
+
+def _again(
+    one: tuple[Point, str, tuple[dict[str, Any], ...]], states: Mapping[str, int] | None
+) -> Iterator[tuple[Point, str, tuple[dict[str, Any], ...]]]:
+    """A point as often as a sampler tried it, in each state that it ended in."""
+    point, own, rows = one
+    for state, times in (states or {own: 1}).items():
+        for _ in range(times):
+            yield point, state, rows if state == own else ()
+
+
+def _row(fit: Mapping[str, str]) -> dict[str, Any]:
+    source = fit.get("source_seed")
+    identity = {"seed": int(fit["seed"]), "source_seed": int(source) if source else None, "work": int(fit["work"])}
+    return {**identity, **{name: float(fit[name]) for name in MEASURED}}
+
+
+def _float(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
