@@ -45,17 +45,25 @@ def work(params: dict[str, Any], num_train: int, num_validation: int, num_test: 
     for name, section in params["train"].items():
         passes[f"train {name}"] = len(section["seeds"]) * training(section, num_train, num_validation)
     for name, section in params["construct"].items():
-        looks = 2 * section["num_steps"] + 4  # before and after, the robust model, the target of an inversion
-        passes[f"construct {name}"] = num_train * looks
+        looks = 2 * section["num_steps"] + 5  # source and judge before and after, the target of an inversion
+        others = len(params["train"][section["model"]]["seeds"]) - 1
+        passes[f"construct {name}"] = num_sources(params, name) * num_train * (looks + others)
     models = sum(len(section["seeds"]) for section in params["train"].values())
     for name, section in params["fit"].items():
-        subsets = 1 + section.get("still_y", True)  # at most as many images again
-        models += subsets * len(section["seeds"])
-        passes[f"fit {name}"] = subsets * len(section["seeds"]) * training(section, num_train, num_validation)
+        subsets = 1 + section.get("still_y", True) + section.get("baseline", False)  # at most as many images again
+        fits = subsets * num_sources(params, name) * len(section["seeds"])
+        models += fits
+        passes[f"fit {name}"] = fits * training(section, num_train, num_validation)
     evaluate = params["evaluate"]
     steps = len({*evaluate["eps"], evaluate["headline_eps"]}) * evaluate["num_steps"] + evaluate["headline_num_steps"]
     passes["evaluate"] = models * num_test * (1 + 2 * steps)
     return passes
+
+
+def num_sources(params: dict[str, Any], name: str) -> int:
+    """Source models that a construction is made with, a dataset each."""
+    section = params["construct"][name]
+    return len(section.get("source_seeds") or params["train"][section["model"]]["seeds"])
 
 
 def disk(params: dict[str, Any], num_train: int, num_rest: int, image: int) -> dict[str, float]:
@@ -63,7 +71,7 @@ def disk(params: dict[str, Any], num_train: int, num_rest: int, image: int) -> d
     data = validate(params["data"], "data", DataSettings)
     sizes = {"D": (num_train + num_rest) * image * DTYPE_BYTES[data.dtype]}
     for name, section in params["construct"].items():
-        sizes[name] = num_train * image * DTYPE_BYTES[section.get("dtype", "float32")]
+        sizes[name] = num_sources(params, name) * num_train * image * DTYPE_BYTES[section.get("dtype", "float32")]
     return sizes
 
 
