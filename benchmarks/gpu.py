@@ -1,7 +1,7 @@
 """Rates of attacks and training on one CUDA device, beside torchattacks; every figure is printed and kept as it comes.
 
     python benchmarks/gpu.py measure --out FILE --seconds 120
-    python benchmarks/gpu.py table FILE...            # writes engine-cuda.md beside this file
+    python benchmarks/gpu.py table benchmarks/gpu-h100.jsonl    # writes engine-cuda.md beside this file
 
 benchmarks/gpu.sh runs the first on a machine with a GPU. Images are random and networks untrained: only rates are
 asked here. `--tiny` runs every line on any device, in seconds.
@@ -191,7 +191,7 @@ def table(files: list[Path]) -> None:
         "",
     ]
     for part, title in TITLES.items():
-        own = [{key: value for key, value in row.items() if key != "part"} for row in rows if row["part"] == part]
+        own = [row for row in rows if row["part"] == part]
         if own:
             text += [f"## {title}", "", *markdown(own), ""]
     text += [f"- {row['what']}" for row in rows if row["part"] == "left out"]
@@ -199,7 +199,7 @@ def table(files: list[Path]) -> None:
 
 
 def markdown(rows: list[dict[str, Any]]) -> list[str]:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "part"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     return lines + ["| " + " | ".join(shown(row.get(key)) for key in columns) + " |" for row in rows]
 

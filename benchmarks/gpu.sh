@@ -31,13 +31,13 @@ PY
 
 echo "== tests"
 from=$SECONDS
-timeout "${TESTS_S:-100}" python3 -m pytest -q -m cuda -p no:cacheprovider -W ignore::DeprecationWarning \
+timeout "${TESTS_S:-60}" python3 -m pytest -q -m cuda -p no:cacheprovider -W ignore::DeprecationWarning \
   $(grep -rl 'mark.cuda' tests) >"$out/tests.txt" 2>&1
 tail -n 40 "$out/tests.txt"
 keep tests "cuda tests" $((SECONDS - from)) "$(tail -n 1 "$out/tests.txt")"
 
 echo "== rates"
-timeout "$((${RATES_S:-130} + 20))" python3 benchmarks/gpu.py measure --out "$figures" --seconds "${RATES_S:-130}" 2>"$out/rates.txt"
+timeout "$((${RATES_S:-80} + 20))" python3 benchmarks/gpu.py measure --out "$figures" --seconds "${RATES_S:-80}" 2>"$out/rates.txt"
 tail -n 5 "$out/rates.txt"
 
 echo "== full-scale trial"
@@ -55,7 +55,7 @@ yaml.Dumper.ignore_aliases = lambda *_: True
 open(file, "w", encoding="utf-8").write(yaml.dump(params, sort_keys=False))
 PY
   }
-  ends=$((SECONDS + ${TRIAL_S:-270}))
+  ends=$((SECONDS + ${TRIAL_S:-370}))
   stage() {
     local left=$((ends - SECONDS)) from=$SECONDS code=0
     if [ "$left" -lt 10 ]; then
@@ -64,7 +64,7 @@ PY
     fi
     (cd "$project" && timeout "$left" python3 -m notbugs "$@") >"$out/stage.txt" 2>&1 || code=$?
     cat "$out/stage.txt" >>"$out/trial.txt"
-    keep trial "$*" $((SECONDS - from)) "$([ "$code" = 0 ] || echo "exit $code:") $(grep -E "^(prepare|train|construct|fit|evaluate|error)[ :]" "$out/stage.txt" | tail -n 3)"
+    keep trial "$*" $((SECONDS - from)) "$([ "$code" = 0 ] || echo "exit $code:") $(grep -E "^(prepare|train|construct|fit|evaluate|error)[ :]" "$out/stage.txt" | grep -v ' left$' | tail -n 1)"
   }
   entries rand det
   stage prepare
