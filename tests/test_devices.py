@@ -1,11 +1,14 @@
 """The branches that a GPU takes, taken on the CPU: the table of traits says that it is one."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
 
-from notbugs.attacks import AttackSettings
+from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine
+from notbugs.attacks.gradients import look
 from notbugs.construction import InvertSettings, TargetSettings, construct
 from notbugs.devices import TRAITS, Traits, full_precision, is_out_of_memory, noise_generator, traits
 from notbugs.evaluation import adversarially_correct, predict
@@ -179,3 +182,36 @@ def test_allocation_failures_of_every_library_halve_the_batch(error, short, capf
 def test_an_engine_takes_the_traits_of_its_device(like_cuda, standard_model, digits):
     assert Engine(standard_model, digits[1].images[:4]).half_dtype == torch.bfloat16
     assert Engine(standard_model, digits[1].images[:4], half=None).half_dtype is None
+
+
+class Rooted(nn.Module):
+    """The same network; the square root has no derivative where a pixel is 0."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x.sqrt() ** 2)
+
+
+@pytest.mark.parametrize(("rooted", "asked"), [(False, []), (True, [0])])
+def test_a_host_that_runs_ahead_asks_an_engine_with_smooth_gradients_nothing(
+    like_cuda, monkeypatch, standard_model, digits, rooted, asked
+):
+    """Asking whether a gradient is made of numbers makes the host wait, which costs a GPU a third of its training."""
+    waits = []
+
+    def following(*arguments, look_again, **others):
+        waits.append(look_again)
+        return look(*arguments, look_again=look_again, **others)
+
+    monkeypatch.setattr(import_module("notbugs.attacks.pgd"), "look", following)
+    model = Rooted(standard_model).eval() if rooted else standard_model
+    images, labels = digits[1].images[:20], digits[1].labels[:20]
+    engine = Engine(model, images[:8])
+    assert engine.smooth != rooted
+    found = pgd(engine, images, labels, eps=0.5, step_size=0.2, num_steps=4, judge=False)
+    assert [step for step, waited in enumerate(waits) if waited] == asked
+    assert torch.isfinite(found.x_adv).all()
+    assert not torch.equal(found.x_adv, images)
