@@ -24,7 +24,7 @@ BY_NAME = {
     "fit": "train classifiers from scratch on the constructed dataset NAME.",
 }
 """Stage that is run for each entry NAME of its section in params.yaml -> what it does."""
-WITH_WORKERS = ("train", "construct", "fit")
+WITH_WORKERS = ("train", "construct", "fit", "planted")
 """Stages whose tasks worker processes do (`jobs` in params.yaml)."""
 
 

@@ -1,8 +1,10 @@
 """A small planted world from data to fits, seen through its matched filters."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -70,14 +72,68 @@ class PlantedStudy:
     kinds: list[str]
 
 
+@dataclass(frozen=True)
+class FitTask:
+    """One classifier to be fitted, and all that it depends on: tasks can be done in any order, by any process.
+
+    Attributes:
+        data, name: what is learnt, and its name.
+        test: what the classifier is then looked at with.
+        fit_seed: of this fit; `seed` is the project's.
+    """
+
+    settings: PlantedStudySettings
+    data: ImageData
+    name: str
+    test: ImageData
+    fit_seed: int
+    seed: int
+    device: torch.device | str
+    progress: Track = silent
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit says of the test images.
+
+    Attributes:
+        called: (N,) int64, the class that it calls each by.
+        followed: pattern -> (N,) bool, whether it follows that one where the patterns are in conflict.
+    """
+
+    called: np.ndarray
+    followed: dict[str, np.ndarray]
+
+
+def fit_one(task: FitTask) -> Fitted:
+    """Fit a classifier and look at it."""
+    model = _trained(
+        task.settings, task.settings.fit, task.data, task.name, task.fit_seed, task.seed, task.device, task.progress
+    )
+    followed = follows(model, task.settings.world, task.test)
+    return Fitted(
+        predict(model, task.test.images).argmax(dim=1).numpy(), {name: mask.numpy() for name, mask in followed.items()}
+    )
+
+
+def in_turn(tasks: Sequence[FitTask]) -> list[Fitted]:
+    """Do all tasks, one after the other."""
+    return [fit_one(task) for task in tasks]
+
+
 def study(
     settings: PlantedStudySettings,
     *,
     seed: int,
     device: torch.device | str = "cpu",
     progress: Track = silent,
+    do_all: Callable[[Sequence[FitTask]], list[Fitted]] = in_turn,
 ) -> PlantedStudy:
-    """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters."""
+    """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters.
+
+    Args:
+        do_all: does `fit_one` with every task, in any way; the results in the tasks' order.
+    """
     data, test = (_draw(settings.world, part, seed) for part in ("train", "test"))
     models = {}
     for name in ("standard", "robust"):
@@ -95,13 +151,14 @@ def study(
         )
         for name, recipe in recipes.items()
     }
-    fits = {
-        name: [
-            _trained(settings, settings.fit, constructed.data, name, fit_seed, seed, device, progress)
-            for fit_seed in settings.fit.seeds
-        ]
+    tasks = [
+        FitTask(settings, constructed.data, name, test, fit_seed, seed, device, progress)
         for name, constructed in made.items()
-    }
+        for fit_seed in settings.fit.seeds
+    ]
+    fits: dict[str, list[Fitted]] = {name: [] for name in made}
+    for task, fitted in zip(tasks, do_all(tasks), strict=True):
+        fits[task.name].append(fitted)
     summary = {
         "num_train": len(data),
         "num_test": len(test),
@@ -109,7 +166,7 @@ def study(
         "filters": _filters(settings, data, test),
         "models": {name: _model(settings, model, test) for name, model in models.items()},
         "datasets": _datasets(data, made),
-        "fits": {name: _fits(settings.world, fitted, test) for name, fitted in fits.items()},
+        "fits": {name: _fits(fitted, test) for name, fitted in fits.items()},
     }
     return PlantedStudy(summary, *_pictures(data, made))
 
@@ -197,11 +254,10 @@ def _datasets(data: ImageData, made: dict[str, Constructed]) -> dict[str, Any]:
     return found
 
 
-def _fits(world: PlantedSettings, models: list[Classifier], test: ImageData) -> dict[str, Any]:
+def _fits(fits: list[Fitted], test: ImageData) -> dict[str, Any]:
     """Accuracy on y, on the shifted label and their difference, and the pattern followed: mean over the fits."""
-    calls = [predict(model, test.images).argmax(dim=1) for model in models]
+    calls = [torch.from_numpy(fit.called) for fit in fits]
     shifted = shifted_labels(test.labels, len(test.class_names))
-    followed = [follows(model, world, test) for model in models]
     right = [call == test.labels for call in calls]
     as_given = [call == shifted for call in calls]
     return {
@@ -209,7 +265,7 @@ def _fits(world: PlantedSettings, models: list[Classifier], test: ImageData) -> 
         "y": over_fits(right),
         "shifted": over_fits(as_given),
         "y_minus_shifted": _values(difference(_runs(right), _runs(as_given), len(test))),
-        "follows": {name: over_fits([masks[name] for masks in followed]) for name in PATTERNS},
+        "follows": {name: over_fits([torch.from_numpy(fit.followed[name]) for fit in fits]) for name in PATTERNS},
     }
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from notbugs.config import read_params
 from notbugs.errors import UserError
 
-PRELOADED = ["notbugs.stages.learning", "notbugs.stages.construct", "notbugs.stages.measuring"]
+PRELOADED = [
+    "notbugs.stages.learning",
+    "notbugs.stages.construct",
+    "notbugs.stages.measuring",
+    "notbugs.stages.planted",
+]
 """What it imports before it forks."""
 
 

@@ -2,8 +2,9 @@
 
 from notbugs.config import settings
 from notbugs.files import write_json
-from notbugs.science.planted_study import PlantedStudySettings, study
+from notbugs.science.planted_study import FitTask, Fitted, PlantedStudySettings, fit_one, study
 from notbugs.stages.context import Context
+from notbugs.stages.jobs import Say, do_all
 from notbugs.store import save_dataset
 
 
@@ -23,7 +24,13 @@ def planted(project: Context) -> None:
         outputs=[folder, metrics_file],
         metrics_file=metrics_file,
     ):
-        found = study(config, seed=project.seed, device=project.device, progress=project.progress)
+        found = study(
+            config,
+            seed=project.seed,
+            device=project.device,
+            progress=project.progress,
+            do_all=lambda tasks: do_all(project, tasks, _fit, description="planted: fits"),
+        )
         save_dataset(
             folder,
             found.pictures,
@@ -39,3 +46,8 @@ def planted(project: Context) -> None:
         f"planted: {sum(row['inside'] for row in filters)} of {len(filters)} measured usefulnesses have the planted "
         f"one in their interval; D_det's fits reach {reached}"
     )
+
+
+def _fit(task: FitTask, say: Say) -> Fitted:
+    """One fit, by whichever process."""
+    return fit_one(task)
