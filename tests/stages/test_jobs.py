@@ -66,6 +66,24 @@ def dying(task: int, say: object) -> int:
     return task
 
 
+def talking_to_the_end(task: int, say) -> int:
+    for number in range(10**6):
+        say(number)
+        if task == 1 and number == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.001)
+    return task
+
+
+def sleeping(task: int, say) -> int:
+    say(os.getpid())
+    if task == 1:
+        time.sleep(0.5)
+        raise TrainingError("no more")
+    time.sleep(600)
+    return task
+
+
 @pytest.fixture
 def two(project: Path) -> Context:
     return set_params(project, jobs=2)
@@ -97,6 +115,31 @@ def test_an_error_of_a_task_is_the_stages(two: Context) -> None:
 def test_a_worker_that_is_killed_ends_the_stage_in_one_line(two: Context) -> None:
     with pytest.raises(WorkerError, match=r"fit rand: a worker process was killed .*`jobs: 1` in params.yaml"):
         do_all(two, range(4), dying, description="fit rand")
+
+
+def test_a_worker_that_is_killed_while_it_speaks_ends_the_stage_too(two: Context) -> None:
+    heard = []
+    with pytest.raises(WorkerError):
+        do_all(two, range(2), talking_to_the_end, description="talk", heard=lambda number, said: heard.append(said))
+    assert heard.count(50) >= 1
+
+
+def test_an_error_ends_what_the_other_workers_do(two: Context) -> None:
+    workers: list[object] = []
+    begun = time.monotonic()
+    with pytest.raises(TrainingError, match="no more"):
+        do_all(two, range(2), sleeping, description="sleep", heard=lambda number, said: workers.append(said))
+    assert time.monotonic() - begun < 120
+    assert len(workers) == 2
+    wait_until(lambda: not any(psutil.pid_exists(worker) for worker in workers))
+
+
+def test_an_error_of_who_listens_is_the_stages(two: Context) -> None:
+    def deaf(number: int, said: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        do_all(two, [3, 4, 5], talkative, description="talk", heard=deaf)
 
 
 def test_auto_takes_the_processors_and_never_more_than_tasks(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
@@ -141,6 +184,33 @@ def test_a_stage_that_is_killed_leaves_no_worker(tmp_path: Path, two: Context) -
     workers = [int(file.read_text()) for file in files]
     stage.kill()
     stage.wait()
+    wait_until(lambda: not any(psutil.pid_exists(worker) for worker in workers))
+
+
+def test_ctrl_c_ends_the_stage_and_its_workers(tmp_path: Path, two: Context) -> None:
+    """In a terminal all of them get the signal; the stage ends at once, with no line of a worker."""
+    (tmp_path / "slow_tasks.py").write_text(
+        "import os, time\nfrom pathlib import Path\n"
+        f"def slow(task, say):\n    Path({str(tmp_path)!r}, f'{{task}}.pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+    )
+    program = SLOW.format(tests=str(tmp_path), root=str(two.root))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    stage = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    files = [tmp_path / f"{task}.pid" for task in range(2)]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+    workers = [int(file.read_text()) for file in files]
+    for process in (stage.pid, *workers):
+        os.kill(process, signal.SIGINT)
+    _, said = stage.communicate(timeout=60)
+    assert stage.returncode != 0
+    assert said.count("Traceback") == 1  # the stage's own; the command line makes it one line
     wait_until(lambda: not any(psutil.pid_exists(worker) for worker in workers))
 
 

@@ -67,6 +67,17 @@ class _Source:
     compiled: bool
     shards: Shards
 
+    def __eq__(self, other: object) -> bool:
+        """In a worker process, where each task brings its own: by the construction and the source model."""
+        return isinstance(other, _Source) and self._known_by == other._known_by
+
+    def __hash__(self) -> int:
+        return hash(self._known_by)
+
+    @property
+    def _known_by(self) -> tuple[str, Path]:
+        return self.name, self.model
+
 
 @dataclass(frozen=True)
 class _Task:

@@ -7,13 +7,16 @@ server that has torch imported: each starts in a moment, and none inherits threa
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
-from multiprocessing.queues import SimpleQueue
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -31,6 +34,10 @@ Say = Callable[[Any], None]
 """What a task says while it is worked on: something that can be pickled."""
 Heard = Callable[[int, Any], None]
 """(number of the task, what it said) -> None, in the stage's own process."""
+
+
+PATIENCE = 10.0
+"""Seconds that the end waits for the last word of a worker that was killed while it spoke."""
 
 
 class WorkerError(UserError):
@@ -65,46 +72,98 @@ def do_all(
         description: shown with the number of finished tasks.
         heard: gets what the tasks say, in the order in which each says it.
     Returns: the results, in the order of the tasks.
-    Raises: what a task raises, once those that were begun have ended; WorkerError if a worker was killed.
+    Raises: what a task or `heard` raises, the first time that one does; the other workers are then ended, and what
+        they kept of their tasks stays. WorkerError if a worker was killed.
     """
     heard = heard or _ignore
     workers = worker_count(project, len(tasks))
     if workers == 1:
         return [work(task, partial(heard, number)) for number, task in enumerate(tasks)]
-    forked = context()
-    said: SimpleQueue[tuple[int, Any] | None] = forked.SimpleQueue()
-    listener = threading.Thread(target=_listen, args=(said, heard), daemon=True)
-    listener.start()
-    pool = ProcessPoolExecutor(workers, forked, _begin, (project.runtime.num_threads, said))
-    try:
-        jobs = [pool.submit(_do, work, number, task) for number, task in enumerate(tasks)]
-        for job in project.progress(as_completed(jobs), description, len(jobs)):
-            job.result()
-        return [job.result() for job in jobs]
-    except BrokenProcessPool:
-        raise WorkerError(
-            f"{description}: a worker process was killed (out of memory?); what is finished is kept, `jobs: 1` in "
-            "params.yaml needs less memory"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-        said.put(None)
-        listener.join()
+    before = set(multiprocessing.active_children())
+    with _Ears(workers, heard) as ears:
+        pool = ProcessPoolExecutor(workers, context(), _begin, (project.runtime.num_threads, ears.mouths, ears.taken))
+        try:
+            jobs = [pool.submit(_do, work, number, task) for number, task in enumerate(tasks)]
+            for job in project.progress(as_completed(jobs), description, len(jobs)):
+                job.result()
+            return [job.result() for job in jobs]
+        except BrokenProcessPool:
+            raise WorkerError(
+                f"{description}: a worker process was killed (out of memory?); what is finished is kept, `jobs: 1` "
+                "in params.yaml needs less memory"
+            ) from None
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _listen(said: "SimpleQueue[tuple[int, Any] | None]", heard: Heard) -> None:
-    while (message := said.get()) is not None:
-        heard(*message)
+class _Ears:
+    """Hears what workers say: a pipe each, so that one that is killed while it speaks leaves the others theirs.
+
+    Args:
+        workers: how many.
+        heard: called in a thread; after an error of its own it is called no more, and the error is raised at the end.
+    """
+
+    def __init__(self, workers: int, heard: Heard) -> None:
+        pipes = [context().Pipe(duplex=False) for _ in range(workers)]
+        self._ears = [ear for ear, _ in pipes]
+        self.mouths = [mouth for _, mouth in pipes]
+        """One for each worker, which takes the next that is free."""
+        self.taken: Synchronized[int] = context().Value("i", 0)
+        self._heard: Heard = heard
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._over.set()
+        self._thread.join(PATIENCE)
+        for end in (*self._ears, *self.mouths):
+            end.close()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _listen(self) -> None:
+        while True:
+            over = self._over.is_set()  # asked first: what was said before is still heard
+            speaking = wait(self._ears, timeout=0.1)
+            for ear in speaking:
+                self._hear(ear)  # type: ignore[arg-type]
+            if over and not speaking:
+                return
+
+    def _hear(self, ear: Connection) -> None:
+        try:
+            message = ear.recv()
+        except (EOFError, OSError):  # cut off in the middle of a word
+            self._ears.remove(ear)
+            return
+        try:
+            if self._error is None:
+                self._heard(*message)
+        except Exception as error:  # raised where the stage can see it
+            self._error = error
 
 
-_said: "SimpleQueue[tuple[int, Any] | None] | None" = None
+_mouth: Connection | None = None
 """Where this worker says something."""
 
 
-def _begin(num_threads: int, said: "SimpleQueue[tuple[int, Any] | None]") -> None:
+def _begin(num_threads: int, mouths: Sequence[Connection], taken: "Synchronized[int]") -> None:
     """A worker's first work: the stage's settings, and an end with the stage."""
-    global _said
-    _said = said
+    global _mouth
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the stage ends its workers
+    with taken.get_lock():
+        _mouth = mouths[taken.value]
+        taken.value += 1
     hide()
     torch.set_num_threads(num_threads)
     keep_freed_memory()
@@ -120,9 +179,13 @@ def _end_with_the_stage() -> None:
 
 
 def _do(work: Callable[[T, Say], R], number: int, task: T) -> R:
-    assert _said is not None  # set by _begin
-    said = _said
-    return work(task, lambda message: said.put((number, message)))
+    return work(task, lambda message: _say((number, message)))
+
+
+def _say(message: tuple[int, Any]) -> None:
+    assert _mouth is not None  # set by _begin
+    with suppress(BrokenPipeError):  # the stage is ending
+        _mouth.send(message)
 
 
 def _ignore(number: int, message: Any) -> None:

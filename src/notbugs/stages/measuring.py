@@ -1,7 +1,7 @@
 """Measuring every model on the test split, part by part, by any number of processes; what is kept is not measured."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,7 +66,7 @@ class Task:
 
 
 class Bench:
-    """What every measurement needs. Each process has its own, with the models that it used last.
+    """What every measurement needs. A worker process has one for all tasks of a stage, with the models used last.
 
     Args:
         data: the test split.
@@ -78,8 +78,8 @@ class Bench:
         self.loaded = lru_cache(maxsize=1)(self._load)
         self.transferred = lru_cache(maxsize=4)(self._transfer)
 
-    def __reduce__(self) -> tuple[type["Bench"], tuple[Context, Images, SuiteSettings]]:
-        return Bench, (self.project, self.data, self.config)
+    def __reduce__(self) -> tuple[Callable[..., "Bench"], tuple[Context, Images, SuiteSettings]]:
+        return _bench_of_this_process, (self.project, self.data, self.config)
 
     def _load(self, file: Path) -> tuple[Classifier, Engine]:
         model = load_model(file, device=self.project.device)
@@ -89,6 +89,14 @@ class Bench:
     def _transfer(self, source: Path, first: int) -> Tensor:
         part = self.data.select(slice(first, first + PART))
         return transfer_images(load_model(source, device=self.project.device), part, self.config)
+
+
+_benches: dict[tuple[Path, str], Bench] = {}
+
+
+def _bench_of_this_process(project: Context, data: Images, config: SuiteSettings) -> Bench:
+    """What a task brings along to a worker: the bench that an earlier task brought, where there was one."""
+    return _benches.setdefault((project.root, config.model_dump_json()), Bench(project, data, config))
 
 
 def measure(bench: Bench, task: Task) -> Findings:
