@@ -346,6 +346,20 @@ def test_fits_of_one_source_spread_over_their_seeds(tmp_path: Path) -> None:
     assert (found["num_seeds"], found["num_models"], found["num_sources"]) == (2, 2, 1)
 
 
+def test_an_attack_that_some_fits_of_every_source_went_through_is_not_the_strongest(tmp_path: Path) -> None:
+    """All attacks together on 3 of the 4 fits, PGD on all: both sources are there, yet one fit is missing."""
+    rows = []
+    for source, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        at = {"source_seed": source, "attack": "pgd20", "eps": 0.5}
+        rows += [row("D_R", seed, 100, **at)]
+        rows += [row("D_R", seed, 50, **{**at, "attack": "worst"})] if (source, seed) != (1, 1) else []
+    (line,) = accuracy_table(load_results(write(tmp_path, rows)))
+    assert line.attack_at(0.5) == "pgd20"
+    complete = [*rows, row("D_R", 1, 50, source_seed=1, attack="worst", eps=0.5)]
+    (line,) = accuracy_table(load_results(write(tmp_path, complete)))
+    assert line.attack_at(0.5) == "worst"
+
+
 def test_a_baseline_is_the_fit_of_d_by_the_same_recipe() -> None:
     recipe = {"seeds": [0, 1], "epochs": 12, "lr": 0.3}
     fits = {

@@ -377,6 +377,9 @@ def _t_quantile(num_units: int) -> float:
 def power(margin: float, basis: Basis, num_units: int | None = None) -> float:
     """Chance that the interval of a difference lies above 0 when the true difference is `margin`.
 
+    That tells the margin from 0. It is not the chance that `reaches(margin)` holds, which asks for a difference found
+    of at least the margin, too, and of a true difference as large as the margin holds at most half the time.
+
     The estimate is normal around the margin with variance e² + σ²/S, where e is the standard error from the test
     images and σ the standard deviation of the source models' differences. Its interval's half width,
     sqrt((z·e)² + (t·s)²/S), varies with the standard deviation s found; the chance is averaged over

@@ -302,9 +302,9 @@ WORST = "worst"
 """Name in the results of all attacks together, example by example (`notbugs.robustness.suite`)."""
 
 
-def strength(attack: str, num_seeds: int) -> tuple[int, bool, int]:
-    """Orders attacks at one eps: those that more seeds went through, then all attacks together, then more steps."""
-    return num_seeds, attack == WORST, attack_steps(attack)
+def strength(attack: str, num_models: int) -> tuple[int, bool, int]:
+    """Orders attacks at one eps: those that more models went through, then all attacks together, then more steps."""
+    return num_models, attack == WORST, attack_steps(attack)
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ class AccuracyRow:
         return model_label(self.dataset, self.estimator)
 
     def under_attack(self, eps: float) -> Accuracy | None:
-        """Accuracy at `eps` under the strongest attack that all seeds went through; clean accuracy at 0."""
+        """Accuracy at `eps` under the strongest attack that all models went through; clean accuracy at 0."""
         if eps == 0:
             return self.clean
         attack = self.attack_at(eps)
@@ -353,7 +353,7 @@ class AccuracyRow:
     def attack_at(self, eps: float) -> str:
         """Name of the attack that `under_attack` speaks of; empty if there is none."""
         attacks = [
-            (strength(attack, cell.num_seeds), attack) for (at, attack), cell in self.adversarial.items() if at == eps
+            (strength(attack, cell.num_models), attack) for (at, attack), cell in self.adversarial.items() if at == eps
         ]
         return max(attacks)[1] if attacks else ""
 

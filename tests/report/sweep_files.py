@@ -47,6 +47,8 @@ def trial_rows(kinds: tuple[str, ...] = ("rand", "det"), values: Numbers = numbe
                             "validation_accuracy_shifted": found["accuracy_shifted"],
                             "validation_adversarial_accuracy": 0.1 * (1 - found["accuracy"]),
                             "attack_success": 0.9,
+                            "before": 0.95,
+                            "before_neighbour": 0.9,
                             "still_y": found["still_y"],
                             "still_y_neighbour": 0.95,
                             "still_y_both": found["still_y"] - 0.02,

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from sweep_files import EPS, STEPS, numbers, trial_rows, write_sweep
 
+from notbugs.comparison import Run
 from notbugs.files import sha256
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Text
 from notbugs.report.honesty import Honesty
-from notbugs.report.sweep_answer import answer
+from notbugs.report.sweep_answer import answer, y_against_shifted
 from notbugs.report.sweeps import Study, draw, load_studies, load_study, sweep_blocks, write_figures
 from notbugs.results import ResultsError
 
@@ -122,7 +123,7 @@ def test_inversions_are_drawn_over_the_source_s_eps(tmp_path: Path) -> None:
     names = dict(draw(load_study(tmp_path, "inverted")))
     assert names["sweep_inverted_robust_heatmaps"].axes[0].get_ylabel() == "eps of the source model"
     assert "sweep_inverted_lines" not in names
-    assert answer(load_study(tmp_path, "inverted"), 10) == []
+    assert answer(load_study(tmp_path, "inverted"), 10, 10_000) == []
 
 
 def test_source_models_are_drawn_apart(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_source_models_are_drawn_apart(tmp_path: Path) -> None:
     study = load_study(tmp_path, "sources")
     names = [name for name, _ in draw(study)]
     assert names[:2] == ["sweep_sources_det_source_0_heatmaps", "sweep_sources_det_source_0.5_heatmaps"]
-    assert [paragraph.split(":")[0] for paragraph in answer(study, 10)] == [
+    assert [paragraph.split(":")[0] for paragraph in answer(study, 10, 10_000)] == [
         "D_det (source model of eps 0)",
         "D_det (source model of eps 0.5)",
     ]
@@ -146,26 +147,27 @@ def test_figures_of_one_study(tmp_path: Path) -> None:
 
 
 def test_answer_for_d_rand(study: Study) -> None:
-    rand, _ = answer(study, 10)
+    rand, _ = answer(study, 10, 10_000)
     assert rand.startswith("D_rand: with 16 steps the accuracy on y goes from 40.0% at eps 0.5 to 65.0% at eps 2 ")
-    assert "(chance 10.0%, seeds ±1.4). Both judges" in rand
-    assert "Both judges still call at least 85% of the images y at eps 0.5, 1, not at 2 (the robust model 60.0%" in rand
+    assert "(chance 10.0%, seeds ±1.4). Each judge" in rand
+    assert "that it called y before the perturbation at eps 0.5, 1, not at 2 (the robust model 60.0%" in rand
     assert "At eps 1, 1 step gives 40.0% and 16 steps 60.0%; from 4 on it changes by at most 5 points." in rand
     assert "eps explains 80% and the steps 20%" in rand
     assert rand.endswith(
-        "So where it can be judged, D_rand is moderately sensitive to eps: a factor of 2 in eps changes the accuracy "
-        "by 20 points."
+        "How sensitive D_rand is to eps stays undecided, from moderately sensitive to very sensitive: a factor of 2 in "
+        "eps changes the accuracy by 20.0 points [+18.6, +21.4] from the worst to the best of them."
     )
     assert "y + 1" not in rand
 
 
 def test_answer_for_d_det(study: Study, tmp_path: Path) -> None:
-    _, det = answer(study, 10)
+    clear = bent(tmp_path / "clear", accuracy_shifted=lambda kind, eps, steps, value: 0.3 if eps == 1.0 else value)
+    _, det = answer(clear, 10, 10_000)
     assert "more test images y than y + 1 at eps 1, 2; at 1 the images still show y: there the perturbations" in det
     late = bent(tmp_path / "late", accuracy_shifted=lambda kind, eps, steps, value: 0.7 if eps == 1.0 else value)
-    assert "at eps 2, but at none of these do the images still show y" in answer(late, 10)[1]
+    assert "at eps 2, but at none of these do the images still show y" in answer(late, 10, 10_000)[1]
     never = bent(tmp_path / "never", accuracy_shifted=lambda *_: 0.95)
-    assert "more test images y + 1 than y at every eps" in answer(never, 10)[1]
+    assert "more test images y + 1 than y at every eps" in answer(never, 10, 10_000)[1]
 
 
 @pytest.mark.parametrize(
@@ -173,56 +175,88 @@ def test_answer_for_d_det(study: Study, tmp_path: Path) -> None:
 )
 def test_the_verdict_follows_the_change(tmp_path: Path, gain: float, word: str) -> None:
     study = bent(tmp_path, accuracy=lambda kind, eps, steps, value: 0.3 + (gain if eps > 0.5 else 0.0))
-    assert f"D_rand is {word} to eps" in answer(study, 10)[0]
+    assert f"D_rand is {word} to eps" in answer(study, 10, 10_000)[0]
+
+
+def test_what_two_fits_do_not_tell_is_called_undecided(tmp_path: Path, study: Study) -> None:
+    """At eps 1 y is 5 points above y + 1, but two fits that differ by 2 points leave ±13 (t, 1 degree of freedom)."""
+    _, det = answer(study, 10, 10_000)
+    assert "more test images y than y + 1 at eps 2, but at none of these" in det
+    assert "Undecided at eps 1: the interval of the difference holds 0." in det
+    rows = trial_rows()
+    for row in rows:  # the best and the worst eps 0.15 apart, and the fits' differences 0.10 and 0.20
+        row["accuracy"] = 0.3 + (0.15 + 0.1 * (row["seed"] - 0.5) if row["eps"] > 0.5 else 0.0)
+    write_sweep(tmp_path / "wide", rows=rows)
+    rand = answer(load_study(tmp_path / "wide", "small"), 10, 10_000)[0]
+    assert "How sensitive D_rand is to eps stays undecided, from insensitive to very sensitive: a factor of 2" in rand
+    assert "15.0 points [−48.5, +78.5]" in rand
+
+
+def test_y_against_y_plus_one_by_simulation() -> None:
+    """The interval's width: no image is both, so the difference varies more than that of two separate samples."""
+    runs = [[Run(0, 0, share)] for share in (0.45, 0.40)]
+    gap = y_against_shifted(*runs, 400)
+    drawn = np.random.default_rng(0).multinomial(400, [0.45, 0.40, 0.15], size=20_000)
+    assert (gap.high - gap.low) / 2 == pytest.approx(1.96 * ((drawn[:, 0] - drawn[:, 1]) / 400).std(), rel=0.02)
 
 
 def test_a_single_fit_is_called_so(tmp_path: Path) -> None:
     rows = [row for row in trial_rows() if row["seed"] == 0]
     write_sweep(tmp_path, rows=rows)
-    rand, det = answer(load_study(tmp_path, "small"), 10)
+    rand, det = answer(load_study(tmp_path, "small"), 10, 10_000)
     assert "(chance 10.0%, one fit)" in rand
-    assert rand.endswith("by 20 points (one fit a point).")
+    assert rand.endswith("from the worst to the best of them (one fit a point).")
     assert "y than y + 1 at eps 1, 2 (one fit a point)" in det
 
 
 def test_the_pipeline_s_own_dataset_decides_at_its_eps(study: Study) -> None:
     """The study's images at eps 1 pass with 90%, the pipeline's fall short with 84.9: one place decides."""
-    _, alone = answer(study, 10)
-    assert "of the images y at eps 0.5, 1, not at 2" in alone
-    _, det = answer(study, 10, {"det": (1.0, Honesty(0.849, 0.90, 1000))})
-    assert "of the images y at eps 0.5, not at 1, 2" in det
+    _, alone = answer(study, 10, 10_000)
+    assert "before the perturbation at eps 0.5, 1, not at 2" in alone
+    _, det = answer(study, 10, 10_000, {"det": (1.0, Honesty(0.849, 0.90, 1000))})
+    assert "before the perturbation at eps 0.5, not at 1, 2" in det
     assert (
         "At eps 1 the pipeline's own dataset decides (84.9% still called y by the stricter judge): it does not" in det
     )
     assert "at 1 the images still show y" not in det
-    _, other = answer(study, 10, {"det": (1.3, Honesty(0.2, 0.2, 1000))})
+    _, other = answer(study, 10, 10_000, {"det": (1.3, Honesty(0.2, 0.2, 1000))})
     assert other == alone
 
 
 def test_points_on_the_edge_are_named(tmp_path: Path) -> None:
     study = bent(tmp_path, still_y=lambda kind, eps, steps, value: 0.855 if eps == 1.0 else value)
-    assert "On the edge at eps 1: there a standard error" in answer(study, 10)[0]
+    assert "On the edge at eps 1: there a standard error" in answer(study, 10, 10_000)[0]
+
+
+def test_the_edge_counts_the_images_that_the_judge_knew(tmp_path: Path) -> None:
+    """Of 200 images a judge that knew 35% speaks of 70: 91% lies within their standard error plus image of 85%."""
+    shares = {}
+    for before in (0.35, 1.0):
+        rows = [{**row, "before": before, "still_y": 0.88} for row in trial_rows(("rand",))]
+        write_sweep(tmp_path / str(before), rows=rows)
+        shares[before] = load_study(tmp_path / str(before), "small").points["on_edge"].all()
+    assert shares == {0.35: True, 1.0: False}
 
 
 def test_the_answer_without_honest_points(tmp_path: Path) -> None:
     study = bent(tmp_path, still_y=lambda *_: 0.2)
-    rand = answer(study, 10)[0]
-    assert "At none of these eps do both judges still call 85%" in rand
+    rand = answer(study, 10, 10_000)[0]
+    assert "At none of these eps does each judge, at every number of steps, still call y 85%" in rand
     assert "this study cannot say how sensitive D_rand is" in rand
     fine = bent(tmp_path / "fine", still_y=lambda *_: 0.95)
-    assert "At all of them both judges still call at least 85%" in answer(fine, 10)[0]
+    assert "At all of them each judge still calls y at least 85%" in answer(fine, 10, 10_000)[0]
 
 
 def test_studies_with_names_that_start_alike(tmp_path: Path) -> None:
     for name in ("small", "small_two"):
         write_sweep(tmp_path, name)
     pictures = {name: b"png" + bytes(30) for study in load_studies(tmp_path) for name, _ in draw(study)}
-    shown = [block.name for block in sweep_blocks(tmp_path, pictures, 10) if block.kind == "picture"]  # type: ignore[union-attr]
+    shown = [block.name for block in sweep_blocks(tmp_path, pictures, 10, 360) if block.kind == "picture"]  # type: ignore[union-attr]
     assert sorted(shown) == sorted(pictures)
 
 
 def test_no_studies_no_section(tmp_path: Path) -> None:
-    assert sweep_blocks(tmp_path, {}, 10) == []
+    assert sweep_blocks(tmp_path, {}, 10, 360) == []
 
 
 def test_errors_name_the_file_and_the_command(tmp_path: Path) -> None:
@@ -242,5 +276,5 @@ def test_studies_of_other_data_are_left_out_and_named(tmp_path: Path) -> None:
         about = write_sweep(tmp_path, name) / "study.json"
         about.write_text(json.dumps({**json.loads(about.read_text()), "data": data}))
     assert [study.name for study in load_studies(tmp_path)] == ["ours"]
-    texts = [block.text for block in sweep_blocks(tmp_path, {}, 10) if isinstance(block, Text)]
+    texts = [block.text for block in sweep_blocks(tmp_path, {}, 10, 360) if isinstance(block, Text)]
     assert any(text.endswith("than the project has now: theirs.") for text in texts)

@@ -53,6 +53,7 @@ def transfer_metrics(
     return {
         "attack": {"norm": "l2", "eps": 1.0, "num_steps": 60},
         "source": {"architecture": "small_cnn", "width": 16, "accuracy": share(0.99), "fooled": {}},
+        "source_seeds": {"D_rand": 1, "D_det": 1},
         "architectures": table,
         "correlation": {name: {"targeted": facts, "untargeted": facts} for name in ("D_rand", "D_det")},
     }
@@ -85,6 +86,7 @@ def inversion_metrics(robust: float = 0.95, standard: float = 0.2, unseen: float
         del fits[name]["inverted_test"]
     return {
         "num_examples": 100,
+        "source_seeds": {"D_R": 0, "D_NR": 2},
         "eps": 0.5,
         "resemblance": {
             "robust": {name: entry(robust) for name in objectives},
@@ -110,6 +112,7 @@ def diversity_metrics(
     values = {name: dict.fromkeys(measures, 3.0) for name in space}
     return {
         "sizes": {"0": 20, "1": 22},
+        "source_seeds": {"D_R": 0, "D_NR": 0},
         "num_neighbours": 5,
         "spaces": dict.fromkeys(("pixels", "robust", "standard"), space),
         "nearest_own_mean": {name: share(0.9) for name in space},
@@ -183,6 +186,19 @@ def test_the_page_holds_every_section_figure_and_verdict(science_project, tmp_pa
     assert "The four experiments" in page
 
 
+def test_every_verdict_table_says_what_it_rests_on(science_project, tmp_path):
+    write_report(science_project, tmp_path / "report.html", tmp_path / "figures")
+    page = (tmp_path / "report.html").read_text()
+    one = "Rest on one source model of each kind"
+    for basis in (
+        f"{one} (seed 1), 2 seeds of each architecture, 300 test images;",
+        f"{one} (seeds 0, 2), 100 inverted images, 2 fits on each dataset, 300 test images;",
+        f"{one} (seed 0), no fits, 42 training images;",
+        "Rest on 2 estimators of each kind, trained for this, with one fit each, 50 training and 300 test images.",
+    ):
+        assert basis in page
+
+
 def test_classes_that_were_left_out_are_named(science_project, tmp_path):
     root = shutil.copytree(science_project, tmp_path / "lab")
     file = root / "metrics/diversity.json"
@@ -233,7 +249,8 @@ def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
     facts["robust_model"]["still_y"] = 0.6
     (root / "metrics/construct/det.json").write_text(json.dumps(facts))
     sentence = science_transfer.verdicts(load_project(root), transfer_metrics())[1].sentence
-    assert "still call 60.0% and 91.0% of D_det's images y" in sentence
+    assert "Of D_det's images that they called y before the perturbation, the robust model and the 1-NN" in sentence
+    assert "still call 60.0% and 91.0% y, less than 85%" in sentence
 
 
 def test_transfer_figure_draws_every_point(science_project):

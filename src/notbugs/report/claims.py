@@ -8,13 +8,13 @@ prove nothing either way; "on the edge", that one image, or one standard error, 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from notbugs.comparison import POWER, Estimate, power, units_for_power
 from notbugs.config import DATASET_NAMES
 from notbugs.report.evidence import Evidence, Model, NotMeasuredError
-from notbugs.report.honesty import STILL_Y_SHARE
+from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.results import STILL_Y, attack_label, model_label, percent
 
 Seen = Literal["seen", "not seen", "cannot be judged"]
@@ -39,7 +39,7 @@ class Judgement:
 
     Attributes:
         seen: the verdict. sentence: what was measured, with the numbers that decide.
-        basis: how many models, fits and images it rests on, and the power at the margin.
+        basis: how many models, fits and images it rests on, and the power to tell the margin from 0.
         elsewhere: what happens at the other eps; empty where the claim has none.
         on_edge: whether one image, or one standard error, more or less would change the verdict.
     """
@@ -97,20 +97,23 @@ class Criterion:
     @classmethod
     def margin(cls, gap: Estimate, margin: float) -> "Criterion":
         """A difference of at least the margin, its interval above 0."""
-        image = gap.one_image
-        near_margin = abs(gap.value - margin) < max(image, gap.standard_error)
-        return cls(gap.reaches(margin), near_margin or abs(gap.low) < image)
+        reach = _reach(gap)
+        return cls(gap.reaches(margin), abs(gap.value - margin) < reach or abs(gap.low) < reach)
 
     @classmethod
     def at_most(cls, gap: Estimate, margin: float) -> "Criterion":
         """A difference of at most the margin."""
-        near = abs(gap.value - margin) < max(gap.one_image, gap.standard_error)
-        return cls(gap.value <= margin + 1e-9, near)
+        return cls(gap.value <= margin + 1e-9, abs(gap.value - margin) < _reach(gap))
 
     @classmethod
     def above(cls, found: Estimate, bar: float) -> "Criterion":
         """The interval lies above the bar."""
-        return cls(found.low > bar, abs(found.low - bar) < found.one_image)
+        return cls(found.low > bar, abs(found.low - bar) < _reach(found))
+
+
+def _reach(found: Estimate) -> float:
+    """What one image, or one standard error, more or less changes."""
+    return max(found.one_image, found.standard_error)
 
 
 def verdict(seen: bool) -> Seen:
@@ -329,12 +332,11 @@ def _unless_attack_failed(evidence: Evidence, key: str, found: Judgement) -> Jud
     success = evidence.success(key)
     if success is None or success >= REACHED_SHARE:
         return found
-    return Judgement(
-        "cannot be judged",
+    sentence = (
         f"{found.sentence} The attack took its own source model to its target for {percent(success)}% of the images "
-        f"only (asked: {percent(REACHED_SHARE)}%): a larger eps or more steps would put the claim to the test.",
-        found.basis,
+        f"only (asked: {percent(REACHED_SHARE)}%): a larger eps or more steps would put the claim to the test."
     )
+    return replace(found, seen="cannot be judged", sentence=sentence)
 
 
 def _judges(evidence: Evidence, key: str) -> str:
@@ -347,7 +349,7 @@ def _judges(evidence: Evidence, key: str) -> str:
     crosses = "" if others is None else f" The source's other seeds call {percent(others)}% of them t."
     edge = f" {found.edge_sentence}" if found.on_edge else ""
     return (
-        f"Of the images of {DATASET_NAMES[key]} that they called y before the perturbation, the robust model still "
+        f"Of the images of {DATASET_NAMES[key]} that they {CALLED_BEFORE}, the robust model still "
         f"calls {percent(found.robust)}% y and the 1-NN {percent(found.neighbour)}%.{edge}{crosses}"
     )
 
@@ -383,7 +385,7 @@ def _asked(gap: Estimate, margin: float) -> str:
 
 
 def _basis(found: Estimate, margin: float | None = None) -> str:
-    """What an estimate rests on, what it leaves out, and the power at the margin."""
+    """What an estimate rests on, what it leaves out, and the power to tell the margin from 0."""
     basis = found.basis
     assert basis is not None  # estimates of the evidence have one
     parts = [f"Rests on {basis}", basis.caution, "" if basis.paired else "not compared image by image"]
@@ -393,11 +395,11 @@ def _basis(found: Estimate, margin: float | None = None) -> str:
 
 
 def power_sentence(gap: Estimate, margin: float) -> str:
-    """The power at the margin, and what would raise it to POWER: "power at the margin of 10 points: 0.93"."""
+    """The power to tell the margin from 0, and what would raise it to POWER: "power to tell 10 points from 0: 0.93"."""
     basis = gap.basis
     assert basis is not None
     reached = power(margin, basis)
-    text = f"power at the margin of {_points(margin)}: {reached:.2f}"
+    text = f"power to tell {_points(margin)} from 0: {reached:.2f}"
     if reached >= POWER:
         return text
     needed = units_for_power(margin, basis)

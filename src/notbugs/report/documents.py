@@ -16,7 +16,7 @@ from typing import Any
 from notbugs.config import read_params
 from notbugs.errors import UserError
 from notbugs.files import write_text
-from notbugs.report.honesty import honesty_of
+from notbugs.report.honesty import CALLED_BEFORE, honesty_of
 from notbugs.report.project import headline_eps
 from notbugs.results import (
     WORST,
@@ -107,10 +107,11 @@ def _honest_words(root: Path) -> str:
         file = root / "metrics" / "construct" / f"{key}.json"
         found = honesty_of(read_json(file, f"construct@{key}", ("num_examples",))) if file.exists() else None
         if found is not None:
-            told.append(f"{percent(found.robust)}% and {percent(found.neighbour)}% of {name}'s")
+            told.append(f"{percent(found.robust)}% and {percent(found.neighbour)}% of {name}")
     if not told:
         return ""
-    return f"; a robust model and a nearest neighbour still call y {' and '.join(told)} images"
+    judges = "a robust model and a nearest neighbour"
+    return f"; of the images that they {CALLED_BEFORE}, {judges} still call y {', '.join(told)}"
 
 
 def _verdicts(root: Path) -> list[str]:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from notbugs.report import science_features_figures, science_gaussian, science_planted
-from notbugs.report.honesty import STILL_Y_SHARE
+from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
 from notbugs.report.robustness import minimum_norm
@@ -184,8 +184,8 @@ def label_accuracies(project: Project) -> Figure | None:
     legend: list[Any] = [
         Patch(facecolor=GREY, label="accuracy on y"),
         Patch(facecolor="white", edgecolor=GREY, hatch=HATCH, label="accuracy on the shifted label y + 1"),
-        Line2D([], [], ls="", marker="^", label="training images the robust model still calls y", **_JUDGE),
-        Line2D([], [], ls="", marker="v", label="training images the 1-NN still calls y", **_JUDGE),
+        Line2D([], [], ls="", marker="^", label=f"still y for the robust model, of what it {CALLED_BEFORE}", **_JUDGE),
+        Line2D([], [], ls="", marker="v", label=f"still y for the 1-NN, of what it {CALLED_BEFORE}", **_JUDGE),
         Line2D([], [], ls=":", lw=1, color="black", label=f"{STILL_Y_SHARE:.0%}, asked of both"),
         Line2D([], [], ls="--", lw=1, color=GREY, label="chance"),
     ]

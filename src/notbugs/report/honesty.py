@@ -4,12 +4,17 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from notbugs.results import percent
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 STILL_Y_SHARE = 0.85
-"""Share of a construction's images that both judges must still call y; below it t is partly simply right."""
+"""What both judges must still call y of the images that they called y before; below it t is partly simply right."""
+CALLED_BEFORE = "called y before the perturbation"
+"""Which images the shares still called y are of: "of the images that it called y before the perturbation"."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Honesty:
     Attributes:
         robust, neighbour: shares that the robust model and the 1-NN still call y, among those that they called y
             before the perturbation.
-        num_images: that the shares were counted on; None if unknown.
+        num_images: that the deciding share was counted on; None if unknown.
         spread: standard error that the choice of source models brings to the deciding share; 0 for one.
     """
 
@@ -66,8 +71,33 @@ def honesty_of(facts: Mapping[str, Any]) -> Honesty | None:
     robust, neighbour = ((facts.get(judge) or {}).get("still_y") for judge in ("robust_model", "nearest_neighbour"))
     if robust is None or neighbour is None:
         return None
-    count = facts.get("num_examples")
     deciding = "robust_model" if robust <= neighbour else "nearest_neighbour"
+    count = facts.get("num_examples")
+    known = None if count is None else round(count * facts[deciding].get("before", 1.0))
     sources = [source[deciding]["still_y"] for source in (facts.get("sources") or {}).values()]
     spread = statistics.stdev(sources) / math.sqrt(len(sources)) if len(sources) > 1 else 0.0
-    return Honesty(float(robust), float(neighbour), None if count is None else int(count), spread)
+    return Honesty(float(robust), float(neighbour), known, spread)
+
+
+Pipeline = tuple[float, Honesty]
+"""The eps of the pipeline's own dataset, and what the judges said of it."""
+
+
+def judged(points: "pd.DataFrame", own: Mapping[str, Pipeline]) -> "pd.DataFrame":
+    """A study's points with `honest` and `on_edge`: what `Honesty.holds` and `Honesty.on_edge` say of each.
+
+    Args:
+        points: means over the fits, one row a point.
+        own: kind -> the pipeline's own dataset. At its eps the rule is decided by it, here as everywhere.
+    """
+    found = [_honesty_of_point(point, own) for point in points.to_dict(orient="records")]
+    return points.assign(honest=[one.holds for one in found], on_edge=[one.on_edge for one in found])
+
+
+def _honesty_of_point(point: Mapping[Any, Any], own: Mapping[str, Pipeline]) -> Honesty:
+    if point["kind"] in own and own[point["kind"]][0] == point["eps"]:
+        return own[point["kind"]][1]
+    robust, neighbour = float(point["still_y"]), float(point["still_y_neighbour"])
+    before = point["before"] if robust <= neighbour else point["before_neighbour"]
+    known = before * point["work"] / point["num_steps"]  # its work is images times steps
+    return Honesty(robust, neighbour, round(known) if known == known else None)

@@ -11,12 +11,12 @@ from notbugs.report.claims import Seen, verdict
 from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure
-from notbugs.report.verdicts import Verdict, estimate, listed, verdict_table
+from notbugs.report.verdicts import Verdict, estimate, listed, rests_on, verdict_table
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content
 
-KEYS = ("sizes", "num_neighbours", "spaces", "nearest_own_mean", "classes")
+KEYS = ("sizes", "source_seeds", "num_neighbours", "spaces", "nearest_own_mean", "classes")
 SPACES = {"pixels": "pixels", "robust": "robust g", "standard": "standard g"}
 MEASURES = {
     "effective_rank": "effective rank",
@@ -77,7 +77,9 @@ def diversity_section(content: "Content") -> Section | None:
     )
     caption = "Whiskers: 95% bootstrap intervals. Prototypes would lie below the dashed line in the first three panels."
     pictures = content.picture("diversity", "Diversity of D_R and D_NR as a share of D's", caption)
-    blocks: list[Block] = [Text(how), *pictures, verdict_table(verdicts(found)), overview(found), by_class(found)]
+    basis = rests_on(found["source_seeds"], "no fits", f"{sum(sizes)} training images")
+    table = verdict_table(verdicts(found), basis)
+    blocks: list[Block] = [Text(how), *pictures, table, overview(found), by_class(found)]
     return Section("diversity", "Diversity: are D_R's images prototypes?", blocks)
 
 

@@ -93,11 +93,16 @@ def estimator_section(content: "Content") -> Section | None:
         "Whiskers: 95% intervals over images and seeds; dots: single seeds.",
     )
     judged = verdicts(content.project, found)
+    fits = next(iter(found["table"].values()))["fit_clean"]
+    basis = (
+        f"Rest on {found['num_seeds']} estimators of each kind, trained for this, with one fit each, "
+        f"{found['num_examples']} training and {fits['n']} test images."
+    )
     blocks: list[Block] = [
         Text(why),
         experiments(content.project),
         *pictures,
-        verdict_table(judged),
+        verdict_table(judged, basis),
         Text(conclusion(judged)),
         table(found),
     ]

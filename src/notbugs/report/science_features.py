@@ -13,6 +13,7 @@ from notbugs.report.findings import (
     share_with_interval,
 )
 from notbugs.report.science_features_figures import KEYS, LOOKS, NAME
+from notbugs.report.verdicts import rests_on
 from notbugs.results import model_label, percent
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def section(content: "Content") -> Section | None:
         "Usefulness with the constructed dataset's own labels. D_R is defined by this picture: what the robust model "
         "uses should lie on the dotted line, all else at 0. Lines through 0 are least squares: the share kept.",
     )
-    blocks: list[Block] = [Text(how), findings_table("What was found", findings(found)), *plane]
+    basis = rests_on(found["source_seeds"], "no fits", f"{found['num_examples']} test images")
+    blocks: list[Block] = [Text(how), findings_table(f"What was found. {basis}", findings(found)), *plane]
     blocks += [_sources_table(found), _classifier_table(found), *datasets, _kept_table(found)]
     return Section(NAME, "Useful features, robust or not", blocks)
 

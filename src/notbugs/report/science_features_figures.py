@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME = "features"
-KEYS = ("headline_eps", "num_examples", "sources", "circles")
+KEYS = ("headline_eps", "num_examples", "source_seeds", "sources", "circles")
 COLUMNS = {
     "source": "string",
     "feature": "Int64",

@@ -14,13 +14,13 @@ from notbugs.report.findings import metrics_of
 from notbugs.report.grids import Strip, draw, images_at
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure, percent_axis
-from notbugs.report.verdicts import Verdict, estimate, share_cell, verdict_table
+from notbugs.report.verdicts import Verdict, estimate, rests_on, share_cell, verdict_table
 from notbugs.results import percent
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content
 
-KEYS = ("num_examples", "resemblance", "fits", "eps")
+KEYS = ("num_examples", "source_seeds", "resemblance", "fits", "eps")
 MODELS = ("robust", "standard")
 SPACES = {"pixels": "in pixels", "robust": "in the robust g", "standard": "in the standard g"}
 MEASURES = {
@@ -118,10 +118,17 @@ def inversion_section(content: "Content") -> Section | None:
             "Whom x_r resembles, by the paper's objective; whiskers: 95% intervals.",
         ),
     ]
+    fits = found["fits"]["D_R"]["test"]["clean"]
+    basis = rests_on(
+        found["source_seeds"],
+        f"{found['num_examples']} inverted images",
+        f"{fits['num_seeds']} fits on each dataset",
+        f"{fits['n']} test images",
+    )
     blocks: list[Block] = [
         Text(how),
         *pictures,
-        verdict_table(verdicts(found)),
+        verdict_table(verdicts(found), basis),
         objectives_table(found),
         fits_table(found),
     ]

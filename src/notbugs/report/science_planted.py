@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "planted"
 PICTURES_FOLDER = "plots/planted"
-KEYS = ("filters", "models", "datasets", "fits")
+KEYS = ("num_test", "filters", "models", "datasets", "fits")
 COLOURS = {"smooth": "#009E73", "fine": "#CC79A7"}
 PICTURES = {"smooth": "smooth pattern", "fine": "fine pattern"}
 TARGETED = ("D_rand", "D_det")
@@ -157,7 +157,12 @@ def section(content: "Content") -> Section | None:
         "dataset (dashed: chance); which pattern classifiers follow on test images whose smooth pattern says y and "
         "whose fine pattern says another class.",
     )
-    table = findings_table("What was planted, and what was found", findings(found))
+    fits = len(found["fits"]["D_det"]["seeds"])
+    basis = (
+        f"Rest on one world and one source model of each kind, {fits} fit{'s' * (fits != 1)} on each dataset, "
+        f"{found['num_test']} test images."
+    )
+    table = findings_table(f"What was planted, and what was found. {basis}", findings(found))
     return Section(NAME, "A world with known features", [Text(how), table, *picture, _table(found)])
 
 

@@ -11,16 +11,16 @@ from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
 from notbugs.report.evidence import NotMeasuredError, evidence_of
 from notbugs.report.findings import metrics_of
-from notbugs.report.honesty import STILL_Y_SHARE
+from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, new_figure
-from notbugs.report.verdicts import Verdict, estimate, listed, share_cell, verdict_table
+from notbugs.report.verdicts import Verdict, estimate, listed, rests_on, share_cell, verdict_table
 from notbugs.results import percent
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content
 
-KEYS = ("attack", "source", "architectures", "correlation")
+KEYS = ("attack", "source", "source_seeds", "architectures", "correlation")
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 GOALS = {"targeted": "targeted (t = y + 1)", "untargeted": "untargeted"}
 RISE = 0.5
@@ -96,13 +96,15 @@ def transfer_section(content: "Content") -> Section | None:
         "calls t = y + 1 (targeted). The unconditional rate is over all test images. Noise: a random perturbation of "
         "the same length in place of the adversarial one."
     )
+    images = next(iter(found["architectures"].values()))["accuracy"]["D"]["n"]
+    basis = rests_on(found["source_seeds"], f"{_seeds(seeds)} of each architecture", f"{images} test images")
     caption = (
         "Each point is an architecture; whiskers: 95% intervals over images and seeds. The paper's Figure 3 shows five "
         "architectures on CIFAR-10, from VGG-16 (accuracy from D_det 28%, transfer 66%) to the source's own ResNet-50 "
         "(45%, 100%), read off a plot."
     )
     pictures = content.picture("transfer", "Accuracy from D_det and D_rand against transfer success", caption)
-    blocks: list[Block] = [Text(how), *pictures, verdict_table(verdicts(content.project, found)), table(found)]
+    blocks: list[Block] = [Text(how), *pictures, verdict_table(verdicts(content.project, found), basis), table(found)]
     return Section("transfer", "Transfer: Figure 3 of the paper", blocks)
 
 
@@ -196,7 +198,7 @@ def _honesty(project: Project) -> str:
     except NotMeasuredError:
         return ""
     return (
-        f" Here the robust model and the 1-NN still call {shares} of D_det's images y, less than "
-        f"{100 * STILL_Y_SHARE:g}%: some of its accuracy is not owed to non-robust features."
+        f" Of D_det's images that they {CALLED_BEFORE}, the robust model and the 1-NN here still call {shares} y, "
+        f"less than {100 * STILL_Y_SHARE:g}%: some of its accuracy is not owed to non-robust features."
         + (f" {found.edge_sentence}" if found.on_edge else "")
     )

@@ -10,14 +10,13 @@ from notbugs.report import robustness, science_features, science_gaussian, scien
 from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
 from notbugs.report.claims import Claim
 from notbugs.report.evidence import evidence_of
-from notbugs.report.honesty import STILL_Y_SHARE, honesty_of
+from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, honesty_of
 from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
 from notbugs.report.project import Project
 from notbugs.report.science_diversity import diversity_section
 from notbugs.report.science_estimator import estimator_section
 from notbugs.report.science_inversion import inversion_section
 from notbugs.report.science_transfer import transfer_section
-from notbugs.report.sweep_answer import Pipeline
 from notbugs.report.sweeps import sweep_blocks
 from notbugs.results import accuracy_table, attack_label
 
@@ -60,15 +59,17 @@ GLOSSARY = (
     (
         "still y",
         "Whether a constructed image still looks like its source: the robust model and a 1-nearest-neighbour "
-        "classifier on D both call it y. A fit marked still y was trained on only those images. Where fewer "
-        f"than {100 * STILL_Y_SHARE:g}% are, the labels t are partly simply right, and high accuracy proves "
-        "nothing.",
+        "classifier on D both still call it y. Each judge's share is of the images that it "
+        f"{CALLED_BEFORE}. A fit marked still y was trained on only the images that both called y before and "
+        f"after. Where a share is below {100 * STILL_Y_SHARE:g}%, the labels t are partly simply right, and high "
+        "accuracy proves nothing.",
     ),
     ("worst", "All attacks together: a test image counts only if none of them fooled the model."),
     (
         "power",
-        "The chance that an experiment like this one finds a difference as large as the margin: that its 95% interval "
-        "lies above zero.",
+        "The chance that an experiment like this one tells a true difference as large as the margin from none: that "
+        "its 95% interval lies above zero. A verdict also asks that the difference found reach the margin, and of a "
+        "true difference just as large half the experiments fall short of it.",
     ),
     (
         "D, fitted as D_R",
@@ -252,7 +253,8 @@ def sweeps(content: Content) -> Section | None:
         eps, judged = (project.params["construct"][key] or {}).get("eps"), honesty_of(facts)
         if eps is not None and judged is not None:
             own[key] = (float(eps), judged)
-    blocks = sweep_blocks(project.root, content.pictures, project.num_classes, own)
+    num_images = int(project.results["n"].iloc[0])
+    blocks = sweep_blocks(project.root, content.pictures, project.num_classes, num_images, own)
     return _section("sweeps", "How sensitive to eps and steps", *blocks)
 
 

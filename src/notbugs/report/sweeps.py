@@ -12,9 +12,9 @@ from notbugs.config import DATASET_NAMES
 from notbugs.files import sha256, whole_folder
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Block, Picture, Table, Text, name, number
-from notbugs.report.honesty import STILL_Y_SHARE, Honesty
+from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, judged
 from notbugs.report.style import report_style, to_png
-from notbugs.report.sweep_answer import Pipeline, answer
+from notbugs.report.sweep_answer import answer
 from notbugs.results import ResultsError, percent, read_table
 from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MAY_BE_EMPTY = ("eps", "source_eps", "source_seed")
+FITS = ("source_seed", "seed", "accuracy", "accuracy_shifted")
+"""What a point keeps of each of its fits."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,11 @@ def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
     """Points as means over their seeds.
 
     Returns: one row a point with the measurements, `accuracy_std` and `accuracy_shifted_std` (over seeds; 0 for
-        one), `num_seeds`, `honest`: whether both judges still call STILL_Y_SHARE of the images y, and `on_edge`:
-        whether one image, or one standard error, more or less would change that.
+        one), `num_seeds`, `runs`: the FITS of each, `honest`: whether both judges still call STILL_Y_SHARE of the
+        images y, and `on_edge`: whether one image, or one standard error, more or less would change that.
     """
+    import pandas as pd
+
     point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
     floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", *MEASURED), "float64"))
     groups = floats.groupby(point, dropna=False, sort=True)
@@ -101,16 +105,9 @@ def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
         means[f"{measured}_std"] = groups[measured].std().fillna(0.0)
     means["num_seeds"] = groups.size()
     means = means.reset_index()
-    judged = [
-        Honesty(row["still_y"], row["still_y_neighbour"], _num_images(row)) for row in means.to_dict(orient="records")
-    ]
-    return means.assign(honest=[one.holds for one in judged], on_edge=[one.on_edge for one in judged])
-
-
-def _num_images(point: dict[Any, Any]) -> int | None:
-    """Images that a point was made of: its work is images times steps."""
-    work, steps = point["work"], point["num_steps"]
-    return round(work / steps) if work == work and steps else None
+    runs = [fits[list(FITS)].to_dict(orient="records") for _, fits in groups]
+    means["runs"] = pd.Series(runs, index=means.index, dtype=object)
+    return judged(means, {})
 
 
 def draw(study: Study) -> Iterator[tuple[str, Figure]]:
@@ -158,11 +155,16 @@ def write_figures(root: Path, study: str) -> list[Path]:
 
 
 def sweep_blocks(
-    root: Path, pictures: dict[str, bytes], num_classes: int, pipeline: Mapping[str, Pipeline] | None = None
+    root: Path,
+    pictures: dict[str, bytes],
+    num_classes: int,
+    num_images: int,
+    pipeline: Mapping[str, Pipeline] | None = None,
 ) -> list[Block]:
     """What the report's section says and shows of every study.
 
     Args:
+        num_images: test images.
         pipeline: kind -> the eps of the pipeline's own dataset and what its judges said: there these decide.
     """
     every = _all_studies(root)
@@ -181,8 +183,8 @@ def sweep_blocks(
     if others:
         blocks.append(Text(f"Left out, since made from other data than the project has now: {', '.join(others)}."))
     for study in studies:
-        blocks += [Text(_heading(study)), *(Text(paragraph) for paragraph in answer(study, num_classes, pipeline))]
-        blocks.append(_table(study))
+        blocks += [Text(_heading(study)), *(Text(words) for words in answer(study, num_classes, num_images, pipeline))]
+        blocks.append(_table(study, pipeline or {}))
         blocks += [
             Picture(title, png, f"{_what(title, study)} of the study {study.name}", _caption(title, study))
             for title, png in pictures.items()
@@ -208,11 +210,11 @@ def _heading(study: Study) -> str:
     )
 
 
-def _table(study: Study) -> Table:
+def _table(study: Study, own: Mapping[str, Pipeline]) -> Table:
     """The best honest point of each dataset by validation, and the best of all."""
     rows = []
     for kind in study.kinds:
-        points = study.of(kind)
+        points = judged(study.of(kind), own)
         for words, some in (("both judges still call 85% y", points[points["honest"]]), ("all", points)):
             if not len(some):
                 rows.append([name(DATASET_NAMES[kind], f"best of {words}: none"), *[number("–")] * 7])
@@ -224,7 +226,10 @@ def _table(study: Study) -> Table:
             rows.append([name(DATASET_NAMES[kind], f"best of {words}"), *cells])
     heads = ("eps", "steps", "on y", "on y + 1", "under attack", "success", "still y")
     return Table(
-        "The best points by validation accuracy, test accuracies in %", [name("dataset"), *map(number, heads)], rows
+        f"The best points by validation accuracy, test accuracies in %. Still y: of the images that the robust model "
+        f"{CALLED_BEFORE}.",
+        [name("dataset"), *map(number, heads)],
+        rows,
     )
 
 
@@ -243,7 +248,7 @@ def _caption(title: str, study: Study) -> str:
     limit = f"{100 * STILL_Y_SHARE:g}%"
     captions = {
         "lines": "Mean over seeds; bars: one standard deviation. Hollow points: a judge no longer calls "
-        f"{limit} of the images y.",
+        f"{limit} of the images y that it {CALLED_BEFORE}.",
         "budget": "What an accuracy costs: images times steps of the construction.",
         "front": "Clean and adversarial test accuracy of every point. Line: points that no other one beats in both, "
         "found on validation.",
@@ -252,6 +257,6 @@ def _caption(title: str, study: Study) -> str:
     }
     return captions.get(
         rest,
-        f"Means over seeds. Hatched: fewer than {limit} of the images are still called y by the robust model or a "
-        "nearest neighbour, so the accuracy there says nothing about non-robust features.",
+        f"Means over seeds. Hatched: the robust model or a nearest neighbour still calls fewer than {limit} y of the "
+        f"images that it {CALLED_BEFORE}, so the accuracy there says nothing about non-robust features.",
     )

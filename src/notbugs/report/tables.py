@@ -129,12 +129,12 @@ def accuracy(project: Project) -> Table:
 
 
 def _in_all_seeds(row: AccuracyRow) -> list[tuple[float, str]]:
-    """PGD and the worst case of all attacks, as far as all seeds went through them; the suite has its own table."""
-    seeds = row.clean.num_seeds if row.clean else 1
+    """PGD and the worst case of all attacks, as far as all models went through them; the suite has its own table."""
+    models = row.clean.num_models if row.clean else 1
     return [
         key
         for key, cell in row.adversarial.items()
-        if cell.num_seeds == seeds and (attack_steps(key[1]) or key[1] == WORST)
+        if cell.num_models == models and (attack_steps(key[1]) or key[1] == WORST)
     ]
 
 

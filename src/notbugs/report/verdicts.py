@@ -32,11 +32,28 @@ def share_cell(share: Mapping[str, Any] | None) -> Cell:
     return number(percent(share["mean"]), f"{percent(share['low'])}–{percent(share['high'])}")
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """The verdicts as a table."""
+def rests_on(source_seeds: Mapping[str, int], *rest: str) -> str:
+    """What a section's verdicts rest on: "Rest on one source model of each kind (seed 0), 2 fits, 359 test images; …".
+
+    Args:
+        source_seeds: dataset -> seed of the one source model whose dataset was looked at.
+        rest: the numbers of fits and images.
+    """
+    seeds = sorted(set(source_seeds.values()))
+    numbers = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return (
+        f"Rest on one source model of each kind ({numbers}), {', '.join(rest)}; "
+        "the intervals say nothing of other source models."
+    )
+
+
+def verdict_table(verdicts: Sequence[Verdict], basis: str) -> Table:
+    """The verdicts as a table, under what they rest on."""
     rows = [[name(one.title), Cell(one.seen, mark=VERDICT_MARKS[one.seen]), Cell(one.sentence)] for one in verdicts]
     return Table(
-        "Verdicts, by rules fixed before the numbers were seen", [Cell("claim"), Cell("here"), Cell("measured")], rows
+        f"Verdicts, by rules fixed before the numbers were seen. {basis}",
+        [Cell("claim"), Cell("here"), Cell("measured")],
+        rows,
     )
 
 

@@ -8,6 +8,8 @@ MEASURED = (
     "validation_accuracy_shifted",
     "validation_adversarial_accuracy",
     "attack_success",
+    "before",
+    "before_neighbour",
     "still_y",
     "still_y_neighbour",
     "still_y_both",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from notbugs.config import read_params, validate
 from notbugs.errors import ConfigError
 from notbugs.files import write_text
-from notbugs.report.honesty import STILL_Y_SHARE, Honesty
+from notbugs.report.honesty import STILL_Y_SHARE, Pipeline, honesty_of, judged
+from notbugs.results import read_json
 from notbugs.stages.context import open_project
 from notbugs.sweeps.plan import difference, make_plan
 from notbugs.sweeps.points import Point, changes
@@ -72,7 +73,7 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     params = read_params(root / "params.yaml")
     about, table = _read_study(root, name)
     _check_same(root, about, name)
-    best = choose(table, about["sweep"]["objectives"][0], wanted, any_point, name)
+    best = choose(table, about["sweep"]["objectives"][0], wanted, any_point, name, _pipeline(root, params))
     eps, source_eps = (None if best[key] != best[key] else float(best[key]) for key in ("eps", "source_eps"))
     point = Point(best["kind"], eps, int(best["num_steps"]), float(best["step_size"]), source_eps)
     seeds = params["fit"][point.kind].get("seeds", [0])
@@ -87,15 +88,20 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
 
 
 def choose(
-    table: "pd.DataFrame", objective: str, wanted: Mapping[str, Any], any_point: bool, name: str
+    table: "pd.DataFrame",
+    objective: str,
+    wanted: Mapping[str, Any],
+    any_point: bool,
+    name: str,
+    own: Mapping[str, Pipeline],
 ) -> Mapping[str, Any]:
     """The best point of a table of trials, as means over its seeds.
 
+    Args:
+        own: the pipeline's own datasets, which decide at their eps whether the images still show y.
     Raises: SweepError if no point is left to choose from.
     """
     import math
-
-    import pandas as pd
 
     found = table[table["state"] == "COMPLETE"]
     for column, value in wanted.items():
@@ -109,22 +115,32 @@ def choose(
             f"sweep {name}: no finished point{f' with {asked}' if asked else ''} in sweeps/{name}/trials.csv"
         )
     point = ["kind", "eps", "num_steps", "step_size", "source_eps"]
-    means = found.groupby(point, dropna=False, sort=True).mean(numeric_only=True).reset_index()
-    honest = pd.Series(
-        [Honesty(*pair).holds for pair in zip(means["still_y"], means["still_y_neighbour"], strict=True)],
-        index=means.index,
-        dtype=bool,
-    )
+    means = judged(found.groupby(point, dropna=False, sort=True).mean(numeric_only=True).reset_index(), own)
     if not any_point:
-        if not honest.any():
+        if not means["honest"].any():
             raise SweepError(
                 f"sweep {name}: at no such point do {STILL_Y_SHARE:.0%} of the images still show y, so its accuracy "
                 f"says nothing about non-robust features; --any chooses one all the same"
             )
-        means = means[honest]
+        means = means[means["honest"]]
     column, direction = OBJECTIVES[objective]
     best = means.sort_values(column, ascending=direction == "minimize", kind="stable").iloc[0]
     return {str(key): value for key, value in best.items()}
+
+
+def _pipeline(root: Path, params: Mapping[str, Any]) -> dict[str, Pipeline]:
+    """Kind -> eps of the pipeline's own dataset, by its manifest, and what its judges said; without those not made."""
+    found: dict[str, Pipeline] = {}
+    for kind in params["construct"]:
+        metrics = root / "metrics" / "construct" / f"{kind}.json"
+        manifest = next(iter(sorted((root / "data" / kind).glob("source-*/manifest.json"))), None)
+        if manifest is None or not metrics.exists():
+            continue
+        eps = read_json(manifest, f"construct@{kind}", ("settings",))["settings"].get("eps")
+        honesty = honesty_of(read_json(metrics, f"construct@{kind}", ("num_examples",)))
+        if eps is not None and honesty is not None:
+            found[kind] = (float(eps), honesty)
+    return found
 
 
 def _read_study(root: Path, name: str) -> tuple[dict[str, Any], "pd.DataFrame"]:

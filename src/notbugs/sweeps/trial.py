@@ -312,6 +312,8 @@ class Trial:
             "validation_accuracy_shifted": final["validation_accuracy_shifted"],
             "validation_adversarial_accuracy": on_validation["adversarial_accuracy"],
             "attack_success": facts["success_rate"],
+            "before": facts["robust_model"]["before"],
+            "before_neighbour": facts["nearest_neighbour"]["before"],
             "still_y": facts["robust_model"]["still_y"],
             "still_y_neighbour": facts["nearest_neighbour"]["still_y"],
             "still_y_both": facts["still_y_both"],
