@@ -15,19 +15,20 @@ help: ## Show this list
 
 repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
 	@$(BIN)/notbugs check
-	@test -e .git || dvc config --local core.no_scm true
-	@test -e data/train/manifest.json || { dvc repro prepare && notbugs check; } # once more, of D itself
+	@test -e .git || $(BIN)/dvc config --local core.no_scm true
+	@test -e data/train/manifest.json || { $(BIN)/dvc repro prepare && $(BIN)/notbugs check; } # once more, of D itself
 	@$(BIN)/dvc repro
-	@notbugs track || true # MLflow or another dvc is in the way: said in a line, and made good the next time
+	@$(BIN)/notbugs track || true # MLflow or another dvc is in the way: said in a line, and made good the next time
 	@$(BIN)/notbugs results
 
 repro-all: export NOTBUGS_ANEW := $(shell date +%s)
 repro-all: $(READY) ## Run everything anew, also what is recorded in Git or kept from earlier runs
-	@notbugs check
-	@test -e .git || dvc config --local core.no_scm true
-	@dvc repro --force
-	@notbugs track
-	@notbugs results
+	@$(BIN)/notbugs check
+	@test -e .git || $(BIN)/dvc config --local core.no_scm true
+	@test -e data/train/manifest.json || { $(BIN)/dvc repro prepare && $(BIN)/notbugs check; } # once more, of D itself
+	@$(BIN)/dvc repro --force
+	@$(BIN)/notbugs track
+	@$(BIN)/notbugs results
 
 test: $(READY) ## Run the tests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -39,10 +40,10 @@ audit: $(READY) ## Ask PyPI for known advisories of what requirements.lock names
 	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 docs: $(READY) ## Write the numbers in README.md and docs/ from the metrics
-	@notbugs results --write-docs
+	@$(BIN)/notbugs results --write-docs
 
 lint: $(READY) ## Check style, format and types
-	@ruff check . && ruff format --check . && mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 ui: $(READY) ## Serve the MLflow UI on loopback
 	@$(BIN)/notbugs ui

@@ -432,7 +432,12 @@ def test_the_share_still_y_of_a_judge_that_knows_little_is_counted_among_what_it
     assert (found["still_y_both"], found["num_still_y"]) == (1.0, 10)
     assert found["success_other_seeds"] is None
     nobody = {**columns, "neighbour_prediction_before": true + 1}
-    assert summarise(nobody)["nearest_neighbour"]["still_y"] == 0.0
+    knew_none = summarise(nobody)
+    assert knew_none["nearest_neighbour"]["still_y"] is None
+    assert (knew_none["still_y_both"], knew_none["nearest_neighbour"]["before"]) == (None, 0.0)
+    means = over_sources({0: found, 1: knew_none})  # no half of a share that nobody could tell
+    assert means["nearest_neighbour"]["still_y"] is means["still_y_both"] is None
+    assert means["robust_model"]["still_y"] == 1.0
 
 
 def test_the_metrics_are_means_over_the_sources():

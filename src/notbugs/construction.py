@@ -15,10 +15,11 @@ from torch import Tensor
 
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
+from notbugs.attacks.losses import called
 from notbugs.config import Settings, validate
 from notbugs.devices import full_precision
 from notbugs.errors import ConfigError
-from notbugs.evaluation import batches, model_device, predict, shifted_labels
+from notbugs.evaluation import batches, called_by, model_device, predict, shifted_labels
 from notbugs.halving import Halving
 from notbugs.images import ImageData, Images, make_generator
 from notbugs.models.base import Classifier
@@ -361,7 +362,8 @@ def describe(
     rows = slice(first, first + len(new))
     old = data.select(rows).images
     before = predict(model, old).softmax(dim=1)
-    after = predict(model, new).softmax(dim=1)
+    logits = predict(model, new)
+    after = logits.softmax(dim=1)
     nan = torch.full((len(new),), torch.nan)
     known = data if reference is None else reference
     device = model_device(model)
@@ -377,10 +379,10 @@ def describe(
         "probability_given_before": _of(before, given),
         "probability_true_after": _of(after, true),
         "probability_given_after": _of(after, given),
-        "success": after.argmax(dim=1) == given,
+        "success": called(logits) == given,
         "success_other_seeds": _success(others, new, given) if others else nan,
-        "robust_prediction_before": predict(robust_model, old).argmax(dim=1),
-        "robust_prediction": predict(robust_model, new).argmax(dim=1),
+        "robust_prediction_before": called_by(robust_model, old),
+        "robust_prediction": called_by(robust_model, new),
         "neighbour_prediction_before": nearest_neighbour(old, known, first=first, device=device)
         if neighbours is None
         else neighbours[rows],
@@ -389,14 +391,14 @@ def describe(
     predictions = [
         columns[f"{judge}_prediction{when}"] for judge in ("robust", "neighbour") for when in ("", "_before")
     ]
-    columns["still_y"] = torch.stack([called == true for called in predictions]).all(dim=0)
+    columns["still_y"] = torch.stack([prediction == true for prediction in predictions]).all(dim=0)
     return columns
 
 
 def _success(models: Sequence[Classifier], images: Tensor, given: Tensor) -> Tensor:
     """Share of the models that call each image by its given label, (N,) float32."""
-    called = torch.stack([predict(model, images).argmax(dim=1) == given for model in models])  # (M, N)
-    return called.float().mean(dim=0)
+    hits = torch.stack([called_by(model, images) == given for model in models])  # (M, N)
+    return hits.float().mean(dim=0)
 
 
 JUDGES = {"robust_model": "robust_prediction", "nearest_neighbour": "neighbour_prediction"}
@@ -407,7 +409,7 @@ def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:
     """Summary of the per-example facts, one source model's part of metrics/construct/<name>.json; shares are fractions.
 
     Of each judge: `before`, the share that it called y before the perturbation; `still_y`, the share still called y
-    among those (0 where there are none); `still_y_absolute`, the share of all that it calls y; `target`, the given
+    among those (null where there are none); `still_y_absolute`, the share of all that it calls y; `target`, the given
     label. `still_y_both` is the share that both still call y, among those that both called y before.
     """
     true, given = columns["true_label"], columns["given_label"]
@@ -428,13 +430,13 @@ def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:
             summary[name] = _quantiles(columns[name])
     knew = []
     for judge, column in JUDGES.items():
-        called, before = columns[column], columns[f"{column}_before"] == true
+        prediction, before = columns[column], columns[f"{column}_before"] == true
         knew.append(before)
         summary[judge] = {
             "before": _share(before),
-            "still_y": _share((called == true)[before]),
-            "still_y_absolute": _share(called == true),
-            "target": _share(called == given),
+            "still_y": _share((prediction == true)[before]),
+            "still_y_absolute": _share(prediction == true),
+            "target": _share(prediction == given),
         }
     summary["still_y_both"] = _share(columns["still_y"][torch.stack(knew).all(dim=0)])
     summary["num_still_y"] = int(columns["still_y"].sum())
@@ -470,9 +472,9 @@ def _quantiles(values: Tensor) -> dict[str, float]:
     return {**summary, "mean": round(float(values.double().mean()), 6)}
 
 
-def _share(mask: Tensor) -> float:
-    """Share that is true; 0 of none."""
-    return float(mask.double().mean()) if len(mask) else 0.0
+def _share(mask: Tensor) -> float | None:
+    """Share that is true; None of none."""
+    return float(mask.double().mean()) if len(mask) else None
 
 
 def _of(probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -102,6 +102,14 @@ def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000
         return torch.cat(Halving("prediction").over(len(images), batch_size, logits))
 
 
+def called_by(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000) -> Tensor:
+    """What a model calls each image, (N,) int64, on the CPU; NO_NUMBER, no class, where its logits are no numbers.
+
+    The arguments are those of `predict`.
+    """
+    return called(predict(model, images, batch_size=batch_size))
+
+
 def shifted_labels(labels: Tensor, num_classes: int) -> Tensor:
     """(y + 1) mod C: what D_det labels an image of class y. Shape (N,)."""
     return (labels + 1) % num_classes
@@ -243,7 +251,7 @@ def outcomes(
         generator: for random starts.
         engine: made from the model as it is now; None makes one.
     """
-    calls = called(predict(model, data, batch_size=settings.batch_size))  # (N,)
+    calls = called_by(model, data, batch_size=settings.batch_size)  # (N,)
     found = [
         Outcome("true", "clean", settings.norm, 0.0, calls == data.labels),
         Outcome("shifted", "clean", settings.norm, 0.0, calls == shifted_labels(data.labels, len(data.class_names))),

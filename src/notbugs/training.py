@@ -20,7 +20,7 @@ from notbugs.devices import noise_generator, training_precision, traits, widened
 from notbugs.distribution import average_buffers, averaging, own_generator, share_of, summed, world_size
 from notbugs.early_stopping import BestEpoch, DecidingColumn, EpochRecord
 from notbugs.errors import UserError
-from notbugs.evaluation import adversarially_correct, predict, shifted_labels
+from notbugs.evaluation import adversarially_correct, called_by, shifted_labels
 from notbugs.feeding import Feed
 from notbugs.halving import Halving
 from notbugs.images import Images, Subset, part_size
@@ -324,7 +324,7 @@ def _measure(model: nn.Module, validation: Images, settings: TrainSettings, reco
     """Fill in the validation columns of a record; of several processes each measures its part of the images."""
     count, at_once = len(validation), 8 * part_size(validation.image_shape)
     mine = validation if world_size() == 1 else Subset(validation, share_of(torch.arange(count)))
-    called = predict(model, mine, batch_size=min(1000, at_once)).argmax(dim=1)
+    called = called_by(model, mine, batch_size=min(1000, at_once))
     shifted = shifted_labels(mine.labels, len(mine.class_names))
     record["validation_accuracy"] = _share(called == mine.labels, count)
     record["validation_accuracy_shifted"] = _share(called == shifted, count)

@@ -3,19 +3,23 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from notbugs.comparison import Basis, Estimate
 from notbugs.intervals import wilson_interval
 from notbugs.report.claims import RULES, Claim, Criterion, det_words, judge
 from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.honesty import Honesty, honesty_of
+from notbugs.results import baseline_of
 
 N = 360
+PRESETS = Path(__file__).parents[2] / "presets"
 
 CLEAN = ("true", "clean", 0.0)
 SHIFTED = ("shifted", "clean", 0.0)
@@ -239,7 +243,7 @@ def test_what_changes_no_model_does_not_make_recipes_differ() -> None:
         ("fit", "rand_from_robust", {"lr": 0.3}, "control_rand", "(params.yaml: fit: lr)"),
         ("construct", "det_from_robust", {"eps": 2.0}, "control_det", "(params.yaml: construct: eps)"),
         ("construct", "nonrobust", {"num_steps": 7}, "same_but_for_g", "(params.yaml: construct: num_steps)"),
-        ("fit", "nonrobust", {"epochs": 9}, "robust_features", "(params.yaml: fit: epochs)"),
+        ("fit", "nonrobust", {"epochs": 9}, "same_but_for_g", "(params.yaml: fit: epochs)"),
     ],
 )
 def test_unequal_recipes_cannot_be_judged(section: str, name: str, change: dict[str, Any], key: str, said: str) -> None:
@@ -247,6 +251,34 @@ def test_unequal_recipes_cannot_be_judged(section: str, name: str, change: dict[
     claim = verdict(key, world(params=params))
     assert claim.seen == "cannot be judged"
     assert said in claim.sentence
+
+
+def test_the_recipe_of_d_nr_does_not_hinder_d_r_against_d() -> None:
+    """As in the paper, D_NR has a learning rate of its own: D_R is compared with D, by D_R's recipe, alone."""
+    fits = {**PARAMS["fit"], "nonrobust": {**FIT, "lr": 0.01}}
+    params = {**PARAMS, "fit": fits}
+    claim = verdict("robust_features", world(params=params))
+    assert claim.seen == "seen"
+    assert claim.sentence.endswith(
+        "not compared with D_NR: D_R and D_NR do not share their recipe (params.yaml: fit: lr)."
+    )
+    as_good = {("D_NR", "standard"): {HEADLINE: 0.54}}
+    assert verdict("robust_features", world(as_good)).seen == "not seen"  # of one recipe: nothing gained
+    assert verdict("robust_features", world(as_good, params=params)).seen == "seen"
+    no_gain = {("D_R", "standard"): {HEADLINE: 0.42}}
+    assert verdict("robust_features", world(no_gain, params=params)).seen == "not seen"
+
+
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_presets_let_the_claims_about_d_r_and_d_nr_be_judged(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = yaml.safe_load(file.read_text())
+    for key in ("robust", "nonrobust"):  # D as the preset has it fitted
+        monkeypatch.setitem(WORLD, ("D", str(baseline_of(params, key))), WORLD["D", "as_D_R"])
+    evidence = world(params=params)
+    keys = ("robust_features", "nonrobust_features", "same_but_for_g")
+    judged = {key for key in keys if verdict(key, evidence).seen == "seen"}
+    of_the_paper = file.stem in ("cifar10_paper", "restricted_imagenet")  # two recipes, as it says
+    assert judged == {*keys} - ({"same_but_for_g"} if of_the_paper else set())
 
 
 # The worst case

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from notbugs.config import read_params, settings
+from notbugs.construction import Constructed, construct
 from notbugs.errors import ConfigError, UserError
 from notbugs.images import ImageData, make_generator
+from notbugs.science import planted_study
 from notbugs.science.feature_maps import LinearFeatures
 from notbugs.science.features import features_of, worst
 from notbugs.science.planted import (
@@ -169,6 +171,41 @@ def test_fits_on_the_deterministic_targets_generalise_to_y(found: PlantedStudy) 
     fits = found.summary["fits"]["D_det"]
     assert fits["y_minus_shifted"]["low"] > 0
     assert fits["y"]["low"] > 0.5
+
+
+def test_the_fits_are_pairs_and_share_their_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit of seed k starts alike and sees the rows in one order, whatever it learns; x' and t go by the recipe."""
+    section = read_params(PRESET)["planted"]
+    seen: list[tuple[str, torch.Tensor, int]] = []
+    made: list[tuple[str, int]] = []
+
+    def trained(model: torch.nn.Module, *_: object, generator: torch.Generator, description: str, **__: object) -> None:
+        weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        seen.append((description, weights, generator.initial_seed()))
+
+    def constructed(*args: object, generator: torch.Generator, description: str, **more: object) -> Constructed:
+        made.append((description, generator.initial_seed()))
+        return construct(*args, generator=generator, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(planted_study, "train", trained)
+    monkeypatch.setattr(planted_study, "construct", constructed)
+    for part in ("invert", "rand", "det"):
+        section[part]["num_steps"] = 1
+    section |= {"world": {"num_train": 40, "num_test": 40}, "eps": [0.02], "num_steps": 1}
+    section["fit"]["seeds"] = [0, 1]
+    study(settings({"planted": section}, "planted", PlantedStudySettings), seed=0)
+    for seed in (0, 1):
+        fits = [
+            one for one in seen if one[0] in {f"planted: {name}, seed {seed}" for name in ("D_R", "D_rand", "D_det")}
+        ]
+        assert len(fits) == 3
+        assert all(torch.equal(weights, fits[0][1]) and order == fits[0][2] for _, weights, order in fits)
+    assert not torch.equal(seen[-1][1], seen[-2][1])  # two seeds
+    streams = {
+        name: make_generator(0, "planted", "construct", name).initial_seed() for name in ("invert", "random_target")
+    }
+    assert dict(made)["planted: D_R"] == streams["invert"]
+    assert dict(made)["planted: D_rand"] == streams["random_target"]
 
 
 def test_the_spread_of_the_fits_joins_the_interval() -> None:

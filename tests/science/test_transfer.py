@@ -138,6 +138,23 @@ def test_the_stage_measures_every_architecture(tiny_project, tmp_path):
     assert (root / "metrics/transfer.json").read_bytes() == written
 
 
+def test_one_seed_of_an_architecture_starts_alike_on_every_dataset(tiny_project, tmp_path, monkeypatch):
+    """X on D, on D_rand and on D_det are compared: they share initialisation and the order of the batches."""
+    seen: dict[str, list[tuple[torch.Tensor, int]]] = {}
+
+    def trained(model, *_, generator, description, **__):
+        weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        architecture, seed = description.split(" on ")[0], description.split(", ")[1]
+        seen.setdefault(f"{architecture}, {seed}", []).append((weights, generator.initial_seed()))
+
+    monkeypatch.setattr("notbugs.stages.transfer.train", trained)
+    transfer(open_project(shutil.copytree(tiny_project, tmp_path / "lab")))
+    assert [len(models) for models in seen.values()] == [3] * 6  # three architectures, two seeds
+    for (weights, order), *others in seen.values():
+        assert all(torch.equal(weights, other) and order == stream for other, stream in others)
+    assert len({order for ((_, order), *_) in seen.values()}) == 6
+
+
 def test_what_is_missing_is_named_with_its_command(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
     shutil.move(root / "data" / "det", tmp_path / "det")

@@ -11,14 +11,15 @@ import torch
 from resume_tools import set_params
 
 from notbugs.errors import ConfigError
-from notbugs.evaluation import predict
+from notbugs.evaluation import EvaluateSettings, called_by
 from notbugs.formats.exporting import export_dataset
 from notbugs.models import load_model
 from notbugs.stages.check import check
 from notbugs.stages.construct import construct
 from notbugs.stages.context import Context, open_project
-from notbugs.stages.evaluate import evaluate
+from notbugs.stages.evaluate import _curves, _summary, evaluate
 from notbugs.stages.fit import fit
+from notbugs.stages.measuring import Subject, _places
 from notbugs.stages.source_models import construction_seeds, first_sources, judge_seed, source_model_of
 from notbugs.store import StoreError, load_dataset, source_folders
 from tiny import CONSTRUCT, TRAIN
@@ -57,7 +58,7 @@ def test_success_is_told_for_the_other_seeds_of_the_kind(project):
     """Of D_rand from seed 0, the model of seed 1; D_R has one robust model, so no other."""
     made = load_dataset(project / "data" / "rand" / "source-0")
     other = load_model(project / "models" / "train" / "standard" / "seed-1.safetensors")
-    called = predict(other, made).argmax(dim=1) == made.labels
+    called = called_by(other, made) == made.labels
     assert made.examples["success_other_seeds"].tolist() == called.float().tolist()
     metrics = json.loads((project / "metrics" / "construct" / "rand.json").read_text())
     assert metrics["sources"]["0"]["success_other_seeds"] == pytest.approx(float(called.double().mean()))
@@ -237,8 +238,34 @@ def test_suite_seeds_and_check_seeds_say_how_many(project):
     checks = json.loads((project / "metrics" / "checks.json").read_text())
     assert {row["model"] for row in checks if row["model"].startswith("D_rand/")} == {
         "D_rand/standard/source-0/seed-0",
-        "D_rand/standard/source-0/seed-1",
+        "D_rand/standard/source-1/seed-0",
     }
+
+
+def test_the_first_models_are_the_first_fits_of_all_sources():
+    def subjects(dataset, *seeds):
+        for source, seed in seeds:
+            facts = {"dataset": dataset, "estimator": "standard", "source_seed": source, "seed": seed}
+            yield Subject(Path(dataset, f"{source}-{seed}"), facts)
+
+    fits = [(source, seed) for source in (3, 0, 7) for seed in (5, 1)]
+    places = _places([*subjects("D_rand", *fits), *subjects("D", (None, 4), (None, 2))])
+    in_order = sorted((file for file in places if file.parent.name == "D_rand"), key=places.__getitem__)
+    assert [file.name for file in in_order] == ["3-5", "0-5", "7-5", "3-1", "0-1", "7-1"]
+    assert [places[Path("D", name)] for name in ("None-4", "None-2")] == [0, 1]
+
+
+def test_the_means_of_the_stage_are_over_fits_then_over_sources():
+    """Source 0 has three fits of 0.9, source 1 one of 0.1: the mean is 0.5, not 0.7."""
+    facts = {"dataset": "D_rand", "estimator": "standard"}
+    models = [{**facts, "source_seed": source, "seed": seed} for source, seed in ((0, 0), (0, 1), (0, 2), (1, 0))]
+    rows = [
+        {**model, "labels": "true", "attack": "pgd2", "eps": 0.5, "accuracy": 0.1 if model["source_seed"] else 0.9}
+        for model in models
+    ]
+    assert _summary(rows, [])["D_rand"]["standard"] == {"pgd2_eps_0.5": 0.5}
+    (_, name), ((row),) = _curves(rows, EvaluateSettings(eps=(0.5,), num_steps=2, headline_eps=0.5))
+    assert row == {"eps": 0.5, name: 0.5}
 
 
 def test_a_context_names_the_folders(tmp_path):

@@ -1,5 +1,6 @@
 """Outputs of entries that params.yaml no longer has go, and only these; a clone is then like the workspace."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ OURS = (
     "metrics/fit/det.json",
     "plots/learning/fit-det.csv",
 )
+FOLDERS = ("data/det", "models/fit/det")
 OTHERS = (
     "data/train/manifest.json",
     "data/mine/manifest.json",
@@ -34,11 +36,29 @@ OTHERS = (
 )
 
 
+def md5(content: str) -> str:
+    return hashlib.md5(content.encode()).hexdigest()
+
+
+def cached(root: Path, digest: str) -> Path:
+    return root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+
+
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
+    """All files; dvc.lock names OURS, and the cache has the folders."""
     for name in (*OURS, *OTHERS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
+    outs = [{"path": name, "md5": md5(name)} for name in OURS if not name.startswith(FOLDERS)]
+    for folder in FOLDERS:
+        (name,) = (name for name in OURS if name.startswith(folder))
+        listing = json.dumps([{"md5": md5(name), "relpath": Path(name).relative_to(folder).as_posix()}])
+        outs.append({"path": folder, "md5": f"{md5(listing)}.dir"})
+        for digest, content in ((md5(name), name), (f"{md5(listing)}.dir", listing)):
+            cached(tmp_path, digest).parent.mkdir(parents=True, exist_ok=True)
+            cached(tmp_path, digest).write_text(content)
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"fit@det": {"outs": outs}}}))
     return tmp_path
 
 
@@ -48,7 +68,8 @@ def set_entries(root: Path, construct: list[str], fit: list[str]) -> None:
 
 
 def files(root: Path) -> set[str]:
-    return {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()} - {"params.yaml"}
+    found = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
+    return {name for name in found if not name.startswith(".dvc/")} - {"params.yaml", "dvc.lock"}
 
 
 def test_nothing_goes_that_is_named(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +105,29 @@ def test_a_link_to_the_cache_goes_and_the_cache_stays(full: Path, tmp_path: Path
     assert (Path(kept) / "source-0" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("lost", ["lock", "cache", "content", "changed", "more"])
+def test_the_only_copy_stays(full: Path, capsys: pytest.CaptureFixture[str], lost: str) -> None:
+    """Of a stage run without DVC, after `dvc gc`, or run once more by hand."""
+    weights = full / OURS[2]
+    if lost == "lock":
+        (full / "dvc.lock").unlink()
+    elif lost == "cache":
+        shutil.rmtree(full / ".dvc")
+    elif lost == "content":
+        cached(full, md5(OURS[2])).unlink()
+    elif lost == "changed":
+        weights.write_text("other weights")
+    else:
+        weights.with_name("seed-1.safetensors").write_text("not in the cache")
+    set_entries(full, ["rand", "det"], ["rand"])
+    before = files(full)
+    remove_unused(open_project(full))
+    gone = set() if lost == "lock" else {*OURS[3:]}
+    assert files(full) == before - gone
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("left, though params.yaml names it no longer, since DVC's cache has no copy: models/fit/det")
+
+
 EVALUATE = {
     "cmd": "notbugs evaluate",
     "params": ["train", "fit", "evaluate"],
@@ -100,6 +144,10 @@ def test_a_clone_is_unchanged_after_an_entry_was_deleted(project: Path, tmp_path
     clone = shutil.copytree(project, tmp_path / "clone")
     shutil.copytree(project / "models" / "fit" / "rand", project / "models" / "fit" / "det")
     shutil.copy(project / "metrics" / "fit" / "rand.json", project / "metrics" / "fit" / "det.json")
+    fitted = {"cmd": "notbugs fit det", "outs": ["models/fit/det", {"metrics/fit/det.json": {"cache": False}}]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"fit": {"foreach": ["det"], "do": fitted}}}))
+    run(project, "dvc", "commit", "--force", "--quiet")
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"evaluate": EVALUATE}}))
     done = run(project, "dvc", "repro", NOTBUGS_TRACKING="off")
     assert "removed what params.yaml no longer names: models/fit/det, metrics/fit/det.json" in done.stderr
     shutil.copy(project / "dvc.lock", clone)

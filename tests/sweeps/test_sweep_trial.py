@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sweep_tools import ONE_SEED, PARAMS, set_params
 
 from notbugs.cache import Results
 from notbugs.errors import ConfigError
 from notbugs.files import sha256
+from notbugs.images import make_generator
+from notbugs.models import load_model
+from notbugs.robustness import suite
+from notbugs.robustness.settings import RANDOM_STARTS
 from notbugs.stages.construct import construct
 from notbugs.stages.context import open_project
 from notbugs.stages.evaluate import evaluate
@@ -82,6 +87,34 @@ def test_the_stages_give_the_same_numbers(project: Path, point: Point) -> None:
         assert result["still_y_neighbour"] == made["nearest_neighbour"]["still_y"]
     assert found[0]["attack_success"] != found[1]["attack_success"] or point.kind == "robust"
     assert found[0]["work"] == 190 * point.num_steps
+
+
+def test_a_trial_is_measured_part_by_part_with_the_streams_of_the_stage(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random starts go by the part of the split that an image is in, as in the stage `evaluate`."""
+    lab = laboratory(project)
+    seen = []
+    real = suite.find
+
+    def find(model: Any, data: Any, *args: Any, generator: torch.Generator, first: int, **more: Any) -> Any:
+        seen.append((first, len(data), generator.initial_seed()))
+        return real(model, data, *args, generator=generator, first=first, **more)
+
+    monkeypatch.setattr(suite, "find", find)
+    monkeypatch.setattr(suite, "PART", 40)
+    model = load_model(lab.project.source_model("standard", 0))
+    clean, shifted, attacked = Trial(lab, Point("rand", 0.5, 3, 0.2), (0,))._evaluation("test", model)
+    test = lab.splits["test"]
+    starts = range(0, len(test), 40)
+    stream = make_generator(lab.project.seed, *RANDOM_STARTS)
+    expected = [
+        (first, min(40, len(test) - first), suite.generator_of_part(stream, first).initial_seed()) for first in starts
+    ]
+    assert seen == expected
+    assert len(seen) > 1
+    assert (clean.attack, shifted.labels, attacked.attack) == ("clean", "shifted", "pgd3")
+    assert {one.n for one in (clean, shifted, attacked)} == {len(test)}
 
 
 def test_points_differ(project: Path) -> None:

@@ -64,7 +64,8 @@ class SuiteSettings(EvaluateSettings):
     """Attacks beyond PGD: quick adds seconds a model, standard AutoAttack's set and Carlini-Wagner, paper
     PGD of 2,500 steps with restarts and Carlini-Wagner of 1,000."""
     suite_seeds: int | None = Field(default=None, ge=0)
-    """How many models of each kind the level's attacks are run on, in the order of their seeds; null for all."""
+    """How many models of each kind the level's attacks are run on: the first fit of every source model, then the
+    second ones; null for all."""
     check_seeds: int = Field(default=1, ge=0)
     """How many of those are also checked for masked gradients, certified, and searched for the smallest perturbation of
     every image; on the others that search takes only the images that still stand."""

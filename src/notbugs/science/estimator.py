@@ -17,7 +17,7 @@ from torch import Tensor
 
 from notbugs.attacks import AttackSettings
 from notbugs.config import Settings
-from notbugs.evaluation import adversarially_correct, model_device, predict
+from notbugs.evaluation import adversarially_correct, called_by, model_device
 from notbugs.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
@@ -222,7 +222,7 @@ def _tested(
 ) -> dict[str, Tensor]:
     generator = make_generator(seed, *stream, name, "attack")
     return {
-        f"{name}_clean": predict(model, test).argmax(dim=1) == test.labels,
+        f"{name}_clean": called_by(model, test) == test.labels,
         f"{name}_attacked": adversarially_correct(model, test, settings.attack, generator=generator),
     }
 

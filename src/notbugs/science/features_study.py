@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings
 from notbugs.config import Radii, Settings
-from notbugs.evaluation import adversarially_correct, predict
+from notbugs.evaluation import adversarially_correct, called_by
 from notbugs.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.intervals import wilson_interval
 from notbugs.progress import Track, silent
@@ -253,7 +253,7 @@ class _Source:
         attack = AttackSettings(
             norm=self.settings.norm, eps=self.settings.headline_eps, num_steps=self.settings.num_steps
         )
-        clean = predict(network, self.test.images).argmax(dim=1) == self.test.labels
+        clean = called_by(network, self.test.images) == self.test.labels
         withstood = adversarially_correct(network, self.test, attack, generator=make_generator(0))
         return {
             "num_features": int(columns.sum()),

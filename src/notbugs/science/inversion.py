@@ -17,7 +17,7 @@ from notbugs.attacks import AttackSettings, Loss, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import representation_distance
 from notbugs.config import Settings
-from notbugs.evaluation import adversarially_correct, batches, model_device, predict
+from notbugs.evaluation import adversarially_correct, batches, called_by, model_device
 from notbugs.images import Images
 from notbugs.models.base import Classifier
 from notbugs.neighbours import BATCH, nearest_rows
@@ -219,6 +219,6 @@ def accuracies(
     """Which images a model gets right, untouched and attacked: "<split>.clean", "<split>.attacked" -> (N,) bool."""
     masks = {}
     for split, data in splits.items():
-        masks[f"{split}.clean"] = predict(model, data).argmax(dim=1) == data.labels
+        masks[f"{split}.clean"] = called_by(model, data) == data.labels
         masks[f"{split}.attacked"] = adversarially_correct(model, data, attack, generator=generator)
     return masks

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from notbugs.errors import UserError
-from notbugs.evaluation import predict
+from notbugs.evaluation import called_by
 from notbugs.images import ImageData
 from notbugs.science.feature_maps import LinearFeatures
 from notbugs.science.features import Choice, Features, features_of, linear_usefulness
@@ -97,5 +97,5 @@ def conflicting(world: PlantedSettings, data: ImageData) -> tuple[ImageData, Ten
 def follows(model: nn.Module, world: PlantedSettings, data: ImageData) -> dict[Pattern, Tensor]:
     """Which pattern a classifier follows where the two conflict: for each, whether it calls the image so, (N,) bool."""
     images, targets = conflicting(world, data)
-    called = predict(model, images.images).argmax(dim=1)
+    called = called_by(model, images.images)
     return dict(zip(PATTERNS, (called == images.labels, called == targets), strict=True))

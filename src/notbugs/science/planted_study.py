@@ -12,7 +12,7 @@ from torch import Tensor
 from notbugs.comparison import Estimate, Run, accuracy, difference
 from notbugs.config import Radii, Settings
 from notbugs.construction import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
-from notbugs.evaluation import adversarially_correct, predict, shifted_labels
+from notbugs.evaluation import adversarially_correct, called_by, shifted_labels
 from notbugs.images import ImageData, make_generator
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
@@ -108,12 +108,18 @@ class Fitted:
 def fit_one(task: FitTask) -> Fitted:
     """Fit a classifier and look at it."""
     model = _trained(
-        task.settings, task.settings.fit, task.data, task.name, task.fit_seed, task.seed, task.device, task.progress
+        task.settings,
+        task.settings.fit,
+        task.data,
+        task.name,
+        task.fit_seed,
+        task.seed,
+        task.device,
+        task.progress,
+        "fit",
     )
     followed = follows(model, task.settings.world, task.test)
-    return Fitted(
-        predict(model, task.test.images).argmax(dim=1).numpy(), {name: mask.numpy() for name, mask in followed.items()}
-    )
+    return Fitted(called_by(model, task.test.images).numpy(), {name: mask.numpy() for name, mask in followed.items()})
 
 
 def in_turn(tasks: Sequence[FitTask]) -> list[Fitted]:
@@ -138,14 +144,14 @@ def study(
     models = {}
     for name in ("standard", "robust"):
         config: TrainSettings = getattr(settings, name)
-        models[name] = _trained(settings, config, data, name, config.seeds[0], seed, device, progress)
+        models[name] = _trained(settings, config, data, name, config.seeds[0], seed, device, progress, name)
     recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
     made = {
         name: construct(
             models[recipe.model],
             data,
             recipe,
-            generator=make_generator(seed, "planted", name),
+            generator=make_generator(seed, "planted", "construct", recipe.recipe),
             progress=progress,
             description=f"planted: {name}",
         )
@@ -186,11 +192,13 @@ def _trained(
     seed: int,
     device: torch.device | str,
     progress: Track,
+    stream: str,
 ) -> Classifier:
-    weights = make_generator(seed, "planted", name, model_seed, "weights")
+    """A classifier from scratch; models of one stream and seed start alike and see the rows in the same order."""
+    weights = make_generator(seed, "planted", stream, model_seed, "weights")
     model = create_model(settings.model, SHAPE, CLASS_NAMES, generator=weights).to(device)
     set_normalisation(model, data.images)
-    order = make_generator(seed, "planted", name, model_seed, "batches")
+    order = make_generator(seed, "planted", stream, model_seed, "batches")
     train(model, data, config, generator=order, progress=progress, description=f"planted: {name}, seed {model_seed}")
     return model
 
@@ -225,7 +233,7 @@ def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -
     """Accuracy, clean and under the robust model's own attack, and which pattern is followed in conflict."""
     attack = settings.robust.attack
     assert attack is not None  # the settings ask for it
-    clean = predict(model, test.images).argmax(dim=1) == test.labels
+    clean = called_by(model, test.images) == test.labels
     withstood = adversarially_correct(model, test, attack, generator=make_generator(0))
     followed = follows(model, settings.world, test)
     return {

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine
+from notbugs.attacks.losses import NO_NUMBER
 from notbugs.config import Settings
-from notbugs.evaluation import batches, model_device, predict, shifted_labels
+from notbugs.evaluation import batches, called_by, model_device, shifted_labels
 from notbugs.images import ImageData, make_generator
 from notbugs.models import ModelSettings
 from notbugs.science.recipe import Recipe
@@ -112,11 +113,10 @@ def adversarial_examples(
             for batch in batches(len(data), batch_size)
         ]
         images[str(goal)] = torch.cat(parts)
-        called = predict(source, images[goal]).argmax(dim=1)
-        fooled[goal] = called != data.labels if goal == "untargeted" else called == targets
+        fooled[goal] = _hit(called_by(source, images[goal]), data.labels, targets, goal)
     lengths = (images["untargeted"] - data.images).flatten(1).norm(dim=1)  # (N,)
     images["noise"] = _with_noise(data.images, lengths, generator)
-    right = predict(source, data.images).argmax(dim=1) == data.labels
+    right = called_by(source, data.images) == data.labels
     return Examples(images, right, fooled, targets)
 
 
@@ -140,7 +140,7 @@ def transfer_rates(model: nn.Module, data: ImageData, examples: Examples) -> dic
         examples: from `adversarial_examples` on the same images.
     """
     seen = {"clean": data.images, **examples.images}
-    called = {kind: predict(model, images).argmax(dim=1) for kind, images in seen.items()}
+    called = {kind: called_by(model, images) for kind, images in seen.items()}
     right = called["clean"] == data.labels
     rates = {}
     for goal in GOALS:
@@ -154,7 +154,8 @@ def transfer_rates(model: nn.Module, data: ImageData, examples: Examples) -> dic
 
 
 def _hit(called: Tensor, labels: Tensor, targets: Tensor, goal: Goal) -> Tensor:
-    return called != labels if goal == "untargeted" else called == targets
+    """Whether an answer is what the attack aimed at, (N,) bool; an answer that is no number is no success."""
+    return (called != labels) & (called != NO_NUMBER) if goal == "untargeted" else called == targets
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any] | None:

@@ -142,9 +142,14 @@ def construct(project: Context, name: str) -> None:
             run.artifact(picture)
     project.say(
         f"construct {name}: {len(seeds)} source models, success {summary['success_rate']:.1%}, "
-        f"median ‖δ‖₂ {summary['delta_norm']['median']:.3f}, still y: robust model "
-        f"{summary['robust_model']['still_y']:.1%}, 1-NN {summary['nearest_neighbour']['still_y']:.1%}"
+        f"median ‖δ‖₂ {summary['delta_norm']['median']:.3f}, still y of what the judge called y before: robust model "
+        f"{_percent(summary['robust_model']['still_y'])}, 1-NN {_percent(summary['nearest_neighbour']['still_y'])}"
     )
+
+
+def _percent(share: float | None) -> str:
+    """A share in print; one of no images is none."""
+    return "none known" if share is None else f"{share:.1%}"
 
 
 def _sources(

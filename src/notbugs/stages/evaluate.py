@@ -1,13 +1,13 @@
 """Stage `evaluate`: every model on the test split; models that did not change are not measured again."""
 
 import math
-import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from notbugs.comparison import Run, nested_mean
 from notbugs.config import DATASET_NAMES, SUBSETS, settings
 from notbugs.distribution import is_first
 from notbugs.errors import ConfigError
@@ -124,27 +124,32 @@ def _training_eps(project: Context, config: SuiteSettings) -> float | None:
     return attack.eps if attack and attack.norm == config.norm and attack.eps != config.headline_eps else None
 
 
+def _run(facts: Mapping[str, Any], value: float) -> Run:
+    """A number measured of one model, to be averaged by its source model and fit."""
+    return Run(facts["source_seed"], facts["seed"], value)
+
+
 def _summary(rows: list[dict[str, Any]], audits: list[tuple[dict[str, Any], Audit]]) -> dict[str, Any]:
-    """Means over all models of a kind; values of the checks and how many failed; medians of the smallest ‖δ‖."""
-    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    """Nested means over the models of a kind; values of the checks and how many failed; medians of the smallest ‖δ‖."""
+    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for row in rows:
         attack = "shifted" if row["labels"] == "shifted" else row["attack"]
         if row["eps"]:
             attack += f"_eps_{row['eps']:g}"
-        groups[row["dataset"], row["estimator"], attack].append(row["accuracy"])
+        groups[row["dataset"], row["estimator"], attack].append(_run(row, row["accuracy"]))
     failed: dict[tuple[str, str], int] = defaultdict(int)
     for facts, found in audits:
         kind = (facts["dataset"], facts["estimator"])
         for check in found.checks:
-            groups[(*kind, f"check_{check.check}")].append(check.value)
+            groups[(*kind, f"check_{check.check}")].append(_run(facts, check.value))
             failed[kind] += not check.passed
         if found.norms:
             median = float(smallest(list(found.norms.values())).median())
-            groups[(*kind, "median_minimum_norm")].append(median)
+            groups[(*kind, "median_minimum_norm")].append(_run(facts, median))
     nested: dict[str, Any] = {}
-    for (dataset, estimator, attack), values in groups.items():
+    for (dataset, estimator, attack), runs in groups.items():
         place = nested.setdefault(dataset, {}).setdefault(estimator, {})
-        mean = statistics.fmean(values)
+        mean = nested_mean(runs)
         place[attack] = round(mean, 6) if math.isfinite(mean) else None
         if (dataset, estimator) in failed:
             place["checks_failed"] = failed[dataset, estimator]
@@ -152,16 +157,16 @@ def _summary(rows: list[dict[str, Any]], audits: list[tuple[dict[str, Any], Audi
 
 
 def _curves(rows: list[dict[str, Any]], config: EvaluateSettings) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """Columns and rows of accuracy against eps: one column a model, mean over seeds."""
-    cells: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """Columns and rows of accuracy against eps: one column a model, nested mean over its runs."""
+    cells: dict[float, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     names: dict[str, None] = {}
     for row in rows:
         if row["labels"] == "true" and row["attack"] in ("clean", f"pgd{config.num_steps}"):
             name = records.column_name(row)
             names[name] = None
-            cells[row["eps"]][name].append(row["accuracy"])
+            cells[row["eps"]][name].append(_run(row, row["accuracy"]))
     table = [
-        {"eps": eps, **{name: round(statistics.fmean(values), 6) for name, values in cells[eps].items()}}
+        {"eps": eps, **{name: round(nested_mean(runs), 6) for name, runs in cells[eps].items()}}
         for eps in sorted(cells)
     ]
     return ("eps", *names), table

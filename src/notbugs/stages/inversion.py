@@ -10,7 +10,7 @@ from torch import Tensor
 
 from notbugs.config import settings
 from notbugs.errors import ConfigError
-from notbugs.evaluation import predict
+from notbugs.evaluation import called_by
 from notbugs.files import write_json
 from notbugs.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.models import load_model
@@ -134,9 +134,7 @@ def _look_closely(
                 )
                 for space, measured in columns.items()
             }
-            entry["called_y"] = {
-                judge: share([predict(other, found).argmax(dim=1) == labels]) for judge, other in models.items()
-            }
+            entry["called_y"] = {judge: share([called_by(other, found) == labels]) for judge, other in models.items()}
             table.setdefault(name, {})[objective] = entry
             images.append(found[shown])
             frames.append(_facts(name, objective, pairs, columns, data.labels, shown))

@@ -1,7 +1,7 @@
 """Measuring every model on the test split, part by part, by any number of processes; what is kept is not measured."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -132,12 +132,24 @@ def _measure_and_keep(keeping: _Keeping, say: Say) -> None:
     keeping.kept.put(measure(keeping.bench, keeping.task), *keeping.key)
 
 
+def _places(subjects: Iterable[Subject]) -> dict[Path, int]:
+    """Place of each model among those of its kind: by fit, then by source model, each in the order of params.yaml."""
+    fits: dict[tuple[object, ...], int] = defaultdict(int)
+    kinds: dict[tuple[str, str], list[tuple[int, Path]]] = defaultdict(list)
+    for subject in subjects:
+        own = (*subject.kind, subject.facts["source_seed"])
+        kinds[subject.kind].append((fits[own], subject.file))
+        fits[own] += 1
+    ordered = [sorted(models, key=lambda model: model[0]) for models in kinds.values()]
+    return {file: place for models in ordered for place, (_, file) in enumerate(models)}
+
+
 class Measuring:
     """The measurements of a project's models.
 
     The level's attacks are run on each kind's first `suite_seeds` models, its checks on the first `check_seeds` of
-    those. Transfer is tried from D's first standard model, for the standard models themselves from the first robust
-    one.
+    those; first come the first fits of all source models, then their second ones: a few show the spread over sources.
+    Transfer is tried from D's first standard model, for the standard models themselves from the first robust one.
     """
 
     def __init__(self, project: Context, subjects: list[Subject], data: Images, config: SuiteSettings) -> None:
@@ -177,11 +189,10 @@ class Measuring:
                 raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
             if subject.facts["dataset"] == "D":
                 first.setdefault(subject.facts["estimator"], subject.file)
-        seen: dict[tuple[str, str], int] = defaultdict(int)
+        places = _places(subjects)
         suite = self._config.suite_seeds
         for subject in subjects:
-            number, kind = seen[subject.kind], subject.kind
-            seen[kind] += 1
+            number, kind = places[subject.file], subject.kind
             thorough = suite is None or number < suite
             checked = thorough and number < self._config.check_seeds
             source = first.get("robust" if kind == ("D", "standard") else "standard") if checked else None

@@ -31,14 +31,15 @@ from notbugs.construction import (
 from notbugs.construction import construct as build
 from notbugs.early_stopping import EpochRecord
 from notbugs.errors import UserError
-from notbugs.evaluation import evaluate
+from notbugs.evaluation import measure_outcome
 from notbugs.files import sha256
 from notbugs.images import ImageData, make_generator
 from notbugs.imports import made_with
 from notbugs.models import load_model
 from notbugs.neighbours import own_neighbours
 from notbugs.progress import silent
-from notbugs.robustness import SuiteSettings
+from notbugs.robustness import SuiteSettings, audit
+from notbugs.robustness.settings import RANDOM_STARTS
 from notbugs.stages.context import Context
 from notbugs.stages.learning import Lesson, learn, summary
 from notbugs.stages.source_models import construction_seeds, judge_seed, source_seeds
@@ -314,9 +315,10 @@ class Trial:
             "attack_success": facts["success_rate"],
             "before": facts["robust_model"]["before"],
             "before_neighbour": facts["nearest_neighbour"]["before"],
-            "still_y": facts["robust_model"]["still_y"],
-            "still_y_neighbour": facts["nearest_neighbour"]["still_y"],
-            "still_y_both": facts["still_y_both"],
+            # 0 where the judge knew no image before: nothing shows then that any is still y
+            "still_y": facts["robust_model"]["still_y"] or 0.0,
+            "still_y_neighbour": facts["nearest_neighbour"]["still_y"] or 0.0,
+            "still_y_both": facts["still_y_both"] or 0.0,
             "mean_delta_norm": facts["delta_norm"]["mean"],
             "work": self.work,
             "curves": curves,
@@ -331,8 +333,9 @@ class Trial:
         """Clean accuracies and the attack of the headline, as the stage `evaluate` measures them."""
         whole = settings(self.project.params, "evaluate", SuiteSettings)
         headline = whole.model_copy(update={"eps": (whole.headline_eps,), "num_steps": whole.headline_num_steps})
-        generator = make_generator(self.project.seed, "evaluate", "random start")
-        return evaluate(model, self.lab.splits[split], headline, generator=generator)[0]
+        generator = make_generator(self.project.seed, *RANDOM_STARTS)
+        found = audit(model, self.lab.splits[split], headline, generator=generator, thorough=False)
+        return [measure_outcome(outcome) for outcome in found.outcomes]
 
 
 def _accuracies(measurements: Any) -> dict[str, float]:
