@@ -237,7 +237,7 @@ def printed(root: Path, rows: list[dict[str, Any]], headline_eps: float = 0.5, w
 @pytest.mark.parametrize(
     ("width", "shown", "hidden"),
     [
-        (100, ("eps 0.25 ", "eps 0.5*", "eps 2"), ("eps 0.125", "eps 0.75", "eps 1 ")),
+        (100, ("eps 0.25 ", "eps 0.5*", "eps 0.75", "eps 2"), ("eps 0.125", "eps 1 ")),
         (80, ("eps 0.5*", "eps 2"), ("eps 0.25", "eps 0.75")),
         (60, ("eps 0.5*",), ("eps 2",)),
     ],
