@@ -301,8 +301,11 @@ def test_runs_lost_to_mlflow_are_rebuilt(project: Path, tmp_path: Path) -> None:
     (copy / "mlruns").mkdir()
     for _ in range(2):  # the second call changes nothing
         run(copy, "notbugs", "track")
-        names = [run["tags"]["mlflow.runName"] for run in mlflow_runs(copy)]
+        runs = mlflow_runs(copy)
+        trials = [run for run in runs if "sweep.trial" in run["tags"]]
+        names = [run["tags"]["mlflow.runName"] for run in runs if run not in trials]
         assert sorted(names) == sorted(STAGES)
+        assert len(trials) == len((copy / "sweeps" / "small" / "trials.csv").read_text().splitlines()) - 1
 
 
 def test_dvc_shows_metrics_plots_params_and_graph(project: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from inspect import signature
 
 import torch
 from torch import Tensor, distributed, nn
@@ -89,7 +90,10 @@ def averaging(model: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    parallel = nn.parallel.DistributedDataParallel
+    known = signature(parallel).parameters
+    name = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)  # its old name
+    return parallel(model, **{name: False})
 
 
 def average_buffers(model: nn.Module) -> None:
