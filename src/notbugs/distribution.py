@@ -4,7 +4,7 @@ Everything here also holds where there is one process only; then it changes noth
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from inspect import signature
@@ -90,9 +90,9 @@ def averaging(model: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    parallel = nn.parallel.DistributedDataParallel
+    parallel: Callable[..., nn.Module] = nn.parallel.DistributedDataParallel
     known = signature(parallel).parameters
-    name = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)  # its old name
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # older torch
     return parallel(model, **{name: False})
 
 
