@@ -75,7 +75,7 @@ def test_what_is_accepted() -> None:
     settings = checked(eps={"low": 0.1, "high": 2, "log": True}, sampler="tpe", trials=3, source_eps=[0, 0.5])
     assert settings.eps == Range(low=0.1, high=2.0, log=True)
     assert settings.source_eps == (0.0, 0.5)
-    assert settings.seeds == (0,)
+    assert settings.seeds == (0, 1)
 
 
 def test_grid_of_a_ball_and_of_an_inversion() -> None:
