@@ -206,7 +206,7 @@ def test_ctrl_c_ends_the_stage_and_its_workers(tmp_path: Path, two: Context) -> 
     files = [tmp_path / f"{task}.pid" for task in range(2)]
     wait_until(lambda: all(file.exists() and file.read_text() for file in files))
     workers = [int(file.read_text()) for file in files]
-    for process in (stage.pid, *workers):
+    for process in (*workers, stage.pid):  # the stage ends its workers, so it is the last
         os.kill(process, signal.SIGINT)
     _, said = stage.communicate(timeout=60)
     assert stage.returncode != 0

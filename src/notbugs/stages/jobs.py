@@ -9,12 +9,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for_jobs
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Self, TypeVar
 
@@ -36,6 +38,8 @@ Heard = Callable[[int, Any], None]
 """(number of the task, what it said) -> None, in the stage's own process."""
 
 
+LOOKED_AT_EVERY = 1.0
+"""Seconds between two looks at whether all workers live."""
 PATIENCE = 10.0
 """Seconds that the end waits for the last word of a worker that was killed while it spoke."""
 
@@ -84,20 +88,39 @@ def do_all(
         pool = ProcessPoolExecutor(workers, context(), _begin, (project.runtime.num_threads, ears.mouths, ears.taken))
         try:
             jobs = [pool.submit(_do, work, number, task) for number, task in enumerate(tasks)]
-            for job in project.progress(as_completed(jobs), description, len(jobs)):
+            for job in project.progress(_as_completed(jobs, before), description, len(jobs)):
                 job.result()
             return [job.result() for job in jobs]
-        except BrokenProcessPool:
+        except BaseException as error:
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
+            if not isinstance(error, BrokenProcessPool):
+                raise
             raise WorkerError(
                 f"{description}: a worker process was killed (out of memory?); what is finished is kept, `jobs: 1` "
                 "in params.yaml needs less memory"
             ) from None
-        except BaseException:
-            for worker in set(multiprocessing.active_children()) - before:
-                worker.terminate()
-            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _as_completed(jobs: Sequence["Future[R]"], before: set[BaseProcess]) -> Iterator["Future[R]"]:
+    """The jobs as they end.
+
+    The pool may begin to wait for its workers before the last of them is started, and then never hears of that one's
+    end; so they are looked at here, too.
+
+    Args:
+        before: child processes that are no workers.
+    Raises: BrokenProcessPool if a worker ended before its time.
+    """
+    left, workers = set(jobs), set[BaseProcess]()
+    while left:
+        ended, left = wait_for_jobs(left, LOOKED_AT_EVERY, FIRST_COMPLETED)
+        yield from ended
+        workers |= set(multiprocessing.active_children()) - before
+        if not ended and any(worker.exitcode is not None for worker in workers):
+            raise BrokenProcessPool
 
 
 class _Ears:
