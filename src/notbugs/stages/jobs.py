@@ -88,7 +88,8 @@ def do_all(
         pool = ProcessPoolExecutor(workers, context(), _begin, (project.runtime.num_threads, ears.mouths, ears.taken))
         try:
             jobs = [pool.submit(_do, work, number, task) for number, task in enumerate(tasks)]
-            for job in project.progress(_as_completed(jobs, before), description, len(jobs)):
+            begun = set(multiprocessing.active_children()) - before  # one that ends is no longer among them
+            for job in project.progress(_as_completed(jobs, begun), description, len(jobs)):
                 job.result()
             return [job.result() for job in jobs]
         except BaseException as error:
@@ -104,21 +105,20 @@ def do_all(
             pool.shutdown(cancel_futures=True)
 
 
-def _as_completed(jobs: Sequence["Future[R]"], before: set[BaseProcess]) -> Iterator["Future[R]"]:
+def _as_completed(jobs: Sequence["Future[R]"], workers: set[BaseProcess]) -> Iterator["Future[R]"]:
     """The jobs as they end.
 
     The pool may begin to wait for its workers before the last of them is started, and then never hears of that one's
     end; so they are looked at here, too.
 
     Args:
-        before: child processes that are no workers.
+        workers: all that were started.
     Raises: BrokenProcessPool if a worker ended before its time.
     """
-    left, workers = set(jobs), set[BaseProcess]()
+    left = set(jobs)
     while left:
         ended, left = wait_for_jobs(left, LOOKED_AT_EVERY, FIRST_COMPLETED)
         yield from ended
-        workers |= set(multiprocessing.active_children()) - before
         if not ended and any(worker.exitcode is not None for worker in workers):
             raise BrokenProcessPool
 
