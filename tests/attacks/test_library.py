@@ -23,6 +23,7 @@ from notbugs.attacks.library import (
 )
 from notbugs.evaluation import adversarially_correct, predict
 from notbugs.images import ImageData
+from scaled import Scaled
 
 EPS = 0.5
 STEPS = {"apgd_ce": 10, "apgd_t": 5, "fab_t": 5, "square": 40, "ddn": 20, "cw": 20, "fmn": 20}
@@ -180,17 +181,6 @@ def test_square_is_about_as_strong_on_padded_images(monkeypatch):
         counts.append(int(fooled(model, x_adv, data).sum()))
     assert 20 < counts[0] < 80
     assert counts[1] > 0.7 * counts[0]
-
-
-class Scaled(nn.Module):
-    """The same classifier with logits times a factor."""
-
-    def __init__(self, network: nn.Module, factor: float) -> None:
-        super().__init__()
-        self.network, self.factor = network, factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x) * self.factor
 
 
 @pytest.mark.parametrize(("norm", "name"), [("l2", name) for name in FIXED_EPS] + ALL_MINIMUM)

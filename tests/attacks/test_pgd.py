@@ -16,6 +16,7 @@ from notbugs.attacks import LOSSES, AttackSettings, Loss, pgd
 from notbugs.config import validate
 from notbugs.devices import TRAITS, Traits
 from notbugs.errors import ConfigError
+from scaled import Scaled
 
 ORDERS = {"l2": 2.0, "linf": math.inf}
 
@@ -136,17 +137,6 @@ def test_a_confident_model_is_attacked_all_the_same():
     found = pgd(model, inputs, labels, eps=0.6, step_size=0.15, num_steps=10)
     torch.testing.assert_close(found.x_adv, inputs - 0.3, rtol=0, atol=1e-5)
     assert found.success.all()
-
-
-class Scaled(nn.Module):
-    """The same classifier with logits times a factor."""
-
-    def __init__(self, network: nn.Module, factor: float) -> None:
-        super().__init__()
-        self.network, self.factor = network, factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x) * self.factor
 
 
 @pytest.mark.parametrize("targeted", [False, True])

@@ -10,6 +10,7 @@ from torch.nn import functional
 from notbugs.images import ImageData
 from notbugs.robustness import Check, SuiteSettings, audit
 from notbugs.robustness.masking import Signs, Standing, _changes_nothing, masking_checks
+from scaled import Scaled
 
 SETTINGS = SuiteSettings(eps=(0.5,), headline_eps=0.5, headline_num_steps=40)
 NAMES = [
@@ -37,17 +38,6 @@ class Quantised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network((x * 7).round() / 7)
-
-
-class Scaled(nn.Module):
-    """Logits times a factor: the same classifier, whose softmax saturates or is all but uniform."""
-
-    def __init__(self, network: nn.Module, factor: float) -> None:
-        super().__init__()
-        self.network, self.factor = network, factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x) * self.factor
 
 
 class Softmax(nn.Module):
