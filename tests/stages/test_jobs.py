@@ -170,42 +170,35 @@ do_all(open_project(Path({root!r})), range(2), slow, description="slow")
 """
 
 
-def test_a_stage_that_is_killed_leaves_no_worker(tmp_path: Path, two: Context) -> None:
-    (tmp_path / "slow_tasks.py").write_text(
+def begin_slow(folder: Path, project: Context) -> tuple["subprocess.Popen[str]", list[int]]:
+    """A stage in a process of its own whose two workers are at work, and the numbers of their processes."""
+    (folder / "slow_tasks.py").write_text(
         "import os, time\nfrom pathlib import Path\n"
-        f"def slow(task, say):\n    Path({str(tmp_path)!r}, f'{{task}}.pid').write_text(str(os.getpid()))\n"
+        f"def slow(task, say):\n    Path({str(folder)!r}, f'{{task}}.pid').write_text(str(os.getpid()))\n"
         "    time.sleep(600)\n"
     )
-    program = SLOW.format(tests=str(tmp_path), root=str(two.root))
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    stage = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path})
-    files = [tmp_path / f"{task}.pid" for task in range(2)]
+    stage = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(tests=str(folder), root=str(project.root))],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    files = [folder / f"{task}.pid" for task in range(2)]
     wait_until(lambda: all(file.exists() and file.read_text() for file in files))
-    workers = [int(file.read_text()) for file in files]
+    return stage, [int(file.read_text()) for file in files]
+
+
+def test_a_stage_that_is_killed_leaves_no_worker(tmp_path: Path, two: Context) -> None:
+    stage, workers = begin_slow(tmp_path, two)
     stage.kill()
-    stage.wait()
+    stage.communicate()
     wait_until(lambda: not any(psutil.pid_exists(worker) for worker in workers))
 
 
 def test_ctrl_c_ends_the_stage_and_its_workers(tmp_path: Path, two: Context) -> None:
     """In a terminal all of them get the signal; the stage ends at once, with no line of a worker."""
-    (tmp_path / "slow_tasks.py").write_text(
-        "import os, time\nfrom pathlib import Path\n"
-        f"def slow(task, say):\n    Path({str(tmp_path)!r}, f'{{task}}.pid').write_text(str(os.getpid()))\n"
-        "    time.sleep(600)\n"
-    )
-    program = SLOW.format(tests=str(tmp_path), root=str(two.root))
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    stage = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": path},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    files = [tmp_path / f"{task}.pid" for task in range(2)]
-    wait_until(lambda: all(file.exists() and file.read_text() for file in files))
-    workers = [int(file.read_text()) for file in files]
+    stage, workers = begin_slow(tmp_path, two)
     for process in (*workers, stage.pid):  # the stage ends its workers, so it is the last
         os.kill(process, signal.SIGINT)
     _, said = stage.communicate(timeout=60)
