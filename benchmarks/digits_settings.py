@@ -21,14 +21,14 @@ import torch
 from torch import nn
 
 from notbugs.attacks import AttackSettings
-from notbugs.config import read_params, settings
-from notbugs.construction import construct, construct_settings, describe, summarise
-from notbugs.evaluation import adversarially_correct, predict, shifted_labels
-from notbugs.images import ImageData, make_generator
+from notbugs.construction.recipes import construct, construct_settings, describe, summarise
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.sources import DataSettings, load_source
+from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_labels
 from notbugs.models import set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.sources import DataSettings, load_source
-from notbugs.training import FitSettings, TrainSettings, train
+from notbugs.runtime.config import read_params, settings
+from notbugs.training.loop import FitSettings, TrainSettings, train
 
 ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "presets" / "digits.yaml"

@@ -30,13 +30,13 @@ from turns import Turns
 
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
-from notbugs.config import read_params, settings
-from notbugs.evaluation import adversarially_correct, predict, shifted_labels
-from notbugs.images import ImageData, make_generator
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.sources import DataSettings, load_source
+from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_labels
 from notbugs.models import ModelSettings, create_model, load_model, save_model, set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.sources import DataSettings, load_source
-from notbugs.training import TrainSettings, train
+from notbugs.runtime.config import read_params, settings
+from notbugs.training.loop import TrainSettings, train
 
 HERE = Path(__file__).parent
 MODELS = {

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
-from notbugs.devices import full_precision
-from notbugs.images import ImageData, make_generator
+from notbugs.data.images import ImageData, make_generator
 from notbugs.models import ModelSettings, create_model
-from notbugs.training import TrainSettings, train
+from notbugs.runtime.devices import full_precision
+from notbugs.training.loop import TrainSettings, train
 
 HERE = Path(__file__).parent
 CLASSES = tuple("abcdefghij")

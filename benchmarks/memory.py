@@ -20,17 +20,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from notbugs.construction import TargetSettings, describe, parts, set_up
-from notbugs.evaluation import EvaluateSettings, evaluate
-from notbugs.feeding import Feed
-from notbugs.files import whole_folder
-from notbugs.images import ImageData, make_generator
-from notbugs.memory import keep_freed_memory
+from notbugs.construction.recipes import TargetSettings, describe, parts, set_up
+from notbugs.data.batches import Feed
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.store import DatasetWriter, StoredDataset, load_dataset
+from notbugs.evaluation.accuracy import EvaluateSettings, evaluate
+from notbugs.evaluation.neighbours import neighbour_reference
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.neighbours import neighbour_reference
-from notbugs.store import DatasetWriter, StoredDataset, load_dataset
-from notbugs.training import TrainSettings, train
+from notbugs.runtime.files import whole_folder
+from notbugs.runtime.memory import keep_freed_memory
+from notbugs.training.loop import TrainSettings, train
 
 HERE = Path(__file__).parent
 CLASSES = tuple("abcdefghij")

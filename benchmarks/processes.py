@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from notbugs.files import write_json, write_text
-from notbugs.store import load_dataset
+from notbugs.data.store import load_dataset
+from notbugs.runtime.files import write_json, write_text
 
 HERE = Path(__file__).parent
 SHARD_SIZE = 250

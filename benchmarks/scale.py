@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from notbugs.attacks.engine import multiply_adds
-from notbugs.config import read_params, validate
+from notbugs.data.sources import DataSettings
 from notbugs.models import ModelSettings, create_model
-from notbugs.sources import DataSettings
+from notbugs.runtime.config import read_params, validate
 
 PRESETS = Path(__file__).parents[1] / "presets"
 SIZES = {"cifar10": (50_000, 10_000, 32), "restricted_imagenet": (257_748, 10_150, 224)}

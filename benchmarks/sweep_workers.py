@@ -17,7 +17,7 @@ from pathlib import Path
 import optuna
 import yaml
 
-from notbugs.stages.context import open_project
+from notbugs.pipeline.running.context import open_project
 from notbugs.sweeps.session import run
 from notbugs.sweeps.storage import open_storage, storage_url
 

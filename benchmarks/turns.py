@@ -1,7 +1,7 @@
 """Implementations that take turns, each in a process of its own.
 
 What one of them does to the memory allocator, to thread pools and to caches then stays its own, as it does for its
-users: the allocator's setting of `notbugs.memory`, which every stage of ours has, would speed up the others too.
+users: the allocator's setting of `notbugs.runtime.memory`, which every stage of ours has, would speed up the others.
 """
 
 import multiprocessing
@@ -82,7 +82,7 @@ def _serve(pipe: Connection, device: str, num_threads: int, ours: bool) -> None:
     """Answer until the other end is closed: to a Make with what its run found, to "run" with the seconds it took."""
     torch.set_num_threads(num_threads)
     if ours:
-        from notbugs.memory import keep_freed_memory
+        from notbugs.runtime.memory import keep_freed_memory
 
         keep_freed_memory()
     run: Callable[[], Any] = lambda: None  # noqa: E731

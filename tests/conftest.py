@@ -12,10 +12,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from notbugs.attacks import AttackSettings
-from notbugs.images import ImageData, make_generator, stratified_split
+from notbugs.data.images import ImageData, make_generator, stratified_split
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.training import TrainSettings, train
+from notbugs.training.loop import TrainSettings, train
 
 settings.register_profile("notbugs", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("notbugs")

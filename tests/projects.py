@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from notbugs.files import sha256
+from notbugs.runtime.files import sha256
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "sweeps")
 SOURCE = Path(__file__).parents[1] / "src"

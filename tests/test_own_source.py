@@ -20,7 +20,7 @@ def copy_source(project: Path) -> Path:
     """The package beside a project's params.yaml, changed so that its `results` command says whose code it is."""
     package = shutil.copytree(SOURCE / "notbugs", project / "src" / "notbugs")
     module = package / "cli" / "results.py"
-    begin = "    from notbugs import results as module\n\n    if form"
+    begin = "    from notbugs.evaluation import results as module\n\n    if form"
     text = module.read_text()
     assert begin in text
     module.write_text(text.replace(begin, f'    click.echo("{MARK}, " + __file__)\n    return\n{begin}'))
@@ -105,7 +105,7 @@ def test_a_queued_experiment_runs_its_own_code(tmp_path: Path) -> None:
     git(project, "add", "-A")
     git(project, "commit", "-qm", "base")
 
-    module = project / "src" / "notbugs" / "stages" / "prepare.py"
+    module = project / "src" / "notbugs" / "pipeline" / "prepare.py"
     original = module.read_text()
     line = "        write_json(metrics_file, {**summary, **shape"
     assert line in original

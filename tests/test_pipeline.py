@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from notbugs.files import sha256
-from notbugs.store import load_dataset
+from notbugs.data.store import load_dataset
+from notbugs.runtime.files import sha256
 from projects import run
 from tiny import ATTACK, CONSTRUCT, EVALUATE, FEATURES, PLANTED, SHARED, TRAIN
 

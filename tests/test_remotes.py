@@ -13,8 +13,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from notbugs.files import sha256
-from notbugs.store import load_dataset, source_folders
+from notbugs.data.store import load_dataset, source_folders
+from notbugs.runtime.files import sha256
 from projects import run
 from test_pipeline import TINY_PARAMS, make_project, mlflow_runs
 

@@ -7,20 +7,20 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "ImageData": "notbugs.images",
-    "load_dataset": "notbugs.store",
-    "save_dataset": "notbugs.store",
-    "export_dataset": "notbugs.formats.exporting",
-    "import_dataset": "notbugs.formats.importing",
+    "ImageData": "notbugs.data.images",
+    "load_dataset": "notbugs.data.store",
+    "save_dataset": "notbugs.data.store",
+    "export_dataset": "notbugs.exchange.exporting",
+    "import_dataset": "notbugs.exchange.importing",
     "load_model": "notbugs.models",
     "create_model": "notbugs.models",
     "pgd": "notbugs.attacks",
-    "train": "notbugs.training",
-    "construct": "notbugs.construction",
-    "evaluate": "notbugs.evaluation",
-    "SuiteSettings": "notbugs.robustness",
-    "audit": "notbugs.robustness",
-    "wilson_interval": "notbugs.intervals",
+    "train": "notbugs.training.loop",
+    "construct": "notbugs.construction.recipes",
+    "evaluate": "notbugs.evaluation.accuracy",
+    "SuiteSettings": "notbugs.evaluation.levels",
+    "audit": "notbugs.evaluation.suite",
+    "wilson_interval": "notbugs.evaluation.intervals",
 }
 __all__ = list(_HOMES)
 

@@ -12,8 +12,8 @@ from notbugs.attacks import engine as engine_module
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, can_compile, frozen, multiply_adds, pays_to_compile
 from notbugs.attacks.pgd import _next_size
-from notbugs.devices import TRAITS, Traits
-from notbugs.errors import ConfigError
+from notbugs.runtime.devices import TRAITS, Traits
+from notbugs.runtime.errors import ConfigError
 
 
 @pytest.mark.parametrize(

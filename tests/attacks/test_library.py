@@ -21,8 +21,8 @@ from notbugs.attacks.library import (
     library_attack,
     library_minimum,
 )
-from notbugs.evaluation import adversarially_correct, predict
-from notbugs.images import ImageData
+from notbugs.data.images import ImageData
+from notbugs.evaluation.accuracy import adversarially_correct, predict
 from scaled import Scaled
 
 EPS = 0.5

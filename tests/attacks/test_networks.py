@@ -23,10 +23,11 @@ from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.modules import UnsteadyError, all_modules, check_steady, in_train_mode
 from notbugs.cli import main
-from notbugs.evaluation import adversarially_correct, predict
-from notbugs.images import ImageData
-from notbugs.robustness import SuiteSettings, audit
-from notbugs.store import load_dataset, save_dataset
+from notbugs.data.images import ImageData
+from notbugs.data.store import load_dataset, save_dataset
+from notbugs.evaluation.accuracy import adversarially_correct, predict
+from notbugs.evaluation.levels import SuiteSettings
+from notbugs.evaluation.suite import audit
 
 EPS = 0.5
 ATTACK = AttackSettings(eps=EPS, num_steps=10)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks import LOSSES, AttackSettings, Loss, pgd
-from notbugs.config import validate
-from notbugs.devices import TRAITS, Traits
-from notbugs.errors import ConfigError
+from notbugs.runtime.config import validate
+from notbugs.runtime.devices import TRAITS, Traits
+from notbugs.runtime.errors import ConfigError
 from scaled import Scaled
 
 ORDERS = {"l2": 2.0, "linf": math.inf}

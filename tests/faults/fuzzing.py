@@ -8,7 +8,7 @@ from guard import only_within
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from notbugs.errors import UserError
+from notbugs.runtime.errors import UserError
 
 Edits = list[tuple[str, float, int]]
 

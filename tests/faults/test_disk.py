@@ -12,12 +12,12 @@ pytestmark = needs_mount
 
 WRITING = """
 import sys, pathlib, pandas, torch, numpy
-from notbugs.errors import UserError
-from notbugs.files import write_text
-from notbugs.images import ImageData, make_generator
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.files import write_text
+from notbugs.data.images import ImageData, make_generator
 from notbugs.models import ModelSettings, create_model, load_model, save_model
-from notbugs.files import whole_file, whole_folder
-from notbugs.store import load_dataset, save_dataset
+from notbugs.runtime.files import whole_file, whole_folder
+from notbugs.data.store import load_dataset, save_dataset
 
 here = pathlib.Path(sys.argv[1])
 
@@ -78,16 +78,16 @@ def test_what_does_not_fit_leaves_what_was_there(tmp_path: Path) -> None:
 
 LEARNING = """
 import sys, pathlib, subprocess, torch
-import notbugs.checkpoints
-from notbugs.errors import UserError
-from notbugs.images import ImageData, make_generator
+import notbugs.training.checkpoints
+from notbugs.runtime.errors import UserError
+from notbugs.data.images import ImageData, make_generator
 from notbugs.models import ModelSettings, create_model
-from notbugs.state_file import load_state
-from notbugs.training import TrainSettings, train
+from notbugs.runtime.state_file import load_state
+from notbugs.training.loop import TrainSettings, train
 
 here = pathlib.Path(sys.argv[1])
 file = here / "state.safetensors"
-notbugs.checkpoints.SECONDS = 0.0
+notbugs.training.checkpoints.SECONDS = 0.0
 torch.set_num_threads(1)
 images = torch.rand(40, 1, 8, 8, generator=make_generator(1))
 data = ImageData(images, torch.arange(40) % 2, tuple("ab"))
@@ -99,12 +99,12 @@ def learn(checkpoint):
     return model.state_dict()
 
 try:
-    learn(notbugs.checkpoints.Checkpoint(file))
+    learn(notbugs.training.checkpoints.Checkpoint(file))
 except UserError as error:
     print(error)
 print([path.name for path in here.iterdir()], len(load_state(file)["records"]))
 subprocess.run(["mount", "-o", "remount,size=4m", here], check=True)
-resumed, whole = learn(notbugs.checkpoints.Checkpoint(file)), learn(None)
+resumed, whole = learn(notbugs.training.checkpoints.Checkpoint(file)), learn(None)
 print(len(load_state(file)["records"]), all(torch.equal(resumed[name], whole[name]) for name in whole))
 """
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from notbugs.sources.base import SourceError
-from notbugs.sources.folder import read_folder
+from notbugs.data.sources.base import SourceError
+from notbugs.data.sources.folder import read_folder
 
 Entry = tuple[str, bytes, bytes, str]
 """Name, content, type in a tar, target of a link."""

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from notbugs.errors import UserError
-from notbugs.images import ImageData, make_generator
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.store import StoreError, load_dataset, save_dataset
 from notbugs.models import ModelError, ModelSettings, create_model, load_model, save_model
-from notbugs.state_file import StateError, load_state, save_state
-from notbugs.store import StoreError, load_dataset, save_dataset
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.state_file import StateError, load_state, save_state
 
 DTYPES = st.sampled_from(["F32", "F16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "BF16", "x"]) | SCALARS
 FIELDS = {

@@ -9,10 +9,10 @@ from fuzzing import EDITS, VALUES, Refusals, edited, fuzz, places, section_at
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from notbugs.config import read_params
-from notbugs.errors import ConfigError
-from notbugs.presets import change
-from notbugs.stages.check import check
+from notbugs.cli.check import check
+from notbugs.cli.presets import change
+from notbugs.runtime.config import read_params
+from notbugs.runtime.errors import ConfigError
 
 PRESET = Path(__file__).parents[2] / "presets" / "digits.yaml"
 PARAMS = yaml.safe_load(PRESET.read_text())

@@ -89,7 +89,7 @@ def test_the_check_sees_what_it_looks_for(source: str) -> None:
 def test_the_yaml_loaders_are_safe_ones() -> None:
     import yaml
 
-    from notbugs.config import _Loader
+    from notbugs.runtime.config import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader)
     source = (PACKAGE / "tracking" / "lineage.py").read_text(encoding="utf-8")

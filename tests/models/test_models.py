@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from notbugs.config import validate
-from notbugs.errors import ConfigError
-from notbugs.images import ImageData, make_generator
+from notbugs.data.images import ImageData, make_generator
 from notbugs.models import (
     BUILDERS,
     DEFAULT_WIDTHS,
@@ -20,6 +18,8 @@ from notbugs.models import (
     set_normalisation,
 )
 from notbugs.models.base import Classifier
+from notbugs.runtime.config import validate
+from notbugs.runtime.errors import ConfigError
 
 NAMES = tuple("abcdefghij")
 CONVOLUTIONAL = ("small_cnn", "deep_cnn", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception")

@@ -14,10 +14,10 @@ import yaml
 from sklearn.datasets import load_digits
 from sweep_files import write_sweep
 
-from notbugs.config import DATASET_NAMES
-from notbugs.images import ImageData
-from notbugs.intervals import wilson_interval
-from notbugs.store import save_dataset
+from notbugs.data.images import ImageData
+from notbugs.data.store import save_dataset
+from notbugs.evaluation.intervals import wilson_interval
+from notbugs.runtime.config import DATASET_NAMES
 
 N_TEST = 360
 SEEDS = (0, 1, 2)

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from notbugs.comparison import Basis, Estimate
-from notbugs.intervals import wilson_interval
+from notbugs.evaluation.comparison import Basis, Estimate
+from notbugs.evaluation.intervals import wilson_interval
+from notbugs.evaluation.results import baseline_of
 from notbugs.report.claims import RULES, Claim, Criterion, det_words, judge
 from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.results import baseline_of
 
 N = 360
 PRESETS = Path(__file__).parents[2] / "presets"

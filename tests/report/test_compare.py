@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.compare import CompareError, Line, Outcome, compare, read_run, write_comparison
+from notbugs.report.compare import CompareError, Line, Outcome, compare, read_run, write_comparison
 
 
 def with_science(root: Path, rank: float) -> Path:

@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from notbugs.intervals import wilson_interval
+from notbugs.evaluation.intervals import wilson_interval
+from notbugs.evaluation.results import accuracy_table
 from notbugs.report import figures
 from notbugs.report.paper import CIFAR10
 from notbugs.report.project import Project, load_project
 from notbugs.report.style import look, new_figure, report_style, to_png
-from notbugs.results import accuracy_table
 
 
 @pytest.fixture(scope="module")

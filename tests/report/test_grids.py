@@ -8,9 +8,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from notbugs.data.store import load_dataset
 from notbugs.report.grids import FACTORS, Strip, amplification, draw, inverted_grid, targeted_grid
 from notbugs.report.project import Project, load_project
-from notbugs.store import load_dataset
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from sweep_files import EPS, STEPS, numbers, trial_rows, write_sweep
 
-from notbugs.comparison import Run
-from notbugs.files import sha256
+from notbugs.evaluation.comparison import Run
+from notbugs.evaluation.results import ResultsError
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Text
 from notbugs.report.honesty import Honesty
 from notbugs.report.sweep_answer import answer, y_against_shifted
 from notbugs.report.sweeps import Study, draw, load_studies, load_study, sweep_blocks, write_figures
-from notbugs.results import ResultsError
+from notbugs.runtime.files import sha256
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 
-from notbugs.images import ImageData
+from notbugs.data.images import ImageData
+from notbugs.data.store import load_dataset, save_dataset
+from notbugs.evaluation.results import ResultsError
 from notbugs.report import science_diversity, science_estimator, science_inversion, science_transfer, write_report
 from notbugs.report.figures import FIGURES
 from notbugs.report.project import load_project
 from notbugs.report.style import report_style
-from notbugs.results import ResultsError
-from notbugs.store import load_dataset, save_dataset
 
 
 def share(mean: float, half: float = 0.03) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from notbugs.construction import InvertSettings, TargetSettings, construct
-from notbugs.images import ImageData, make_generator
+from notbugs.construction.recipes import InvertSettings, TargetSettings, construct
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.store import save_dataset
 from notbugs.models import save_model
-from notbugs.store import save_dataset
 
 TRAIN = {"epochs": 2, "batch_size": 64, "lr": 0.1, "schedule": "one_cycle"}
 PARAMS: dict[str, Any] = {

@@ -8,9 +8,12 @@ import pytest
 import torch
 import yaml
 
-from notbugs.config import validate
-from notbugs.errors import ConfigError
-from notbugs.images import ImageData
+from notbugs.data.images import ImageData
+from notbugs.data.store import load_dataset
+from notbugs.pipeline.diversity import diversity
+from notbugs.pipeline.running.context import open_project
+from notbugs.runtime.config import validate
+from notbugs.runtime.errors import ConfigError
 from notbugs.science.diversity import (
     DiversityError,
     DiversitySettings,
@@ -23,9 +26,6 @@ from notbugs.science.diversity import (
     spread,
     vendi_score,
 )
-from notbugs.stages.context import open_project
-from notbugs.stages.diversity import diversity
-from notbugs.store import load_dataset
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -7,10 +7,12 @@ import pytest
 import torch
 import yaml
 
-from notbugs.config import validate
-from notbugs.errors import ConfigError
-from notbugs.images import ImageData
+from notbugs.data.images import ImageData
 from notbugs.models import ModelSettings
+from notbugs.pipeline.estimator import estimator
+from notbugs.pipeline.running.context import open_project
+from notbugs.runtime.config import validate
+from notbugs.runtime.errors import ConfigError
 from notbugs.science.estimator import (
     EstimatorSettings,
     blend,
@@ -21,8 +23,6 @@ from notbugs.science.estimator import (
     recipe_at,
 )
 from notbugs.science.inversion import Pairs, resemblance
-from notbugs.stages.context import open_project
-from notbugs.stages.estimator import estimator
 
 SECTION = {
     "eps": [0, 0.5, 2.0],

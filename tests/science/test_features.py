@@ -8,9 +8,9 @@ import torch
 from pydantic import ValidationError
 from sklearn.decomposition import PCA
 
-from notbugs.errors import UserError
-from notbugs.images import ImageData, make_generator
+from notbugs.data.images import ImageData, make_generator
 from notbugs.models.base import Classifier
+from notbugs.runtime.errors import UserError
 from notbugs.science.circles import CirclesSettings, circles
 from notbugs.science.feature_maps import LinearFeatures, Probabilities, principal_components
 from notbugs.science.features import (
@@ -162,7 +162,7 @@ def test_principal_components_are_those_of_scikit_learn_however_they_are_read(mo
     data = two_classes(500, 0)
     wanted = torch.from_numpy(PCA(10, svd_solver="covariance_eigh").fit(data.images.flatten(1).double()).components_)
     assert torch.equal(principal_components(data, 10).flatten(1), wanted)
-    monkeypatch.setattr("notbugs.images.PART_BYTES", 4 * 16 * 37)
+    monkeypatch.setattr("notbugs.data.images.PART_BYTES", 4 * 16 * 37)
     torch.testing.assert_close(principal_components(data, 10).flatten(1), wanted, rtol=0, atol=1e-9)
 
 

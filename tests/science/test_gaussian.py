@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from notbugs.errors import UserError
-from notbugs.images import make_generator
+from notbugs.data.images import make_generator
+from notbugs.runtime.errors import UserError
 from notbugs.science.gaussian import (
     GaussianError,
     GaussianSettings,

@@ -8,14 +8,14 @@ import torch
 import yaml
 from torch import nn
 
-from notbugs.construction import InvertSettings, construct
-from notbugs.errors import ConfigError
-from notbugs.images import ImageData
+from notbugs.construction.recipes import InvertSettings, construct
+from notbugs.data.images import ImageData
+from notbugs.data.store import load_dataset
 from notbugs.models.base import Classifier
+from notbugs.pipeline.inversion import inversion
+from notbugs.pipeline.running.context import open_project
+from notbugs.runtime.errors import ConfigError
 from notbugs.science.inversion import OBJECTIVES, Pairs, cosine_distance, features, invert, median, resemblance, summary
-from notbugs.stages.context import open_project
-from notbugs.stages.inversion import inversion
-from notbugs.store import load_dataset
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from notbugs.config import read_params, settings
-from notbugs.construction import Constructed, construct
-from notbugs.errors import ConfigError, UserError
-from notbugs.images import ImageData, make_generator
+from notbugs.construction.recipes import Constructed, construct
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, draw, patterns
+from notbugs.runtime.config import read_params, settings
+from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.science import planted_study
 from notbugs.science.feature_maps import LinearFeatures
 from notbugs.science.features import features_of, worst
@@ -22,7 +23,6 @@ from notbugs.science.planted import (
     truth,
 )
 from notbugs.science.planted_study import PlantedStudy, PlantedStudySettings, over_fits, study
-from notbugs.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, draw, patterns
 
 PRESET = Path(__file__).parents[2] / "presets" / "digits.yaml"
 WORLD = PlantedSettings(num_train=400, num_test=400)

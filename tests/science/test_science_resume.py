@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from notbugs.stages.context import open_project
+from notbugs.pipeline.running.context import open_project
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ class CutOff(Exception):  # noqa: N818
 @pytest.mark.parametrize(("stage", "part", "whole"), [("transfer", "_architecture", 3), ("estimator", "_measured", 10)])
 def test_a_stage_that_was_cut_off_goes_on(stage, part, whole, tiny_project: Path, tmp_path, monkeypatch):
     project = shutil.copytree(tiny_project, tmp_path / "project")
-    module = importlib.import_module(f"notbugs.stages.{stage}")
+    module = importlib.import_module(f"notbugs.pipeline.{stage}")
     run, original, metrics = getattr(module, stage), getattr(module, part), project / "metrics" / f"{stage}.json"
     run(open_project(project))
     expected = metrics.read_bytes()

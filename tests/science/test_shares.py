@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from notbugs.intervals import wilson_interval
+from notbugs.evaluation.intervals import wilson_interval
 from notbugs.science.shares import nested, pooled_spread, share, share_table
 
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from notbugs.config import validate
-from notbugs.errors import ConfigError
-from notbugs.images import ImageData
+from notbugs.data.images import ImageData
+from notbugs.data.store import StoreError
 from notbugs.models import ModelError
+from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.transfer import transfer
+from notbugs.runtime.config import validate
+from notbugs.runtime.errors import ConfigError
 from notbugs.science.transfer import (
     Examples,
     TransferAttack,
@@ -19,9 +22,6 @@ from notbugs.science.transfer import (
     correlation,
     transfer_rates,
 )
-from notbugs.stages.context import open_project
-from notbugs.stages.transfer import transfer
-from notbugs.store import StoreError
 
 
 class Table(nn.Module):
@@ -147,7 +147,7 @@ def test_one_seed_of_an_architecture_starts_alike_on_every_dataset(tiny_project,
         architecture, seed = description.split(" on ")[0], description.split(", ")[1]
         seen.setdefault(f"{architecture}, {seed}", []).append((weights, generator.initial_seed()))
 
-    monkeypatch.setattr("notbugs.stages.transfer.train", trained)
+    monkeypatch.setattr("notbugs.pipeline.transfer.train", trained)
     transfer(open_project(shutil.copytree(tiny_project, tmp_path / "lab")))
     assert [len(models) for models in seen.values()] == [3] * 6  # three architectures, two seeds
     for (weights, order), *others in seen.values():

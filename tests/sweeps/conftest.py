@@ -16,10 +16,10 @@ import torch
 import yaml
 from sweep_tools import BINARIES, PARAMS, Postgres
 
-from notbugs.stages.context import open_project
-from notbugs.stages.prepare import prepare
-from notbugs.stages.train import train
-from notbugs.sweeps.columns import MEASURED
+from notbugs.evaluation.trials import MEASURED
+from notbugs.pipeline.prepare import prepare
+from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.train import train
 from notbugs.sweeps.trial import Trial
 
 

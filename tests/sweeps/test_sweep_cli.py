@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from sweep_tools import PARAMS, set_params
 
 from notbugs.cli import main
-from notbugs.sweeps.columns import MEASURED
+from notbugs.evaluation.trials import MEASURED
 from notbugs.sweeps.trial import Trial
 
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from sweep_tools import PARAMS, set_params
 
-from notbugs.errors import ConfigError
-from notbugs.files import write_json
+from notbugs.pipeline.construct import construct
+from notbugs.pipeline.evaluate import evaluate
+from notbugs.pipeline.fit import fit
+from notbugs.pipeline.running.context import open_project
 from notbugs.report.honesty import Honesty
-from notbugs.stages.construct import construct
-from notbugs.stages.context import open_project
-from notbugs.stages.evaluate import evaluate
-from notbugs.stages.fit import fit
+from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.files import write_json
 from notbugs.sweeps.editing import _pipeline, add_study, apply, choose
 from notbugs.sweeps.session import run
 from notbugs.sweeps.trial import SweepError

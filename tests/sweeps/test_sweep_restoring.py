@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from sweep_tools import PARAMS, set_params
 
 from notbugs.cli import main
-from notbugs.stages.context import open_project
+from notbugs.pipeline.running.context import open_project
 from notbugs.sweeps import restoring
 from notbugs.sweeps.recorded import is_stored, recorded_study
 from notbugs.sweeps.restoring import families, restore

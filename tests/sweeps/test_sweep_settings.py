@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sweep_tools import PARAMS
 
-from notbugs.errors import ConfigError
+from notbugs.runtime.errors import ConfigError
 from notbugs.sweeps.points import Point, changed_params, changes, grid, resolve
 from notbugs.sweeps.settings import Range, sweep_settings
 

@@ -14,10 +14,10 @@ import torch
 from optuna.trial import TrialState
 from sweep_tools import PARAMS, set_params
 
-from notbugs import imports
-from notbugs.cache import ANEW_VARIABLE
-from notbugs.errors import ConfigError
-from notbugs.stages.context import open_project
+from notbugs.pipeline.running.context import open_project
+from notbugs.runtime import imports
+from notbugs.runtime.cache import ANEW_VARIABLE
+from notbugs.runtime.errors import ConfigError
 from notbugs.sweeps import worker
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.session import checked_jobs, run, status
@@ -216,7 +216,7 @@ def test_other_code_is_another_study(project: Path, monkeypatch: pytest.MonkeyPa
     before, source = rows(project), imports.source
     monkeypatch.setattr(imports, "source", lambda file: source(file) + b"#" * (file.name == "neighbours.py"))
     monkeypatch.setattr(
-        "notbugs.construction.nearest_neighbour",
+        "notbugs.construction.recipes.nearest_neighbour",
         lambda images, *_, **__: torch.zeros(len(images), dtype=torch.int64),
     )
     imports.made_with.cache_clear()

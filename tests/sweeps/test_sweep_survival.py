@@ -18,7 +18,7 @@ import pytest
 from optuna.trial import FrozenTrial
 from sweep_tools import PARAMS, Postgres, set_params
 
-from notbugs.stages.context import open_project
+from notbugs.pipeline.running.context import open_project
 from notbugs.sweeps.session import run
 from notbugs.sweeps.storage import open_storage, storage_url
 

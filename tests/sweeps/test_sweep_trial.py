@@ -12,19 +12,19 @@ import pytest
 import torch
 from sweep_tools import ONE_SEED, PARAMS, set_params
 
-from notbugs.cache import Results
-from notbugs.errors import ConfigError
-from notbugs.files import sha256
-from notbugs.images import make_generator
+from notbugs.data.images import make_generator
+from notbugs.data.store import load_dataset
+from notbugs.evaluation import suite
+from notbugs.evaluation.levels import RANDOM_STARTS
 from notbugs.models import load_model
-from notbugs.robustness import suite
-from notbugs.robustness.settings import RANDOM_STARTS
-from notbugs.stages.construct import construct
-from notbugs.stages.context import open_project
-from notbugs.stages.evaluate import evaluate
-from notbugs.stages.fit import fit
-from notbugs.stages.train import train
-from notbugs.store import load_dataset
+from notbugs.pipeline.construct import construct
+from notbugs.pipeline.evaluate import evaluate
+from notbugs.pipeline.fit import fit
+from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.train import train
+from notbugs.runtime.cache import Results
+from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.files import sha256
 from notbugs.sweeps import trial as module
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.points import Point, changed_params, changes

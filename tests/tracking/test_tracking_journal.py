@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from notbugs.tracking.journal import KEPT, Journal, held, journals, new_journal
+from notbugs.runtime.locks import held
+from notbugs.tracking.journal import KEPT, Journal, journals, new_journal
 from notbugs.tracking.process import alive, identity
 
 

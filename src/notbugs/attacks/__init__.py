@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from notbugs.attacks.losses import LOSSES, Loss
 from notbugs.attacks.pgd import PGDResult, pgd
 from notbugs.attacks.projections import NORMS, project_l2, project_linf
-from notbugs.config import Settings
+from notbugs.runtime.config import Settings
 
 __all__ = ["LOSSES", "NORMS", "AttackSettings", "Loss", "PGDResult", "pgd", "project_l2", "project_linf", "run_attack"]
 

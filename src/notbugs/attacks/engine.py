@@ -29,9 +29,9 @@ from notbugs.attacks.gradients import followed
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.modules import all_modules, all_tensors, check_steady, copied, evaluating_, in_train_mode
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
-from notbugs.config import EngineName
-from notbugs.devices import is_out_of_memory, traits
-from notbugs.errors import ConfigError
+from notbugs.runtime.config import EngineName
+from notbugs.runtime.devices import is_out_of_memory, traits
+from notbugs.runtime.errors import ConfigError
 
 SMALLEST_SHARE = 8
 """Images below which another thread is not worth it."""

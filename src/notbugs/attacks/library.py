@@ -23,7 +23,7 @@ from notbugs.attacks.gradients import INWARD, followed
 from notbugs.attacks.losses import LOSSES, log_odds, margin
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.projections import NORMS, lengths
-from notbugs.devices import widened
+from notbugs.runtime.devices import widened
 
 Norm = Literal["l2", "linf"]
 NEEDS_CLASSES = {"apgd_t": 4}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from notbugs.attacks.gradients import followed
-from notbugs.errors import UserError
+from notbugs.runtime.errors import UserError
 
 REPEATS = 1e-3
 """Difference of two evaluations, as a share of the largest logit, that rounding explains."""

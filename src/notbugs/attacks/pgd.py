@@ -14,7 +14,7 @@ from notbugs.attacks.losses import LOSSES, Loss, called, fools
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.modules import check_steady
 from notbugs.attacks.projections import NORMS, Ball, column
-from notbugs.devices import full_precision, traits
+from notbugs.runtime.devices import full_precision, traits
 
 
 class PGDResult(NamedTuple):

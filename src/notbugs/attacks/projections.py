@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from notbugs.devices import traits, widened
+from notbugs.runtime.devices import traits, widened
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

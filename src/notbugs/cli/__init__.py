@@ -10,8 +10,8 @@ import click
 
 from notbugs.cli import cleaning, evaluation, exchange, params, results, stages, sweeps, tracking
 from notbugs.cli.own_source import run_own_source
-from notbugs.errors import UserError
-from notbugs.machine import refuse_windows
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.machine import refuse_windows
 
 
 class _OneLineErrors(click.Group):

@@ -13,7 +13,7 @@ def clean(yes: bool, everything: bool) -> None:
 
     Data, models, metrics and MLflow's runs are not touched. Let no stage run meanwhile.
     """
-    from notbugs import cleaning
+    from notbugs.runtime import cleaning
 
     found = cleaning.remnants(project_root())
     chosen = [remnant for remnant in found if everything or not remnant.wanted]

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from notbugs.cli.project import open_project, project_root
-from notbugs.errors import UserError
+from notbugs.runtime.errors import UserError
 
 
 @click.command()
@@ -32,16 +32,16 @@ def evaluate(
     if model is None and data is None:
         if weights or transfer_from or out or given:
             raise UserError("notbugs evaluate: options need --model and --data; without them it is the stage")
-        from notbugs.stages.fork_server import begin_early
+        from notbugs.pipeline.running.fork_server import begin_early
 
         begin_early(project_root())
-        from notbugs.stages.evaluate import evaluate as stage
+        from notbugs.pipeline.evaluate import evaluate as stage
 
         stage(open_project())
         return
     if model is None or data is None:
         raise UserError("notbugs evaluate: --model and --data must be given together")
-    from notbugs.one_model import measure_file, print_found, save_found
+    from notbugs.evaluation.one_model import measure_file, print_found, save_found
 
     found = measure_file(model, data, weights=weights, transfer_from=transfer_from, changes=given)
     print_found(found)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from notbugs.cli.project import PathFromHome
-from notbugs.formats import ENCODINGS, FORMATS
+from notbugs.exchange import ENCODINGS, FORMATS
 
 
 @click.command("export")
@@ -21,7 +21,7 @@ from notbugs.formats import ENCODINGS, FORMATS
 )
 def export_command(dataset: Path, form: str, out: Path, encoding: str) -> None:
     """Write the stored dataset DATASET (data/det, say) in another format, with a card (README.md)."""
-    from notbugs.formats.exporting import export_dataset
+    from notbugs.exchange.exporting import export_dataset
 
     written = export_dataset(dataset, form, out, encoding=encoding)
     click.echo(f"{out}: {dataset} as {form}; what it is and how to load it: {out / 'README.md'}")
@@ -42,7 +42,7 @@ def export_command(dataset: Path, form: str, out: Path, encoding: str) -> None:
 @click.option("--split", help="Only huggingface: which of several splits.")
 def import_command(folder: Path, form: str, out: Path, classes: str | None, split: str | None) -> None:
     """Make a stored dataset, which `load_dataset` opens, of FOLDER in another format."""
-    from notbugs.formats.importing import import_dataset
+    from notbugs.exchange.importing import import_dataset
 
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     manifest = import_dataset(folder, form, out, class_names=names, split=split)

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import notbugs
-from notbugs.errors import UserError
-from notbugs.machine import project_folder
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.machine import project_folder
 
 
 class SourceError(UserError):

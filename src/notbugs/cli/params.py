@@ -7,7 +7,7 @@ import click
 
 import notbugs
 from notbugs.cli.project import project_root
-from notbugs.errors import UserError
+from notbugs.runtime.errors import UserError
 
 
 @click.command()
@@ -17,10 +17,10 @@ def check() -> None:
     mark, fingerprint = root / ".notbugs" / "checked", _check_fingerprint(root)
     if mark.exists() and mark.read_text(encoding="utf-8") == fingerprint:
         return
-    from notbugs.config import read_params
-    from notbugs.files import WriteError, write_text
-    from notbugs.stages.check import check as validate
-    from notbugs.stages.check import check_data
+    from notbugs.cli.check import check as validate
+    from notbugs.cli.check import check_data
+    from notbugs.runtime.config import read_params
+    from notbugs.runtime.files import WriteError, write_text
 
     params = read_params(root / "params.yaml")
     validate(params)
@@ -47,7 +47,7 @@ def _check_fingerprint(root: Path) -> str:
 @click.option("--missing", is_flag=True, help="Only add the sections that params.yaml lacks.")
 def preset(name: str | None, list_them: bool, changes: tuple[str, ...], missing: bool) -> None:
     """Write params.yaml from the preset NAME; `dvc repro` then runs it."""
-    from notbugs.presets import add_missing, presets, write_preset
+    from notbugs.cli.presets import add_missing, presets, write_preset
 
     root = project_root()
     if list_them or name is None:

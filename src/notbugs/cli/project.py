@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from notbugs.stages.context import Context
+    from notbugs.pipeline.running.context import Context
 
 
 class PathFromHome(click.Path):
@@ -26,7 +26,7 @@ def project_root() -> Path:
 
     Raises: ConfigError if there is none.
     """
-    from notbugs.config import find_root
+    from notbugs.runtime.config import find_root
 
     return find_root()
 
@@ -36,6 +36,6 @@ def open_project() -> "Context":
 
     Raises: ConfigError if there is none, or params.yaml is wrong.
     """
-    from notbugs.stages import context
+    from notbugs.pipeline.running import context
 
     return context.open_project(project_root())

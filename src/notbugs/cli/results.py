@@ -13,7 +13,7 @@ from notbugs.cli.project import PathFromHome, project_root
 @click.option("--write-docs", "form", flag_value="docs", help="Write the numbers in README.md and docs/ anew.")
 def results(form: str | None) -> None:
     """Print the accuracy table, or every measurement (--json, --csv)."""
-    from notbugs import results as module
+    from notbugs.evaluation import results as module
 
     if form == "docs":
         from notbugs.report.documents import write_documents
@@ -32,8 +32,8 @@ def results(form: str | None) -> None:
 
 def _headline_eps() -> float:
     """From params.yaml, without loading torch to validate all of it."""
-    from notbugs.config import read_params
-    from notbugs.errors import ConfigError
+    from notbugs.runtime.config import read_params
+    from notbugs.runtime.errors import ConfigError
 
     params = read_params(project_root() / "params.yaml")
     try:
@@ -53,7 +53,7 @@ def compare(run_a: str, run_b: str, out: Path | None) -> None:
     """
     from rich.console import Console
 
-    from notbugs import compare as module
+    from notbugs.report import compare as module
 
     lines = module.compare(module.read_run(run_a, project_root()), module.read_run(run_b, project_root()))
     if out is not None:

@@ -42,8 +42,8 @@ def _command(stage: str, what: str, *arguments: click.Argument) -> click.Command
     def run(**given: str) -> None:
         """Do the stage's work in the project here."""
         if stage in WITH_WORKERS:
-            import_module("notbugs.stages.fork_server").begin_early(project_root())
-        work = getattr(import_module(f"notbugs.stages.{stage}"), stage)
+            import_module("notbugs.pipeline.running.fork_server").begin_early(project_root())
+        work = getattr(import_module(f"notbugs.pipeline.{stage}"), stage)
         work(open_project(), *given.values())
 
     return click.Command(stage, callback=run, params=[*arguments], help=f"Stage: {what}")

@@ -59,7 +59,7 @@ def sweep_run(
         from notbugs.sweeps.editing import add_study
 
         add_study(project_root(), name, changes)
-    from notbugs.stages.sweep import sweep as stage
+    from notbugs.sweeps.stage import sweep as stage
 
     stage(open_project(), name, url=storage, jobs=jobs, replace=replace)
     if "DVC_STAGE" not in os.environ:  # the pipeline's report draws it too

@@ -5,7 +5,7 @@ import sys
 import click
 
 from notbugs.cli.project import project_root
-from notbugs.errors import UserError
+from notbugs.runtime.errors import UserError
 
 
 @click.command()

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, PositiveInt, ValidationError
 
-from notbugs.config import Settings
-from notbugs.errors import UserError
-from notbugs.files import sha256, whole_file, write_json
-from notbugs.images import Images, by_parts
+from notbugs.data.images import Images, by_parts
 from notbugs.models.base import Classifier
 from notbugs.models.imagenet import densenet121, inception, vgg16
 from notbugs.models.resnet import resnet8, resnet18, resnet50
 from notbugs.models.small_cnn import MLP, DeepCNN, SmallCNN
+from notbugs.runtime.config import Settings
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.files import sha256, whole_file, write_json
 
 Architecture = Literal[
     "small_cnn", "deep_cnn", "mlp", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception"

@@ -1,6 +1,6 @@
 """The report: figures and one self-contained HTML page, made from metrics files and stored datasets.
 
-Nothing here computes a measurement: accuracies come from `notbugs.results`, facts about constructed images
+Nothing here computes a measurement: accuracies come from `notbugs.evaluation.results`, facts about constructed images
 from their per-example tables and `metrics/construct/`.
 """
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from notbugs.config import Settings
+from notbugs.runtime.config import Settings
 
 
 class ReportSettings(Settings):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from notbugs.comparison import POWER, Estimate, power, units_for_power
-from notbugs.config import DATASET_NAMES
+from notbugs.evaluation.comparison import POWER, Estimate, power, units_for_power
+from notbugs.evaluation.results import STILL_Y, attack_label, model_label, percent
 from notbugs.report.evidence import Evidence, Model, NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
-from notbugs.results import STILL_Y, attack_label, model_label, percent
+from notbugs.runtime.config import DATASET_NAMES
 
 Seen = Literal["seen", "not seen", "cannot be judged"]
 

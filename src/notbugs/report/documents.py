@@ -13,12 +13,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from notbugs.config import read_params
-from notbugs.errors import UserError
-from notbugs.files import write_text
-from notbugs.report.honesty import CALLED_BEFORE, honesty_of
-from notbugs.report.project import headline_eps
-from notbugs.results import (
+from notbugs.evaluation.results import (
     WORST,
     Accuracy,
     AccuracyRow,
@@ -30,6 +25,11 @@ from notbugs.results import (
     read_json,
     spread_words,
 )
+from notbugs.report.honesty import CALLED_BEFORE, honesty_of
+from notbugs.report.project import headline_eps
+from notbugs.runtime.config import read_params
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.files import write_text
 
 WIDTH = 120
 """Characters of a line of the pages."""

@@ -1,7 +1,7 @@
 """The evidence for the paper's claims: accuracies with intervals, and what the judges say of the images.
 
-Estimates, paired differences and their power are those of `notbugs.comparison`; here they are found in the tables
-of a project.
+Estimates, paired differences and their power are those of `notbugs.evaluation.comparison`; here they are found in
+the tables of a project.
 """
 
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from notbugs import comparison
-from notbugs.comparison import Estimate, Run
-from notbugs.config import DATASET_NAMES
+from notbugs.evaluation import comparison
+from notbugs.evaluation.comparison import Estimate, Run
+from notbugs.evaluation.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
+from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from notbugs.evaluation.results import STILL_Y, Accuracy, AccuracyRow, accuracy_table, attack_steps, model_label
 from notbugs.report import science_features_figures, science_gaussian, science_planted
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
@@ -22,7 +23,6 @@ from notbugs.report.science_estimator import estimator_figure
 from notbugs.report.science_inversion import inversion_figure, inversion_panel
 from notbugs.report.science_transfer import transfer_figure
 from notbugs.report.style import GREY, look, new_figure, percent_axis
-from notbugs.results import STILL_Y, Accuracy, AccuracyRow, accuracy_table, attack_steps, model_label
 
 if TYPE_CHECKING:
     import pandas as pd

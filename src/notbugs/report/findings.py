@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from notbugs.evaluation.results import percent, read_json
 from notbugs.report.blocks import Cell, Table, name
 from notbugs.report.claims import Seen
 from notbugs.report.project import Project
 from notbugs.report.tables import VERDICT_MARKS
-from notbugs.results import percent, read_json
 
 
 @dataclass(frozen=True)

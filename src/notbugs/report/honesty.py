@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from notbugs.results import percent
+from notbugs.evaluation.results import percent
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,11 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import DATASET_NAMES, read_params, settings
-from notbugs.errors import ConfigError
+from notbugs.data.store import StoredDataset, load_dataset, source_folders
+from notbugs.evaluation.results import (
+    ResultsError,
+    load_results,
+    read_json,
+    read_json_rows,
+    read_table,
+    reading,
+    summarise,
+)
 from notbugs.report import ReportSettings
-from notbugs.results import ResultsError, load_results, read_json, read_json_rows, read_table, reading, summarise
-from notbugs.store import StoredDataset, load_dataset, source_folders
+from notbugs.runtime.config import DATASET_NAMES, read_params, settings
+from notbugs.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +60,7 @@ class Project:
         report: the section `report`.
         headline_eps: the radius that tables and verdicts speak of.
         robust_eps: the radius of robust training; None if there is none, or in another norm than evaluated.
-        results: one row a measurement. summary: mean over seeds (`notbugs.results.summarise`).
+        results: one row a measurement. summary: mean over seeds (`notbugs.evaluation.results.summarise`).
         per_class: accuracy on y for each class and seed.
         prepare: metrics/prepare.json.
         constructions: key in params.yaml -> metrics/construct/<key>.json.

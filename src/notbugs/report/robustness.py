@@ -5,10 +5,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from notbugs.evaluation.results import MODELS, STILL_Y, WORST, model_label, percent
 from notbugs.report.blocks import Cell, Table, name, number
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure, percent_axis
-from notbugs.results import MODELS, STILL_Y, WORST, model_label, percent
 
 CHECKS = {
     "logits_finite": "logits are numbers",

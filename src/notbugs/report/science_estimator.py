@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from notbugs.comparison import Estimate
+from notbugs.evaluation.comparison import Estimate
+from notbugs.evaluation.results import FITTED_AS, attack_label, percent
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
 from notbugs.report.evidence import Evidence, NotMeasuredError, evidence_of
@@ -13,7 +14,6 @@ from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure, percent_axis
 from notbugs.report.verdicts import Verdict, estimate, share_cell, verdict_table
-from notbugs.results import FITTED_AS, attack_label, percent
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from notbugs.evaluation.results import model_label, percent
 from notbugs.report.blocks import Block, Cell, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
 from notbugs.report.findings import (
@@ -14,7 +15,6 @@ from notbugs.report.findings import (
 )
 from notbugs.report.science_features_figures import KEYS, LOOKS, NAME
 from notbugs.report.verdicts import rests_on
-from notbugs.results import model_label, percent
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse
 
+from notbugs.evaluation.results import percent
 from notbugs.report.blocks import Picture, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
 from notbugs.report.findings import Finding, findings_table, metrics_of
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, WIDTH
-from notbugs.results import percent
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content

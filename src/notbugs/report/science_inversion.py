@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from notbugs.comparison import Estimate
+from notbugs.evaluation.comparison import Estimate
+from notbugs.evaluation.results import percent
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
 from notbugs.report.findings import metrics_of
@@ -15,7 +16,6 @@ from notbugs.report.grids import Strip, draw, images_at
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, look, new_figure, percent_axis
 from notbugs.report.verdicts import Verdict, estimate, rests_on, share_cell, verdict_table
-from notbugs.results import percent
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content

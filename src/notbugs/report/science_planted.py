@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from notbugs.comparison import Estimate
+from notbugs.data.store import load_dataset
+from notbugs.evaluation.comparison import Estimate
 from notbugs.report.blocks import Section, Table, Text, name, number
 from notbugs.report.claims import det_words, verdict
 from notbugs.report.findings import (
@@ -20,7 +21,6 @@ from notbugs.report.findings import (
 )
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, WIDTH, percent_axis
-from notbugs.store import load_dataset
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content

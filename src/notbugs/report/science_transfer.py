@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from notbugs.evaluation.results import percent
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
 from notbugs.report.evidence import NotMeasuredError, evidence_of
@@ -15,7 +16,6 @@ from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.project import Project
 from notbugs.report.style import GREY, new_figure
 from notbugs.report.verdicts import Verdict, estimate, listed, rests_on, share_cell, verdict_table
-from notbugs.results import percent
 
 if TYPE_CHECKING:
     from notbugs.report.sections import Content

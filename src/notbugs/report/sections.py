@@ -6,6 +6,7 @@ A builder takes the Content and gives a Section, or None where this pipeline has
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from notbugs.evaluation.results import accuracy_table, attack_label
 from notbugs.report import robustness, science_features, science_gaussian, science_planted, tables
 from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
 from notbugs.report.claims import Claim
@@ -18,7 +19,6 @@ from notbugs.report.science_estimator import estimator_section
 from notbugs.report.science_inversion import inversion_section
 from notbugs.report.science_transfer import transfer_section
 from notbugs.report.sweeps import sweep_blocks
-from notbugs.results import accuracy_table, attack_label
 
 GLOSSARY = (
     (

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from notbugs.results import FITTED_AS, STILL_Y
+from notbugs.evaluation.results import FITTED_AS, STILL_Y
 
 WIDTH = 9.0
 """Inches of a full-width figure; the page shows it at 900 pixels, so 9 points are 12.5 pixels."""

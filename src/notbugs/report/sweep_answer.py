@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from notbugs.comparison import Estimate, Run, difference, nested_mean, t_half_width
-from notbugs.config import DATASET_NAMES
-from notbugs.intervals import Z_95
+from notbugs.evaluation.comparison import Estimate, Run, difference, nested_mean, t_half_width
+from notbugs.evaluation.intervals import Z_95
+from notbugs.evaluation.results import percent
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, judged
-from notbugs.results import percent
+from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from notbugs.config import DATASET_NAMES
 from notbugs.report.style import GREY, look, new_figure, percent_axis
+from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd

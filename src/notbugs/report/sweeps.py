@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from notbugs.config import DATASET_NAMES
-from notbugs.files import sha256, whole_folder
+from notbugs.evaluation.results import ResultsError, percent, read_table
+from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Block, Picture, Table, Text, name, number
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, judged
 from notbugs.report.style import report_style, to_png
 from notbugs.report.sweep_answer import answer
-from notbugs.results import ResultsError, percent, read_table
-from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
+from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.files import sha256, whole_folder
 
 if TYPE_CHECKING:
     import pandas as pd

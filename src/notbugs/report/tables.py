@@ -8,14 +8,9 @@ from typing import Any
 
 import yaml
 
-from notbugs.comparison import Estimate, shares_of_variance
-from notbugs.files import sha256
-from notbugs.report.blocks import Cell, Table, name, number
-from notbugs.report.claims import Claim
-from notbugs.report.evidence import Evidence, NotMeasuredError
-from notbugs.report.paper import CIFAR10, EPS, SETTING
-from notbugs.report.project import Project, dataset_name
-from notbugs.results import (
+from notbugs.data.store import source_folders
+from notbugs.evaluation.comparison import Estimate, shares_of_variance
+from notbugs.evaluation.results import (
     MODELS,
     STILL_Y,
     WORST,
@@ -29,7 +24,12 @@ from notbugs.results import (
     percent,
     strength,
 )
-from notbugs.store import source_folders
+from notbugs.report.blocks import Cell, Table, name, number
+from notbugs.report.claims import Claim
+from notbugs.report.evidence import Evidence, NotMeasuredError
+from notbugs.report.paper import CIFAR10, EPS, SETTING
+from notbugs.report.project import Project, dataset_name
+from notbugs.runtime.files import sha256
 
 NOTHING = "–"
 HEADLINES = (

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from notbugs.comparison import Estimate
+from notbugs.evaluation.comparison import Estimate
+from notbugs.evaluation.results import percent
 from notbugs.report.blocks import Cell, Table, name, number
 from notbugs.report.claims import Seen
 from notbugs.report.tables import VERDICT_MARKS
-from notbugs.results import percent
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from notbugs.config import Settings
+from notbugs.runtime.config import Settings
 from notbugs.science.features import Usefulness, scale
 
 

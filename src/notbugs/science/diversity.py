@@ -12,9 +12,9 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from notbugs.config import Settings
-from notbugs.errors import UserError
-from notbugs.images import Images
+from notbugs.data.images import Images
+from notbugs.runtime.config import Settings
+from notbugs.runtime.errors import UserError
 
 Z_975 = 1.959963984540054
 

@@ -16,16 +16,16 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from notbugs.attacks import AttackSettings
-from notbugs.config import Settings
-from notbugs.evaluation import adversarially_correct, called_by, model_device
-from notbugs.images import ImageData, Images, make_generator, stratified_subset
+from notbugs.data.images import ImageData, Images, make_generator, stratified_subset
+from notbugs.evaluation.accuracy import adversarially_correct, called_by, model_device
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.progress import Track, silent
+from notbugs.runtime.config import Settings
+from notbugs.runtime.progress import Track, silent
 from notbugs.science.inversion import Pairs, invert, resemblance
 from notbugs.science.recipe import Recipe
 from notbugs.science.shares import share_table
-from notbugs.training import train
+from notbugs.training.loop import train
 
 
 class RobustRecipe(Recipe):

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from notbugs.images import Images, by_parts
+from notbugs.data.images import Images, by_parts
 from notbugs.models.base import Classifier
 
 

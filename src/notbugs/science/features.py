@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import Loss
-from notbugs.errors import UserError
-from notbugs.evaluation import batches, model_device
-from notbugs.images import ImageData, Images
-from notbugs.progress import Track, silent
+from notbugs.data.images import ImageData, Images
+from notbugs.evaluation.accuracy import batches, model_device
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.progress import Track, silent
 from notbugs.science.feature_maps import FeatureMap
 
 Z = 1.959963984540054

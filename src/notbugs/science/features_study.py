@@ -10,11 +10,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings
-from notbugs.config import Radii, Settings
-from notbugs.evaluation import adversarially_correct, called_by
-from notbugs.images import ImageData, Images, make_generator, stratified_subset
-from notbugs.intervals import wilson_interval
-from notbugs.progress import Track, silent
+from notbugs.data.images import ImageData, Images, make_generator, stratified_subset
+from notbugs.evaluation.accuracy import adversarially_correct, called_by
+from notbugs.evaluation.intervals import wilson_interval
+from notbugs.runtime.config import Radii, Settings
+from notbugs.runtime.progress import Track, silent
 from notbugs.science.circles import CirclesSettings, circles
 from notbugs.science.feature_maps import LinearFeatures
 from notbugs.science.features import (

@@ -19,8 +19,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from notbugs.config import Settings
-from notbugs.errors import UserError
+from notbugs.runtime.config import Settings
+from notbugs.runtime.errors import UserError
 
 
 class GaussianError(UserError):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from notbugs.images import make_generator
+from notbugs.data.images import make_generator
 from notbugs.science.gaussian import (
     GaussianSettings,
     TwoGaussians,

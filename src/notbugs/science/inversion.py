@@ -16,12 +16,12 @@ from torch.nn import functional
 from notbugs.attacks import AttackSettings, Loss, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import representation_distance
-from notbugs.config import Settings
-from notbugs.evaluation import adversarially_correct, batches, called_by, model_device
-from notbugs.images import Images
+from notbugs.data.images import Images
+from notbugs.evaluation.accuracy import adversarially_correct, batches, called_by, model_device
+from notbugs.evaluation.neighbours import BATCH, nearest_rows
 from notbugs.models.base import Classifier
-from notbugs.neighbours import BATCH, nearest_rows
-from notbugs.progress import Track, silent
+from notbugs.runtime.config import Settings
+from notbugs.runtime.progress import Track, silent
 from notbugs.science.shares import share
 
 Objective = Literal["representation", "cosine", "logits"]

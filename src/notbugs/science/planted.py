@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from notbugs.errors import UserError
-from notbugs.evaluation import called_by
-from notbugs.images import ImageData
+from notbugs.data.images import ImageData
+from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, patterns
+from notbugs.evaluation.accuracy import called_by
+from notbugs.runtime.errors import UserError
 from notbugs.science.feature_maps import LinearFeatures
 from notbugs.science.features import Choice, Features, features_of, linear_usefulness
-from notbugs.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, patterns
 
 
 class PlantedError(UserError):

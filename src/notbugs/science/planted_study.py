@@ -9,19 +9,19 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from notbugs.comparison import Estimate, Run, accuracy, difference
-from notbugs.config import Radii, Settings
-from notbugs.construction import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
-from notbugs.evaluation import adversarially_correct, called_by, shifted_labels
-from notbugs.images import ImageData, make_generator
+from notbugs.construction.recipes import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, SHAPE, PlantedSettings, draw, patterns
+from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
+from notbugs.evaluation.comparison import Estimate, Run, accuracy, difference
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.progress import Track, silent
+from notbugs.runtime.config import Radii, Settings
+from notbugs.runtime.progress import Track, silent
 from notbugs.science.features import Usefulness, kept_share, worst
 from notbugs.science.features_study import share
 from notbugs.science.planted import filter_features, follows, says, truth
-from notbugs.sources.planted import CLASS_NAMES, PATTERNS, SHAPE, PlantedSettings, draw, patterns
-from notbugs.training import TrainSettings, train
+from notbugs.training.loop import TrainSettings, train
 
 
 class PlantedStudySettings(Settings):

@@ -2,7 +2,7 @@
 
 from pydantic import field_validator
 
-from notbugs.training import TrainSettings
+from notbugs.training.loop import TrainSettings
 
 
 class Recipe(TrainSettings):

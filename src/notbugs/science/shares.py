@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
 
-from notbugs.intervals import wilson_interval
+from notbugs.evaluation.intervals import wilson_interval
 
 
 class Share(TypedDict):

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.losses import NO_NUMBER
-from notbugs.config import Settings
-from notbugs.evaluation import batches, called_by, model_device, shifted_labels
-from notbugs.images import ImageData, make_generator
+from notbugs.data.images import ImageData, make_generator
+from notbugs.evaluation.accuracy import batches, called_by, model_device, shifted_labels
 from notbugs.models import ModelSettings
+from notbugs.runtime.config import Settings
 from notbugs.science.recipe import Recipe
 
 Goal = Literal["untargeted", "targeted"]

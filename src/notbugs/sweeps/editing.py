@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import read_params, validate
-from notbugs.errors import ConfigError
-from notbugs.files import write_text
+from notbugs.evaluation.results import read_json
+from notbugs.pipeline.running.context import open_project
 from notbugs.report.honesty import STILL_Y_SHARE, Pipeline, honesty_of, judged
-from notbugs.results import read_json
-from notbugs.stages.context import open_project
+from notbugs.runtime.config import read_params, validate
+from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.files import write_text
 from notbugs.sweeps.plan import difference, make_plan
 from notbugs.sweeps.points import Point, changes
 from notbugs.sweeps.settings import OBJECTIVES, SweepSettings, sweep_settings

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from notbugs.files import sha256, write_json, write_text
-from notbugs.sweeps.columns import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POINT
+from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POINT
+from notbugs.runtime.files import sha256, write_json, write_text
 from notbugs.sweeps.points import resolve
 from notbugs.sweeps.recorded import recorded_study
 from notbugs.sweeps.settings import SweepSettings

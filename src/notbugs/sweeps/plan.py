@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import settings
-from notbugs.construction import ConstructSettings, construct_settings
-from notbugs.files import sha256
+from notbugs.construction.recipes import ConstructSettings, construct_settings
+from notbugs.runtime.config import settings
+from notbugs.runtime.files import sha256
 from notbugs.sweeps.points import grid
 from notbugs.sweeps.recorded import study_key
 from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
 from notbugs.sweeps.trial import Laboratory
 from notbugs.tracking.lineage import content, flatten
-from notbugs.training import FitSettings, TrainSettings
+from notbugs.training.loop import FitSettings, TrainSettings
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import validate
-from notbugs.errors import ConfigError, UserError
-from notbugs.sweeps.columns import MEASURED, POINT
+from notbugs.evaluation.trials import MEASURED, POINT
+from notbugs.runtime.config import validate
+from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.sweeps.points import Point, dimensions, grid
 from notbugs.sweeps.settings import SweepSettings
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.config import read_params
-from notbugs.errors import UserError
+from notbugs.runtime.config import read_params
+from notbugs.runtime.errors import UserError
 from notbugs.sweeps.points import Point
 from notbugs.sweeps.recorded import (
     RECORDED,
@@ -155,7 +155,7 @@ def _kept_curves(root: Path, study: RecordedStudy) -> Any:
 
     if not (root / ".notbugs" / "sweeps" / "results").is_dir():
         return nothing
-    from notbugs.stages.context import open_project
+    from notbugs.pipeline.running.context import open_project
     from notbugs.sweeps.plan import make_plan
     from notbugs.sweeps.trial import Laboratory, Trial
 

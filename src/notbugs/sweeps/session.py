@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from notbugs.errors import ConfigError
-from notbugs.machine import usable_processors
-from notbugs.stages.context import Context
+from notbugs.pipeline.running.context import Context
+from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.machine import usable_processors
 from notbugs.sweeps.outputs import output_files, write_outputs
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.settings import STORAGE_VARIABLE

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from notbugs.config import DATASET_NAMES, Settings, validate
-from notbugs.errors import ConfigError
+from notbugs.runtime.config import DATASET_NAMES, Settings, validate
+from notbugs.runtime.errors import ConfigError
 
 Kind = Literal["rand", "det", "robust", "nonrobust", "rand_from_robust", "det_from_robust"]
 STORAGE_VARIABLE = "NOTBUGS_SWEEP_STORAGE"

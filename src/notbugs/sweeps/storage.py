@@ -15,11 +15,11 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from notbugs.runtime.locks import held
 from notbugs.sweeps.settings import STORAGE_VARIABLE
 from notbugs.sweeps.trial import SweepError
 from notbugs.tracking import place
 from notbugs.tracking.client import one_line
-from notbugs.tracking.journal import held
 
 T = TypeVar("T")
 HEARTBEAT_VARIABLE = "NOTBUGS_SWEEP_HEARTBEAT"

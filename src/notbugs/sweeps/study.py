@@ -21,8 +21,8 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from notbugs.cache import anew_since
-from notbugs.images import make_generator
+from notbugs.data.images import make_generator
+from notbugs.runtime.cache import anew_since
 from notbugs.sweeps.plan import Plan, difference
 from notbugs.sweeps.recorded import RECORDED
 from notbugs.sweeps.settings import OBJECTIVES, Range, SweepSettings

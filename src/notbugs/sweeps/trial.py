@@ -18,9 +18,7 @@ from typing import Any
 import torch
 
 from notbugs.attacks.engine import pays_to_compile
-from notbugs.cache import Results, digest, work_folder
-from notbugs.config import DATASET_NAMES, settings
-from notbugs.construction import (
+from notbugs.construction.recipes import (
     Constructed,
     ConstructSettings,
     construct_settings,
@@ -28,24 +26,26 @@ from notbugs.construction import (
     recipe_generator,
     summarise,
 )
-from notbugs.construction import construct as build
-from notbugs.early_stopping import EpochRecord
-from notbugs.errors import UserError
-from notbugs.evaluation import measure_outcome
-from notbugs.files import sha256
-from notbugs.images import ImageData, make_generator
-from notbugs.imports import made_with
+from notbugs.construction.recipes import construct as build
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.store import load_dataset, save_dataset
+from notbugs.evaluation.accuracy import measure_outcome
+from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
+from notbugs.evaluation.neighbours import own_neighbours
+from notbugs.evaluation.suite import audit
 from notbugs.models import load_model
-from notbugs.neighbours import own_neighbours
-from notbugs.progress import silent
-from notbugs.robustness import SuiteSettings, audit
-from notbugs.robustness.settings import RANDOM_STARTS
-from notbugs.stages.context import Context
-from notbugs.stages.learning import Lesson, learn, summary
-from notbugs.stages.source_models import construction_seeds, judge_seed, source_seeds
-from notbugs.store import load_dataset, save_dataset
+from notbugs.pipeline.learning import Lesson, learn, summary
+from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.source_models import construction_seeds, judge_seed, source_seeds
+from notbugs.runtime.cache import Results, digest, work_folder
+from notbugs.runtime.config import DATASET_NAMES, settings
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.files import sha256
+from notbugs.runtime.imports import made_with
+from notbugs.runtime.progress import silent
 from notbugs.sweeps.points import Point, changed_params, changes
-from notbugs.training import FitSettings, TrainSettings
+from notbugs.training.early_stopping import EpochRecord
+from notbugs.training.loop import FitSettings, TrainSettings
 
 SPLITS = ("train", "validation", "test")
 OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]

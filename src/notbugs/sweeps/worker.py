@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from notbugs.sweeps.columns import MEASURED
+from notbugs.evaluation.trials import MEASURED
 from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.points import Point, dimensions, resolve
 from notbugs.sweeps.recorded import trial_metrics, trial_tags, trial_title

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import read_params, runtime
-from notbugs.errors import ConfigError
+from notbugs.runtime.config import read_params, runtime
+from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.locks import held
 from notbugs.tracking import memo, place
 from notbugs.tracking.client import Store, StoreError, open_store
 from notbugs.tracking.family import waits_for_parent
-from notbugs.tracking.journal import Journal, held, journals
+from notbugs.tracking.journal import Journal, journals
 from notbugs.tracking.lineage import Content, LockEntry, LockError, read_lock
 from notbugs.tracking.process import PROCESS, alive
 from notbugs.tracking.rebuilding import rebuild

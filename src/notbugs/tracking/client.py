@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from notbugs.runtime.locks import held
 from notbugs.tracking import place
-from notbugs.tracking.journal import held
 
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

@@ -26,7 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from notbugs.files import write_text
+from notbugs.runtime.files import write_text
+from notbugs.runtime.locks import held
 
 KEPT = 20
 """Journals of one stage that are kept after they were sent."""
@@ -166,26 +167,6 @@ def journals(work: Path, address: str | None = None) -> list[Journal]:
     """All journals, or those of one stage; newest first within a stage."""
     pattern = "*/*/run.json" if address is None else f"{_safe(address)}/*/run.json"
     return [Journal(path.parent) for path in sorted(work.glob(pattern), reverse=True)]
-
-
-@contextmanager
-def held(path: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
-    """Hold a lock file; gives False if another process still has it after `wait_seconds`.
-
-    The system lets go of the lock when the process ends, however it ends.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path, mode=0o644)
-    try:
-        lock.acquire(timeout=wait_seconds, poll_interval=0.05)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 def now() -> int:

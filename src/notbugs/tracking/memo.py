@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from notbugs.files import write_text
+from notbugs.runtime.files import write_text
 from notbugs.tracking import place
 from notbugs.tracking.journal import journals
 

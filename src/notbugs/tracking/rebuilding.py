@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from notbugs.config import SOURCE
+from notbugs.runtime.config import SOURCE
 from notbugs.tracking import place
 from notbugs.tracking.facts import dataset, manifest
 from notbugs.tracking.journal import Journal, new_journal, now

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.errors import UserError
-from notbugs.files import sha256, write_text
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.files import sha256, write_text
 
 KEPT = Path(".notbugs") / "runs_kept"
 """Holds the SHA-256 of the dvc.lock whose runs were put into the run cache last."""

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from notbugs.errors import UserError
+from notbugs.runtime.errors import UserError
 from notbugs.tracking import place
 from notbugs.tracking.catching_up import experiment_name, track
 from notbugs.tracking.client import PRIVATE

@@ -1,0 +1,144 @@
+"""Presets: complete params.yaml files, and writing one of them, changed at single keys if asked."""
+
+import io
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from notbugs.runtime.config import parse_params, read_params, suggestion
+from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.files import write_text
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file of presets/.
+
+    Attributes:
+        name: what `notbugs preset` takes.
+        path: the file.
+        summary: what it runs and what it costs: the comment lines at its top.
+    """
+
+    name: str
+    path: Path
+    summary: tuple[str, ...]
+
+
+def presets(root: Path) -> list[Preset]:
+    """The presets of the project, or else those that the package was installed with."""
+    folder = root / "presets"
+    if not folder.is_dir():
+        folder = Path(__file__).parents[3] / "presets"
+    return [Preset(path.stem, path, _summary(path)) for path in sorted(folder.glob("*.yaml"))]
+
+
+def write_preset(root: Path, name: str, changes: Sequence[str] = ()) -> Path | None:
+    """Write params.yaml from a preset.
+
+    Args:
+        root: project folder.
+        name: of the preset.
+        changes: "key=value" with dotted keys, such as "construct.rand.eps=0.5"; comments are kept.
+    Returns: where the old params.yaml was kept, if it was nobody's preset; else None.
+    Raises: ConfigError for an unknown preset or key, or an impossible value.
+    """
+    text = change(_text(root, name), changes, f"preset {name}")
+    params, backup = root / "params.yaml", None
+    known = [text, *(preset.path.read_text(encoding="utf-8") for preset in presets(root))]
+    if params.exists() and params.read_bytes() not in [preset.encode() for preset in known]:
+        backup = _backup(params)
+    write_text(params, text)
+    return backup
+
+
+def add_missing(root: Path, name: str) -> list[str]:
+    """Append to params.yaml the sections that it lacks, as the preset has them, with their comments.
+
+    Returns: the sections added.
+    Raises: ConfigError for an unknown preset, or a params.yaml that cannot be read.
+    """
+    path = root / "params.yaml"
+    own, text = read_params(path), _text(root, name)
+    missing = [section for section in parse_params(text, f"preset {name}") if section not in own]
+    blocks = {match[1]: match[0].rstrip() for match in re.finditer(r"^(\w+):.*\n(?:(?![\w#]).*\n?)*", text, re.M)}
+    if missing:
+        mine = path.read_text(encoding="utf-8").rstrip()
+        write_text(path, "\n\n".join([mine, *(blocks[section] for section in missing)]) + "\n")
+    return missing
+
+
+def change(text: str, changes: Sequence[str], place: str) -> str:
+    """Set dotted keys in YAML text, keeping comments and order.
+
+    Raises: ConfigError if a change has no "=", names a key that is not there, or gives what is not allowed.
+    """
+    if not changes:
+        return text
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    from notbugs.cli.check import check
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000
+    document = yaml.load(text)
+    for item in changes:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: expected KEY=VALUE with a key of {place}")
+        section, last = _find(document, key, place)
+        try:
+            section[last] = yaml.load(value) if value else None
+        except (YAMLError, ValueError):
+            raise ConfigError(f"--set {item}: the value is not valid YAML") from None
+    out = io.StringIO()
+    yaml.dump(document, out)
+    check(parse_params(out.getvalue(), place))
+    return out.getvalue()
+
+
+def _find(document: Any, key: str, place: str) -> tuple[Any, str]:
+    """The innermost section of a dotted key, and the last part of the key."""
+    section, parts = document, key.split(".")
+    for index, part in enumerate(parts):
+        if not isinstance(section, dict):
+            raise ConfigError(f"{place}: {key}: {'.'.join(parts[:index])} is a value, no section")
+        if part not in section:
+            there = ".".join(parts[: index + 1])
+            raise ConfigError(f"{place}: {there}: unknown key{suggestion(part, list(map(str, section)))}")
+        if index < len(parts) - 1:
+            section = section[part]
+    return section, parts[-1]
+
+
+def _text(root: Path, name: str) -> str:
+    known = {preset.name: preset for preset in presets(root)}
+    if name not in known:
+        raise ConfigError(f"preset {name!r}: unknown{suggestion(name, list(known))}")
+    return known[name].path.read_text(encoding="utf-8")
+
+
+def _backup(params: Path) -> Path:
+    """Copy params.yaml to params.yaml.old, or params.yaml.old2 and so on if that holds something else."""
+    content, number = params.read_bytes(), 1
+    while True:
+        backup = params.with_name(f"params.yaml.old{number if number > 1 else ''}")
+        if not backup.exists():
+            shutil.copyfile(params, backup)
+        if backup.read_bytes() == content:
+            return backup
+        number += 1
+
+
+def _summary(path: Path) -> tuple[str, ...]:
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return tuple(lines)

@@ -1,0 +1,1 @@
+"""Images in memory and on disk, and where they come from."""

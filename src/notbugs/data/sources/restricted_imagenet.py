@@ -1,0 +1,177 @@
+"""Restricted ImageNet: an ImageNet tree in torchvision's layout, its synsets mapped to nine classes of animals.
+
+Pictures are decoded when they are asked for, so memory does not grow with the tree.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from notbugs.data.images import ImageData, Shape, Subset, as_floats
+from notbugs.data.sources.archives import Directory, Member
+from notbugs.data.sources.base import SourceError, limited
+from notbugs.data.sources.pictures import decode
+from notbugs.data.sources.synsets import SYNSETS
+from notbugs.runtime.progress import Track, silent
+
+LAYOUT = "expected train/<synset>/<picture> and val/<synset>/<picture>, as torchvision's ImageNet has it"
+IMAGE_SIZE = 224
+"""Default height and width, pixels."""
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Files that torchvision's ImageFolder takes for pictures."""
+DECODERS = 8
+"""Threads that decode, at most."""
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Labelled picture files, decoded when they are asked for.
+
+    Attributes:
+        root: the tree.
+        origins: N names relative to it, such as "train/n02085620/n02085620_10074.JPEG".
+        labels: (N,), int64.
+        source_indices: (N,), int64, place of each among all pictures of its split, sorted by class, synset and name.
+        class_names: one name a class, in label order.
+        image_size: height and width of the images, pixels.
+    """
+
+    root: Path
+    origins: tuple[str, ...]
+    labels: Tensor
+    source_indices: Tensor
+    class_names: tuple[str, ...]
+    image_size: int
+
+    @property
+    def image_shape(self) -> Shape:
+        """(3, S, S)."""
+        return 3, self.image_size, self.image_size
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def images(self, indices: Tensor) -> Subset:
+        """The pictures at `indices` (M,), not decoded yet."""
+        return Subset(self, indices)
+
+    def select(self, indices: Tensor | slice) -> ImageData:
+        """Some of the pictures, decoded.
+
+        Raises: SourceError naming the first that cannot be read.
+        """
+        return ImageData(as_floats(self.raw(indices)), self.labels[indices], self.class_names)
+
+    def raw(self, indices: Tensor | slice) -> Tensor:
+        """Some of the pictures, decoded, (M, 3, S, S) uint8."""
+        rows = torch.arange(len(self))[indices].tolist()
+        contents = Directory(self.root).read([Member(self.origins[row]) for row in rows])
+        with warnings.catch_warnings(), ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as decoders:
+            warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it can read all the same
+            images = list(decoders.map(lambda found: self._decoded(*found), contents))
+        return torch.stack(images) if images else torch.empty(0, *self.image_shape, dtype=torch.uint8)
+
+    def _decoded(self, member: Member, content: Callable[[], bytes]) -> Tensor:
+        """The shorter side scaled to 8/7 of the size (256 for 224), and the square in the middle: (3, S, S) uint8."""
+        side = round(self.image_size * 8 / 7)
+        try:
+            square = decode(content(), side, grey=False)
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged files make Pillow's decoders raise errors of every kind
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise SourceError(f"{self.root / member.name}: cannot be read as a picture: {reason}; remove it") from None
+        first = (side - self.image_size) // 2
+        middle = slice(first, first + self.image_size)
+        return torch.from_numpy(np.ascontiguousarray(square[:, middle, middle]))
+
+
+def read_restricted_imagenet(
+    path: Path,
+    *,
+    image_size: int = IMAGE_SIZE,
+    max_train: int | None = None,
+    max_test: int | None = None,
+    seed: int,
+    progress: Track = silent,
+) -> tuple[PictureFiles, PictureFiles, list[str]]:
+    """List the pictures of the nine classes; other synsets of the tree are left out.
+
+    The tree may hold some synsets only, but at least one of each class, the same ones in train/ and val/.
+
+    Args:
+        path: the tree, a directory.
+        image_size: height and width of the images, pixels.
+        max_train: at most this many of the pictures in train/, by class.
+        max_test: at most this many of those in val/.
+        seed: of the choice.
+        progress: shows the listing.
+    Returns: training pool, test set (val/), and a line about synsets that are not in the tree, if any.
+    Raises: SourceError if the layout is not as expected.
+    """
+    trees = [_Tree(path / split) for split in ("train", "val")]
+    train, val = (set(tree.synsets) for tree in trees)
+    if train != val:
+        where, lacking = ("val", train - val) if train - val else ("train", val - train)
+        raise SourceError(f"{path}: {where}/ has no folder for the synsets {_some(sorted(lacking))}; {LAYOUT}")
+    for name, ids in SYNSETS.items():
+        if not train.intersection(ids):
+            raise SourceError(f"{path}: no synset of the class {name} ({_some(ids)}); {LAYOUT}")
+    pool, test = (
+        _listed(path, tree, image_size, key, maximum, seed, progress)
+        for tree, key, maximum in zip(trees, ("max_train", "max_test"), (max_train, max_test), strict=True)
+    )
+    lacking = {name for ids in SYNSETS.values() for name in ids} - train
+    note = f"{len(lacking)} of {sum(map(len, SYNSETS.values()))} synsets: not in the tree: {_some(sorted(lacking))}"
+    return pool, test, [note] if lacking else []
+
+
+class _Tree:
+    """train/ or val/: its folders of synsets that belong to a class, in the order of classes, then of ids."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}; {LAYOUT}") from None
+        self.synsets = {
+            name: label for label, ids in enumerate(SYNSETS.values()) for name in sorted(ids) if name in folders
+        }
+
+
+def _listed(
+    path: Path, tree: _Tree, image_size: int, key: str, maximum: int | None, seed: int, progress: Track
+) -> PictureFiles:
+    """The pictures of a split, or at most `maximum` of them.
+
+    Raises: SourceError if a synset's folder holds none.
+    """
+    origins, labels = [], []
+    for synset, label in progress(tree.synsets.items(), f"list {tree.path.name}"):
+        files = sorted(entry.name for entry in os.scandir(tree.path / synset) if _is_picture(entry.name))
+        if not files:
+            raise SourceError(f"{tree.path / synset}: no pictures; {LAYOUT}")
+        origins += [f"{tree.path.name}/{synset}/{file}" for file in files]
+        labels += [label] * len(files)
+    all_labels = torch.tensor(labels, dtype=torch.int64)
+    rows = limited(all_labels, maximum, key=key, seed=seed)
+    return PictureFiles(
+        path, tuple(origins[row] for row in rows.tolist()), all_labels[rows], rows, tuple(SYNSETS), image_size
+    )
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(ENDINGS)
+
+
+def _some(names: "list[str] | tuple[str, ...]") -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -1,0 +1,88 @@
+"""The smallest perturbation that fools, example by example: one attack gives accuracy at every eps at once."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from notbugs.attacks.engine import Engine
+from notbugs.attacks.library import distances, library_minimum
+from notbugs.attacks.losses import called, fools
+from notbugs.data.images import ImageData
+from notbugs.evaluation.accuracy import model_device, predict
+from notbugs.runtime.out_of_memory import Halving
+
+HALVINGS = 10
+"""Bisections of the line from an image to what was found: DDN's radius changes by 5% a step, and starts at 1."""
+
+
+def minimum_norms(
+    model: nn.Module,
+    data: ImageData,
+    attack: str,
+    *,
+    norm: Literal["l2", "linf"],
+    num_steps: int,
+    batch_size: int = 500,
+    generator: torch.Generator,
+    engine: Engine | None = None,
+) -> Tensor:
+    """‖δ‖ of the nearest image that the attack found and the model gets wrong.
+
+    What the attack found is moved back towards the image, by bisection, as long as the model gets it wrong.
+
+    Args:
+        attack: a name in `notbugs.attacks.library.MINIMUM_NORM[norm]`.
+        engine: made from the model as it is now; None makes one.
+    Returns: (N,) float64; 0 for an image that is wrong untouched, infinity where nothing was found. It is an upper
+        bound of the distance to the decision boundary.
+    """
+    if not len(data):
+        return torch.zeros(0, dtype=torch.float64)
+    device = model_device(model)
+    right = called(predict(model, data.images, batch_size=batch_size)) == data.labels
+    found = torch.where(right, torch.inf, 0.0).double()  # (N,)
+    rows = right.nonzero().flatten()
+    engine = engine or Engine(model, data.images[:8].to(device))
+
+    def search(part: slice) -> None:
+        """Note what the attack finds for some of the images that are right untouched."""
+        chosen = rows[part]
+        inputs, labels = data.images[chosen].to(device), data.labels[chosen].to(device)
+        x_adv = library_minimum(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)
+        delta = x_adv - inputs
+        fooled = fools(predict(model, x_adv), data.labels[chosen])
+        share = _smallest_share(model, inputs[fooled], delta[fooled], data.labels[chosen][fooled])
+        found[chosen[fooled]] = distances(delta, norm).cpu()[fooled] * share
+
+    Halving(attack).over(len(rows), batch_size, search)
+    return found
+
+
+def _smallest_share(model: nn.Module, inputs: Tensor, delta: Tensor, labels: Tensor) -> Tensor:
+    """Share of each perturbation that still fools, (N,) float64, found by bisection; the whole of it fools."""
+    low, high = torch.zeros(len(inputs), dtype=torch.float64), torch.ones(len(inputs), dtype=torch.float64)
+    if not len(inputs):
+        return high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        factors = middle.to(delta).view(-1, *[1] * (delta.ndim - 1))
+        fooled = fools(predict(model, inputs + factors * delta), labels)
+        low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
+    return high
+
+
+def smallest(norms: Sequence[Tensor]) -> Tensor:
+    """Per example the smallest that any attack found; each (N,)."""
+    return torch.stack(list(norms)).amin(dim=0)
+
+
+def accuracy_curve(norms: Tensor, radii: Sequence[float]) -> list[float]:
+    """Accuracy at each eps: the share of examples whose smallest perturbation is longer.
+
+    Args:
+        norms: (N,) from `minimum_norms`.
+        radii: eps, each >= 0.
+    """
+    return [float((norms > eps).double().mean()) for eps in radii]

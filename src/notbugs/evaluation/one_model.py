@@ -1,0 +1,254 @@
+"""Measure one model from the command line: one of the registry, or a network of the user's own."""
+
+import importlib
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from notbugs.attacks.engine import frozen
+from notbugs.attacks.modules import UnsteadyError, check_steady, evaluating_
+from notbugs.data.images import Images, make_generator
+from notbugs.data.store import load_dataset
+from notbugs.evaluation.accuracy import measure_outcome, predict
+from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
+from notbugs.evaluation.minimum_norm import smallest
+from notbugs.evaluation.suite import Audit, audit
+from notbugs.models import ModelError, load_model
+from notbugs.runtime.config import find_root, read_params, runtime, settings, validate
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.files import write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def measure_file(
+    model: str,
+    data: Path,
+    *,
+    weights: Path | None = None,
+    transfer_from: Path | None = None,
+    changes: dict[str, Any] | None = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Attack a model as stage `evaluate` does, its suite and checks included.
+
+    Args:
+        model: a .safetensors file of the registry (its .json beside it), or "package.module:factory", a callable
+            without arguments that gives a torch module: images (N, C, H, W) in [0, 1] -> logits.
+        data: a stored dataset.
+        weights: .safetensors file of the state of a factory's network; None keeps the weights that it comes with.
+        transfer_from: a model of the registry whose adversarial images are tried on this one.
+        changes: settings that differ from the section `evaluate` of params.yaml here, if there is one.
+        seed: of everything random; None takes that of params.yaml here, 0 if there is none.
+    Returns: model, data, settings, and lists `accuracies`, `minimum_norms`, `checks`, `certificate`; no paths of the
+        machine but those given.
+    Raises: UserError for what is missing, cannot be read, or does not fit the data.
+    """
+    config = _settings(changes or {})
+    network = _load(model, weights)
+    images = load_dataset(data)
+    _check_fits(network, images, model)
+    other = None
+    if transfer_from is not None:
+        other = load_model(transfer_from)
+        _check_fits(other, images, str(transfer_from))
+    seed = _seed() if seed is None else seed
+    generator = make_generator(seed, *RANDOM_STARTS)
+    found = audit(network, images, config, generator=generator, transfer_from=other)
+    return {
+        "model": model,
+        "data": str(data),
+        "n": len(images),
+        "seed": seed,
+        "settings": config.model_dump(mode="json"),
+        **_written(found, images, config),
+    }
+
+
+def _written(found: Audit, data: Images, config: SuiteSettings) -> dict[str, Any]:
+    norms = {**found.norms, "smallest": smallest(list(found.norms.values()))} if found.norms else {}
+    written: dict[str, Any] = {
+        "accuracies": [asdict(measure_outcome(outcome)) for outcome in found.outcomes],
+        "minimum_norms": {attack: _quartiles(values.tolist()) for attack, values in norms.items()},
+        "checks": [
+            {
+                "check": check.check,
+                "passed": check.passed,
+                "value": check.value if check.value == check.value else None,
+                "threshold": check.threshold,
+            }
+            for check in found.checks
+        ],
+    }
+    if found.certificate is not None and config.certificate is not None:
+        called, radius = found.certificate.called, found.certificate.radius
+        right = called == data.labels[: len(called)]
+        written["certificate"] = [
+            {"eps": eps, "accuracy": float((right & (radius >= eps)).double().mean()), "n": len(called)}
+            for eps in (0.0, *sorted({*config.eps, config.headline_eps}))
+        ]
+    return written
+
+
+def _quartiles(values: list[float]) -> dict[str, float | None]:
+    """The 25%, 50% and 75% points of ‖δ‖ (the value at or below); None where no perturbation was found."""
+    ordered = sorted(values)
+    points = {"q25": 0.25, "median": 0.5, "q75": 0.75}
+    found = {key: ordered[int((len(ordered) - 1) * share)] for key, share in points.items()}
+    return {key: value if value != float("inf") else None for key, value in found.items()}
+
+
+def _settings(changes: dict[str, Any]) -> SuiteSettings:
+    """The section `evaluate` of params.yaml here, if there is one, with changes."""
+    if not changes.get("headline_eps", 1) > 0:
+        raise UserError(f"--eps {changes['headline_eps']:g}: must be a number > 0")
+    try:
+        params = read_params(find_root() / "params.yaml")
+        base = settings(params, "evaluate", SuiteSettings).model_dump()
+    except UserError:
+        if "headline_eps" not in changes:
+            raise UserError(
+                "--eps: must be given where there is no valid params.yaml: the radius of the attacks"
+            ) from None
+        base = {}
+    if "headline_eps" in changes and changes["headline_eps"] not in base.get("eps", ()):
+        base["eps"] = [changes["headline_eps"] * share for share in (0.25, 0.5, 1.0, 1.5)]
+    return validate({**base, **changes}, "evaluate", SuiteSettings)
+
+
+def _seed() -> int:
+    """That of params.yaml here, if there is a valid one."""
+    try:
+        return runtime(read_params(find_root() / "params.yaml")).seed
+    except UserError:
+        return 0
+
+
+def _load(model: str, weights: Path | None) -> nn.Module:
+    if model.endswith(".safetensors"):
+        if weights is not None:
+            raise UserError(f"--weights {weights}: only with --model package.module:factory; {model} holds its own")
+        return load_model(model)
+    if ":" not in model:
+        raise UserError(f"--model {model}: must be a .safetensors file or package.module:factory")
+    network = _make(model)
+    if weights is not None:
+        _fill(network, weights)
+    evaluating_(network)
+    return network
+
+
+def _make(model: str) -> nn.Module:
+    module_name, _, factory_name = model.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+        network = factory()
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(f"--model {model}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
+    finally:
+        sys.path.pop(0)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"--model {model}: gave a {type(network).__name__}; it must give a torch.nn.Module")
+    return network
+
+
+def _fill(network: nn.Module, weights: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(_untied(load_file(weights), network))
+    except FileNotFoundError:
+        raise ModelError(f"--weights {weights}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"--weights {weights}: cannot be read: {error}") from None
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(f"--weights {weights}: does not fit the network: {text}") from None
+
+
+def _untied(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The state with each tied weight under all its names, of which safetensors' `save_model` writes one."""
+    places: dict[tuple[Any, ...], str] = {}  # where a tensor lies in memory -> a name that the state has for it
+    own = {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in network.state_dict().items()}
+    for name, place in own.items():
+        if name in state:
+            places[place] = name
+    lacking = {name: state[places[place]] for name, place in own.items() if name not in state and place in places}
+    return {**state, **lacking}
+
+
+def _check_fits(network: nn.Module, data: Images, name: str) -> None:
+    """Raises: ModelError unless the network gives one logit a class for these images."""
+    few = data.select(slice(0, 2)).images
+    shape = tuple(few.shape[1:])
+    try:
+        with frozen(network):
+            check_steady(network, few)
+        logits = predict(network, few)
+    except UnsteadyError as error:
+        raise ModelError(f"--model {name}: {error}") from None
+    except Exception as error:  # shapes that do not fit raise many kinds
+        text = " ".join(str(error).split())[:200]
+        raise ModelError(f"--model {name}: does not take images {shape}: {text}") from None
+    if logits.shape != (min(2, len(data)), len(data.class_names)):
+        raise ModelError(
+            f"--model {name}: gives {tuple(logits.shape[1:])} for an image, not one logit for each of "
+            f"{len(data.class_names)} classes"
+        )
+
+
+def print_found(found: dict[str, Any], console: "Console | None" = None) -> None:
+    """Print accuracies, smallest perturbations and checks as tables."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console()
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"{found['model']} on {found['n']} images, level {found['settings']['level']}"
+    )
+    for head in ("attack", "labels", "eps", "accuracy %", "95% interval"):
+        table.add_column(head, justify="left" if head in ("attack", "labels") else "right")
+    for row in found["accuracies"]:
+        accuracy, low, high = (f"{100 * row[key]:.1f}" for key in ("accuracy", "low", "high"))
+        labels = "y" if row["labels"] == "true" else "y + 1"
+        table.add_row(row["attack"], labels, f"{row['eps']:g}", accuracy, f"{low}–{high}")
+    console.print(table)
+    norms = Table(box=box.SIMPLE_HEAD, title="Smallest perturbation found")
+    for head in ("attack", "25%", "median", "75%"):
+        norms.add_column(head, justify="left" if head == "attack" else "right")
+    for attack, points in found["minimum_norms"].items():
+        norms.add_row(attack, *("none" if value is None else f"{value:.4g}" for value in points.values()))
+    console.print(norms)
+    checks = Table(box=box.SIMPLE_HEAD, title="Checks for masked gradients")
+    for head in ("check", "", "value", "threshold"):
+        checks.add_column(head, justify="left" if head in ("check", "") else "right")
+    for row in found["checks"]:
+        value = "no number" if row["value"] is None else f"{row['value']:.3g}"
+        checks.add_row(row["check"], "pass" if row["passed"] else "FAIL", value, f"{row['threshold']:.3g}")
+    console.print(checks)
+    for row in found["checks"]:
+        if row["check"] == "logits_finite" and not row["passed"]:
+            console.print(
+                f"The model gives logits that are no numbers on or near {100 * row['value']:.1f}% of the images. No "
+                "attack can fool it there: before that is mended, the accuracies above say nothing of it."
+            )
+    for row in found.get("certificate", []):
+        console.print(f"certified at eps {row['eps']:g}: {100 * row['accuracy']:.1f}% of {row['n']}")
+
+
+def save_found(found: dict[str, Any], path: Path) -> None:
+    """Write what was found as JSON.
+
+    Raises: UserError if the file cannot be written.
+    """
+    try:
+        write_json(path, found)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be written: {error.strerror or error}") from None

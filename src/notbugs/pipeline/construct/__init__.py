@@ -1,0 +1,275 @@
+"""Stage `construct`: the datasets D_R, D_NR, D_rand, D_det and their controls, made from D by source models."""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from notbugs.construction.recipes import (
+    Constructed,
+    ConstructSettings,
+    Recipe,
+    construct_settings,
+    describe,
+    joined,
+    over_sources,
+    parts,
+    recipe_generator,
+    set_up,
+    summarise,
+)
+from notbugs.data.images import ImageData, Images
+from notbugs.data.store import StoredDataset, largest_shard, load_dataset, write_manifest
+from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
+from notbugs.models import load_model
+from notbugs.models.base import Classifier
+from notbugs.pipeline.construct.samples import write_samples
+from notbugs.pipeline.construct.shards import Shards
+from notbugs.pipeline.running.compiling import compiles
+from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.jobs import Say, do_all
+from notbugs.pipeline.running.processes import in_processes
+from notbugs.pipeline.running.source_models import construction_seeds, judge_seed, source_models, source_seeds
+from notbugs.pipeline.running.unfinished import kept, unfinished
+from notbugs.runtime.config import DATASET_NAMES, SOURCE
+from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
+from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.files import publish, write_json
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """One source model, and all that its dataset depends on.
+
+    Attributes:
+        seed: of the source model.
+        model, judge: files of the source model and of the robust model that judges.
+        others: files of the models of its kind from other seeds.
+        neighbours: what 1-NN calls each image of D, (N,).
+        compiled: compile the engine.
+        shards: where its dataset is written.
+    """
+
+    project: Context
+    name: str
+    config: ConstructSettings
+    seed: int
+    model: Path
+    judge: Path
+    others: tuple[Path, ...]
+    data: StoredDataset
+    neighbours: Tensor
+    compiled: bool
+    shards: Shards
+
+    def __eq__(self, other: object) -> bool:
+        """In a worker process, where each task brings its own: by the construction and the source model."""
+        return isinstance(other, _Source) and self._known_by == other._known_by
+
+    def __hash__(self) -> int:
+        return hash(self._known_by)
+
+    @property
+    def _known_by(self) -> tuple[str, Path]:
+        return self.name, self.model
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One shard of one source's dataset: tasks can be done in any order, by any process."""
+
+    source: _Source
+    number: int
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A source's models, loaded, and its recipe, set up."""
+
+    model: Classifier
+    judge: Classifier
+    others: tuple[Classifier, ...]
+    recipe: Recipe
+    reference: Images
+
+
+@in_processes
+def construct(project: Context, name: str) -> None:
+    """Write data/<name>, a dataset for each source model, and its summary.
+
+    Command: `notbugs construct rand`. On digits 2 s a source model (inversions: 15 s). Expected there: D_rand's targets
+    are reached for nine images in ten, and nine in ten still look like y to the robust model.
+    """
+    if name not in DATASET_NAMES:
+        raise ConfigError(f"params.yaml: construct.{name}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
+    config = construct_settings(project.params.get("construct", {}).get(name), f"construct.{name}")
+    trained = source_seeds(project, config.model)
+    seeds = construction_seeds(trained, config.source_seeds, model=config.model, key=f"construct.{name}")
+    files = {*source_models(project, config.model), *source_models(project, "robust")}
+    inputs = [project.dataset("train"), *sorted(files)]
+    folder = project.dataset(name)
+    metrics_file = project.root / "metrics" / "construct" / f"{name}.json"
+    made_from = {"construct": {name: config.model_dump(mode="json")}, "sources": list(seeds)}
+    with project.tracked(
+        "construct",
+        name,
+        params={**made_from, "runtime": project.runtime.model_dump(mode="json")},
+        inputs=inputs,
+        outputs=[folder, metrics_file],
+        metrics_file=metrics_file,
+    ) as run:
+        data = load_dataset(project.dataset("train"))
+        with unfinished(project, "construct", name, settings=made_from, inputs=inputs) as work:
+            sources = _sources(project, name, config, seeds, data, work)
+            tasks = [_Task(source, number) for source in sources for number in source.shards.missing()]
+            wait_for_all()  # all have seen what is missing before any begins
+            do_all(project, tasks[rank() :: world_size()], _make, description=f"construct {name}")
+            _ready.cache_clear()
+            wait_for_all()
+            if not is_first():
+                return
+            summary = over_sources({source.seed: summarise(_complete(source)) for source in sources})
+            publish(work / "dataset", folder)
+            write_json(metrics_file, summary)
+        with tempfile.TemporaryDirectory() as unsaved:
+            picture = Path(unsaved) / "samples.png"
+            write_samples(picture, data, load_dataset(project.dataset(name, seeds[0]), verify=False))
+            run.artifact(picture)
+    project.say(
+        f"construct {name}: {len(seeds)} source models, success {summary['success_rate']:.1%}, "
+        f"median ‖δ‖₂ {summary['delta_norm']['median']:.3f}, still y of what the judge called y before: robust model "
+        f"{_percent(summary['robust_model']['still_y'])}, 1-NN {_percent(summary['nearest_neighbour']['still_y'])}"
+    )
+
+
+def _percent(share: float | None) -> str:
+    """A share in print; one of no images is none."""
+    return "none known" if share is None else f"{share:.1%}"
+
+
+def _sources(
+    project: Context, name: str, config: ConstructSettings, seeds: Iterable[int], data: StoredDataset, work: Path
+) -> list[_Source]:
+    """Each source model with all that its dataset depends on."""
+    size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
+    neighbours = _neighbours(project, data, work / "neighbours.safetensors")
+    files = {seed: project.source_model(config.model, seed) for seed in source_seeds(project, config.model)}
+    robust = source_seeds(project, "robust")
+    one = load_model(next(iter(files.values())), device=project.device)
+    compiled = compiles(project, f"construct {name}", one, data.image_shape, len(data) * config.num_steps)
+    return [
+        _Source(
+            project,
+            name,
+            config,
+            seed,
+            model=files[seed],
+            judge=project.source_model("robust", judge_seed(robust, config.model, seed)),
+            others=tuple(file for other, file in files.items() if other != seed),
+            data=data,
+            neighbours=neighbours,
+            compiled=compiled,
+            shards=Shards(
+                work / "dataset" / f"{SOURCE}{seed}", work / "facts" / f"{SOURCE}{seed}", len(data), size, config.dtype
+            ),
+        )
+        for seed in seeds
+    ]
+
+
+def _neighbours(project: Context, data: StoredDataset, file: Path) -> Tensor:
+    """What 1-NN calls each image of D, (N,): the same for every source, so one process finds it once."""
+
+    def find() -> dict[str, Tensor]:
+        """Look at all of D."""
+        return {"called": own_neighbours(neighbour_reference(data), device=project.device)}
+
+    if is_first():
+        kept(file, find)
+    wait_for_all()
+    return kept(file, find)["called"]
+
+
+def _make(task: _Task, say: Say) -> None:
+    """Make a shard and keep it, with the facts of its examples."""
+    source, ready = task.source, _ready(task.source)
+    rows = source.shards.rows[task.number]
+    count = len(source.shards.rows)
+    steps = parts(
+        ready.recipe,
+        rows.stop - rows.start,
+        source.config,
+        first=rows.start,
+        progress=source.project.progress,
+        description=f"construct {source.name}, source {source.seed}"
+        + (f", shard {task.number + 1} of {count}" if count > 1 else ""),
+    )
+    source.shards.write(task.number, *_described(steps, source, ready))
+
+
+@lru_cache(maxsize=1)
+def _ready(source: _Source) -> _Ready:
+    """Load a source's models; those of the last one are kept, since its shards come one after the other."""
+    device, data = source.project.device, source.data
+    model = load_model(source.model, device=device)
+    recipe = set_up(
+        model,
+        data,
+        source.config,
+        generator=recipe_generator(source.project.seed, source.config, source.seed),
+        compiled=source.compiled,
+    )
+    return _Ready(
+        model,
+        load_model(source.judge, device=device),
+        tuple(load_model(file, device=device) for file in source.others),
+        recipe,
+        neighbour_reference(data),
+    )
+
+
+def _described(
+    steps: Iterable[tuple[slice, Constructed]], source: _Source, ready: _Ready
+) -> tuple[ImageData, dict[str, Tensor]]:
+    """A shard made of batches: its images, and the facts of its examples by column."""
+    made, columns = [], defaultdict(list)
+    for rows, part in steps:
+        made.append(part)
+        columns["start_index"].append(part.start_index)
+        facts = describe(
+            part,
+            source.data,
+            ready.model,
+            ready.judge,
+            first=rows.start,
+            reference=ready.reference,
+            neighbours=source.neighbours,
+            others=ready.others,
+        )
+        for key, values in facts.items():
+            columns[key].append(values)
+    return joined(made).data, {key: torch.cat(values) for key, values in columns.items()}
+
+
+def _complete(source: _Source) -> dict[str, Tensor]:
+    """Write the manifest of a dataset whose shards are all there; the facts of its examples by column, (N,)."""
+    import pandas as pd
+
+    files, facts = source.shards.finished()
+    data, settings = source.data, source.config.model_dump(mode="json", exclude={"source_seeds"})
+    indices = {"index": range(len(data)), "source_index": range(len(data))}
+    write_manifest(
+        source.shards.folder,
+        files,
+        pd.DataFrame({**indices, **{key: values.numpy() for key, values in facts.items()}}),
+        class_names=data.class_names,
+        name=DATASET_NAMES[source.name],
+        source=data.manifest.source,
+        settings={**settings, "source_seed": source.seed},
+    )
+    return facts

@@ -1,0 +1,79 @@
+"""Stage `prepare`: D from its source, split into train, validation and test."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from notbugs.data.images import by_parts, fingerprints, num_parts
+from notbugs.data.sources import DataSettings, load_source
+from notbugs.data.store import DatasetWriter
+from notbugs.pipeline.running.context import Context
+from notbugs.runtime.config import settings
+from notbugs.runtime.files import whole_folder, write_json
+
+
+def prepare(project: Context) -> None:
+    """Write data/train, data/validation and data/test.
+
+    Command: `notbugs prepare`. Takes seconds on digits, about a minute on 60,000 pictures (for ImageNet see
+    docs/scale.md). Expected on digits: 1,797 images in all.
+    """
+    import pandas as pd
+
+    config = settings(project.params, "data", DataSettings)
+    metrics_file = project.root / "metrics" / "prepare.json"
+    folders = {split: project.dataset(split) for split in ("train", "validation", "test")}
+    with project.tracked(
+        "prepare",
+        params={"data": config.model_dump(mode="json"), "seed": project.seed},
+        inputs=[],
+        outputs=[*folders.values(), metrics_file],
+        metrics_file=metrics_file,
+    ):
+        source = load_source(config, seed=project.seed, root=project.root, progress=project.progress)
+        contents = {}
+        for split, folder in folders.items():
+            data = source.splits[split]
+            examples = pd.DataFrame(
+                {
+                    "index": range(len(data)),
+                    "source_index": source.source_indices[split].numpy(),
+                    "label": data.labels.numpy(),
+                    "origin": source.origins[split],
+                }
+            )
+            with whole_folder(folder) as unfinished:
+                writer = DatasetWriter(unfinished, dtype=config.dtype, shard_size=config.shard_size)
+                found = []
+                for part in project.progress(by_parts(data), f"write {split}", num_parts(data)):
+                    writer.add(part)
+                    found.append(fingerprints(part.images))
+                contents[split] = torch.cat(found)
+                writer.finish(examples, name=f"D_{split}", source=source.name, settings=config.model_dump(mode="json"))
+        train = source.train
+        summary = {split: len(data) for split, data in source.splits.items()}
+        shape = {"classes": len(train.class_names), "image_shape": list(train.image_shape)}
+        twice = _in_two_splits(contents)
+        write_json(metrics_file, {**summary, **shape, "duplicates": twice})
+    counts = ", ".join(f"{count} {split}" for split, count in summary.items())
+    for reason in source.skipped:
+        project.say(f"prepare: left out: {reason}")
+    for split, count in twice.items():
+        if count:
+            place = "train or validation" if split == "test" else "train"
+            project.say(f"prepare: {count} of {summary[split]} {split} images are in {place} too, pixel by pixel")
+    project.say(f"prepare: {source.name}: {counts} images {train.image_shape}")
+
+
+def _in_two_splits(contents: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many validation images are in train too, and how many test images in train or validation.
+
+    Args:
+        contents: split -> fingerprints (N,) of its images.
+    """
+    known = torch.cat([contents["train"], contents["validation"]])
+    return {
+        "validation": int(torch.isin(contents["validation"], contents["train"]).sum()),
+        "test": int(torch.isin(contents["test"], known).sum()),
+    }

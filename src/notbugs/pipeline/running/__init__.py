@@ -1,0 +1,1 @@
+"""What the stages share: where they run, with which workers, and what they keep."""

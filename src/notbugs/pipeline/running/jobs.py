@@ -1,0 +1,215 @@
+"""Independent tasks of a stage, done side by side by worker processes.
+
+A task is done by a function at the top of a module, depends on nothing but its arguments, and computes with the
+threads of `num_threads`, so that the results are the same bytes with any number of workers. Workers are forked from a
+server that has torch imported: each starts in a moment, and none inherits threads or locks of the stage.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for_jobs
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any, Self, TypeVar
+
+import torch
+
+from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.fork_server import context
+from notbugs.runtime.distribution import world_size
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.machine import usable_processors
+from notbugs.runtime.memory import keep_freed_memory
+from notbugs.runtime.progress import hide
+
+T = TypeVar("T")
+R = TypeVar("R")
+Say = Callable[[Any], None]
+"""What a task says while it is worked on: something that can be pickled."""
+Heard = Callable[[int, Any], None]
+"""(number of the task, what it said) -> None, in the stage's own process."""
+
+
+LOOKED_AT_EVERY = 1.0
+"""Seconds between two looks at whether all workers live."""
+PATIENCE = 10.0
+"""Seconds that the end waits for the last word of a worker that was killed while it spoke."""
+
+
+class WorkerError(UserError):
+    """A worker process ended before its task did."""
+
+
+def worker_count(project: Context, num_tasks: int) -> int:
+    """Workers that `jobs` stands for, at most one a task; 1 means that the stage's own process does the work.
+
+    `auto` is a worker for each `num_threads` of the usable processors, on the CPU alone: a GPU is one device.
+    """
+    jobs = project.runtime.jobs
+    if jobs == "auto":
+        jobs = usable_processors() // project.runtime.num_threads if project.device.type == "cpu" else 1
+    return max(1, min(jobs, num_tasks)) if world_size() == 1 else 1
+
+
+def do_all(
+    project: Context,
+    tasks: Sequence[T],
+    work: Callable[[T, Say], R],
+    *,
+    description: str,
+    heard: Heard | None = None,
+) -> list[R]:
+    """Do all tasks.
+
+    Args:
+        project: how many workers, with how many threads; with one, its progress is what the tasks show themselves.
+        tasks: picklable where there are several workers.
+        work: (task, say) -> result, at the top of a module; tensors are better kept in files than in results.
+        description: shown with the number of finished tasks.
+        heard: gets what the tasks say, in the order in which each says it.
+    Returns: the results, in the order of the tasks.
+    Raises: what a task or `heard` raises, the first time that one does; the other workers are then ended, and what
+        they kept of their tasks stays. WorkerError if a worker was killed.
+    """
+    heard = heard or _ignore
+    workers = worker_count(project, len(tasks))
+    if workers == 1:
+        return [work(task, partial(heard, number)) for number, task in enumerate(tasks)]
+    before = set(multiprocessing.active_children())
+    with _Ears(workers, heard) as ears:
+        pool = ProcessPoolExecutor(workers, context(), _begin, (project.runtime.num_threads, ears.mouths, ears.taken))
+        try:
+            jobs = [pool.submit(_do, work, number, task) for number, task in enumerate(tasks)]
+            begun = set(multiprocessing.active_children()) - before  # one that ends is no longer among them
+            for job in project.progress(_as_completed(jobs, begun), description, len(jobs)):
+                job.result()
+            return [job.result() for job in jobs]
+        except BaseException as error:
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
+            if not isinstance(error, BrokenProcessPool):
+                raise
+            raise WorkerError(
+                f"{description}: a worker process was killed (out of memory?); what is finished is kept, `jobs: 1` "
+                "in params.yaml needs less memory"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _as_completed(jobs: Sequence["Future[R]"], workers: set[BaseProcess]) -> Iterator["Future[R]"]:
+    """The jobs as they end.
+
+    The pool may begin to wait for its workers before the last of them is started, and then never hears of that one's
+    end; so they are looked at here, too.
+
+    Args:
+        workers: all that were started.
+    Raises: BrokenProcessPool if a worker ended before its time.
+    """
+    left = set(jobs)
+    while left:
+        ended, left = wait_for_jobs(left, LOOKED_AT_EVERY, FIRST_COMPLETED)
+        yield from ended
+        if not ended and any(worker.exitcode is not None for worker in workers):
+            raise BrokenProcessPool
+
+
+class _Ears:
+    """Hears what workers say: a pipe each, so that one that is killed while it speaks leaves the others theirs.
+
+    Args:
+        workers: how many.
+        heard: called in a thread; after an error of its own it is called no more, and the error is raised at the end.
+    """
+
+    def __init__(self, workers: int, heard: Heard) -> None:
+        pipes = [context().Pipe(duplex=False) for _ in range(workers)]
+        self._ears = [ear for ear, _ in pipes]
+        self.mouths = [mouth for _, mouth in pipes]
+        """One for each worker, which takes the next that is free."""
+        self.taken: Synchronized[int] = context().Value("i", 0)
+        self._heard: Heard = heard
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._over.set()
+        self._thread.join(PATIENCE)
+        for end in (*self._ears, *self.mouths):
+            end.close()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _listen(self) -> None:
+        while True:
+            over = self._over.is_set()  # asked first: what was said before is still heard
+            speaking = wait(self._ears, timeout=0.1)
+            for ear in speaking:
+                self._hear(ear)  # type: ignore[arg-type]
+            if over and not speaking:
+                return
+
+    def _hear(self, ear: Connection) -> None:
+        try:
+            message = ear.recv()
+        except (EOFError, OSError):  # cut off in the middle of a word
+            self._ears.remove(ear)
+            return
+        try:
+            if self._error is None:
+                self._heard(*message)
+        except Exception as error:  # raised where the stage can see it
+            self._error = error
+
+
+_mouth: Connection | None = None
+"""Where this worker says something."""
+
+
+def _begin(num_threads: int, mouths: Sequence[Connection], taken: "Synchronized[int]") -> None:
+    """A worker's first work: the stage's settings, and an end with the stage."""
+    global _mouth
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the stage ends its workers
+    with taken.get_lock():
+        _mouth = mouths[taken.value]
+        taken.value += 1
+    hide()
+    torch.set_num_threads(num_threads)
+    keep_freed_memory()
+    threading.Thread(target=_end_with_the_stage, daemon=True).start()
+
+
+def _end_with_the_stage() -> None:
+    """A stage that is killed cannot end its workers, so they look whether it lives."""
+    stage = multiprocessing.parent_process()
+    if stage is not None:
+        stage.join()
+        os._exit(1)
+
+
+def _do(work: Callable[[T, Say], R], number: int, task: T) -> R:
+    return work(task, lambda message: _say((number, message)))
+
+
+def _say(message: tuple[int, Any]) -> None:
+    assert _mouth is not None  # set by _begin
+    with suppress(BrokenPipeError):  # the stage is ending
+        _mouth.send(message)
+
+
+def _ignore(number: int, message: Any) -> None:
+    """Nobody listens."""

@@ -1,0 +1,65 @@
+"""Whether a device does what the CPU does: an Apple GPU (MPS) is only used where it has shown so.
+
+The code here decides whether such a device is used, and changes nothing of what a device computes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks.library import distances, library_attack, library_minimum
+from notbugs.data.images import ImageData, make_generator
+from notbugs.evaluation.accuracy import predict
+from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.training.loop import TrainSettings, train
+
+TOLERANCE = 1e-3
+"""Largest difference of logits, gradients and images that counts as rounding."""
+
+
+def probe(device: torch.device) -> str | None:
+    """Why a device does not do what the CPU does, in a few words; None if it does.
+
+    A small network is looked at, attacked in both norms, trained adversarially for a step, and attacked by the
+    libraries of the quick suite, which only have to run: what the stages do, in a second or two.
+    """
+    expected = _work(torch.device("cpu"))
+    try:
+        found = _work(device)
+    except Exception as error:  # what a backend lacks, it says in errors of many kinds
+        return f"it cannot do what is needed: {' '.join(str(error).split())[:150] or type(error).__name__}"
+    for name, value in expected.items():
+        difference = float((found[name] - value).abs().max())
+        if not difference <= TOLERANCE:
+            return f"its {name} differ from the CPU's by {difference:.2g}"
+    return None
+
+
+def _work(device: torch.device) -> dict[str, Tensor]:
+    """What is compared: name -> values, on the CPU."""
+    generator = make_generator(0, "probe")
+    data = ImageData(torch.rand(16, 1, 8, 8, generator=generator), torch.arange(16) % 4, ("a", "b", "c", "d"))
+    model = create_model(
+        ModelSettings(architecture="small_cnn", width=4), data.image_shape, data.class_names, generator=generator
+    ).to(device)
+    set_normalisation(model, data)
+    found = {"logits": predict(model, data), "gradients": _gradients(model.eval(), data, device)}
+    images, labels = data.images.to(device), data.labels.to(device)
+    for norm, eps in (("l2", 0.5), ("linf", 0.05)):
+        arguments = {"norm": norm, "eps": eps, "step_size": eps / 4, "num_steps": 3, "random_start": True}
+        x_adv = pgd(model, images, labels, generator=make_generator(0, "probe", norm), **arguments).x_adv  # type: ignore[arg-type]
+        found[f"adversarial images ({norm})"] = x_adv.cpu()
+    recipe = TrainSettings(epochs=1, batch_size=16, lr=0.1, attack=AttackSettings(eps=0.5, num_steps=2))
+    train(model, data, recipe, generator=make_generator(0, "probe", "train"))
+    found["weights after a step"] = torch.cat([value.detach().flatten().cpu() for value in model.parameters()])
+    for name in ("apgd_t", "square"):
+        library_attack(name, model, images, labels, eps=0.5, num_steps=2, generator=make_generator(0, "probe", name))
+    distances(library_minimum("ddn", model, images, labels, num_steps=2, generator=make_generator(0)) - images, "l2")
+    return found
+
+
+def _gradients(model: nn.Module, data: ImageData, device: torch.device) -> Tensor:
+    """Of the cross-entropy with respect to the images, (N, C, H, W) on the CPU."""
+    inputs = data.images.clone().to(device).requires_grad_()
+    loss = nn.functional.cross_entropy(model(inputs), data.labels.to(device), reduction="sum")
+    return torch.autograd.grad(loss, inputs)[0].cpu()

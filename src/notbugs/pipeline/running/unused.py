@@ -1,0 +1,103 @@
+"""Outputs of entries that params.yaml no longer has.
+
+DVC forgets a stage whose entry is deleted, and leaves its outputs. Stages that depend on a whole folder of outputs
+(data, models/fit, metrics) would count them in, and look changed in a clone, which does not get them.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from notbugs.pipeline.running.context import Context
+from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.distribution import is_first
+
+
+def remove_unused(project: Context) -> None:
+    """Remove what `construct` and `fit` made for names that params.yaml no longer has, and say so in a line.
+
+    Only files and folders of these two stages are touched, and only for names of the paper's datasets. What is removed
+    is as dvc.lock names it, and folders are in DVC's cache: with the entry back in params.yaml, `dvc repro` restores
+    them. Any other may be the only copy, of a stage run without DVC or after `dvc gc`: it is left, and a line says so.
+    """
+    if not is_first():
+        return
+    there = [path for path in _unused(project) if path.is_symlink() or path.exists()]
+    recorded = _recorded(project.root) if there else {}
+    found = [path for path in there if _is_kept(project.root, path, recorded)]
+    left = [path.relative_to(project.root).as_posix() for path in there if path not in found]
+    if left:
+        project.say(f"left, though params.yaml names it no longer, since DVC's cache has no copy: {', '.join(left)}")
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if found:
+        names = ", ".join(path.relative_to(project.root).as_posix() for path in found)
+        project.say(f"removed what params.yaml no longer names: {names}")
+
+
+def _recorded(root: Path) -> dict[str, str]:
+    """Output -> its MD5, as dvc.lock has it of entries that are or were in params.yaml; a folder's ends in ".dir"."""
+    file = root / "dvc.lock"
+    lock: Any = (yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None) or {}
+    outputs = [output for stage in lock.get("stages", {}).values() for output in stage.get("outs", [])]
+    return {output["path"]: output["md5"] for output in outputs if "md5" in output}
+
+
+def _is_kept(root: Path, path: Path, recorded: Mapping[str, str]) -> bool:
+    """Whether nothing is lost with a path: a link, a file as it is recorded, a folder of which the cache has all."""
+    if path.is_symlink():
+        return True
+    wanted = recorded.get(path.relative_to(root).as_posix())
+    if wanted is None:
+        return False
+    if path.is_file():  # small, and no output that the cache takes: Git has it
+        return _md5(path) == wanted
+    listing = _cached(root, wanted)
+    if not listing.exists():
+        return False
+    known = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    return all(
+        name in known and _cached(root, known[name]).exists() and (file.is_symlink() or _md5(file) == known[name])
+        for name, file in files.items()
+    )
+
+
+def _cached(root: Path, md5: str) -> Path:
+    """Where DVC's cache has a content, if it has it."""
+    config = ConfigParser()
+    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
+    folder = root / ".dvc" / config.get("cache", "dir", fallback="cache")
+    return folder / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _unused(project: Context) -> Iterator[Path]:
+    """Where the outputs of names lie that have no entry; they need not be there."""
+    for name in DATASET_NAMES:
+        if _is_left_out(project, "construct", name):
+            yield project.dataset(name)
+            yield project.root / "metrics" / "construct" / f"{name}.json"
+        if _is_left_out(project, "fit", name):
+            yield project.root / "models" / "fit" / name
+            yield project.root / "metrics" / "fit" / f"{name}.json"
+            yield project.root / "plots" / "learning" / f"fit-{name}.csv"
+
+
+def _is_left_out(project: Context, section: str, name: str) -> bool:
+    """Whether params.yaml has the section, without this name."""
+    entries = project.params.get(section)
+    return isinstance(entries, Mapping) and name not in entries

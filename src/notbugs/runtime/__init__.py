@@ -1,0 +1,1 @@
+"""What every part of the program stands on: settings, files, devices, memory, processes, kept work."""

@@ -1,0 +1,100 @@
+"""What lies in the work folder .notbugs, and beside it from writes that were killed, and removing it."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from notbugs.runtime.files import finish_moves
+
+KINDS = {
+    "evaluate": "kept measurements of models; made again by `notbugs evaluate`",
+    "processes": "what the processes of a failed stage printed",
+    "runs": "journals of runs, which `notbugs track` may still have to send to MLflow",
+    "sweeps": "kept results of sweeps; made again by `notbugs sweep`",
+    "benchmarks": "kept results of benchmarks",
+}
+"""Folder -> what it holds."""
+NOT_LISTED = ("unfinished", "checked", "tracked.json")
+OUTPUTS = ("data", "models", "metrics", "plots", "reports", "sweeps")
+_HALF = re.compile(r"\.\d+(\.old)?\.tmp$")
+
+
+@dataclass(frozen=True)
+class Remnant:
+    """A file or folder that can be removed.
+
+    Attributes:
+        path: where it is.
+        what: what it is, in words.
+        size: bytes on disk.
+        age: seconds since anything in it changed.
+        wanted: `clean` leaves it unless it is asked for everything.
+    """
+
+    path: Path
+    what: str
+    size: int
+    age: float
+    wanted: bool
+
+
+def remnants(root: Path) -> list[Remnant]:
+    """Everything that `notbugs clean` can remove from a project: unfinished work first."""
+    finish_moves(root)
+    work = root / ".notbugs"
+    found = [(path, _unfinished(path), False) for path in _inside(work / "unfinished")]
+    found += [(path, "half of a write that was killed", False) for path in _halves(root)]
+    for path in _inside(work):
+        if path.name not in NOT_LISTED and path.is_dir():
+            found.append((path, KINDS.get(path.name, "files of notbugs"), path.name != "processes"))
+    return [_remnant(*one) for one in found]
+
+
+def remove(remnant: Remnant) -> None:
+    """Delete it; what is gone already is no error."""
+    if remnant.path.is_dir() and not remnant.path.is_symlink():
+        shutil.rmtree(remnant.path, ignore_errors=True)
+    else:
+        remnant.path.unlink(missing_ok=True)
+
+
+def in_words(seconds: float) -> str:
+    """An age such as "3 h"."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _unfinished(folder: Path) -> str:
+    try:
+        made_from: dict[str, Any] = json.loads((folder / "made_from.json").read_text(encoding="utf-8"))
+        stage, name = made_from["stage"], made_from["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unfinished work of an unknown stage"
+    return f"unfinished: {stage} {name}"
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _halves(root: Path) -> Iterator[Path]:
+    for name in OUTPUTS:
+        inside_a_half: Path | None = None
+        for path in sorted((root / name).rglob("*.tmp")):
+            if _HALF.search(path.name) and (inside_a_half is None or inside_a_half not in path.parents):
+                inside_a_half = path
+                yield path
+
+
+def _remnant(path: Path, what: str, wanted: bool) -> Remnant:
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    stats = [file.lstat() for file in files if file.exists() or file.is_symlink()]
+    changed = max((stat.st_mtime for stat in stats), default=time.time())
+    return Remnant(path, what, sum(stat.st_size for stat in stats), max(time.time() - changed, 0.0), wanted)

@@ -1,0 +1,123 @@
+"""`notbugs check`: what cannot run is refused before anything runs, as far as settings and D tell."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from notbugs.cli import main
+from notbugs.cli.check import READ, check, check_data
+from notbugs.data.images import ImageData
+from notbugs.data.sources import DataSettings
+from notbugs.data.store import save_dataset
+from notbugs.runtime.config import read_params, settings
+from notbugs.runtime.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def set_at(params: dict[str, Any], key: str, value: object) -> None:
+    """Change the value of a dotted key."""
+    *sections, last = key.split(".")
+    for part in sections:
+        params = params[part]
+    params[last] = value
+
+
+def store(root: Path, counts: list[int], num_test: int = 40, **data: object) -> None:
+    """data/train and data/test as `prepare` would leave them, with so many training images of each class."""
+    config = settings({"data": {**read_params(ROOT / "presets" / "digits.yaml")["data"], **data}}, "data", DataSettings)
+    names = tuple(map(str, range(len(counts))))
+    for split, labels in (
+        ("train", torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))),
+        ("test", torch.arange(num_test) % len(counts)),
+    ):
+        images = ImageData(torch.zeros(len(labels), 1, 4, 4), labels, names)
+        save_dataset(
+            root / "data" / split,
+            images,
+            pd.DataFrame({"label": labels.numpy()}),
+            name=f"D_{split}",
+            source="digits",
+            settings=config.model_dump(mode="json"),
+        )
+
+
+def test_the_entries_that_stages_read_are_those_of_the_pipeline() -> None:
+    for stage, entries in READ.items():
+        deps = PIPELINE[stage]["deps"]
+        made = {
+            f"{section}.{dep.removeprefix(folder)}"
+            for section, folder in (("construct", "data/"), ("fit", "models/fit/"))
+            for dep in deps
+            if dep.startswith(folder) and dep.removeprefix(folder) not in ("train", "validation", "test")
+        }
+        assert set(entries) == made
+    others = [name for name, stage in PIPELINE.items() if name not in READ and "do" not in stage]
+    for name in others:
+        assert not any(f"data/{key}" in PIPELINE[name]["deps"] for key in ("robust", "nonrobust", "rand", "det"))
+
+
+def test_a_stage_whose_input_nobody_makes_is_refused() -> None:
+    params = read_params(ROOT / "presets" / "digits.yaml")
+    del params["construct"]["det"], params["fit"]["det"]
+    with pytest.raises(ConfigError, match=r"construct\.det: missing; the stage transfer reads what it makes"):
+        check(params)
+    params = read_params(ROOT / "presets" / "digits.yaml")
+    params["sweep"] = {}
+    del params["construct"]["det_from_robust"], params["fit"]["det_from_robust"], params["fit"]["det"]
+    check(params)  # nothing needs these
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    params = read_params(ROOT / "presets" / "digits.yaml")
+    params["processes"] = 20
+    with pytest.raises(
+        ConfigError, match=r"fit\.robust\.batch_size = 32: must be at least 40, two images for each of 2"
+    ):
+        check(params)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("diversity.num_neighbours", 9, r"diversity\.num_neighbours = 9: needs 22 images in a class, and none .* 21$"),
+        ("inversion.num_examples", 203, r"inversion\.num_examples = 203: must be in 10\.\.202, one of each class"),
+        ("estimator.num_examples", 203, r"estimator\.num_examples = 203: must be in 10\.\.202"),
+        ("features.max_examples", 9, r"features\.max_examples = 9: must be at least 10, one a class"),
+        (
+            "processes",
+            102,
+            r"processes = 102: must be at most 101: each learns from two images of a batch, and D has 202",
+        ),
+    ],
+)
+def test_what_d_is_too_small_for_is_refused(tmp_path: Path, key: str, value: int, message: str) -> None:
+    store(tmp_path, [20] * 8 + [21, 21])
+    params = read_params(ROOT / "presets" / "digits.yaml")
+    set_at(params, "estimator.num_examples", None)
+    check_data(params, tmp_path)
+    set_at(params, key, value)
+    with pytest.raises(ConfigError, match=message):
+        check_data(params, tmp_path)
+
+
+def test_data_of_other_settings_say_nothing(tmp_path: Path) -> None:
+    store(tmp_path, [3] * 10, max_train=30)
+    check_data(read_params(ROOT / "presets" / "digits.yaml"), tmp_path)
+    check_data(read_params(ROOT / "presets" / "digits.yaml"), tmp_path / "nothing")
+
+
+def test_the_command_looks_again_when_d_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "presets" / "digits.yaml").read_text())
+    assert CliRunner().invoke(main, ["check"]).exit_code == 0
+    store(tmp_path, [3] * 10)
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 2
+    assert "inversion.num_examples = 200: must be in 10..30" in done.output

@@ -1,0 +1,117 @@
+"""Presets are valid, params.yaml is one of them, and writing one loses nothing."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from notbugs.cli.check import check
+from notbugs.cli.presets import add_missing, change, presets, write_preset
+from notbugs.runtime.config import read_params
+from notbugs.runtime.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_params_yaml_is_the_digits_preset() -> None:
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "presets" / "digits.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10_paper", "folder", "planted", "restricted_imagenet"])
+def test_presets_are_valid_and_say_what_they_cost(name: str) -> None:
+    preset = next(preset for preset in presets(ROOT) if preset.name == name)
+    check(read_params(preset.path))
+    assert any(line.startswith("Costs: ") for line in preset.summary)
+
+
+def test_every_line_that_sets_something_is_explained_once() -> None:
+    """In the default each leaf is commented where its key first appears."""
+    text = (ROOT / "presets" / "digits.yaml").read_text()
+    seen: set[str] = set()
+    for line in text.splitlines():
+        key, colon, rest = line.strip().partition(":")
+        if not colon or key.startswith("#") or not rest.strip():
+            continue
+        bare = key.removeprefix("- ")
+        if bare not in seen:
+            assert "#" in rest or bare in ("robust", "nonrobust", "rand", "det"), f"no comment: {line}"
+        seen.add(bare)
+
+
+def test_unknown_preset(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="preset 'mnist': unknown; allowed: cifar10, cifar10_paper, digits"):
+        write_preset(tmp_path, "mnist")
+    assert not (tmp_path / "params.yaml").exists()
+
+
+def test_writing_keeps_a_params_file_of_ones_own(tmp_path: Path) -> None:
+    assert write_preset(tmp_path, "digits") is None
+    assert write_preset(tmp_path, "cifar10") is None
+    (tmp_path / "params.yaml").write_text("seed: 7\n")
+    kept = write_preset(tmp_path, "digits")
+    assert kept is not None
+    assert kept.read_text() == "seed: 7\n"
+    assert read_params(tmp_path / "params.yaml")["data"]["source"] == "digits"
+
+
+def test_changes_keep_comments(tmp_path: Path) -> None:
+    write_preset(tmp_path, "digits", ["construct.rand.eps=0.25", "evaluate.eps=[0.5, 1]", "data.max_train=null"])
+    text = (tmp_path / "params.yaml").read_text()
+    params = yaml.safe_load(text)
+    assert params["construct"]["rand"]["eps"] == 0.25
+    assert params["evaluate"]["eps"] == [0.5, 1]
+    assert "# radius of the ball" in text
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("construct.rnd.eps=1", r"digits: construct\.rnd: unknown key; did you mean rand\?; allowed: robust, nonr"),
+        ("construct.rand.epz=1", r"digits: construct\.rand\.epz: unknown key; did you mean eps\?; allowed: recipe"),
+        ("sed=1", r"digits: sed: unknown key; did you mean seed\?"),
+        ("seed", r"--set seed: expected KEY=VALUE with a key of digits"),
+        ("seed.x=1", r"digits: seed\.x: seed is a value, no section"),
+        ("construct.rand.eps=-1", r"params\.yaml: construct\.rand\.eps = -1: must be greater than 0"),
+        ("train.standard.seeds=3", r"params\.yaml: train\.standard\.seeds = 3: must be a list"),
+        ("seed=[", r"--set seed=\[: the value is not valid YAML"),
+        ("seed={a: 1, a: 2}", r"--set seed={a: 1, a: 2}: the value is not valid YAML"),
+    ],
+)
+def test_an_impossible_change_is_an_error(item: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        change((ROOT / "presets" / "digits.yaml").read_text(), [item], "digits")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_impossible_change_leaves_params_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 7\n")
+    with pytest.raises(ConfigError):
+        write_preset(tmp_path, "digits", ["seed=-1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert (tmp_path / "params.yaml").read_text() == "seed: 7\n"
+
+
+def test_a_second_params_file_of_ones_own_does_not_replace_the_first_kept(tmp_path: Path) -> None:
+    for seed, name in ((7, "params.yaml.old"), (8, "params.yaml.old2"), (7, "params.yaml.old")):
+        (tmp_path / "params.yaml").write_text(f"seed: {seed}\n")
+        kept = write_preset(tmp_path, "digits")
+        assert kept == tmp_path / name
+        assert kept.read_text() == f"seed: {seed}\n"
+
+
+@pytest.mark.parametrize("name", [preset.name for preset in presets(ROOT)])
+def test_missing_sections_come_from_a_preset_and_the_rest_stays(tmp_path: Path, name: str) -> None:
+    whole = next(preset.path for preset in presets(ROOT) if preset.name == name)
+    path = tmp_path / "params.yaml"
+    path.write_text("# mine\nseed: 7  # lucky\nevaluate:\n  eps: [0.5]\n  headline_eps: 0.5")
+    with pytest.raises(ConfigError, match=r"experiment, num_threads, .*: missing; `notbugs preset NAME --missing`"):
+        check(read_params(path))
+    added = add_missing(tmp_path, name)
+    params = read_params(path)
+    check(params)
+    assert {**read_params(whole), "seed": 7, "evaluate": {"eps": [0.5], "headline_eps": 0.5}} == params
+    assert added == [section for section in params if section not in ("seed", "evaluate")]
+    text = path.read_text()
+    assert text.startswith("# mine\nseed: 7  # lucky\nevaluate:\n  eps: [0.5]\n")
+    assert all(line in text for line in whole.read_text().splitlines() if "auto | cpu" in line)
+    assert add_missing(tmp_path, name) == []

@@ -1,0 +1,169 @@
+"""`notbugs evaluate --model`: a model of the registry, a network of one's own, and what may go wrong."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from notbugs.cli import main
+from notbugs.data.images import ImageData
+from notbugs.data.store import load_dataset, save_dataset
+from notbugs.models import save_model
+from notbugs.models.base import Classifier
+
+FACTORY = """
+import torch
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def small():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+def broken():
+    raise RuntimeError("no such thing")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    standard_model: Classifier,
+    robust_model: Classifier,
+    digits: tuple[ImageData, ImageData],
+) -> Path:
+    """A folder without params.yaml: two models of the registry, thirty test images, a module of one's own."""
+    data = digits[1].select(torch.arange(30))
+    table = pd.DataFrame({"index": range(30)})
+    save_dataset(tmp_path / "test", data, table, name="D", source="digits", settings={})
+    save_model(standard_model, tmp_path / "standard.safetensors")
+    save_model(robust_model, tmp_path / "robust.safetensors")
+    (tmp_path / "mine.py").write_text(FACTORY)
+    weights = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
+    save_file({"1.weight": weights, "1.bias": torch.zeros(10)}, tmp_path / "mine.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return tmp_path
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["evaluate", *arguments])
+    return done.exit_code, done.output
+
+
+def test_a_model_of_the_registry(folder: Path) -> None:
+    code, text = call(
+        "--model", "robust.safetensors", "--data", "test", "--eps", "0.5",
+        "--transfer-from", "standard.safetensors", "--out", "found.json",
+    )  # fmt: skip
+    assert code == 0, text
+    assert "apgd_t20" in text
+    assert "FAIL" not in text
+    found = json.loads((folder / "found.json").read_text())
+    assert (found["model"], found["data"], found["n"]) == ("robust.safetensors", "test", 30)
+    assert found["settings"]["level"] == "quick"
+    assert found["settings"]["eps"] == [0.125, 0.25, 0.5, 0.75]
+    rows = {(row["attack"], row["eps"]): row for row in found["accuracies"] if row["labels"] == "true"}
+    assert 0 < rows["worst", 0.5]["accuracy"] <= rows["pgd100", 0.5]["accuracy"] < rows["clean", 0.0]["accuracy"]
+    assert len(found["checks"]) == 12
+    assert all(check["passed"] for check in found["checks"])
+    assert 0.3 < found["minimum_norms"]["smallest"]["median"] < 2
+
+
+def test_a_network_of_ones_own(folder: Path) -> None:
+    given = (
+        "--model",
+        "mine:make",
+        "--weights",
+        "mine.safetensors",
+        "--data",
+        "test",
+        "--norm",
+        "linf",
+        "--eps",
+        "0.1",
+    )
+    code, text = call(*given, "--out", "found.json")
+    assert code == 0, text
+    found = json.loads((folder / "found.json").read_text())
+    weights = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
+    data = load_dataset(folder / "test").data()
+    called = (data.images.flatten(1) @ weights.T).argmax(dim=1)
+    clean = next(row for row in found["accuracies"] if row["attack"] == "clean" and row["labels"] == "true")
+    assert clean["accuracy"] == pytest.approx(float((called == data.labels).double().mean()))
+    assert {row["norm"] for row in found["accuracies"]} == {"linf"}
+    assert call(*given, "--out", "again.json")[0] == 0
+    assert (folder / "again.json").read_bytes() == (folder / "found.json").read_bytes()
+
+
+def test_settings_come_from_params_where_there_are_some(folder: Path) -> None:
+    (folder / "params.yaml").write_text(
+        "evaluate: {eps: [0.3], headline_eps: 0.3, num_steps: 2, headline_num_steps: 3}\n"
+    )
+    code, text = call("--model", "standard.safetensors", "--data", "test")
+    assert code == 0, text
+    assert "pgd2 " in text
+    assert "pgd3 " in text
+
+
+def test_the_seed_is_that_of_params(folder: Path) -> None:
+    """So that random starts are the stage's; 0 where there are no params."""
+    given = ("--model", "standard.safetensors", "--data", "test", "--eps", "0.3", "--out", "found.json")
+    assert call(*given)[0] == 0
+    assert json.loads((folder / "found.json").read_text())["seed"] == 0
+    (folder / "params.yaml").write_text("seed: 7\nevaluate: {eps: [0.3], headline_eps: 0.3, num_steps: 2}\n")
+    assert call(*given)[0] == 0
+    assert json.loads((folder / "found.json").read_text())["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "standard.safetensors"], "--model and --data must be given together"),
+        (["--level", "paper"], "options need --model and --data"),
+        (["--model", "standard.safetensors", "--data", "test"], "--eps: must be given"),
+        (["--model", "none.safetensors", "--data", "test", "--eps", "1"], "none.json: no model there"),
+        (["--model", "standard.safetensors", "--data", "nowhere", "--eps", "1"], "nowhere: no dataset there"),
+        (["--model", "standard.safetensors", "--data", "test", "--eps", "-1"], "--eps -1: must be a number > 0"),
+        (["--model", "mine", "--data", "test", "--eps", "1"], "must be a .safetensors file or package.module:factory"),
+        (["--model", "mine:nothing", "--data", "test", "--eps", "1"], "mine:nothing: AttributeError"),
+        (["--model", "mine:broken", "--data", "test", "--eps", "1"], "mine:broken: RuntimeError: no such thing"),
+        (["--model", "mine:number", "--data", "test", "--eps", "1"], "mine:number: TypeError"),
+        (["--model", "nomodule:make", "--data", "test", "--eps", "1"], "nomodule:make: ModuleNotFoundError"),
+        (["--model", "mine:small", "--data", "test", "--eps", "1"], "not one logit for each of 10 classes"),
+        (
+            ["--model", "mine:small", "--weights", "mine.safetensors", "--data", "test", "--eps", "1"],
+            "mine.safetensors: does not fit the network",
+        ),
+        (
+            ["--model", "mine:make", "--weights", "no.safetensors", "--data", "test", "--eps", "1"],
+            "no.safetensors: no such file",
+        ),
+        (
+            ["--model", "standard.safetensors", "--weights", "mine.safetensors", "--data", "test", "--eps", "1"],
+            "only with --model package.module:factory",
+        ),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], message: str, folder: Path) -> None:
+    code, text = call(*arguments)
+    assert code in (1, 2)
+    assert text.startswith("error: ")
+    assert message in " ".join(text.split())
+    assert len(text.strip().splitlines()) == 1
+
+
+def test_a_network_that_takes_other_images_is_refused(folder: Path) -> None:
+    (folder / "mine.py").write_text("from torch import nn\n\ndef make():\n    return nn.Conv2d(3, 10, 3)\n")
+    code, text = call("--model", "mine:make", "--data", "test", "--eps", "1")
+    assert code == 1
+    assert "does not take images (1, 8, 8)" in text

@@ -1,0 +1,202 @@
+"""The stages features, planted and gaussian on tiny settings: what they write, the same bytes again, their report."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from notbugs.data.images import ImageData
+from notbugs.data.store import save_dataset
+from notbugs.evaluation.results import ResultsError
+from notbugs.models import save_model
+from notbugs.models.base import Classifier
+from notbugs.pipeline.features import features
+from notbugs.pipeline.gaussian import gaussian
+from notbugs.pipeline.planted import planted
+from notbugs.pipeline.running.context import Context, open_project
+from notbugs.report import science_features, science_features_figures, science_gaussian, science_planted
+from notbugs.runtime.errors import ConfigError
+from tiny import FEATURES, PLANTED
+
+TRAIN = {"epochs": 1, "batch_size": 20, "lr": 0.1}
+PARAMS = {
+    "seed": 0,
+    "num_threads": 1,
+    "device": "cpu",
+    "data": {"source": "digits"},
+    "train": {"standard": {"seeds": [4], **TRAIN}, "robust": {"seeds": [7], **TRAIN}},
+    "construct": {"rand": {}},
+    "features": {**FEATURES, "eps": [0.2, 0.4], "headline_eps": 0.4, "circles": {"num_points": 200}},
+    "planted": {**PLANTED, "num_steps": 2},
+    "gaussian": {"dimension": 3, "num_samples": 2000, "num_minimax": 30, "num_covariances": 5},
+}
+
+
+@pytest.fixture(autouse=True)
+def _untracked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("NOTBUGS_TRACKING", "off")
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path,
+    digits: tuple[ImageData, ImageData],
+    standard_model: Classifier,
+    robust_model: Classifier,
+) -> Context:
+    """Digits, both source models, and D_rand with the labels of D."""
+    import pandas as pd
+
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+    for name, data in {"train": digits[0], "test": digits[1], "rand/source-4": digits[0]}.items():
+        table = pd.DataFrame({"index": range(len(data))})
+        save_dataset(tmp_path / "data" / name, data, table, name=name, source="digits", settings={})
+    save_model(standard_model, tmp_path / "models/train/standard/seed-4.safetensors")
+    save_model(robust_model, tmp_path / "models/train/robust/seed-7.safetensors")
+    return open_project(tmp_path)
+
+
+def as_report(project: Context) -> SimpleNamespace:
+    """The part of the report's view of a project that the sections read."""
+    content = SimpleNamespace(root=project.root, params=project.params)
+    return SimpleNamespace(project=content, picture=lambda *_: [])
+
+
+STAGES: dict[str, tuple[Callable[[Context], None], list[str]]] = {
+    "features": (features, ["metrics/features.json", "metrics/features.csv"]),
+    "planted": (planted, ["metrics/planted.json", "plots/planted/manifest.json", "plots/planted/examples.parquet"]),
+    "gaussian": (gaussian, ["metrics/gaussian.json"]),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_same_settings_give_the_same_bytes(project: Context, name: str) -> None:
+    stage, files = STAGES[name]
+    stage(project)
+    first = [(project.root / file).read_bytes() for file in files]
+    stage(project)
+    assert first == [(project.root / file).read_bytes() for file in files]
+
+
+def test_features_of_unchanged_images_keep_all_their_usefulness(project: Context) -> None:
+    features(project)
+    summary = json.loads((project.root / "metrics/features.json").read_text())
+    for source in ("standard", "robust", "linear"):
+        assert summary["sources"][source]["kept"]["D_rand"]["value"] == pytest.approx(1, abs=1e-6)
+        gamma = summary["sources"][source]["mean_gamma"]
+        assert summary["sources"][source]["mean_rho"] > gamma["0.2"] > gamma["0.4"]
+    assert summary["sources"]["standard"]["num_features"] == 3
+    assert summary["sources"]["robust"]["mean_gamma"]["0.4"] > summary["sources"]["standard"]["mean_gamma"]["0.4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("features", science_features), ("planted", science_planted), ("gaussian", science_gaussian)]
+)
+def test_each_section_stands_in_the_report(project: Context, name: str, module: object) -> None:
+    content = as_report(project)
+    with pytest.raises(ResultsError, match=rf"metrics/{name}.json: not found; `dvc repro {name}` makes it"):
+        module.section(content)  # type: ignore[attr-defined]
+    STAGES[name][0](project)
+    section = module.section(content)  # type: ignore[attr-defined]
+    assert section.key == name
+    tables = [block for block in section.blocks if block.kind == "table"]
+    assert len(tables) >= 2
+    assert all(row[1].text in ("seen", "not seen", "cannot be judged") for row in tables[0].rows)
+    drawn_in = science_features_figures if name == "features" else module
+    figures = [
+        getattr(drawn_in, key) for key in ("figure", "plane_figure", "datasets_figure") if hasattr(drawn_in, key)
+    ]
+    assert figures
+    assert all(draw(content.project) is not None for draw in figures)
+    without = SimpleNamespace(project=SimpleNamespace(root=project.root, params={}), picture=content.picture)
+    assert module.section(without) is None  # type: ignore[attr-defined]
+    assert all(draw(without.project) is None for draw in figures)
+
+
+def test_a_missing_section_is_named(project: Context) -> None:
+    for name, (stage, _) in STAGES.items():
+        del project.params[name]
+        with pytest.raises(ConfigError, match=f"{name}: not in params.yaml"):
+            stage(project)
+
+
+def test_a_missing_class_stops_the_stage_with_its_number(project: Context, digits: tuple[ImageData, ImageData]) -> None:
+    import pandas as pd
+
+    lacking = digits[0].select(digits[0].labels != 3)
+    table = pd.DataFrame({"index": range(len(lacking))})
+    save_dataset(project.root / "data/train", lacking, table, name="D", source="digits", settings={})
+    with pytest.raises(ValueError, match="class 3 has no example: usefulness needs all 10"):
+        features(project)
+
+
+def test_verdicts_follow_the_numbers() -> None:
+    """Of the planted world's findings each turns when its numbers do."""
+    sure, never = {"value": 0.95, "low": 0.9, "high": 0.98}, {"value": 0.02, "low": 0.0, "high": 0.05}
+    row = {"pattern": "smooth", "class_name": "red", "eps": 0.0, "planted": 0.6, "value": 0.6, "low": 0.5, "high": 0.7}
+    model = {"clean": sure, "adversarial": {**sure, "eps": 0.04}}
+    pair = {"y": sure, "t": never, "kept": sure}
+    other = {"y": never, "t": sure, "kept": never}
+    dataset = {"smooth": pair, "fine": other}
+    found = {
+        "filters": [{**row, "inside": True}],
+        "models": {
+            "standard": {**model, "follows": {"smooth": never, "fine": sure}},
+            "robust": {**model, "follows": {"smooth": sure, "fine": never}},
+        },
+        "datasets": {"D_R": dataset, "D_rand": dataset, "D_det": dataset},
+        "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never, "y_minus_shifted": sure}},
+    }
+    assert [finding.seen for finding in science_planted.findings(found)] == ["seen"] * 6
+    # 89% in the mean, but of fits that differ so much that the interval of y minus y + 1 holds 0.
+    unsure = {"value": 0.78, "low": -0.02, "high": 1.0}
+    found["fits"] = {"D_det": {"seeds": [0.99, 0.79], "y": sure, "shifted": never, "y_minus_shifted": unsure}}
+    assert science_planted.findings(found)[-1].seen == "not seen"
+    turned = {
+        "filters": [{**row, "inside": False}],
+        "models": {"standard": found["models"]["robust"], "robust": found["models"]["standard"]},
+        "datasets": {key: {"smooth": other, "fine": pair} for key in found["datasets"]},
+        "fits": {
+            "D_det": {
+                "seeds": [0.02],
+                "y": never,
+                "shifted": sure,
+                "y_minus_shifted": {"value": -0.93, "low": -0.98, "high": -0.85},
+            }
+        },
+    }
+    assert [finding.seen for finding in science_planted.findings(turned)] == ["not seen"] * 6
+
+
+def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, object]:
+    """A linear classifier on the non-robust features."""
+    ends = {"clean": clean, "adversarial": attacked}
+    shares = {name: {"value": value, "low": value - 0.05, "high": value + 0.05} for name, value in ends.items()}
+    return {"num_features": num, "num_surely": surely, **shares}
+
+
+@pytest.mark.parametrize(
+    ("fitted", "expected"),
+    [
+        (linear(5, 4, 0.8, 0.1), "seen"),
+        (linear(5, 0, 0.8, 0.1), "cannot be judged"),  # no interval of γ lies below 0
+        (linear(5, 4, 0.8, 0.65), "not seen"),  # the five keep 65% under attack: robust enough to classify
+        (linear(5, 1, 0.8, 0.1), "not seen"),
+        (linear(5, 4, 0.52, 0.1), "not seen"),
+        (None, "cannot be judged"),
+    ],
+)
+def test_non_robust_features_are_judged_by_their_intervals_and_under_attack(fitted: object, expected: str) -> None:
+    classifier = {"robust": linear(9, 9, 0.9, 0.6), "nonrobust": fitted}
+    sources = {key: {"linear_classifier": classifier} for key in ("standard", "linear")}
+    finding = science_features._suffice(sources, 0.2)
+    assert finding.seen == expected
+    if fitted is not None:
+        assert "under attack" in finding.sentence
+        assert "γ's interval lies below 0 for" in finding.sentence
