@@ -18,7 +18,7 @@ from notbugs.pipeline.features import features
 from notbugs.pipeline.gaussian import gaussian
 from notbugs.pipeline.planted import planted
 from notbugs.pipeline.running.context import Context, open_project
-from notbugs.report import science_features, science_features_figures, science_gaussian, science_planted
+from notbugs.report import features, gaussian, planted, science_features_figures
 from notbugs.runtime.errors import ConfigError
 from tiny import FEATURES, PLANTED
 
@@ -95,9 +95,7 @@ def test_features_of_unchanged_images_keep_all_their_usefulness(project: Context
     assert summary["sources"]["robust"]["mean_gamma"]["0.4"] > summary["sources"]["standard"]["mean_gamma"]["0.4"]
 
 
-@pytest.mark.parametrize(
-    ("name", "module"), [("features", science_features), ("planted", science_planted), ("gaussian", science_gaussian)]
-)
+@pytest.mark.parametrize(("name", "module"), [("features", features), ("planted", planted), ("gaussian", gaussian)])
 def test_each_section_stands_in_the_report(project: Context, name: str, module: object) -> None:
     content = as_report(project)
     with pytest.raises(ResultsError, match=rf"metrics/{name}.json: not found; `dvc repro {name}` makes it"):
@@ -153,11 +151,11 @@ def test_verdicts_follow_the_numbers() -> None:
         "datasets": {"D_R": dataset, "D_rand": dataset, "D_det": dataset},
         "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never, "y_minus_shifted": sure}},
     }
-    assert [finding.seen for finding in science_planted.findings(found)] == ["seen"] * 6
+    assert [finding.seen for finding in planted.findings(found)] == ["seen"] * 6
     # 89% in the mean, but of fits that differ so much that the interval of y minus y + 1 holds 0.
     unsure = {"value": 0.78, "low": -0.02, "high": 1.0}
     found["fits"] = {"D_det": {"seeds": [0.99, 0.79], "y": sure, "shifted": never, "y_minus_shifted": unsure}}
-    assert science_planted.findings(found)[-1].seen == "not seen"
+    assert planted.findings(found)[-1].seen == "not seen"
     turned = {
         "filters": [{**row, "inside": False}],
         "models": {"standard": found["models"]["robust"], "robust": found["models"]["standard"]},
@@ -171,7 +169,7 @@ def test_verdicts_follow_the_numbers() -> None:
             }
         },
     }
-    assert [finding.seen for finding in science_planted.findings(turned)] == ["not seen"] * 6
+    assert [finding.seen for finding in planted.findings(turned)] == ["not seen"] * 6
 
 
 def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, object]:
@@ -195,7 +193,7 @@ def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, ob
 def test_non_robust_features_are_judged_by_their_intervals_and_under_attack(fitted: object, expected: str) -> None:
     classifier = {"robust": linear(9, 9, 0.9, 0.6), "nonrobust": fitted}
     sources = {key: {"linear_classifier": classifier} for key in ("standard", "linear")}
-    finding = science_features._suffice(sources, 0.2)
+    finding = features._suffice(sources, 0.2)
     assert finding.seen == expected
     if fitted is not None:
         assert "under attack" in finding.sentence

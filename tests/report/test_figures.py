@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.results import accuracy_table
 from notbugs.report import figures
+from notbugs.report.drawing import look, new_figure, report_style, to_png
 from notbugs.report.paper import CIFAR10
 from notbugs.report.project import Project, load_project
-from notbugs.report.style import look, new_figure, report_style, to_png
 
 
 @pytest.fixture(scope="module")

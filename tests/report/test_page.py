@@ -15,9 +15,9 @@ from notbugs.evaluation.results import ResultsError
 from notbugs.report import ReportSettings, write_report
 from notbugs.report.claims import judge
 from notbugs.report.evidence import evidence_of
+from notbugs.report.overview import GLOSSARY, SECTIONS
 from notbugs.report.page import abstract, main_numbers
 from notbugs.report.project import load_project
-from notbugs.report.sections import GLOSSARY, SECTIONS
 from notbugs.runtime.errors import ConfigError
 
 MakeProject = Callable[..., Path]

@@ -14,8 +14,8 @@ from notbugs.evaluation.results import ResultsError
 from notbugs.report import sweep_figures as figures
 from notbugs.report.blocks import Text
 from notbugs.report.honesty import Honesty
-from notbugs.report.sweep_answer import answer, y_against_shifted
-from notbugs.report.sweeps import Study, draw, load_studies, load_study, sweep_blocks, write_figures
+from notbugs.report.studies import Study, draw, load_studies, load_study, sweep_blocks, write_figures
+from notbugs.report.sweeps import answer, y_against_shifted
 from notbugs.runtime.files import sha256
 
 

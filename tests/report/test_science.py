@@ -16,10 +16,10 @@ import yaml
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.results import ResultsError
-from notbugs.report import science_diversity, science_estimator, science_inversion, science_transfer, write_report
+from notbugs.report import diversity, estimator, inversion, transfer, write_report
+from notbugs.report.drawing import report_style
 from notbugs.report.figures import FIGURES
 from notbugs.report.project import load_project
-from notbugs.report.style import report_style
 
 
 def share(mean: float, half: float = 0.03) -> dict[str, Any]:
@@ -217,30 +217,30 @@ def test_a_missing_file_is_named_with_its_stage(science_project, tmp_path, name)
 
 def test_a_pipeline_without_these_stages_has_no_such_sections(fake_project):
     project = load_project(fake_project)
-    assert science_transfer.transfer_figure(project) is None
-    assert science_inversion.inversion_panel(project) is None
-    assert science_diversity.diversity_figure(project) is None
-    assert science_estimator.estimator_figure(project) is None
+    assert transfer.transfer_figure(project) is None
+    assert inversion.inversion_panel(project) is None
+    assert diversity.diversity_figure(project) is None
+    assert estimator.estimator_figure(project) is None
 
 
 def test_transfer_verdicts(science_project):
     project, found = load_project(science_project), transfer_metrics()
-    transfers, rise = science_transfer.verdicts(project, found)
+    transfers, rise = transfer.verdicts(project, found)
     assert (transfers.seen, rise.seen) == ("seen", "seen")
     assert "targeted from 30.0% [27.0, 33.0] (net 0) to 80.0%" in transfers.sentence
     weak = transfer_metrics(success=(0.3, 0.5, 0.4, 0.08))  # its lower end 5% is below the noise's upper end 7%
-    assert science_transfer.verdicts(project, weak)[0].seen == "not seen"
+    assert transfer.verdicts(project, weak)[0].seen == "not seen"
     fragile = copy.deepcopy(found)
     fragile["correlation"]["D_det"]["targeted"]["rho_without_one"] = [-0.1, 1.0]
-    assert science_transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
+    assert transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
     chance = copy.deepcopy(found)
     chance["correlation"]["D_det"]["targeted"]["p_value"] = 0.15
-    assert science_transfer.verdicts(project, chance)[1].seen == "cannot be judged"
-    assert "15.0%" in science_transfer.verdicts(project, chance)[1].sentence
+    assert transfer.verdicts(project, chance)[1].seen == "cannot be judged"
+    assert "15.0%" in transfer.verdicts(project, chance)[1].sentence
     fragile["correlation"]["D_det"]["targeted"]["spearman"] = -0.3
-    assert science_transfer.verdicts(project, fragile)[1].seen == "not seen"
+    assert transfer.verdicts(project, fragile)[1].seen == "not seen"
     fragile["correlation"]["D_det"]["targeted"] = None
-    assert science_transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
+    assert transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
 
 
 def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
@@ -248,14 +248,14 @@ def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
     facts = json.loads((root / "metrics/construct/det.json").read_text())
     facts["robust_model"]["still_y"] = 0.6
     (root / "metrics/construct/det.json").write_text(json.dumps(facts))
-    sentence = science_transfer.verdicts(load_project(root), transfer_metrics())[1].sentence
+    sentence = transfer.verdicts(load_project(root), transfer_metrics())[1].sentence
     assert "Of D_det's images that they called y before the perturbation, the robust model and the 1-NN" in sentence
     assert "still call 60.0% and 91.0% y, less than 85%" in sentence
 
 
 def test_transfer_figure_draws_every_point(science_project):
     with report_style():
-        figure = science_transfer.transfer_figure(load_project(science_project))
+        figure = transfer.transfer_figure(load_project(science_project))
     assert figure is not None
     points = [tuple(np.ravel(line.get_data())) for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert (0.2, 0.3) in points
@@ -273,7 +273,7 @@ def test_transfer_figure_draws_every_point(science_project):
     ],
 )
 def test_inversion_verdicts(changes, expected):
-    assert tuple(one.seen for one in science_inversion.verdicts(inversion_metrics(**changes))) == expected
+    assert tuple(one.seen for one in inversion.verdicts(inversion_metrics(**changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_inversion_verdicts(changes, expected):
     ],
 )
 def test_diversity_verdicts(changes, expected):
-    assert tuple(one.seen for one in science_diversity.verdicts(diversity_metrics(**changes))) == expected
+    assert tuple(one.seen for one in diversity.verdicts(diversity_metrics(**changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -299,16 +299,16 @@ def test_diversity_verdicts(changes, expected):
     ],
 )
 def test_estimator_verdicts_and_balance(science_project, changes, expected, says):
-    judged = science_estimator.verdicts(load_project(science_project), estimator_metrics(**changes))
+    judged = estimator.verdicts(load_project(science_project), estimator_metrics(**changes))
     assert tuple(one.seen for one in judged) == expected
-    text = science_estimator.conclusion(judged)
+    text = estimator.conclusion(judged)
     assert says in text
     assert ("passes between architectures" in text) == (expected[0] == expected[2] == "seen")
 
 
 def test_estimator_figure_draws_means_against_radius(science_project):
     with report_style():
-        figure = science_estimator.estimator_figure(load_project(science_project))
+        figure = estimator.estimator_figure(load_project(science_project))
     assert figure is not None
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     assert list(lines["standard fit on what g made"]) == [0.1, 0.3, 0.5]
@@ -317,7 +317,7 @@ def test_estimator_figure_draws_means_against_radius(science_project):
 
 def test_the_panel_shows_targets_starts_and_every_inversion(science_project):
     with report_style():
-        figure = science_inversion.inversion_panel(load_project(science_project))
+        figure = inversion.inversion_panel(load_project(science_project))
     assert figure is not None
     train = load_dataset(science_project / "data/train").data()
     assert len(figure.axes) == 2 * (2 + 4)

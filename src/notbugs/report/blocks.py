@@ -3,7 +3,7 @@
 import base64
 from dataclasses import dataclass, field
 
-from notbugs.report.style import DPI
+from notbugs.report.drawing import DPI
 
 PAGE_DPI = 100
 """Pixels of the page to an inch of a figure: a full-width figure is 900 pixels wide."""

@@ -13,16 +13,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from notbugs.evaluation.results import STILL_Y, Accuracy, AccuracyRow, accuracy_table, attack_steps, model_label
-from notbugs.report import science_features_figures, science_gaussian, science_planted
+from notbugs.report import gaussian, planted, science_features_figures
+from notbugs.report.diversity import diversity_figure
+from notbugs.report.drawing import GREY, look, new_figure, percent_axis
+from notbugs.report.estimator import estimator_figure
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
+from notbugs.report.inversion import inversion_figure, inversion_panel
 from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
 from notbugs.report.robustness import minimum_norm
-from notbugs.report.science_diversity import diversity_figure
-from notbugs.report.science_estimator import estimator_figure
-from notbugs.report.science_inversion import inversion_figure, inversion_panel
-from notbugs.report.science_transfer import transfer_figure
-from notbugs.report.style import GREY, look, new_figure, percent_axis
+from notbugs.report.transfer import transfer_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -302,7 +302,7 @@ FIGURES: dict[str, Callable[[Project], Figure | None]] = {
     "estimator": estimator_figure,
     "features": science_features_figures.plane_figure,
     "features_datasets": science_features_figures.datasets_figure,
-    "planted": science_planted.figure,
-    "gaussian": science_gaussian.figure,
+    "planted": planted.figure,
+    "gaussian": gaussian.figure,
 }
 """File name -> function."""

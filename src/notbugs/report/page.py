@@ -6,13 +6,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table, attack_label, percent
 from notbugs.report.claims import Claim, judge
+from notbugs.report.drawing import report_style, to_png
 from notbugs.report.evidence import evidence_of
 from notbugs.report.figures import FIGURES, NORM_NAMES
 from notbugs.report.grids import GRIDS
+from notbugs.report.overview import SECTIONS, Content
 from notbugs.report.project import Project, load_project
-from notbugs.report.sections import SECTIONS, Content
-from notbugs.report.style import report_style, to_png
-from notbugs.report.sweeps import sweep_pictures
+from notbugs.report.studies import sweep_pictures
 from notbugs.runtime.files import whole_file, write_json, write_text
 
 PAPER = "Adversarial Examples Are Not Bugs, They Are Features"

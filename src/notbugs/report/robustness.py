@@ -7,8 +7,8 @@ from matplotlib.lines import Line2D
 
 from notbugs.evaluation.results import MODELS, STILL_Y, WORST, model_label, percent
 from notbugs.report.blocks import Cell, Table, name, number
+from notbugs.report.drawing import GREY, look, new_figure, percent_axis
 from notbugs.report.project import Project
-from notbugs.report.style import GREY, look, new_figure, percent_axis
 
 CHECKS = {
     "logits_finite": "logits are numbers",

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from notbugs.evaluation.results import model_label, read_table
+from notbugs.report.drawing import GREY, new_figure
 from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
-from notbugs.report.style import GREY, new_figure
 from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from notbugs.report.style import GREY, look, new_figure, percent_axis
+from notbugs.report.drawing import GREY, look, new_figure, percent_axis
 from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notbugs.report.sweeps import Study
+    from notbugs.report.studies import Study
 
 QUANTITIES = (
     ("accuracy", "test accuracy on y"),

@@ -12,6 +12,7 @@ from notbugs.data.store import load_dataset
 from notbugs.evaluation.comparison import Estimate
 from notbugs.report.blocks import Section, Table, Text, name, number
 from notbugs.report.claims import det_words, verdict
+from notbugs.report.drawing import GREY, WIDTH, percent_axis
 from notbugs.report.findings import (
     Finding,
     findings_table,
@@ -20,10 +21,9 @@ from notbugs.report.findings import (
     share_with_interval,
 )
 from notbugs.report.project import Project
-from notbugs.report.style import GREY, WIDTH, percent_axis
 
 if TYPE_CHECKING:
-    from notbugs.report.sections import Content
+    from notbugs.report.overview import Content
 
 NAME = "planted"
 PICTURES_FOLDER = "plots/planted"

@@ -8,13 +8,13 @@ from matplotlib.lines import Line2D
 
 from notbugs.report.blocks import Block, Cell, Section, Table, Text, name, number
 from notbugs.report.claims import Seen, verdict
+from notbugs.report.drawing import GREY, look, new_figure
 from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
-from notbugs.report.style import GREY, look, new_figure
 from notbugs.report.verdicts import Verdict, estimate, listed, rests_on, verdict_table
 
 if TYPE_CHECKING:
-    from notbugs.report.sections import Content
+    from notbugs.report.overview import Content
 
 KEYS = ("sizes", "source_seeds", "num_neighbours", "spaces", "nearest_own_mean", "classes")
 SPACES = {"pixels": "pixels", "robust": "robust g", "standard": "standard g"}

@@ -17,7 +17,7 @@ from notbugs.report.science_features_figures import KEYS, LOOKS, NAME
 from notbugs.report.verdicts import rests_on
 
 if TYPE_CHECKING:
-    from notbugs.report.sections import Content
+    from notbugs.report.overview import Content
 
 MODELS = ("standard", "robust")
 NOTHING = "–"

@@ -10,15 +10,15 @@ from matplotlib.ticker import PercentFormatter
 from notbugs.evaluation.results import percent
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
+from notbugs.report.drawing import GREY, new_figure
 from notbugs.report.evidence import NotMeasuredError, evidence_of
 from notbugs.report.findings import metrics_of
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.project import Project
-from notbugs.report.style import GREY, new_figure
 from notbugs.report.verdicts import Verdict, estimate, listed, rests_on, share_cell, verdict_table
 
 if TYPE_CHECKING:
-    from notbugs.report.sections import Content
+    from notbugs.report.overview import Content
 
 KEYS = ("attack", "source", "source_seeds", "architectures", "correlation")
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")

@@ -11,14 +11,14 @@ from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.results import percent
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
+from notbugs.report.drawing import GREY, look, new_figure, percent_axis
 from notbugs.report.findings import metrics_of
 from notbugs.report.grids import Strip, draw, images_at
 from notbugs.report.project import Project
-from notbugs.report.style import GREY, look, new_figure, percent_axis
 from notbugs.report.verdicts import Verdict, estimate, rests_on, share_cell, verdict_table
 
 if TYPE_CHECKING:
-    from notbugs.report.sections import Content
+    from notbugs.report.overview import Content
 
 KEYS = ("num_examples", "source_seeds", "resemblance", "fits", "eps")
 MODELS = ("robust", "standard")

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from notbugs.evaluation.results import accuracy_table, attack_label
-from notbugs.report import robustness, science_features, science_gaussian, science_planted, tables
+from notbugs.report import features, gaussian, planted, robustness, tables
 from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
 from notbugs.report.claims import Claim
+from notbugs.report.diversity import diversity_section
+from notbugs.report.estimator import estimator_section
 from notbugs.report.evidence import evidence_of
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, honesty_of
+from notbugs.report.inversion import inversion_section
 from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
 from notbugs.report.project import Project
-from notbugs.report.science_diversity import diversity_section
-from notbugs.report.science_estimator import estimator_section
-from notbugs.report.science_inversion import inversion_section
-from notbugs.report.science_transfer import transfer_section
-from notbugs.report.sweeps import sweep_blocks
+from notbugs.report.studies import sweep_blocks
+from notbugs.report.transfer import transfer_section
 
 GLOSSARY = (
     (
@@ -308,9 +308,9 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     inversion_section,
     diversity_section,
     estimator_section,
-    science_features.section,
-    science_planted.section,
-    science_gaussian.section,
+    features.section,
+    planted.section,
+    gaussian.section,
     sweeps,
     learning,
     per_class,

@@ -12,12 +12,12 @@ from matplotlib.patches import Circle, Ellipse
 from notbugs.evaluation.results import percent
 from notbugs.report.blocks import Picture, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
+from notbugs.report.drawing import GREY, WIDTH
 from notbugs.report.findings import Finding, findings_table, metrics_of
 from notbugs.report.project import Project
-from notbugs.report.style import GREY, WIDTH
 
 if TYPE_CHECKING:
-    from notbugs.report.sections import Content
+    from notbugs.report.overview import Content
 
 NAME = "gaussian"
 TRUE, ROBUST, OTHER = "#000000", "#0072B2", "#E69F00"

@@ -9,14 +9,14 @@ from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.results import FITTED_AS, attack_label, percent
 from notbugs.report.blocks import Block, Section, Table, Text, name, number
 from notbugs.report.claims import verdict
+from notbugs.report.drawing import GREY, look, new_figure, percent_axis
 from notbugs.report.evidence import Evidence, NotMeasuredError, evidence_of
 from notbugs.report.findings import metrics_of
 from notbugs.report.project import Project
-from notbugs.report.style import GREY, look, new_figure, percent_axis
 from notbugs.report.verdicts import Verdict, estimate, share_cell, verdict_table
 
 if TYPE_CHECKING:
-    from notbugs.report.sections import Content
+    from notbugs.report.overview import Content
 
 KEYS = ("eps", "num_examples", "num_seeds", "table")
 NOTHING = "–"
