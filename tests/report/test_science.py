@@ -16,10 +16,11 @@ import yaml
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.results import ResultsError
-from notbugs.report import diversity, estimator, inversion, transfer, write_report
+from notbugs.report import diversity, estimator, inversion, transfer
 from notbugs.report.drawing import report_style
-from notbugs.report.figures import FIGURES
+from notbugs.report.page import SECTIONS, write_report
 from notbugs.report.project import load_project
+from notbugs.report.sections import words
 
 
 def share(mean: float, half: float = 0.03) -> dict[str, Any]:
@@ -139,6 +140,7 @@ def estimator_metrics(
     return {"eps": 0.6, "num_examples": 50, "num_seeds": 2, "table": table}
 
 
+BY_KEY = {section.key: section for section in SECTIONS}
 METRICS: dict[str, Callable[[], dict[str, Any]]] = {
     "transfer": transfer_metrics,
     "inversion": inversion_metrics,
@@ -212,35 +214,32 @@ def test_a_missing_file_is_named_with_its_stage(science_project, tmp_path, name)
     root = shutil.copytree(science_project, tmp_path / "lab")
     (root / f"metrics/{name}.json").unlink()
     with pytest.raises(ResultsError, match=rf"metrics/{name}\.json: not found; `dvc repro {name}` makes it"):
-        FIGURES[name](load_project(root))
+        list(BY_KEY[name].draw(load_project(root)))
 
 
 def test_a_pipeline_without_these_stages_has_no_such_sections(fake_project):
     project = load_project(fake_project)
-    assert transfer.transfer_figure(project) is None
-    assert inversion.inversion_panel(project) is None
-    assert diversity.diversity_figure(project) is None
-    assert estimator.estimator_figure(project) is None
+    assert not [name for name in METRICS if BY_KEY[name].is_in(project)]
 
 
 def test_transfer_verdicts(science_project):
     project, found = load_project(science_project), transfer_metrics()
     transfers, rise = transfer.verdicts(project, found)
-    assert (transfers.seen, rise.seen) == ("seen", "seen")
+    assert (transfers.finding, rise.finding) == ("seen", "seen")
     assert "targeted from 30.0% [27.0, 33.0] (net 0) to 80.0%" in transfers.sentence
     weak = transfer_metrics(success=(0.3, 0.5, 0.4, 0.08))  # its lower end 5% is below the noise's upper end 7%
-    assert transfer.verdicts(project, weak)[0].seen == "not seen"
+    assert transfer.verdicts(project, weak)[0].finding == "not seen"
     fragile = copy.deepcopy(found)
     fragile["correlation"]["D_det"]["targeted"]["rho_without_one"] = [-0.1, 1.0]
-    assert transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
+    assert transfer.verdicts(project, fragile)[1].finding == "cannot be judged"
     chance = copy.deepcopy(found)
     chance["correlation"]["D_det"]["targeted"]["p_value"] = 0.15
-    assert transfer.verdicts(project, chance)[1].seen == "cannot be judged"
+    assert transfer.verdicts(project, chance)[1].finding == "cannot be judged"
     assert "15.0%" in transfer.verdicts(project, chance)[1].sentence
     fragile["correlation"]["D_det"]["targeted"]["spearman"] = -0.3
-    assert transfer.verdicts(project, fragile)[1].seen == "not seen"
+    assert transfer.verdicts(project, fragile)[1].finding == "not seen"
     fragile["correlation"]["D_det"]["targeted"] = None
-    assert transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
+    assert transfer.verdicts(project, fragile)[1].finding == "cannot be judged"
 
 
 def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
@@ -255,7 +254,7 @@ def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
 
 def test_transfer_figure_draws_every_point(science_project):
     with report_style():
-        figure = transfer.transfer_figure(load_project(science_project))
+        figure = transfer.figure(load_project(science_project), transfer_metrics())
     assert figure is not None
     points = [tuple(np.ravel(line.get_data())) for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert (0.2, 0.3) in points
@@ -273,7 +272,7 @@ def test_transfer_figure_draws_every_point(science_project):
     ],
 )
 def test_inversion_verdicts(changes, expected):
-    assert tuple(one.seen for one in inversion.verdicts(inversion_metrics(**changes))) == expected
+    assert tuple(one.finding for one in inversion.verdicts(None, inversion_metrics(**changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -286,7 +285,7 @@ def test_inversion_verdicts(changes, expected):
     ],
 )
 def test_diversity_verdicts(changes, expected):
-    assert tuple(one.seen for one in diversity.verdicts(diversity_metrics(**changes))) == expected
+    assert tuple(one.finding for one in diversity.verdicts(None, diversity_metrics(**changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -300,15 +299,15 @@ def test_diversity_verdicts(changes, expected):
 )
 def test_estimator_verdicts_and_balance(science_project, changes, expected, says):
     judged = estimator.verdicts(load_project(science_project), estimator_metrics(**changes))
-    assert tuple(one.seen for one in judged) == expected
-    text = estimator.conclusion(judged)
+    assert tuple(one.finding for one in judged) == expected
+    text = words("estimator", "conclusion", verdicts=judged)
     assert says in text
     assert ("passes between architectures" in text) == (expected[0] == expected[2] == "seen")
 
 
 def test_estimator_figure_draws_means_against_radius(science_project):
     with report_style():
-        figure = estimator.estimator_figure(load_project(science_project))
+        figure = estimator.figure(load_project(science_project), estimator_metrics())
     assert figure is not None
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     assert list(lines["standard fit on what g made"]) == [0.1, 0.3, 0.5]
@@ -317,7 +316,7 @@ def test_estimator_figure_draws_means_against_radius(science_project):
 
 def test_the_panel_shows_targets_starts_and_every_inversion(science_project):
     with report_style():
-        figure = inversion.inversion_panel(load_project(science_project))
+        figure = inversion.panel(load_project(science_project), inversion_metrics())
     assert figure is not None
     train = load_dataset(science_project / "data/train").data()
     assert len(figure.axes) == 2 * (2 + 4)

@@ -2,7 +2,7 @@
 
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.unused import remove_unused
-from notbugs.report import ReportSettings, write_report
+from notbugs.report import ReportSettings
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import whole_folder
 
@@ -12,6 +12,8 @@ def report(project: Context) -> None:
 
     Command: `notbugs report`. Takes about 10 s.
     """
+    from notbugs.report.page import write_report  # matplotlib and jinja2 load only when a report is made
+
     config = settings(project.params, "report", ReportSettings)
     remove_unused(project)
     page = project.root / "reports" / "report.html"

@@ -1,150 +1,193 @@
-"""The report's section on usefulness: what was found, the ρ-γ plane, every feature on every dataset, circles."""
+"""Section on usefulness: what was found, the ρ-γ plane, every feature on every dataset, circles."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from notbugs.evaluation.results import model_label, percent
-from notbugs.report.blocks import Block, Cell, Section, Table, Text, name, number
-from notbugs.report.claims import verdict
-from notbugs.report.findings import (
-    Finding,
-    findings_table,
-    metrics_of,
-    number_with_interval,
-    share_with_interval,
-)
-from notbugs.report.science_features_figures import KEYS, LOOKS, NAME
-from notbugs.report.verdicts import rests_on
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from notbugs.evaluation.results import model_label, read_table
+from notbugs.report.drawing import GREY, legend, new_figure, panels, reach, stroke
+from notbugs.report.project import Project
+from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, seen_if
+from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
-    from notbugs.report.overview import Content
+    import pandas as pd
 
+COLUMNS = {
+    "source": "string",
+    "feature": "Int64",
+    "class_name": "string",
+    "sign": "Int64",
+    "dataset": "string",
+    "eps": "Float64",
+    "value": "Float64",
+    "low": "Float64",
+    "high": "Float64",
+    "n": "Int64",
+}
+LOOKS = {
+    "standard": ("#000000", "o", "the standard model's representation"),
+    "robust": ("#0072B2", "s", "the robust model's representation"),
+    "posterior": ("#D55E00", "X", "the standard model's p(y|x)"),
+    "linear": ("#E69F00", "v", "linear: principal components of D"),
+    "smooth": ("#009E73", "D", "planted: the smooth patterns' filters"),
+    "fine": ("#CC79A7", "P", "planted: the fine patterns' filters"),
+}
+"""Colour, marker and title of every source."""
+SHORT = {
+    "standard": "representation",
+    "posterior": "p(y|x)",
+    "linear": "principal components",
+    "smooth": "smooth patterns",
+    "fine": "fine patterns",
+}
+"""Of the sources that share a panel."""
+PANELS = (("standard", "posterior"), ("robust",), ("linear", "smooth", "fine"))
 MODELS = ("standard", "robust")
-NOTHING = "–"
-GROUPS = (("robust", "robust features"), ("nonrobust", "non-robust features"), ("all", "features of all"))
-WHOSE = {"standard": "of the standard model", "linear": "of the pixels, principal components"}
+JUDGED = ("standard", "linear")
+"""Sources whose non-robust features are put to the test by a linear classifier."""
 SUFFICE = 0.5
 """Accuracy above which features are said to classify, by the lower end of its interval."""
 
 
-def section(content: "Content") -> Section | None:
-    """Definitions, findings, figures, tables."""
-    found = metrics_of(content.project, NAME, KEYS)
-    if found is None:
+def _rows(project: Project) -> "pd.DataFrame":
+    return read_table(project.root / "metrics/features.csv", COLUMNS, "features")
+
+
+def plane_figure(project: Project, found: Facts) -> Figure:
+    """ρ against γ at the headline eps, a panel a kind of source; the circles in the last."""
+    rows, eps = _rows(project), float(found["headline_eps"])
+    figure, axes = new_figure(6.4, 2, 2)
+    for panel, sources in zip(axes, PANELS, strict=False):
+        present = [source for source in sources if source in found["sources"]]
+        for source in present:
+            _plane(panel, rows[rows["source"] == source], source, eps, labelled=len(present) > 1)
+        panel.set_title(LOOKS[sources[0]][2])
+        panel.set_xlabel("ρ, usefulness")
+        panel.set_ylabel(f"γ, robust usefulness at eps {eps:g}")
+        if "linear" in sources:  # the γ of directions along which D hardly varies is far below 0
+            panel.set_yscale("asinh", linear_width=0.2)
+            panel.set_yticks([-100, -10, -1, 0, 0.3], ["−100", "−10", "−1", "0", "0.3"])
+            panel.minorticks_off()
+    _circles(axes[3], found["circles"])
+    return figure
+
+
+def _plane(axes: Axes, rows: "pd.DataFrame", source: str, eps: float, *, labelled: bool) -> None:
+    colour, marker, _ = LOOKS[source]
+    test = rows[rows["dataset"] == "D_test"]
+    rho, gamma = (test[test["eps"] == radius].sort_values("feature") for radius in (0.0, eps))
+    x, y = (part["value"].to_numpy(dtype=float) for part in (rho, gamma))
+    reaches = [
+        np.abs(part[["low", "high"]].to_numpy(dtype=float).T - part["value"].to_numpy(dtype=float))
+        for part in (rho, gamma)
+    ]
+    axes.errorbar(x, y, reaches[1], reaches[0], fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.35)
+    robust = y > 0
+    for mask, face in ((robust, colour), (~robust, "white")):
+        axes.plot(x[mask], y[mask], marker, mfc=face, mec=colour, mew=1.2, ms=5.5, ls="")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0, float(x.min()) - 0.02), max(high, float(x.max()) * 1.08))
+    axes.axhline(0, color=GREY, lw=1)
+    reached = np.linspace(*axes.get_xlim(), 50)
+    axes.plot(reached, reached, color=GREY, lw=0.9, ls=":")
+    note = f"{int(robust.sum())} of {len(y)} robust (filled)"
+    if labelled:
+        axes.plot([], [], marker, mfc=colour, mec=colour, ls="", label=f"{SHORT[source]}: {note}")
+        axes.legend(loc="upper left", fontsize=7.5)
+    else:
+        axes.annotate(note, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=8.5, color=GREY)
+
+
+def _circles(axes: Axes, found: Facts) -> None:
+    """Usefulness of each feature of the circles, with intervals."""
+    for place, value in enumerate(map(estimate, found.values())):
+        axes.barh(place, value.value, color="#56B4E9", height=0.6)
+        axes.errorbar(value.value, place, xerr=reach(value), fmt="none", ecolor="black", elinewidth=1.1, capsize=3)
+        beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"{value.value:.3f}", (value.high, place), **beside)  # type: ignore[arg-type]
+    axes.set_yticks(range(len(found)), list(found))
+    axes.invert_yaxis()
+    axes.set_xlim(-0.05, 1.1)
+    axes.grid(False)
+    axes.set_xlabel("ρ, usefulness")
+    axes.set_title("concentric circles")
+
+
+def datasets_figure(project: Project, found: Facts) -> Figure | None:
+    """Usefulness of each feature on each construction against its usefulness on D."""
+    rows = _rows(project)
+    on_d = rows[rows["dataset"] == "D"].set_index(["source", "feature"])["value"].astype(float)
+    datasets = [dataset for dataset in DATASET_NAMES.values() if (rows["dataset"] == dataset).any()]
+    if not datasets:
         return None
-    sizes = ", ".join(f"{part['num_features']} {key}" for key, part in found["sources"].items())
-    how = (
-        "A feature f, scaled to mean 0 and variance 1 on D, speaks for or against one class; y = ±1 says whether an "
-        "image is of that class. ρ = E[y·f(x)] is its usefulness, γ = E[min over ‖δ‖ <= eps of y·f(x + δ)] its robust "
-        "usefulness, by PGD on y·f itself, for linear features ρ − eps·‖a‖*/‖a‖_Σ. Class and sign were chosen on "
-        "training images, ρ and γ measured on test images. With C equal classes no feature can exceed 2√(C − 1)/C. "
-        f"Measured: {sizes} features on {found['num_examples']} test images, first seed of each model."
-    )
-    plane = content.picture(
-        "features",
-        "Scatter of usefulness against robust usefulness for each source; usefulness in concentric circles",
-        "Each mark is a feature; bars are 95% intervals. Below the grey line a feature is useful but not robust. On "
-        "the dotted line an adversary could do nothing. Last panel: on concentric circles the coordinates are useless "
-        "one by one, the radius is useful, and nothing is as useful as p(y|x).",
-    )
-    datasets = content.picture(
-        "features_datasets",
-        "Usefulness of each feature on each constructed dataset against its usefulness on D",
-        "Usefulness with the constructed dataset's own labels. D_R is defined by this picture: what the robust model "
-        "uses should lie on the dotted line, all else at 0. Lines through 0 are least squares: the share kept.",
-    )
-    basis = rests_on(found["source_seeds"], "no fits", f"{found['num_examples']} test images")
-    blocks: list[Block] = [Text(how), findings_table(f"What was found. {basis}", findings(found)), *plane]
-    blocks += [_sources_table(found), _classifier_table(found), *datasets, _kept_table(found)]
-    return Section(NAME, "Useful features, robust or not", blocks)
+    figure, axes = panels(len(datasets), 2.6, 0.5)
+    sources = [source for source in LOOKS if source in found["sources"] and source not in ("posterior", "linear")]
+    for panel, dataset in zip(axes, datasets, strict=True):
+        for source in sources:
+            here = rows[(rows["dataset"] == dataset) & (rows["source"] == source)]
+            before = [on_d[source, feature] for feature in here["feature"]]
+            colour, marker, _ = LOOKS[source]
+            values = here[["value", "low", "high"]].astype(float)
+            ends = [values["value"] - values["low"], values["high"] - values["value"]]
+            panel.errorbar(before, values["value"], ends, fmt=marker, color=colour, ms=4, elinewidth=0.8, alpha=0.8)
+            kept = found["sources"][source]["kept"][dataset]["value"]
+            panel.axline((0, 0), slope=kept, color=colour, lw=1, alpha=0.6)
+        panel.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":")
+        panel.axhline(0, color=GREY, lw=0.9)
+        panel.set_title(model_label(dataset, "standard"))
+        panel.set_xlim(0, 1.08 * float(on_d[sources].max()))
+        panel.set_xlabel("usefulness on D")
+        panel.set_ylabel("usefulness there")
+    handles = [
+        stroke(colour, title, marker=marker, lw=1) for colour, marker, title in (LOOKS[source] for source in sources)
+    ]
+    legend(figure, [*handles, stroke(GREY, "as on D", ":", lw=0.9)], columns=3)
+    return figure
 
 
-def findings(found: Mapping[str, Any]) -> list[Finding]:
-    """Statements of the paper and its reviewers about features."""
-    sources, eps = found["sources"], found["headline_eps"]
-    results = [_shares(sources)]
-    for dataset, most, least, statement in (
-        (
-            "D_R",
-            "robust",
-            "standard",
-            "On D_R the robust model's features stay useful, more than the standard model's.",
-        ),
-        ("D_NR", "standard", "robust", "On D_NR it is the other way round."),
-        ("D_rand", "standard", "robust", "D_rand's labels follow the standard model's features, not the robust ones."),
-    ):
-        if dataset in sources["standard"]["kept"]:
-            results.append(_keeps(sources, dataset, most, least, statement))
-    return [*results, _suffice(sources, eps), _most_useful(sources), _rings(found["circles"])]
+def numbers(project: Project, found: Facts) -> dict[str, Any]:
+    """What the section is made of."""
+    titles = {source: title for source, (_, _, title) in LOOKS.items()}
+    return {"found": found, "sources": found["sources"], "titles": titles}
 
 
-def _shares(sources: Mapping[str, Any]) -> Finding:
+def _shares(found: Facts) -> Ruling:
     """The share of the useful features that is not robust, standard against robust model, at every eps."""
-    standard, robust = (sources[key]["share_nonrobust"] for key in MODELS)
-    title = "Standard models use non-robust features"
-    statement = (
-        "Of the standard model's useful features a larger share is not robust than of the robust model's: at no eps a "
-        "smaller one, and at some eps each share lies outside the other's interval."
-    )
+    sources = [found["sources"][key] for key in MODELS]
+    standard, robust = (source["share_nonrobust"] for source in sources)
     if not standard or not robust:
-        return Finding(title, statement, "cannot be judged", "One of the models has no useful feature.")
-    pairs = [(eps, standard[eps], robust[eps]) for eps in standard]
-    apart = any(ours["low"] > theirs["value"] and ours["value"] > theirs["high"] for _, ours, theirs in pairs)
-    never_less = all(ours["value"] >= theirs["value"] for _, ours, theirs in pairs)
-    told = "; ".join(
-        f"eps {eps}: standard {share_with_interval(ours)}, robust {share_with_interval(theirs)}"
-        for eps, ours, theirs in pairs
-    )
-    return Finding(
-        title,
-        statement,
-        verdict(apart and never_less),
-        f"Share that is not robust, of {sources['standard']['num_useful']} useful features of the standard and "
-        f"{sources['robust']['num_useful']} of the robust model; {told}. In brackets: what surely is and what may be, "
-        "by the features' own 95% intervals.",
-    )
+        return Ruling("cannot be judged", {"pairs": {}, "num_useful": []})
+    pairs = {eps: (estimate(standard[eps]), estimate(robust[eps])) for eps in standard}
+    apart = any(ours.low > theirs.value and ours.value > theirs.high for ours, theirs in pairs.values())
+    never_less = all(ours.value >= theirs.value for ours, theirs in pairs.values())
+    num_useful = [source["num_useful"] for source in sources]
+    return Ruling(seen_if(apart and never_less), {"pairs": pairs, "num_useful": num_useful})
 
 
-def _keeps(sources: Mapping[str, Any], dataset: str, most: str, least: str, statement: str) -> Finding:
-    kept = {key: sources[key]["kept"][dataset] for key in MODELS}
-    return Finding(
-        f"What {dataset} keeps",
-        statement,
-        verdict(kept[most]["low"] > kept[least]["high"]),
-        f"Usefulness kept on {dataset}, as a share of that on D: robust model's features "
-        f"{number_with_interval(kept['robust'], 2)}, standard model's {number_with_interval(kept['standard'], 2)}.",
-    )
+def _keeps(dataset: str, most: str, least: str) -> Rule:
+    """On a construction the features of one model stay more useful than those of the other."""
+
+    def judged(found: Facts) -> Ruling:
+        kept = {key: found["sources"][key]["kept"][dataset] for key in MODELS}
+        return Ruling(seen_if(kept[most]["low"] > kept[least]["high"]), {"dataset": dataset, "kept": kept})
+
+    return Rule("keeps", f"What {dataset} keeps", judged, STATEMENTS[dataset])
 
 
-def _suffice(sources: Mapping[str, Any], eps: float) -> Finding:
+def _suffice(found: Facts) -> Ruling:
     """Linear classifiers on only the non-robust features, beside those on only the robust ones."""
-    parts = []
-    for key in ("standard", "linear"):
-        fitted = sources[key]["linear_classifier"]
-        told = [
-            f"only the {fitted[group]['num_features']} {label} {share_with_interval(fitted[group]['clean'])}, under "
-            f"attack {share_with_interval(fitted[group]['adversarial'])}"
-            for group, label in GROUPS[:2]
-            if fitted[group]
-        ]
-        parts.append(f"{WHOSE[key]}: {', '.join(told)}")
-    others = [sources[key]["linear_classifier"]["nonrobust"] for key in ("standard", "linear")]
-    title = "Non-robust features alone classify"
-    statement = (
-        f"A linear classifier on only the features with γ < 0 is right in more than {SUFFICE:.0%} of the untouched "
-        f"images and less of the attacked ones; on test images γ surely lies below 0 for most of these features."
-    )
-    sentence = f"At what eps {eps:g} calls robust or not: {'; '.join(parts)}."
-    if not all(others):
-        return Finding(title, statement, "cannot be judged", f"{sentence} There is no non-robust feature.")
-    surely = " and ".join(f"{found['num_surely']} of {found['num_features']}" for found in others)
-    sentence = f"{sentence} Of the non-robust features γ's interval lies below 0 for {surely}."
-    if not all(found["num_surely"] for found in others):
-        return Finding(title, statement, "cannot be judged", f"{sentence} So whether they are non-robust is not known.")
-    return Finding(title, statement, verdict(all(_classify_by_nothing_robust(found) for found in others)), sentence)
+    fitted = {key: found["sources"][key]["linear_classifier"] for key in JUDGED}
+    told = {"eps": found["headline_eps"], "fitted": fitted}
+    others = [groups["nonrobust"] for groups in fitted.values()]
+    if not all(others) or not all(one["num_surely"] for one in others):
+        return Ruling("cannot be judged", told)
+    return Ruling(seen_if(all(_classify_by_nothing_robust(one) for one in others)), told)
 
 
-def _classify_by_nothing_robust(fitted: Mapping[str, Any]) -> bool:
+def _classify_by_nothing_robust(fitted: Facts) -> bool:
     """Accurate on untouched images and not under attack, by features most of which are surely not robust."""
     return bool(
         fitted["clean"]["low"] > SUFFICE > fitted["adversarial"]["high"]
@@ -152,103 +195,72 @@ def _classify_by_nothing_robust(fitted: Mapping[str, Any]) -> bool:
     )
 
 
-def _most_useful(sources: Mapping[str, Any]) -> Finding:
-    posterior, models = sources["posterior"], [sources[key] for key in MODELS]
-    largest = [part["largest_rho"] for part in models]
-    return Finding(
-        "p(y|x) is the most useful feature",
-        "The classifier's own probabilities, scaled, are on average more useful than any feature of a representation.",
-        verdict(all(posterior["mean_rho"] > found["value"] for found in largest)),
-        f"Mean usefulness of p(c|x) over the classes c: {posterior['mean_rho']:.3f}; the most useful feature of the "
-        f"standard model's representation has {number_with_interval(largest[0])}, of the robust model's "
-        f"{number_with_interval(largest[1])}.",
-    )
+def _most_useful(found: Facts) -> Ruling:
+    mean = found["sources"]["posterior"]["mean_rho"]
+    largest = {key: found["sources"][key]["largest_rho"] for key in MODELS}
+    return Ruling(seen_if(all(mean > one["value"] for one in largest.values())), {"mean": mean, "largest": largest})
 
 
-def _rings(found: Mapping[str, Any]) -> Finding:
-    names = list(found)
-    raw = [found[key] for key in names if "coordinate" in key]
-    best, radius = found["p(y|x)"], found["radius"]
-    others = [found[key] for key in names if key != "p(y|x)"]
-    seen = (
-        all(value["low"] <= 0 for value in raw)
-        and radius["low"] > 0.5
-        and all(best["value"] >= value["value"] for value in others)
-    )
-    sentence = ", ".join(f"{key} {number_with_interval(found[key])}" for key in names)
-    return Finding(
-        "Single features can be useless where a combination is useful",
-        "On concentric circles the coordinates are useless, the radius is useful, p(y|x) is most useful of all.",
-        verdict(seen),
-        f"Usefulness: {sentence}.",
-    )
+def _rings(found: Facts) -> Ruling:
+    circles = found["circles"]
+    raw = [circles[key] for key in circles if "coordinate" in key]
+    best, radius = circles["p(y|x)"], circles["radius"]
+    useless = all(value["low"] <= 0 for value in raw)
+    is_best = all(best["value"] >= value["value"] for value in circles.values())
+    return Ruling(seen_if(useless and radius["low"] > 0.5 and is_best), {"circles": circles})
 
 
-def _sources_table(found: Mapping[str, Any]) -> Table:
-    radii = list(found["sources"]["standard"]["mean_gamma"])
-    rows = []
-    for key, part in found["sources"].items():
-        dead = f"\n{part['num_dead']} without variance left out" if part["num_dead"] else ""
-        shares = part["share_nonrobust"]
-        cells = [
-            number(str(part["num_useful"])),
-            number(f"{part['mean_rho']:.3f}"),
-            *(
-                number(
-                    f"{part['mean_gamma'][eps]:.3f}".replace("-", "−"),
-                    f"{percent(shares[eps]['value'])}%\n{percent(shares[eps]['low'])}–{percent(shares[eps]['high'])}"
-                    if shares
-                    else NOTHING,
-                )
-                for eps in radii
-            ),
-        ]
-        rows.append([name(LOOKS[key][2], f"{part['num_features']} features{dead}"), *cells])
-    head = [name("source"), number("useful"), number("ρ")]
-    return Table(
-        "Features of each source: how many are useful, and the mean over all features of ρ and of γ at each eps; "
-        "below γ, of the useful ones the share that is not robust, with the share that surely is and that may be.",
-        [*head, *(number(f"γ {eps}") for eps in radii)],
-        rows,
-    )
+STATEMENTS = {
+    "D_R": "On D_R the robust model's features stay useful, more than the standard model's.",
+    "D_NR": "On D_NR it is the other way round.",
+    "D_rand": "D_rand's labels follow the standard model's features, not the robust ones.",
+}
+"""What each construction is said to keep."""
+SHARES = Rule(
+    "shares",
+    "Standard models use non-robust features",
+    _shares,
+    "Of the standard model's useful features a larger share is not robust than of the robust model's: at no eps a "
+    "smaller one, and at some eps each share lies outside the other's interval.",
+)
+KEEPS = {
+    "D_R": _keeps("D_R", most="robust", least="standard"),
+    "D_NR": _keeps("D_NR", most="standard", least="robust"),
+    "D_rand": _keeps("D_rand", most="standard", least="robust"),
+}
+SUFFICES = Rule(
+    "suffice",
+    "Non-robust features alone classify",
+    _suffice,
+    f"A linear classifier on only the features with γ < 0 is right in more than {SUFFICE:.0%} of the untouched "
+    "images and less of the attacked ones; on test images γ surely lies below 0 for most of these features.",
+)
+MOST_USEFUL = Rule(
+    "most_useful",
+    "p(y|x) is the most useful feature",
+    _most_useful,
+    "The classifier's own probabilities, scaled, are on average more useful than any feature of a representation.",
+)
+RINGS = Rule(
+    "rings",
+    "Single features can be useless where a combination is useful",
+    _rings,
+    "On concentric circles the coordinates are useless, the radius is useful, p(y|x) is most useful of all.",
+)
 
 
-def _classifier_table(found: Mapping[str, Any]) -> Table:
-    """A row a source and group of features: a linear classifier on them, clean and under attack."""
-    rows = []
-    for key, part in found["sources"].items():
-        for group, label in GROUPS:
-            fitted = part["linear_classifier"][group]
-            what = name(LOOKS[key][2], label if group != "all" else "all features")
-            if fitted is None:
-                rows.append([what, number("0"), number(NOTHING), number(NOTHING)])
-                continue
-            cells = [share_with_interval(fitted[measured]) for measured in ("clean", "adversarial")]
-            surely = f"{fitted['num_surely']} surely" if group != "all" else ""
-            rows.append([what, number(str(fitted["num_features"]), surely), *map(number, cells)])
-    eps = f"eps {found['headline_eps']:g}"
-    return Table(
-        f"Logistic regression on only some features, on test images. Robust: γ > 0 at {eps} on training images; "
-        "surely: the interval of γ on test images lies on that side of 0.",
-        [name("source"), number("features"), number("accuracy"), number(f"at {eps}")],
-        rows,
-    )
+def verdicts(project: Project, found: Facts) -> list[Verdict]:
+    """Statements of the paper and its reviewers about features."""
+    keeps = [rule for dataset, rule in KEEPS.items() if dataset in found["sources"]["standard"]["kept"]]
+    return judge("features", [SHARES, *keeps, SUFFICES, MOST_USEFUL, RINGS], found)
 
 
-def _kept_table(found: Mapping[str, Any]) -> Table:
-    datasets = list(found["sources"]["standard"]["kept"])
-    rows = [
-        [name(LOOKS[key][2]), *(_kept_cell(part["kept"][dataset]) for dataset in datasets)]
-        for key, part in found["sources"].items()
-    ]
-    return Table(
-        "Share of the features' usefulness on D that each construction keeps under its own labels, with 95% intervals; "
-        "1: all, 0: none, below 0: turned round.",
-        [name("source"), *(number(model_label(dataset, "standard")) for dataset in datasets)],
-        rows,
-    )
-
-
-def _kept_cell(found: Mapping[str, float]) -> Cell:
-    text = f"{found['value']:.2f}".replace("-", "−")
-    return number(text, f"{found['low']:.2f} to {found['high']:.2f}".replace("-", "−"))
+SECTION = Section(
+    "features",
+    "Useful features, robust or not",
+    stage="features",
+    needs=("headline_eps", "num_examples", "source_seeds", "sources", "circles"),
+    figures={"features": plane_figure, "features_datasets": datasets_figure},
+    verdicts=verdicts,
+    numbers=numbers,
+)

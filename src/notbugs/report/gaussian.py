@@ -1,7 +1,7 @@
-"""The report's section on two Gaussians: section 4 of the paper, remade and checked."""
+"""Section on two Gaussians: section 4 of the paper, remade and checked."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,17 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse
 
-from notbugs.evaluation.results import percent
-from notbugs.report.blocks import Picture, Section, Table, Text, name, number
-from notbugs.report.claims import verdict
-from notbugs.report.drawing import GREY, WIDTH
-from notbugs.report.findings import Finding, findings_table, metrics_of
+from notbugs.report.drawing import GREY, WIDTH, legend, stroke
 from notbugs.report.project import Project
+from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, judge, seen_if
 
-if TYPE_CHECKING:
-    from notbugs.report.overview import Content
-
-NAME = "gaussian"
 TRUE, ROBUST, OTHER = "#000000", "#0072B2", "#E69F00"
 CLOUDS = {1: "#e8a3a3", -1: "#a9c4e4"}
 AGREE = 1e-3
@@ -28,11 +21,8 @@ FOUR = 4.0
 """Standard errors that a sampled mean may lie off."""
 
 
-def figure(project: Project) -> Figure | None:
+def figure(project: Project, found: Facts) -> Figure:
     """Clouds and covariances for each budget; below them excess loss and alignment of both cases."""
-    found = metrics_of(project, NAME, ("plane", "random"))
-    if found is None:
-        return None
     plane, random = found["plane"], found["random"]
     panels = [None, *plane["budgets"]]
     drawn = Figure(figsize=(WIDTH, 5.6), layout="constrained")
@@ -40,7 +30,7 @@ def figure(project: Project) -> Figure | None:
     clouds = top.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, budget in zip(clouds, panels, strict=True):
         _clouds(axes, plane, budget)
-    top.legend(handles=_cloud_legend(), loc="outside upper center", ncols=4)
+    legend(top, _cloud_legend())
     left, right = bottom.subplots(1, 2)
     _excess(left, plane, random)
     _alignment(right, plane, random)
@@ -77,10 +67,10 @@ def _ellipse(centre: Any, Sigma: Any, colour: str, style: str) -> Ellipse:
 
 def _cloud_legend() -> list[Line2D]:
     return [
-        Line2D([], [], color=TRUE, ls="--", label="true covariance"),
-        Line2D([], [], color=ROBUST, label="learnt covariance"),
-        Line2D([], [], color=OTHER, label="L2 ball of radius 1"),
-        Line2D([], [], color=GREY, ls=":", lw=1, label="decision boundary"),
+        stroke(TRUE, "true covariance", "--"),
+        stroke(ROBUST, "learnt covariance"),
+        stroke(OTHER, "L2 ball of radius 1"),
+        stroke(GREY, "decision boundary", ":", lw=1),
     ]
 
 
@@ -113,134 +103,82 @@ def _alignment(axes: Axes, plane: dict[str, Any], random: dict[str, Any]) -> Non
     axes.legend(loc="upper left", fontsize=8, ncols=2)
 
 
-def section(content: "Content") -> Section | None:
-    """What the theory says, whether the checks agree, the figure and the table."""
-    found = metrics_of(content.project, NAME, ("plane", "random"))
-    if found is None:
-        return None
-    pictures: list[Picture] = content.picture(
-        NAME,
-        "Two Gaussian clouds with true and learnt covariance ellipses; excess loss; gradient alignment",
-        "Above: examples of both classes, true and learnt covariance (Mahalanobis distance 1) and the L2 ball. The "
-        "larger the budget, the rounder the learnt covariance, until it matches the adversary's ball. Below: the "
-        "excess adversarial loss of maximum likelihood as the covariance is stretched at fixed trace, and the "
-        "alignment of the classifier's gradient with the direction between the classes.",
-    )
-    how = (
-        "x ~ N(y·μ*, Σ*) with y = ±1. Maximum likelihood finds (μ*, Σ*); against an adversary who may spend E‖δ‖² <= "
-        "eps² on average, learning finds the same mean and Σ_r = ½Σ* + I/λ + √(Σ*/λ + ¼Σ*²), with λ from eps. "
-        "Nothing here depends on the images: it is the theory by which the paper explains them."
-    )
-    cases = list(found.values())
-    return Section(
-        NAME,
-        "Two Gaussians",
-        [Text(how), findings_table("The theory, checked", findings(cases)), *pictures, _table(cases)],
-    )
+def numbers(project: Project, found: Facts) -> dict[str, Any]:
+    """Both cases."""
+    return {"cases": list(found.values())}
 
 
-def findings(cases: list[dict[str, Any]]) -> list[Finding]:
-    """The three statements of section 4, and the checks of the closed forms behind them."""
-    return [_closed_forms(cases), _mismatch(cases), _blend(cases), _alignment_rises(cases)]
-
-
-def _closed_forms(cases: list[dict[str, Any]]) -> Finding:
+def _closed_forms(cases: list[Facts]) -> Ruling:
     budgets = [budget for case in cases for budget in case["budgets"]]
     worst = max(max(budget["minimax"].values()) for budget in budgets)
     spent = max(budget["budget_error"] for budget in budgets)
     z = max(case["largest_z"] for case in cases)
-    num_checks = sum(len(case["monte_carlo"]) for case in cases)
-    return Finding(
-        "The closed forms are right",
-        "Direct minimax optimisation with the same averaged budget, and sampling, find what the formulas say.",
-        verdict(worst <= AGREE and z <= FOUR),
-        f"Direct optimisation ends within {worst:.1e} of the closed form in mean, covariance and loss (asked: "
-        f"{AGREE:g}); λ spends the budget to within {spent:.1e}; of {num_checks} sampled means the furthest lies "
-        f"{z:.1f} standard errors off (asked: {FOUR:g}).",
-    )
+    told = {"worst": worst, "spent": spent, "z": z, "num_checks": sum(len(case["monte_carlo"]) for case in cases)}
+    return Ruling(seen_if(worst <= AGREE and z <= FOUR), {**told, "agree": AGREE, "four": FOUR})
 
 
-def _mismatch(cases: list[dict[str, Any]]) -> Finding:
+def _mismatch(cases: list[Facts]) -> Ruling:
     stretches = [case["stretch"] for case in cases]
     least = all(
         stretch["excess"] == sorted(stretch["excess"]) and stretch["least_of_random"] > stretch["excess"][0]
         for stretch in stretches
     )
-    return Finding(
-        "Vulnerability is a mismatch of metrics",
-        "At fixed trace the adversary gains least from maximum likelihood where Σ* is a multiple of I.",
-        verdict(least),
-        "; ".join(
-            f"{case['dimension']} dimensions: excess loss {stretch['excess'][0]:.3g} at the multiple of I, "
-            f"{stretch['excess'][-1]:.3g} at Σ*, at least {stretch['least_of_random']:.3g} for "
-            f"{stretch['num_random']} random covariances of that trace"
-            for case, stretch in zip(cases, stretches, strict=True)
-        )
-        + ".",
-    )
+    return Ruling(seen_if(least), {"cases": cases})
 
 
-def _blend(cases: list[dict[str, Any]]) -> Finding:
-    rounder = all(
-        series == sorted(series, reverse=True)
-        for case in cases
-        for series in [[case["condition"], *(budget["condition"] for budget in case["budgets"])]]
-    )
-    return Finding(
-        "Robust learning blends the metric towards the adversary's",
-        "The mean stays, the covariance becomes rounder as the budget grows.",
-        verdict(rounder),
-        "; ".join(
-            f"{case['dimension']} dimensions: condition number {case['condition']:.3g} of Σ*, then "
-            + ", ".join(f"{budget['condition']:.3g} (eps {budget['eps']:g})" for budget in case["budgets"])
-            for case in cases
-        )
-        + ".",
-    )
-
-
-def _alignment_rises(cases: list[dict[str, Any]]) -> Finding:
-    aligned = all(case["alignment"]["worst"] == sorted(case["alignment"]["worst"]) for case in cases)
-    return Finding(
-        "Robust gradients are better aligned",
-        "In the worst case over μ, the gradient of the robust classifier points more from class to class.",
-        verdict(aligned),
-        "; ".join(
-            f"{case['dimension']} dimensions: worst cosine {case['alignment']['worst'][0]:.2f} by maximum "
-            f"likelihood, {case['alignment']['worst'][-1]:.2f} at eps {case['alignment']['eps'][-1]:g}; of μ* "
-            f"itself {case['alignment']['of_mu'][0]:.2f} and {case['alignment']['of_mu'][-1]:.2f}"
-            for case in cases
-        )
-        + ".",
-    )
-
-
-def _table(cases: list[dict[str, Any]]) -> Table:
-    rows = []
+def _blend(cases: list[Facts]) -> Ruling:
+    rounder = True
     for case in cases:
-        ml = [number(text) for text in ("–", "–", "–", *_accuracies(case))]
-        rows.append([name(f"{case['dimension']} dimensions", "maximum likelihood"), *ml])
-        for budget in case["budgets"]:
-            loss = budget["adversarial_loss"]
-            cells = [
-                f"{budget['lam']:.4g}",
-                f"{loss['maximum_likelihood']:.3f}",
-                f"{loss['robust']:.3f}",
-                *_accuracies(budget),
-            ]
-            rows.append(
-                [name(f"{case['dimension']} dimensions", f"robust, eps {budget['eps']:g}"), *map(number, cells)]
-            )
-    head = ["λ", "maximum likelihood", "robust", "clean", "ball of radius 1"]
-    return Table(
-        "Closed forms: the budget's price, the adversarial loss of both learners under that averaged budget, and the "
-        "accuracy of sign(xᵀΣ⁻¹μ) in %, clean and when every example may move by 1 (a stronger adversary than the "
-        "averaged one that the robust parameters are made for).",
-        [name("case"), *map(number, head)],
-        rows,
-        [("", 2), ("adversarial loss", 2), ("accuracy", 2)],
-    )
+        series = [case["condition"], *(budget["condition"] for budget in case["budgets"])]
+        rounder = rounder and series == sorted(series, reverse=True)
+    return Ruling(seen_if(rounder), {"cases": cases})
 
 
-def _accuracies(found: dict[str, Any]) -> list[str]:
-    return [percent(found["clean_accuracy"]), percent(found["ball_accuracy"])]
+def _alignment_rises(cases: list[Facts]) -> Ruling:
+    aligned = all(case["alignment"]["worst"] == sorted(case["alignment"]["worst"]) for case in cases)
+    return Ruling(seen_if(aligned), {"cases": cases})
+
+
+RULES = (
+    Rule(
+        "closed_forms",
+        "The closed forms are right",
+        _closed_forms,
+        "Direct minimax optimisation with the same averaged budget, and sampling, find what the formulas say.",
+    ),
+    Rule(
+        "mismatch",
+        "Vulnerability is a mismatch of metrics",
+        _mismatch,
+        "At fixed trace the adversary gains least from maximum likelihood where Σ* is a multiple of I.",
+    ),
+    Rule(
+        "blend",
+        "Robust learning blends the metric towards the adversary's",
+        _blend,
+        "The mean stays, the covariance becomes rounder as the budget grows.",
+    ),
+    Rule(
+        "alignment_rises",
+        "Robust gradients are better aligned",
+        _alignment_rises,
+        "In the worst case over μ, the gradient of the robust classifier points more from class to class.",
+    ),
+)
+"""The three statements of section 4, and the checks of the closed forms behind them."""
+
+
+def verdicts(project: Project, found: Facts) -> list[Verdict]:
+    """The theory, checked."""
+    return judge("gaussian", RULES, list(found.values()))
+
+
+SECTION = Section(
+    "gaussian",
+    "Two Gaussians",
+    stage="gaussian",
+    needs=("plane", "random"),
+    figures={"gaussian": figure},
+    verdicts=verdicts,
+    numbers=numbers,
+)

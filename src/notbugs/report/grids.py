@@ -4,7 +4,6 @@ Which examples are shown follows a fixed rule, so that nobody picks the pretty o
 order, the first example in D.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -147,11 +146,3 @@ def _show(panel: Axes, image: Tensor, caption: str) -> None:
     for spine in panel.spines.values():
         spine.set(visible=True, color="#bbbbbb", linewidth=0.6)
     panel.set_xlabel(caption, fontsize=7.5, labelpad=2)
-
-
-GRIDS: dict[str, Callable[[Project], Figure | None]] = {
-    "grid_inverted": inverted_grid,
-    "grid_rand": lambda project: targeted_grid(project, "rand"),
-    "grid_det": lambda project: targeted_grid(project, "det"),
-}
-"""File name -> function."""

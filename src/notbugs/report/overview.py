@@ -1,321 +1,304 @@
-"""The sections of the page, one function each, in SECTIONS; a new section is a function and a line there.
+"""The sections about the main results: what each of their templates is given."""
 
-A builder takes the Content and gives a Section, or None where this pipeline has nothing to show in it.
-"""
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import yaml
+from matplotlib.figure import Figure
 
-from notbugs.evaluation.results import accuracy_table, attack_label
-from notbugs.report import features, gaussian, planted, robustness, tables
-from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
-from notbugs.report.claims import Claim
-from notbugs.report.diversity import diversity_section
-from notbugs.report.estimator import estimator_section
-from notbugs.report.evidence import evidence_of
-from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, honesty_of
-from notbugs.report.inversion import inversion_section
-from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
-from notbugs.report.project import Project
-from notbugs.report.studies import sweep_blocks
-from notbugs.report.transfer import transfer_section
-
-GLOSSARY = (
-    (
-        "D",
-        "The base dataset: images in [0, 1], labels y in 0..C − 1. D, standard and D, robust are trained on it.",
-    ),
-    ("standard training", "Minimises the expected loss on the training images."),
-    (
-        "robust (adversarial) training",
-        "Minimises the expected loss under the worst perturbation of norm at most eps, found by PGD.",
-    ),
-    ("representation g(x)", "Activations of the penultimate layer: the input of the last linear layer."),
-    (
-        "D_R",
-        "Robust dataset: from a different training image x', pixels are changed until the robust model's "
-        "representation matches that of x; label y of x.",
-    ),
-    ("D_NR", "Non-robust dataset: the same with the representation of the standard model."),
-    (
-        "D_rand",
-        "Each image is perturbed, within eps, so that the standard model calls it a class t drawn uniformly "
-        "at random; label t.",
-    ),
-    ("D_det", "The same with t = y + 1, counted modulo the number of classes."),
-    ("D_rand, D_det from robust", "Controls: the same perturbations made with the robust model."),
-    ("δ", "The perturbation: the new image minus x; ‖δ‖₂ is its Euclidean length."),
-    ("eps", "Radius of the ball that a perturbation must stay in, in pixel units on [0, 1]."),
-    ("clean accuracy", "Accuracy on the untouched test images, always with D's own labels y."),
-    (
-        "adversarial accuracy",
-        "Share of test images still classified as y under the worst perturbation that the attack finds.",
-    ),
-    (
-        "accuracy on the shifted label",
-        "Share of test images called y + 1: what a model learns from D_det if it sees only what is visible. "
-        "With the accuracy on y it tells collapse from failure.",
-    ),
-    (
-        "still y",
-        "Whether a constructed image still looks like its source: the robust model and a 1-nearest-neighbour "
-        "classifier on D both still call it y. Each judge's share is of the images that it "
-        f"{CALLED_BEFORE}. A fit marked still y was trained on only the images that both called y before and "
-        f"after. Where a share is below {100 * STILL_Y_SHARE:g}%, the labels t are partly simply right, and high "
-        "accuracy proves nothing.",
-    ),
-    ("worst", "All attacks together: a test image counts only if none of them fooled the model."),
-    (
-        "power",
-        "The chance that an experiment like this one tells a true difference as large as the margin from none: that "
-        "its 95% interval lies above zero. A verdict also asks that the difference found reach the margin, and of a "
-        "true difference just as large half the experiments fall short of it.",
-    ),
-    (
-        "D, fitted as D_R",
-        "D itself, fitted with the settings, the initialisations and the order of batches of the fits on D_R: what "
-        "these are compared with.",
-    ),
-    (
-        "on the edge",
-        "A verdict that one test image, or one standard error, more or less would change.",
-    ),
-    (
-        "masked gradients",
-        "A model whose gradients do not lead to its adversarial examples looks robust without being so.",
-    ),
-    ("Wilson 95% interval", "Interval of a share that accounts for the finite number of test images."),
-    (
-        "source model, fit, seed",
-        "A source model is trained on D and makes a dataset; a fit is trained on that. Each is trained anew for each "
-        "of its seeds. Means are taken over the fits of a source model, then over source models; ± is the standard "
-        "deviation over source models (over fits where there is one).",
-    ),
+from notbugs.data.store import source_folders
+from notbugs.evaluation.comparison import Estimate, shares_of_variance
+from notbugs.evaluation.results import (
+    MODELS,
+    STILL_Y,
+    WORST,
+    AccuracyRow,
+    accuracy_table,
+    attack_label,
+    attack_steps,
+    fitted_model,
+    model_label,
+    strength,
 )
+from notbugs.report import claims, figures, grids
+from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
+from notbugs.report.evidence import Evidence, NotMeasuredError, evidence_of
+from notbugs.report.project import Project, dataset_name
+from notbugs.report.sections import Draw, Facts, Section, Verdict
+from notbugs.runtime.files import sha256
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL = ["dataset", "estimator", "source_seed", "seed"]
+"""Columns that tell two models apart."""
 
 
-@dataclass(frozen=True)
-class Content:
-    """What the builders choose from.
+def drawn(draw: Callable[[Project], Figure | None]) -> Draw:
+    """A figure that needs no metrics of a stage, as the registry has them."""
+    return lambda project, _: draw(project)
 
-    Attributes:
-        project: metrics and datasets.
-        claims: the verdicts.
-        pictures: file name without suffix -> PNG, for those that this pipeline has.
+
+def claims_verdicts(project: Project, _: Facts) -> list[Verdict]:
+    """The paper's claims."""
+    return claims.judge(evidence_of(project))
+
+
+def claims_numbers(project: Project, _: Facts) -> dict[str, Any]:
+    """What stands around the verdicts."""
+    return {
+        "settings_note": project.report.settings_note,
+        "checks": _checks(project),
+        "components": [_component(title, found) for title, found in _headline_estimates(evidence_of(project))],
+    }
+
+
+def _component(title: str, found: Estimate) -> dict[str, Any]:
+    """How much source models, fits and test images bring to the uncertainty of a number."""
+    basis = found.basis
+    assert basis is not None  # the evidence gives one
+    errors = {"source models": basis.source_error, "fits": basis.fit_error, "test images": basis.image_error}
+    shares = shares_of_variance(basis)
+    levels = [(error, shares[level]) for level, error in errors.items()]
+    return {"title": title, "basis": basis, "value": found.points if "minus" in title else found, "levels": levels}
+
+
+def _headline_estimates(evidence: Evidence) -> Iterator[tuple[str, Estimate]]:
+    """Accuracies that the paper is about and the differences that decide, as far as they were measured."""
+    eps = evidence.headline_eps
+    for model in CIFAR10:
+        label = model_label(*model)
+        for radius, what in ((0.0, "clean"), (eps, f"eps {eps:g}")):
+            with suppress(NotMeasuredError):
+                yield f"{label}, {what}", evidence.accuracy(*model, eps=radius)
+    with suppress(NotMeasuredError):
+        base = evidence.fitted_as("robust")
+        gap = evidence.difference(("D_R", "standard"), base, eps=eps)
+        yield f"D_R minus {model_label(*base)}, eps {eps:g}", gap
+    with suppress(NotMeasuredError):
+        gap = evidence.difference(("D_R", "standard"), ("D_NR", "standard"), eps=eps)
+        yield f"D_R minus D_NR, eps {eps:g}", gap
+    with suppress(NotMeasuredError):
+        gap = evidence.difference(("D_det", "standard"), ("D_det", "standard"), labels=("true", "shifted"))
+        yield "D_det, y minus y + 1", gap
+
+
+def figure_2(project: Project, _: Facts) -> dict[str, Any]:
+    """By what the adversarial bars are measured, such as "all attacks together"; and whose the marks are."""
+    table = accuracy_table(project.results)
+    names = {row.attack_at(project.headline_eps) for row in table} - {""}
+    attacks = " or ".join(attack_label(name) for name in sorted(names)) or "not measured"
+    base = next((row.label for row in table if (row.dataset, row.estimator) == ("D", "as_D_R")), None)
+    marks = {"setting": SETTING, "figure_eps": FIGURE_EPS}
+    return {"eps": project.headline_eps, "attacks": attacks, "base": base, **marks}
+
+
+def accuracy(project: Project, _: Facts) -> dict[str, Any]:
+    """Accuracy of every model with intervals, and the paper's figures beside them."""
+    rows = accuracy_table(project.results)
+    # At an eps that several attacks measured, one column each.
+    attacks = sorted({key for row in rows for key in _in_all_seeds(row)}, key=lambda key: (key[0], len(key[1]), key[1]))
+    # The verdicts take the strongest.
+    at_headline = [key for key in attacks if key[0] == project.headline_eps]
+    return {
+        "rows": rows,
+        "attacks": attacks,
+        "headline": max(at_headline, key=lambda key: strength(key[1], 1), default=None),
+        "several": any(row.clean is not None and row.clean.num_seeds > 1 for row in rows),
+        "reported": CIFAR10,
+        "paper_eps": claims.EPS,
+        "setting": SETTING,
+    }
+
+
+def _in_all_seeds(row: AccuracyRow) -> list[tuple[float, str]]:
+    """PGD and the worst case of all attacks, as far as all models went through them; the suite has its own table."""
+    models = row.clean.num_models if row.clean else 1
+    return [
+        key
+        for key, cell in row.adversarial.items()
+        if cell.num_models == models and (attack_steps(key[1]) or key[1] == WORST)
+    ]
+
+
+def attacks(project: Project, _: Facts) -> dict[str, Any]:
+    """The attack suite, the checks and the certificates."""
+    radii, certificates = _certificates(project)
+    return {
+        "eps": project.headline_eps,
+        "checks": _checks(project),
+        "gap": _gap(project),
+        "suite": _suite(project),
+        "radii": radii,
+        "certificates": certificates,
+    }
+
+
+def _suite(project: Project) -> list[dict[str, Any]]:
+    """What every attack of the suite left standing, mean over the models of each kind that it was run on."""
+    summary = project.summary[project.summary["labels"] == "true"]
+    rows = []
+    for dataset, estimator in MODELS:
+        own = summary[(summary["dataset"] == dataset) & (summary["estimator"] == estimator)]
+        own = own[own["eps"].astype(float).isin([0.0, project.headline_eps])]
+        left = {row["attack"]: row for row in own.to_dict(orient="records")}
+        if WORST in left:
+            rows.append({"label": model_label(dataset, estimator), "left": left, "worst": left[WORST]})
+    return rows
+
+
+def _gap(project: Project) -> dict[str, Any] | None:
+    """How far PGD at the headline radius lies above all attacks together, where most; None without the suite."""
+    results = project.results[project.results["eps"].astype(float) == project.headline_eps]
+    steps = (project.params.get("evaluate") or {}).get("headline_num_steps", 100)
+    pgd = results[results["attack"] == f"pgd{steps}"].set_index(MODEL)["accuracy"]
+    worst = results[results["attack"] == WORST].set_index(MODEL)["accuracy"]
+    gaps = (pgd.reindex(worst.index) - worst).dropna().astype(float)
+    if not len(gaps):
+        return None
+    place: Any = gaps.index[int(gaps.to_numpy().argmax())]  # (dataset, estimator, source_seed, seed)
+    return {"most": float(gaps.max()), "steps": steps, "label": model_label(place[0], place[1])}
+
+
+def _checks(project: Project) -> dict[str, Any]:
+    """Every check for masked gradients: how many, those that failed, and all of them by model."""
+    models: dict[str, dict[str, Any]] = {}
+    failed = []
+    for row in project.checks:
+        dataset, estimator, *seeds = row["model"].split("/")  # such as D_R/standard/source-1/seed-0
+        told = {"label": model_label(dataset, estimator), "seeds": ", ".join(seeds).replace("-", " ")}
+        model = models.setdefault(row["model"], {**told, "by_name": {}})
+        model["by_name"][row["check"]] = row
+        if not row["passed"]:
+            failed.append({**told, "check": row["check"]})
+    return {"num": len(project.checks), "failed": failed, "models": list(models.values())}
+
+
+def _certificates(project: Project) -> tuple[list[float], list[dict[str, Any]]]:
+    """The radii, and the certified accuracy of each smoothed classifier at each of them."""
+    table, rows = project.certificates, []
+    dataset: Any
+    estimator: Any
+    source: Any
+    seed: Any
+    for (dataset, estimator, source, seed), group in table.groupby(MODEL, sort=False, dropna=False):
+        seeds = f"seed {int(seed)}" if source != source else f"source {int(source)}, seed {int(seed)}"  # NaN: no source
+        accuracies = [float(value) for value in group.sort_values("eps")["accuracy"]]
+        rows.append(
+            {"label": model_label(dataset, estimator), "seeds": seeds, "first": group.iloc[0], "accuracies": accuracies}
+        )
+    return sorted(table["eps"].unique()), rows
+
+
+def construction(project: Project, _: Facts) -> dict[str, Any]:
+    """What is known of the constructed images."""
+    facts = {model_label(dataset_name(key), "standard"): facts for key, facts in project.constructions.items()}
+    return {"constructions": facts}
+
+
+def per_class(project: Project, _: Facts) -> dict[str, Any]:
+    """Accuracy on y of each class, mean over seeds; fits on still-y images are left out."""
+    means = project.per_class.groupby(["dataset", "estimator", "class_name"], sort=False)["accuracy"].mean()
+    models = [model for model in MODELS if not model[0].endswith(STILL_Y) and model in means.droplevel(2).index]
+    sizes = project.per_class.drop_duplicates("class_name").set_index("class_name")["n"]
+    known = means.to_dict()
+    rows = {label: (size, [known.get((*model, label)) for model in models]) for label, size in sizes.items()}
+    return {"models": [model_label(*model) for model in models], "rows": rows}
+
+
+def learning(project: Project, _: Facts) -> dict[str, Any]:
+    """Where each training ended, by the last epoch in which validation was measured."""
+    rows = []
+    for curve, table in project.curves.items():
+        stage, key = curve.split("-", 1)
+        for subset, group in table.groupby("subset", sort=False):
+            model = ("D", key) if stage == "train" else fitted_model(key, str(subset))
+            rows.append({"label": model_label(*model), "epochs": group["epoch"].max(), **_end(group)})
+    return {"rows": rows}
+
+
+def _end(curves: "pd.DataFrame") -> dict[str, float | None]:
+    """Means over the seeds at the last epoch in which validation was measured; None for what was not measured."""
+    measured = curves.dropna(subset=["validation_accuracy"])
+    last = measured[measured["epoch"] == measured["epoch"].max()]
+    columns = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
+    means = {column: float(last[column].astype(float).mean()) for column in columns}
+    return {column: None if math.isnan(mean) else mean for column, mean in means.items()}
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML with every value written out, no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Never write an alias."""
+        return True
+
+
+def provenance(project: Project, _: Facts) -> dict[str, Any]:
+    """The settings, without comments and the experiment's name, which change no number; hashes of data and models.
+
+    The data manifests hold their shards' checksums.
     """
-
-    project: Project
-    claims: list[Claim]
-    pictures: dict[str, bytes]
-
-    def picture(self, name: str, alt: str, caption: str) -> list[Picture]:
-        """The picture, or nothing where the pipeline does not have it."""
-        return [Picture(name, self.pictures[name], alt, caption)] if name in self.pictures else []
-
-
-def _section(key: str, title: str, *blocks: Block | Table | None) -> Section | None:
-    present = [block for block in blocks if block is not None]
-    return Section(key, title, present) if present else None
-
-
-def claims(content: Content) -> Section | None:
-    """The verdicts."""
-    how = (
-        "Each verdict follows a rule fixed before the numbers were seen: a difference counts when it reaches the "
-        "margin asked for and its 95% interval, given in brackets, lies above zero. Two fits are compared only if they "
-        "share their recipe, and pair by pair: same source model, initialisation, order of batches and test images. "
-        "Robustness is what all attacks together leave; PGD stands beside it. The intervals join what the choice of "
-        "test images and what the choice of source models and fits brings. Power: the chance that the interval lies "
-        "above zero if the true difference is the margin. On the edge: one image, or one standard error, more or less "
-        "would change the verdict."
-    )
-    project = content.project
-    failed = any(not row["passed"] for row in project.checks)
-    warning = Text(robustness.checks_sentence(project)) if failed else None
-    chosen = project.report.settings_note
-    note = Text(f"How the settings were chosen: {chosen}") if chosen else None
-    components = tables.components(evidence_of(project))
-    table = tables.claims_table(content.claims)
-    return _section("claims", "The claims", Text(how), note, warning, table, components)
+    shown = {key: value for key, value in project.params.items() if key != "experiment"}
+    text = yaml.dump(shown, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    data, models = project.root / "data", project.root / "models"
+    datasets = [data / split for split in ("train", "validation", "test")]
+    for key in project.constructions:
+        datasets += source_folders(data / key).values()
+    files = [folder / "manifest.json" for folder in datasets]
+    for stage in ("train", "fit"):
+        for key in project.params.get(stage) or {}:
+            files += sorted((models / stage / key).rglob("*.safetensors"))
+    hashes = {file.relative_to(project.root).as_posix(): sha256(file) for file in files if file.exists()}
+    return {"text": text, "hashes": hashes}
 
 
-def figure_2(content: Content) -> Section | None:
-    """The paper's Figure 2 with what was measured here."""
-    eps = content.project.headline_eps
-    pictures = content.picture(
-        "figure_2",
-        "Bars of clean and adversarial test accuracy for D, D robust, D_R, D_NR, D_rand and D_det",
-        f"Clean and adversarial (eps {eps:g}, {attacks_at(content.project)}) test accuracy after standard training on "
-        "each dataset, and "
-        "after robust training on D. Whiskers: 95% intervals over test images and trainings. Diamonds: the "
-        f"paper's values ({SETTING}, L2 eps {FIGURE_EPS:g}), another dataset and another eps: compare the "
-        "pattern, not the heights.",
-    )
-    return _section("figure-2", "Figure 2 of the paper, remade", *pictures)
-
-
-def attacks_at(project: Project) -> str:
-    """What the adversarial bars are measured by, such as "all attacks together"."""
-    names = {row.attack_at(project.headline_eps) for row in accuracy_table(project.results)} - {""}
-    return " or ".join(attack_label(name) for name in sorted(names)) or "not measured"
-
-
-def accuracies(content: Content) -> Section | None:
-    """The accuracy table."""
-    return _section("accuracy", "Accuracy", tables.accuracy(content.project))
-
-
-def curves(content: Content) -> Section | None:
-    """Accuracy against eps."""
-    pictures = content.picture(
-        "accuracy_vs_eps",
-        "Accuracy of each model against the radius of the attack",
-        "Accuracy on y under attack. Bands: 95% intervals over test images and trainings. Controls are dashed, D "
-        "fitted by another recipe dash-dotted.",
-    )
-    return _section("eps", "Accuracy against eps", *pictures)
-
-
-def attacks(content: Content) -> Section | None:
-    """The attack suite, the smallest perturbations, the checks and the certificates."""
-    project = content.project
-    sentences = " ".join(filter(None, (robustness.checks_sentence(project), robustness.gap_sentence(project))))
-    pictures = content.picture(
-        "minimum_norm",
-        "Accuracy of each model against the length of the smallest perturbation that fools it",
-        "Lines: for each test image the smallest perturbation that an attack without a fixed radius found, one seed; "
-        "the line at eps is the share of images that needs a longer one. Marks: PGD at that radius. Marks above their "
-        "line mean that PGD missed images that the other attack fooled.",
-    )
-    return _section(
+MAIN_SECTIONS = (
+    Section("claims", "The claims", verdicts=claims_verdicts, numbers=claims_numbers),
+    Section(
+        "figure-2",
+        "Figure 2 of the paper, remade",
+        figures={"figure_2": drawn(figures.figure_2)},
+        numbers=figure_2,
+    ),
+    Section("accuracy", "Accuracy", numbers=accuracy),
+    Section("eps", "Accuracy against eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}),
+    Section(
         "attacks",
         "How far the attacks can be trusted",
-        Text(sentences) if sentences else None,
-        robustness.suite_table(project),
-        *pictures,
-        robustness.checks_table(project),
-        robustness.certificates_table(project),
-    )
-
-
-def labels(content: Content) -> Section | None:
-    """D_rand and D_det: what was learnt, and whether their images still look like y."""
-    pictures = content.picture(
-        "label_accuracies",
-        "Bars of the accuracy on y and on the shifted label for D_rand, D_det and their controls",
-        "What the fits on D_rand and D_det learnt. Triangles: the share of the training images that still "
-        f"look like y; below {100 * STILL_Y_SHARE:g}% the given labels are partly simply right.",
-    )
-    return _section("labels", "Right label or shifted label", *pictures)
-
-
-def construction(content: Content) -> Section | None:
-    """How the constructed images came out."""
-    table = tables.constructions(content.project)
-    pictures = content.picture(
-        "distances",
-        "Histograms of the distances of constructed images from their sources and starts",
-        "How far the new images lie from their source x and, for D_R and D_NR, from the image x' they "
-        "started at. An inversion that lands on x itself has returned D and shows nothing.",
-    )
-    return _section("construction", "The constructed datasets", table, *pictures)
-
-
-def grids(content: Content) -> Section | None:
-    """Sample grids."""
-    rule = "Of each class the first example in D is shown, whatever it looks like."
-    pictures = [
-        *content.picture(
-            "grid_inverted",
-            "Sources x, starts x' and the images of D_R and D_NR",
-            f"D_R and D_NR beside their sources x and starts x', with L2 distances. {rule}",
-        ),
-        *content.picture(
-            "grid_rand",
-            "Images of D beside those of D_rand from the standard and from the robust model",
-            "D_rand: original with label y; from the standard and from the robust model with the given label "
-            f"t, a random class (sometimes y). δ is enlarged by the factor given, grey is 0. {rule}",
-        ),
-        *content.picture(
-            "grid_det",
-            "Images of D beside those of D_det from the standard and from the robust model",
-            f"D_det: the same with t = y + 1. {rule}",
-        ),
-    ]
-    return _section("samples", "Samples", *pictures)
-
-
-def sweeps(content: Content) -> Section | None:
-    """How the datasets depend on eps and steps."""
-    project = content.project
-    own: dict[str, Pipeline] = {}
-    for key, facts in project.constructions.items():
-        eps, judged = (project.params["construct"][key] or {}).get("eps"), honesty_of(facts)
-        if eps is not None and judged is not None:
-            own[key] = (float(eps), judged)
-    num_images = int(project.results["n"].iloc[0])
-    blocks = sweep_blocks(project.root, content.pictures, project.num_classes, num_images, own)
-    return _section("sweeps", "How sensitive to eps and steps", *blocks)
-
-
-def learning(content: Content) -> Section | None:
-    """Learning curves and where they ended."""
-    pictures = content.picture(
-        "learning_curves",
-        "Training and validation accuracy over the epochs for each model",
-        "Learning curves, mean over seeds; bands: one standard deviation. Validation images are D's own, "
-        "unperturbed or under attack; they enter no construction.",
-    )
-    return _section("learning", "Learning curves", *pictures, tables.final_epochs(content.project))
-
-
-def per_class(content: Content) -> Section | None:
-    """Accuracy of each class."""
-    return _section("classes", "Accuracy for each class", tables.per_class(content.project))
-
-
-def provenance(content: Content) -> Section | None:
-    """Settings and hashes."""
-    return _section(
-        "settings",
-        "Settings, data and models",
-        Text("Every setting that the numbers depend on:"),
-        Code(tables.settings_text(content.project)),
-        tables.hashes(content.project),
-    )
-
-
-def glossary(content: Content) -> Section | None:
-    """What each word means."""
-    return _section("words", "What each word means", Words(GLOSSARY))
-
-
-def citation(content: Content) -> Section | None:
-    """How to cite the paper."""
-    return _section("cite", "The paper", Text(CITATION + "."), Code(BIBTEX))
-
-
-SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
-    claims,
-    figure_2,
-    accuracies,
-    curves,
-    attacks,
-    labels,
-    construction,
-    grids,
-    transfer_section,
-    inversion_section,
-    diversity_section,
-    estimator_section,
-    features.section,
-    planted.section,
-    gaussian.section,
-    sweeps,
-    learning,
-    per_class,
-    provenance,
-    glossary,
-    citation,
+        figures={"minimum_norm": drawn(figures.minimum_norm)},
+        numbers=attacks,
+    ),
+    Section("labels", "Right label or shifted label", figures={"label_accuracies": drawn(figures.label_accuracies)}),
+    Section(
+        "construction",
+        "The constructed datasets",
+        figures={"distances": drawn(figures.distances)},
+        numbers=construction,
+    ),
+    Section(
+        "samples",
+        "Samples",
+        figures={
+            "grid_inverted": drawn(grids.inverted_grid),
+            "grid_rand": drawn(lambda project: grids.targeted_grid(project, "rand")),
+            "grid_det": drawn(lambda project: grids.targeted_grid(project, "det")),
+        },
+    ),
 )
-"""Every section, in the order of the page."""
+"""What comes before the sections about the science."""
+LAST_SECTIONS = (
+    Section(
+        "learning",
+        "Learning curves",
+        figures={"learning_curves": drawn(figures.learning_curves)},
+        numbers=learning,
+    ),
+    Section("classes", "Accuracy for each class", numbers=per_class),
+    Section("settings", "Settings, data and models", numbers=provenance),
+    Section("words", "What each word means"),
+    Section("cite", "The paper"),
+)
+"""What comes after them."""

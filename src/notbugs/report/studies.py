@@ -1,20 +1,31 @@
-"""Sweeps in the report: the studies under sweeps/, their figures, and the answer to Reviewer 3."""
+"""Finished studies under sweeps/: what they measured, and their heatmaps, lines, cost, front and importance."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from notbugs.evaluation.results import ResultsError, percent, read_table
+from notbugs.evaluation.results import ResultsError, read_table
 from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
-from notbugs.report import sweep_figures as figures
-from notbugs.report.blocks import Block, Picture, Table, Text, name, number
-from notbugs.report.drawing import report_style, to_png
-from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, judged
-from notbugs.report.sweeps import answer
+from notbugs.report.drawing import (
+    COLOURS,
+    GREY,
+    heatmap,
+    legend,
+    look,
+    new_figure,
+    percent_axis,
+    percent_ticks,
+    report_style,
+    to_png,
+)
+from notbugs.report.honesty import judged
 from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.files import sha256, whole_folder
 
@@ -24,10 +35,20 @@ if TYPE_CHECKING:
 _MAY_BE_EMPTY = ("eps", "source_eps", "source_seed")
 FITS = ("source_seed", "seed", "accuracy", "accuracy_shifted")
 """What a point keeps of each of its fits."""
+QUANTITIES = (
+    ("accuracy", "test accuracy on y"),
+    ("accuracy_shifted", "test accuracy on y + 1"),
+    ("adversarial_accuracy", "test accuracy under attack"),
+    ("attack_success", "attack success"),
+    ("mean_delta_norm", "mean ‖δ‖₂"),
+    ("still_y", "still y, robust model"),
+)
+"""What the heatmaps show: column of trials.csv, title."""
+IMPORTANT = ("accuracy", "accuracy_shifted", "attack_success", "still_y")
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResults:
     """A finished study.
 
     Attributes:
@@ -53,21 +74,23 @@ class Study:
         return self.points[self.points["kind"] == kind]
 
 
-def load_studies(root: Path) -> list[Study]:
+def load_studies(root: Path) -> list[StudyResults]:
     """Every study with results, by name, except those of other data than the project has now."""
-    return [study for study in _all_studies(root) if _is_of_present_data(root, study)]
+    return [study for study in all_studies(root) if is_of_present_data(root, study)]
 
 
-def _all_studies(root: Path) -> list[Study]:
+def all_studies(root: Path) -> list[StudyResults]:
+    """Every study with results, by name."""
     return [load_study(root, file.parent.name) for file in sorted((root / "sweeps").glob("*/trials.csv"))]
 
 
-def _is_of_present_data(root: Path, study: Study) -> bool:
+def is_of_present_data(root: Path, study: StudyResults) -> bool:
+    """Whether it was made from the data that the project has now, as far as it says."""
     manifest = root / "data" / "train" / "manifest.json"
     return "data" not in study.about or not manifest.exists() or study.about["data"] == sha256(manifest)
 
 
-def load_study(root: Path, study: str) -> Study:
+def load_study(root: Path, study: str) -> StudyResults:
     """One study.
 
     Raises: ResultsError naming the file that is missing or wrong, and the command that makes it.
@@ -79,7 +102,7 @@ def load_study(root: Path, study: str) -> Study:
         importance = _importance(folder / "importance.csv")
     except (OSError, ValueError) as error:
         raise ResultsError(f"{folder}: cannot be read: {error}; `notbugs sweep {study}` writes it again") from None
-    return Study(study, about, mean_points(trials[trials["state"] == "COMPLETE"]), importance)
+    return StudyResults(study, about, mean_points(trials[trials["state"] == "COMPLETE"]), importance)
 
 
 def _importance(path: Path) -> "pd.DataFrame":
@@ -110,23 +133,23 @@ def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
     return judged(means, {})
 
 
-def draw(study: Study) -> Iterator[tuple[str, Figure]]:
+def draw(study: StudyResults) -> Iterator[tuple[str, Figure]]:
     """Every figure of a study, with its file name without suffix."""
     for kind in study.kinds:
         for suffix, points in _by_source(study, kind):
-            yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", figures.heatmaps(points, kind, study.about)
+            yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", heatmaps(points, kind, study.about)
     for title, build in (
-        ("lines", figures.lines),
-        ("budget", figures.budget),
-        ("front", figures.front),
-        ("importance", figures.importance),
+        ("lines", lines),
+        ("budget", budget),
+        ("front", front),
+        ("importance", importance),
     ):
         figure = build(study)
         if figure is not None:
             yield f"sweep_{study.name}_{title}", figure
 
 
-def _by_source(study: Study, kind: str) -> Iterator[tuple[str, "pd.DataFrame"]]:
+def _by_source(study: StudyResults, kind: str) -> Iterator[tuple[str, "pd.DataFrame"]]:
     """Points of a kind, apart for each source model where the other axis is eps."""
     points = study.of(kind)
     if points["eps"].isna().all() or points["source_eps"].nunique(dropna=False) == 1:
@@ -134,11 +157,6 @@ def _by_source(study: Study, kind: str) -> Iterator[tuple[str, "pd.DataFrame"]]:
         return
     for source_eps, group in points.groupby("source_eps"):
         yield f"_source_{source_eps:g}", group
-
-
-def sweep_pictures(root: Path) -> dict[str, bytes]:
-    """PNG of every figure of every study; to be called within `report_style`."""
-    return {name: to_png(figure) for study in load_studies(root) for name, figure in draw(study)}
 
 
 def write_figures(root: Path, study: str) -> list[Path]:
@@ -154,109 +172,158 @@ def write_figures(root: Path, study: str) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def sweep_blocks(
-    root: Path,
-    pictures: dict[str, bytes],
-    num_classes: int,
-    num_images: int,
-    pipeline: Mapping[str, Pipeline] | None = None,
-) -> list[Block]:
-    """What the report's section says and shows of every study.
-
-    Args:
-        num_images: test images.
-        pipeline: kind -> the eps of the pipeline's own dataset and what its judges said: there these decide.
-    """
-    every = _all_studies(root)
-    studies = [study for study in every if _is_of_present_data(root, study)]
-    blocks: list[Block] = []
-    if studies:
-        blocks.append(
-            Text(
-                "Reviewer 3 of the paper asked how sensitive D_rand and D_det are to eps. Each study below makes the "
-                "datasets at many eps and numbers of steps with the same source models, fits each anew and measures "
-                "it. Step size: 2.5·eps/steps unless said otherwise. Test accuracies; what is called best was "
-                "chosen on validation."
-            )
-        )
-    others = [study.name for study in every if not _is_of_present_data(root, study)]
-    if others:
-        blocks.append(Text(f"Left out, since made from other data than the project has now: {', '.join(others)}."))
-    for study in studies:
-        blocks += [Text(_heading(study)), *(Text(words) for words in answer(study, num_classes, num_images, pipeline))]
-        blocks.append(_table(study, pipeline or {}))
-        blocks += [
-            Picture(title, png, f"{_what(title, study)} of the study {study.name}", _caption(title, study))
-            for title, png in pictures.items()
-            if title.startswith(f"sweep_{study.name}_") and _belongs(title, study, studies)
-        ]
-    return blocks
+def heatmaps(points: "pd.DataFrame", kind: str, about: dict[str, Any]) -> Figure:
+    """Each measured quantity over eps (of the source model, for inversions) and steps."""
+    vertical = "source_eps" if points["eps"].isna().all() else "eps"
+    figure, all_axes = new_figure(5.6, 2, 3)
+    gridded = about["sweep"]["sampler"] == "grid"
+    for axes, (column, title) in zip(all_axes, QUANTITIES, strict=True):
+        low, high = (0.0, 1.0) if column != "mean_delta_norm" else (0.0, max(float(points[column].max()), 1e-9))
+        if gridded:
+            _grid(axes, points, vertical, column, low, high)
+        else:
+            _scatter(axes, points, vertical, column, low, high)
+        axes.set_title(title)
+        axes.grid(False)
+    for axes in all_axes[3:]:
+        axes.set_xlabel("steps")
+    for axes in all_axes[::3]:
+        axes.set_ylabel("eps" if vertical == "eps" else "eps of the source model")
+    source = points["source_eps"].dropna().unique()
+    of = f", source model of eps {source[0]:g}" if vertical == "eps" and len(source) == 1 else ""
+    figure.suptitle(f"{DATASET_NAMES[kind]}{of}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
 
 
-def _belongs(title: str, study: Study, studies: list[Study]) -> bool:
-    """Whether a picture is this study's and not that of one with a longer name that starts the same."""
-    longer = [other.name for other in studies if other.name.startswith(f"{study.name}_")]
-    return not any(title.startswith(f"sweep_{name}_") for name in longer)
+def _grid(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: float, high: float) -> None:
+    points = points.assign(**{vertical: points[vertical].fillna(-1.0)})
+    table = points.pivot_table(index=vertical, columns="num_steps", values=column, aggfunc="mean")
+    honest = points.pivot_table(index=vertical, columns="num_steps", values="honest", aggfunc="min")
+    values = table.to_numpy(dtype=float)  # (rows, columns)
+    shown = values if column == "mean_delta_norm" else 100 * values
+    decimals = 2 if column == "mean_delta_norm" else 0
+    texts = [[f"{value:.{decimals}f}" for value in row] for row in shown]
+    heatmap(axes, values, texts, honest.to_numpy() == 0, low, high)
+    axes.set_xticks(range(values.shape[1]), [f"{steps:g}" for steps in table.columns])
+    axes.set_yticks(range(values.shape[0]), ["–" if eps < 0 else f"{eps:g}" for eps in table.index])
 
 
-def _heading(study: Study) -> str:
-    states = ", ".join(f"{count} {state.lower()}" for state, count in study.about["states"].items())
-    seeds = len(study.about["sweep"]["seeds"])
-    sampler = study.about["sweep"]["sampler"]
-    return (
-        f"Study {study.name} ({sampler}): {study.about['points']} points ({states}), "
-        f"{seeds} fit{'s' * (seeds != 1)} of each."
-        + (" One fit a point: differences of a few points may be chance." if seeds == 1 else "")
-    )
+def _scatter(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: float, high: float) -> None:
+    """Where a sampler chose the points: hollow where the images no longer show y."""
+    heights = points[vertical].fillna(0.0).to_numpy(dtype=float)
+    colours = colormaps[COLOURS]((points[column].to_numpy(dtype=float) - low) / (high - low))
+    honest = points["honest"].to_numpy(dtype=bool)
+    steps = points["num_steps"].to_numpy(dtype=float)
+    axes.scatter(steps[honest], heights[honest], c=colours[honest], s=34)
+    axes.scatter(steps[~honest], heights[~honest], facecolors="none", edgecolors=colours[~honest], s=34, linewidths=1.6)
+    axes.set_xscale("log")
 
 
-def _table(study: Study, own: Mapping[str, Pipeline]) -> Table:
-    """The best honest point of each dataset by validation, and the best of all."""
-    rows = []
+def lines(study: StudyResults) -> Figure | None:
+    """Accuracy on y and on y + 1 against eps, a line for each number of steps; for datasets with a ball."""
+    kinds = [kind for kind in study.kinds if study.of(kind)["eps"].nunique() > 1]
+    if not kinds or study.about["sweep"]["sampler"] != "grid":
+        return None
+    figure, all_axes = new_figure(2.6 * len(kinds) + 0.6, len(kinds), 2)
+    steps = sorted(study.points["num_steps"].unique())
+    shades = colormaps[COLOURS](np.linspace(0.0, 0.9, len(steps)))
+    for row, kind in enumerate(kinds):
+        for place, (column, title) in enumerate(QUANTITIES[:2]):
+            axes = all_axes[2 * row + place]
+            for shade, count in zip(shades, steps, strict=True):
+                own = study.of(kind)
+                _line(axes, own[own["num_steps"] == count], column, shade, f"{count:g} step{'' if count == 1 else 's'}")
+            percent_axis(axes, "")
+            axes.set_title(f"{DATASET_NAMES[kind]}: {title}")
+    for axes in all_axes[-2:]:
+        axes.set_xlabel("eps")
+    legend(figure, all_axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+def _line(axes: Axes, points: "pd.DataFrame", column: str, shade: Any, label: str) -> None:
+    means = points.groupby("eps")[[column, f"{column}_std", "honest"]].agg("mean").reset_index()
+    eps, values, spread = (means[key].to_numpy(dtype=float) for key in ("eps", column, f"{column}_std"))
+    axes.errorbar(eps, values, yerr=spread, color=shade, capsize=2, lw=1.5, label=label)
+    honest = means["honest"].to_numpy(dtype=float) == 1.0
+    axes.plot(eps[honest], values[honest], "o", color=shade)
+    axes.plot(eps[~honest], values[~honest], "o", color=shade, mfc="white")
+
+
+def budget(study: StudyResults) -> Figure | None:
+    """Accuracy on y against images times steps, a line for each eps."""
+    kinds = [kind for kind in study.kinds if study.of(kind)["num_steps"].nunique() > 1]
+    if not kinds:
+        return None
+    figure, all_axes = new_figure(3.4, 1, len(kinds))
+    for axes, kind in zip(all_axes, kinds, strict=True):
+        points = study.of(kind)
+        points = points.assign(eps=points["eps"].fillna(points["source_eps"]).fillna(0.0))
+        many = study.about["sweep"]["sampler"] != "grid"
+        shades = colormaps[COLOURS](np.linspace(0.0, 0.9, points["eps"].nunique()))
+        for shade, (eps, own) in zip(shades, points.groupby("eps"), strict=True):
+            means = own.groupby("work")["accuracy"].mean()
+            label = None if many else f"eps {eps:g}"
+            axes.plot(means.index.to_numpy(), means.to_numpy(), "o" if many else "o-", color=shade, label=label)
+        axes.set_xscale("log")
+        axes.set_xlabel("images × steps")
+        percent_axis(axes, "test accuracy on y" if axes is all_axes[0] else "")
+        axes.set_title(DATASET_NAMES[kind] + (" (lighter: larger eps)" if many else ""))
+    legend(figure, all_axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+def front(study: StudyResults) -> Figure | None:
+    """Clean against adversarial accuracy; the points that none beats in both, by validation, are joined."""
+    if not len(study.points):
+        return None
+    figure, (axes,) = new_figure(3.6)
     for kind in study.kinds:
-        points = judged(study.of(kind), own)
-        for words, some in (("both judges still call 85% y", points[points["honest"]]), ("all", points)):
-            if not len(some):
-                rows.append([name(DATASET_NAMES[kind], f"best of {words}: none"), *[number("–")] * 7])
-                continue
-            best = some.iloc[int(some["validation_accuracy"].to_numpy(dtype=float).argmax())]
-            eps = "–" if best["eps"] != best["eps"] else f"{best['eps']:g}"
-            shares = ("accuracy", "accuracy_shifted", "adversarial_accuracy", "attack_success", "still_y")
-            cells = [number(eps), number(f"{best['num_steps']:g}"), *(number(percent(best[key])) for key in shares)]
-            rows.append([name(DATASET_NAMES[kind], f"best of {words}"), *cells])
-    heads = ("eps", "steps", "on y", "on y + 1", "under attack", "success", "still y")
-    return Table(
-        f"The best points by validation accuracy, test accuracies in %. Still y: of the images that the robust model "
-        f"{CALLED_BEFORE}.",
-        [name("dataset"), *map(number, heads)],
-        rows,
-    )
+        points, style = study.of(kind), look(DATASET_NAMES[kind])
+        clean, attacked = points["accuracy"], points["adversarial_accuracy"]
+        axes.plot(clean, attacked, style.marker, color=style.colour, alpha=0.6, label=DATASET_NAMES[kind], ls="")
+    best = study.points[pareto(study.points)].sort_values("accuracy")
+    axes.plot(best["accuracy"], best["adversarial_accuracy"], "-", color=GREY, lw=1.2, zorder=1, label="front")
+    percent_ticks(axes.xaxis)
+    percent_ticks(axes.yaxis)
+    axes.set_ylim(-0.01, max(0.1, 1.2 * float(study.points["adversarial_accuracy"].max())))
+    axes.set_ylabel("test accuracy under attack")
+    axes.set_xlabel("test accuracy on y")
+    axes.set_xlim(-0.02, 1.02)
+    axes.legend(loc="upper left")
+    return figure
 
 
-def _what(title: str, study: Study) -> str:
-    rest = title.removeprefix(f"sweep_{study.name}_")
-    return {
-        "lines": "Accuracy on y and on y + 1 against eps",
-        "budget": "Accuracy against images times steps",
-        "front": "Clean against adversarial accuracy",
-        "importance": "Importance of the parameters",
-    }.get(rest, "Heatmaps over eps and steps")
+def pareto(points: "pd.DataFrame") -> Any:
+    """Which points no other one equals in both validation accuracies and beats in one: bool array (N,)."""
+    values: Any = points[["validation_accuracy", "validation_adversarial_accuracy"]].to_numpy(dtype=float)  # (N, 2)
+    at_least = (values[None] >= values[:, None]).all(axis=2)  # (N, N): the second is nowhere worse than the first
+    better = (values[None] > values[:, None]).any(axis=2)
+    return ~(at_least & better).any(axis=1)
 
 
-def _caption(title: str, study: Study) -> str:
-    rest = title.removeprefix(f"sweep_{study.name}_")
-    limit = f"{100 * STILL_Y_SHARE:g}%"
-    captions = {
-        "lines": "Mean over seeds; bars: one standard deviation. Hollow points: a judge no longer calls "
-        f"{limit} of the images y that it {CALLED_BEFORE}.",
-        "budget": "What an accuracy costs: images times steps of the construction.",
-        "front": "Clean and adversarial test accuracy of every point. Line: points that no other one beats in both, "
-        "found on validation.",
-        "importance": "Share of the variance over the points that each parameter explains (functional ANOVA on a "
-        "random forest; Hutter et al. 2014).",
-    }
-    return captions.get(
-        rest,
-        f"Means over seeds. Hatched: the robust model or a nearest neighbour still calls fewer than {limit} y of the "
-        f"images that it {CALLED_BEFORE}, so the accuracy there says nothing about non-robust features.",
-    )
+def importance(study: StudyResults) -> Figure | None:
+    """Share of the variance of each quantity that each parameter explains."""
+    shares = study.importance[study.importance["measured"].isin(IMPORTANT)]
+    kinds = [kind for kind in study.kinds if (shares["kind"] == kind).any()]
+    if not kinds:
+        return None
+    figure, all_axes = new_figure(0.5 + 1.1 * len(kinds), len(kinds), 1)
+    titles = dict(QUANTITIES)
+    words = {"eps": "eps", "num_steps": "steps", "source_eps": "eps of the source model"}
+    parameters = sorted(shares["parameter"].unique())
+    shades = dict(zip(parameters, ("#0072B2", "#E69F00", "#009E73"), strict=False))
+    for axes, kind in zip(all_axes, kinds, strict=True):
+        table = shares[shares["kind"] == kind].pivot_table(index="measured", columns="parameter", values="importance")
+        table = table.reindex([name for name in reversed(IMPORTANT) if name in table.index])
+        left = np.zeros(len(table))
+        for parameter in table.columns:
+            width = table[parameter].fillna(0.0).to_numpy(dtype=float)
+            axes.barh(range(len(table)), width, left=left, color=shades[parameter], label=words[parameter], height=0.7)
+            left = left + width
+        axes.set_yticks(range(len(table)), [titles[name] for name in table.index])
+        axes.set_xlim(0, 1)
+        axes.set_title(DATASET_NAMES[kind])
+        axes.grid(False)
+    legend(figure, all_axes[0].get_legend_handles_labels()[0], place="outside lower center")
+    return figure

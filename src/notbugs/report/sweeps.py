@@ -1,26 +1,83 @@
-"""The answer to Reviewer 3 (how sensitive are D_rand and D_det to eps?), written from a study's numbers by rules."""
+"""Section on sweeps: the answer to Reviewer 3 (how sensitive are D_rand and D_det to eps?), from numbers by rules."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate, Run, difference, nested_mean, t_half_width
 from notbugs.evaluation.intervals import Z_95
-from notbugs.evaluation.results import percent
-from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, judged
+from notbugs.report.honesty import Pipeline, honesty_of, judged
+from notbugs.report.project import Project
+from notbugs.report.sections import Facts, Section, words
+from notbugs.report.studies import StudyResults, all_studies, draw, is_of_present_data, load_studies
 from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notbugs.report.studies import Study
-
 SAME = 0.05
 """Accuracies closer than this count as the same: about the half width of an interval at 360 test images."""
 
 
+def figures(project: Project) -> Iterator[tuple[str, Figure]]:
+    """Every figure of every study."""
+    for study in load_studies(project.root):
+        yield from draw(study)
+
+
+def numbers(project: Project, _: Facts) -> dict[str, Any]:
+    """Every study; where the pipeline's own dataset has the eps of a point, what its judges said decides."""
+    own: dict[str, Pipeline] = {}
+    for key, facts in project.constructions.items():
+        eps, found = (project.params["construct"][key] or {}).get("eps"), honesty_of(facts)
+        if eps is not None and found is not None:
+            own[key] = (float(eps), found)
+    return numbers_of_studies(project.root, project.num_classes, int(project.results["n"].iloc[0]), own)
+
+
+def numbers_of_studies(
+    root: Path, num_classes: int, num_images: int, own: Mapping[str, Pipeline] | None = None
+) -> dict[str, Any]:
+    """What the section says of every study.
+
+    Args:
+        num_images: test images.
+        own: kind -> the eps of the pipeline's own dataset and what its judges said.
+    """
+    every = all_studies(root)
+    studies = [study for study in every if is_of_present_data(root, study)]
+    names = [study.name for study in studies]
+    told = []
+    for study in studies:
+        longer = [f"sweep_{name}_" for name in names if name.startswith(f"{study.name}_")]
+        told.append(
+            {
+                "name": study.name,
+                "about": study.about,
+                "paragraphs": answer(study, num_classes, num_images, own),
+                "best": [row for kind in study.kinds for row in _best(study, kind, own or {})],
+                "prefix": f"sweep_{study.name}_",
+                "longer": tuple(longer),  # of studies whose names start the same
+            }
+        )
+    return {"studies": told, "left_out": [study.name for study in every if study not in studies]}
+
+
+def _best(study: StudyResults, kind: str, own: Mapping[str, Pipeline]) -> Iterator[dict[str, Any]]:
+    """The best honest point of a dataset by validation, and the best of all; None where there is none."""
+    points = judged(study.of(kind), own)
+    for honest, some in ((True, points[points["honest"]]), (False, points)):
+        best = None
+        if len(some):
+            best = some.iloc[int(some["validation_accuracy"].to_numpy(dtype=float).argmax())].to_dict()
+        yield {"dataset": DATASET_NAMES[kind], "honest": honest, "point": best}
+
+
 def answer(
-    study: "Study", num_classes: int, num_images: int, pipeline: Mapping[str, Pipeline] | None = None
+    study: StudyResults, num_classes: int, num_images: int, own: Mapping[str, Pipeline] | None = None
 ) -> list[str]:
     """One paragraph for each dataset whose eps and steps form a grid; else none.
 
@@ -28,7 +85,7 @@ def answer(
         study: with its points.
         num_classes: for the accuracy of chance.
         num_images: test images, for the intervals.
-        pipeline: kind -> the pipeline's own dataset. At its eps the 85% rule is decided by it, here as everywhere.
+        own: kind -> the pipeline's own dataset. At its eps the 85% rule is decided by it, here as everywhere.
     """
     paragraphs = []
     source_eps: Any
@@ -40,26 +97,30 @@ def answer(
             name = DATASET_NAMES[kind]
             if source_eps == source_eps:  # not NaN: the source model was varied too
                 name += f" (source model of eps {source_eps:g})"
-            own = pipeline or {}
-            points = judged(group, own)
-            paragraphs.append(_paragraph(study, name, points, 1 / num_classes, num_images, own.get(kind)))
+            known = own or {}
+            facts = _facts(study, kind, judged(group, known), num_images, known.get(kind))
+            paragraphs.append(words("sweeps", "answer", name=name, chance=1 / num_classes, **facts))
     return paragraphs
 
 
-def _paragraph(
-    study: "Study", name: str, points: "pd.DataFrame", chance: float, num_images: int, own: Pipeline | None
-) -> str:
-    kind = str(points["kind"].iloc[0])
-    sentences = [
-        _eps(name, points, chance),
-        _honesty(points),
-        _edge(points, own),
-        _steps(points),
-        _labels(points, num_images) if kind.startswith("det") else "",
-        _importance(study, kind),
-        _verdict(name, points, num_images),
-    ]
-    return " ".join(sentence for sentence in sentences if sentence)
+def _facts(
+    study: StudyResults, kind: str, points: "pd.DataFrame", num_images: int, own: Pipeline | None
+) -> dict[str, Any]:
+    """What an answer is made of; None for what cannot be said."""
+    honest = honest_eps(points)
+    decided = own is not None and own[0] in set(points["eps"])
+    return {
+        "one_fit": points["num_seeds"].max() == 1,
+        "eps": _by_eps(points),
+        "honest": honest,
+        "beyond": _beyond(points, honest),
+        "edge": sorted(points.loc[points["on_edge"], "eps"].unique()),
+        "own": own if decided else None,
+        "steps": _by_steps(points, honest),
+        "labels": _labels(points, num_images, honest) if kind.startswith("det") else None,
+        "importance": _importance(study, kind),
+        "change": _change(points, num_images, honest),
+    }
 
 
 def _surface(points: "pd.DataFrame", column: str) -> "pd.DataFrame":
@@ -67,16 +128,13 @@ def _surface(points: "pd.DataFrame", column: str) -> "pd.DataFrame":
     return points.pivot_table(index="eps", columns="num_steps", values=column, aggfunc="mean")
 
 
-def _eps(name: str, points: "pd.DataFrame", chance: float) -> str:
+def _by_eps(points: "pd.DataFrame") -> dict[str, Any]:
+    """(eps, accuracy) at the smallest, at the largest and at the best eps, with the most steps."""
     column = _surface(points, "accuracy").iloc[:, -1].dropna()
-    low, high = column.index[0], column.index[-1]
+    first, last = (column.index[0], column.iloc[0]), (column.index[-1], column.iloc[-1])
     spread = float(points["accuracy_std"].mean())
-    seeds = f", seeds ±{percent(spread)}" if points["num_seeds"].max() > 1 else ", one fit"
-    return (
-        f"{name}: with {column.name:g} steps the accuracy on y goes from {percent(column.iloc[0])}% at eps {low:g} to "
-        f"{percent(column.iloc[-1])}% at eps {high:g} (chance {percent(chance)}%{seeds})"
-        + (f", highest at eps {column.idxmax():g} with {percent(column.max())}%." if column.idxmax() != high else ".")
-    )
+    best = (column.idxmax(), column.max())
+    return {"steps": column.name, "first": first, "last": last, "best": best, "spread": spread}
 
 
 def honest_eps(points: "pd.DataFrame") -> list[float]:
@@ -85,57 +143,22 @@ def honest_eps(points: "pd.DataFrame") -> list[float]:
     return [float(eps) for eps, fine in honest.items() if fine]  # type: ignore[arg-type]
 
 
-def _honesty(points: "pd.DataFrame") -> str:
-    honest, limit = honest_eps(points), f"{100 * STILL_Y_SHARE:g}%"
-    everything = sorted(points["eps"].unique())
-    if not honest:
-        return (
-            f"At none of these eps does each judge, at every number of steps, still call y {limit} of the images that "
-            f"it {CALLED_BEFORE}: the perturbations partly show the target itself."
-        )
-    if len(honest) == len(everything):
-        return f"At all of them each judge still calls y at least {limit} of the images that it {CALLED_BEFORE}."
-    beyond = [eps for eps in everything if eps not in honest]
-    worst = points[points["eps"] == max(beyond)]["still_y"].min()
-    return (
-        f"Each judge still calls y at least {limit} of the images that it {CALLED_BEFORE} at eps {_listed(honest)}, "
-        f"not at {_listed(beyond)} (the robust model {percent(worst)}% at {max(beyond):g}): what is gained there may "
-        "be visible content, and says nothing about non-robust features."
-    )
+def _beyond(points: "pd.DataFrame", honest: list[float]) -> dict[str, Any]:
+    """The other eps, and what the robust model still calls y at the largest of them."""
+    eps = [one for one in sorted(points["eps"].unique()) if one not in honest]
+    return {"eps": eps, "still_y": points[points["eps"] == max(eps)]["still_y"].min() if eps else None}
 
 
-def _edge(points: "pd.DataFrame", own: Pipeline | None) -> str:
-    """Where the 85% rule hangs on chance, and where the pipeline's own dataset decided it."""
-    eps = sorted(points.loc[points["on_edge"], "eps"].unique())
-    sentences = []
-    if eps:
-        sentences.append(
-            f"On the edge at eps {_listed(eps)}: there a standard error more or less of what is still called y would "
-            "change this."
-        )
-    if own is not None and own[0] in set(points["eps"]):
-        verdict = "meets" if own[1].holds else "does not meet"
-        sentences.append(
-            f"At eps {own[0]:g} the pipeline's own dataset decides ({percent(own[1].least)}% still called y by the "
-            f"stricter judge): it {verdict} the rule."
-        )
-    return " ".join(sentences)
-
-
-def _steps(points: "pd.DataFrame") -> str:
-    """How many steps are enough, at the largest honest eps (else the largest)."""
+def _by_steps(points: "pd.DataFrame", honest: list[float]) -> dict[str, Any] | None:
+    """How many steps are enough, at the largest honest eps (else the largest): (steps, accuracy) of few and many."""
     surface = _surface(points, "accuracy")
-    honest = honest_eps(points)
     eps = max(honest) if honest else float(surface.index[-1])
     row: Any = surface.loc[eps].dropna()
     if len(row) < 2:
-        return ""
+        return None
     enough = next(steps for steps in row.index if (row.loc[steps:] - row.iloc[-1]).abs().max() <= SAME)
-    few, many = row.index[0], row.index[-1]
-    return (
-        f"At eps {eps:g}, {few:g} step{' gives' if few == 1 else 's give'} {percent(row.iloc[0])}% and {many:g} steps "
-        f"{percent(row.iloc[-1])}%; from {enough:g} on it changes by at most {100 * SAME:g} points."
-    )
+    few, many = (row.index[0], row.iloc[0]), (row.index[-1], row.iloc[-1])
+    return {"eps": eps, "few": few, "many": many, "enough": enough, "same": SAME}
 
 
 def _at_most_steps(points: "pd.DataFrame", column: str) -> dict[float, list[Run]]:
@@ -164,53 +187,34 @@ def y_against_shifted(on_y: Sequence[Run], shifted: Sequence[Run], num_images: i
     return Estimate(gap.value, gap.value - half, gap.value + half, gap.basis)
 
 
-def _labels(points: "pd.DataFrame", num_images: int) -> str:
-    """Where D_det's fit turns from y + 1 to y, and where the interval of the difference leaves that open."""
+def _labels(points: "pd.DataFrame", num_images: int, honest: list[float]) -> dict[str, list[float]]:
+    """Where D_det's fit calls more images y than y + 1, where it calls fewer, and where the interval leaves it open."""
     on_y, shifted = (_at_most_steps(points, column) for column in ("accuracy", "accuracy_shifted"))
     gaps = {eps: y_against_shifted(on_y[eps], shifted[eps], num_images) for eps in on_y}
     turned = [eps for eps, gap in gaps.items() if gap.low > 0]
-    open_at = [eps for eps, gap in gaps.items() if gap.low <= 0 <= gap.high]
-    undecided = f" Undecided at eps {_listed(open_at)}: the interval of the difference holds 0." if open_at else ""
-    if not turned:
-        where = f"eps {_listed([eps for eps in gaps if eps not in open_at])}" if open_at else "every eps"
-        if len(open_at) == len(gaps):
-            return f"Whether the fit calls more test images y or y + 1 is undecided at every eps{_fits(points)}."
-        more = f"The fit calls more test images y + 1 than y at {where}{_fits(points)}"
-        return f"{more}: it learns what is visible.{undecided}"
-    fine = [eps for eps in turned if eps in honest_eps(points)]
-    where = f"The fit calls more test images y than y + 1 at eps {_listed(turned)}{_fits(points)}"
-    if fine:
-        return f"{where}; at {_listed(fine)} the images still show y: there the perturbations taught it.{undecided}"
-    return (
-        f"{where}, but at none of these do the images still show y enough to tell perturbation from content.{undecided}"
-    )
+    return {
+        "turned": turned,
+        "open": [eps for eps, gap in gaps.items() if gap.low <= 0 <= gap.high],
+        "not": [eps for eps, gap in gaps.items() if gap.high < 0],
+        "honest": [eps for eps in turned if eps in honest],
+    }
 
 
-def _importance(study: "Study", kind: str) -> str:
+def _importance(study: StudyResults, kind: str) -> dict[str, float] | None:
+    """Share of the variance over the grid that eps and the steps explain."""
     table = study.importance
     shares = table[(table["kind"] == kind) & (table["measured"] == "accuracy")].set_index("parameter")["importance"]
-    if not {"eps", "num_steps"} <= set(shares.index):
-        return ""
-    return f"Of the variance over the grid, eps explains {shares['eps']:.0%} and the steps {shares['num_steps']:.0%}."
+    return {"eps": shares["eps"], "steps": shares["num_steps"]} if {"eps", "num_steps"} <= set(shares.index) else None
 
 
-def _verdict(name: str, points: "pd.DataFrame", num_images: int) -> str:
-    """The answer in a sentence, over the honest eps: from the interval of the best minus the worst of them."""
-    honest = honest_eps(points)
+def _change(points: "pd.DataFrame", num_images: int, honest: list[float]) -> dict[str, Any] | None:
+    """The best minus the worst of the honest eps, and a word for either end of its interval."""
     if len(honest) < 2:
-        return f"So this study cannot say how sensitive {name} is at eps where its images still show y."
-    fits = {eps: runs for eps, runs in _at_most_steps(points, "accuracy").items() if eps in honest}
-    best, worst = (choose(fits.values(), key=nested_mean) for choose in (max, min))
-    change = difference(best, worst, num_images)
-    factor = max(honest) / min(honest)
-    words = [_sensitive(change.low), _sensitive(change.high)]
-    found = (
-        f"a factor of {factor:.2g} in eps changes the accuracy by {change.points.removeprefix('+')} from the worst to "
-        f"the best of them{_fits(points)}"
-    )
-    if words[0] == words[1]:
-        return f"So where it can be judged, {name} is {words[0]} to eps: {found}."
-    return f"How sensitive {name} is to eps stays undecided, from {words[0]} to {words[1]}: {found}."
+        return None
+    fits = [runs for eps, runs in _at_most_steps(points, "accuracy").items() if eps in honest]
+    gap = difference(max(fits, key=nested_mean), min(fits, key=nested_mean), num_images)
+    least, most = _sensitive(gap.low), _sensitive(gap.high)
+    return {"gap": gap, "factor": max(honest) / min(honest), "least": least, "most": most}
 
 
 def _sensitive(change: float) -> str:
@@ -218,10 +222,4 @@ def _sensitive(change: float) -> str:
     return "insensitive" if change <= SAME else "moderately sensitive" if change <= 4 * SAME else "very sensitive"
 
 
-def _fits(points: "pd.DataFrame") -> str:
-    """How many fits a conclusion rests on, where it is one."""
-    return " (one fit a point)" if points["num_seeds"].max() == 1 else ""
-
-
-def _listed(values: list[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
+SECTION = Section("sweeps", "How sensitive to eps and steps", more_figures=figures, numbers=numbers)

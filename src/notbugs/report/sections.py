@@ -1,0 +1,268 @@
+"""What a section of the page is: an entry of the registry, its verdicts, and a template that puts them into words.
+
+Python finds the numbers; `templates/<key>.html.j2` says what they mean. It is a set of macros: `page` is the section,
+and for each rule of the section a macro of the rule's key says in a sentence what was measured.
+"""
+
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from notbugs.evaluation.comparison import Estimate
+from notbugs.evaluation.results import attack_label, model_label, percent, read_json
+from notbugs.report.drawing import DPI, NORM_NAMES
+from notbugs.report.evidence import NotMeasuredError
+from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
+from notbugs.report.project import Project
+
+Facts = Mapping[str, Any]
+"""What a metrics file holds."""
+Draw = Callable[[Project, Facts], Figure | None]
+Finding = Literal["seen", "not seen", "cannot be judged"]
+MARKS: dict[str, str] = {"seen": "seen", "not seen": "not-seen", "cannot be judged": "open"}
+"""Finding -> class in the style sheet."""
+PAGE_DPI = 100
+"""Pixels of the page to an inch of a figure: a full-width figure is 900 pixels wide."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A statement that was put to the data, and what was found.
+
+    Attributes:
+        key: short name. title: the statement in a few words. statement: in a sentence; may be empty.
+        finding: the verdict. on_edge: whether one image, or one standard error, more or less would change it.
+        sentence: what was measured, with the numbers that decide.
+        basis: how many models, fits and images it rests on, and the power to tell the margin from 0.
+        elsewhere: what happens at the other eps; empty where the statement has none.
+    """
+
+    key: str
+    title: str
+    statement: str
+    finding: Finding
+    sentence: str
+    basis: str = ""
+    elsewhere: str = ""
+    on_edge: bool = False
+
+    @property
+    def printed(self) -> str:
+        """The verdict in print, such as "seen, on the edge"."""
+        return f"{self.finding}, on the edge" if self.on_edge else self.finding
+
+    @property
+    def notes(self) -> str:
+        """What it rests on, and what happens at the other eps; a line each."""
+        return "\n".join(filter(None, (self.basis, self.elsewhere)))
+
+    @property
+    def mark(self) -> str:
+        """Its class in the style sheet."""
+        return MARKS[self.finding]
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What a rule found: the verdict, and the numbers that the template's sentence is made of."""
+
+    finding: Finding
+    numbers: Facts
+    basis: str = ""
+    elsewhere: str = ""
+    on_edge: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one statement is judged; written down before the numbers are seen."""
+
+    key: str
+    title: str
+    judge: Callable[..., Ruling]
+    statement: str = ""
+
+
+def judge(section: str, rules: Iterable[Rule], *measured: Any) -> list[Verdict]:
+    """A verdict by each rule; a missing measurement makes it "cannot be judged".
+
+    Args:
+        section: key of the section; its template holds a macro for each rule.
+        measured: what the rules are called with.
+    """
+    return [_judge_one(section, rule, *measured) for rule in rules]
+
+
+def _judge_one(section: str, rule: Rule, *measured: Any) -> Verdict:
+    try:
+        found = rule.judge(*measured)
+    except NotMeasuredError as error:
+        return Verdict(rule.key, rule.title, rule.statement, "cannot be judged", f"Cannot be judged: {error}.")
+    sentence = words(section, rule.key, **found.numbers)
+    return Verdict(
+        rule.key, rule.title, rule.statement, found.finding, sentence, found.basis, found.elsewhere, found.on_edge
+    )
+
+
+def seen_if(holds: bool) -> Finding:
+    """The verdict of a rule that can always be judged."""
+    return "seen" if holds else "not seen"
+
+
+def estimate(share: Facts) -> Estimate:
+    """A share of a metrics file, which calls it its mean or its value, with its interval."""
+    return Estimate(share["mean"] if "mean" in share else share["value"], share["low"], share["high"])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG as the page shows it."""
+
+    png: bytes
+
+    @property
+    def base64(self) -> str:
+        """The bytes as they stand in a data URL."""
+        return base64.b64encode(self.png).decode("ascii")
+
+    @property
+    def width(self) -> int:
+        """In CSS pixels; the PNG is sharper by DPI / PAGE_DPI."""
+        return int.from_bytes(self.png[16:20], "big") * PAGE_DPI // DPI
+
+    @property
+    def height(self) -> int:
+        """In CSS pixels."""
+        return int.from_bytes(self.png[20:24], "big") * PAGE_DPI // DPI
+
+
+def _nothing(project: Project, found: Facts) -> dict[str, Any]:
+    return {}
+
+
+def _no_verdicts(project: Project, found: Facts) -> list[Verdict]:
+    return []
+
+
+@dataclass(frozen=True)
+class Section:
+    """An entry of the registry. All functions take the project and the stage's metrics.
+
+    Attributes:
+        key: its anchor, and the name of its template. title: its heading.
+        stage: whose metrics/<stage>.json it is about: left out where params.yaml has no such section; "" for none.
+        needs: keys that the metrics must hold.
+        figures: file name without suffix -> what draws it, or None where there is nothing to draw.
+        more_figures: further ones, where their names depend on the project.
+        verdicts: what was found. numbers: what else the template's macro `page` is given.
+    """
+
+    key: str
+    title: str
+    stage: str = ""
+    needs: tuple[str, ...] = ()
+    figures: Mapping[str, Draw] = field(default_factory=dict)
+    more_figures: Callable[[Project], Iterable[tuple[str, Figure]]] = lambda project: ()
+    verdicts: Callable[[Project, Facts], list[Verdict]] = _no_verdicts
+    numbers: Callable[[Project, Facts], dict[str, Any]] = _nothing
+
+    def is_in(self, project: Project) -> bool:
+        """Whether the pipeline has the stage."""
+        return not self.stage or self.stage in project.params
+
+    def metrics(self, project: Project) -> Facts:
+        """What its stage measured; empty for a section without one.
+
+        Raises: ResultsError if the file is missing or incomplete.
+        """
+        if not self.stage:
+            return {}
+        return read_json(project.root / "metrics" / f"{self.stage}.json", self.stage, self.needs)
+
+    def draw(self, project: Project) -> Iterable[tuple[str, Figure]]:
+        """Every figure, by file name without suffix."""
+        found = self.metrics(project)
+        for name, draw in self.figures.items():
+            figure = draw(project, found)
+            if figure is not None:
+                yield name, figure
+        yield from self.more_figures(project)
+
+    def render(self, project: Project, pictures: Mapping[str, Picture], verdicts: Sequence[Verdict]) -> Markup:
+        """The section as HTML, without its heading; blank if there is nothing to show."""
+        return render(self.key, pictures=pictures, verdicts=verdicts, **self.numbers(project, self.metrics(project)))
+
+
+@cache
+def environment() -> Environment:
+    """Where templates come from; all text put into them is escaped."""
+    found = Environment(
+        loader=PackageLoader("notbugs.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {
+        "counted": counted,
+        "estimate": estimate,
+        "fixed": fixed,
+        "g": short,
+        "interval": interval,
+        "label": model_label,
+        "attack_label": attack_label,
+        "brief": lambda number: f"{number:.3g}",
+        "listed": listed,
+        "percent": percent,
+        "points": lambda margin: f"{100 * margin:g} points",
+        "significant": lambda number: f"{number:#.3g}",
+        "whole": lambda fraction: f"{fraction:.0%}",
+    }
+    found.globals |= {"CALLED_BEFORE": CALLED_BEFORE, "LIMIT": f"{100 * STILL_Y_SHARE:g}%", "NORM_NAMES": NORM_NAMES}
+    return found
+
+
+def _macros(template: str) -> Any:
+    return environment().get_template(f"{template}.html.j2").module
+
+
+def render(template: str, **numbers: Any) -> Markup:
+    """What a template's macro `page` makes of the numbers: HTML; blank if there is nothing to show."""
+    return Markup(str(_macros(template).page(**numbers)).strip())
+
+
+def words(template: str, macro: str, **numbers: Any) -> str:
+    """What a macro says, as plain text in one line."""
+    return " ".join(Markup(getattr(_macros(template), macro)(**numbers)).unescape().split())
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 fit", "2 fits"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def fixed(number: float, digits: int) -> str:
+    """With so many decimals and a proper minus sign."""
+    return f"{number:.{digits}f}".replace("-", "−")
+
+
+def short(number: float) -> str:
+    """As short as it can be written."""
+    return f"{number:g}".replace("-", "−")
+
+
+def interval(found: Facts, digits: int = 3) -> str:
+    """ "0.412 [0.398, 0.426]" of what is no share."""
+    return f"{fixed(found['value'], digits)} [{fixed(found['low'], digits)}, {fixed(found['high'], digits)}]"
+
+
+def listed(items: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
