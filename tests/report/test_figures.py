@@ -42,7 +42,7 @@ def test_figure_2_has_two_bars_a_model_with_the_right_heights(project: Project) 
     heights = [bar.get_height() for bar in bars(axes)]
     assert heights == pytest.approx([x for pair in zip(clean, attacked, strict=True) for x in pair], abs=0.002)
     assert [label.get_text() for label in axes.get_xticklabels()] == [
-        "D, standard", "D, robust", "D,\nfitted as D_R", "D_R", "D_NR", "D_rand", "D_det"
+        "D, standard", "D, robust", "D, fitted\nas D_R", "D_R", "D_NR", "D_rand", "D_det"
     ]  # fmt: skip
     assert axes.get_ylabel() == "test accuracy on y"
     assert [text.get_text() for text in axes.texts[:2]] == ["98.9", "32.5"]

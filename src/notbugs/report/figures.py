@@ -70,7 +70,7 @@ def figure_2(project: Project) -> Figure | None:
             marks = (reported.clean, reported.adversarial[FIGURE_EPS])
             axes.plot(places, marks, "D", color="white", ms=5.5, zorder=6, clip_on=False, **_PAPER)
     chance_line(axes, project.num_classes)
-    axes.set_xticks(range(len(rows)), [row.label.replace(", fitted", ",\nfitted") for row in rows])
+    axes.set_xticks(range(len(rows)), [row.label.replace("fitted as", "fitted\nas") for row in rows])
     percent_axis(axes, "test accuracy on y")
     handles = [
         filled(GREY, "clean"),
