@@ -5,7 +5,7 @@ A model has one colour everywhere. PNG bytes do not vary. Whatever has a value a
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +25,8 @@ WIDTH = 9.0
 DPI = 160
 GREY = "#595959"
 """For what belongs to no model: chance, marks, the paper's values."""
+BASE = "#8c8c8c"
+"""Of D fitted by the recipe of a construction: lighter, so that whiskers show on its bars."""
 HATCH = "////"
 """Of the second of two bars."""
 COLOURS = "viridis"
@@ -90,7 +92,7 @@ def look(dataset: str, estimator: str = "standard") -> Look:
     line = ":" if dataset.endswith(STILL_Y) else "--" if dataset.endswith("_from_robust") else "-"
     if estimator.startswith(FITTED_AS):
         made = estimator.removeprefix(FITTED_AS)
-        return Look(GREY, _MARKERS.get((made, "standard"), "x"), "-.")
+        return Look(BASE, _MARKERS.get((made, "standard"), "x"), "-.")
     return Look(_COLOURS.get(model, GREY), _MARKERS.get(model, "x"), line)
 
 
@@ -195,13 +197,13 @@ def chance_line(axes: Axes, num_classes: int) -> None:
 
 
 def heatmap(
-    axes: Axes, values: Any, texts: Sequence[Sequence[str]], hatched: Any, low: float = 0.0, high: float = 1.0
+    axes: Axes, values: Any, text: Callable[[float], str], hatched: Any, low: float = 0.0, high: float = 1.0
 ) -> None:
     """A cell a number, with its text in it.
 
     Args:
         values: (rows, columns), the first row at the bottom; NaN leaves its cell blank.
-        texts: (rows, columns).
+        text: what is written for a number.
         hatched: (rows, columns) bool, cells to be read with caution.
         low, high: ends of the colours.
     """
@@ -211,7 +213,7 @@ def heatmap(
             continue
         dark = (values[row, column] - low) / (high - low) < 0.6
         ink, edge = ("white", "#ffffff80") if dark else ("black", "#00000060")
-        axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=8, color=ink)
+        axes.text(column, row, text(values[row, column]), ha="center", va="center", fontsize=8, color=ink)
         if hatched[row, column]:
             corner = (column - 0.5, row - 0.5)
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="///", edgecolor=edge, lw=0))

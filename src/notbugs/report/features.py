@@ -141,9 +141,7 @@ def datasets_figure(project: Project, found: Facts) -> Figure | None:
         panel.set_xlim(0, 1.08 * float(on_d[sources].max()))
         panel.set_xlabel("usefulness on D")
         panel.set_ylabel("usefulness there")
-    handles = [
-        stroke(colour, title, marker=marker, lw=1) for colour, marker, title in (LOOKS[source] for source in sources)
-    ]
+    handles = [stroke(LOOKS[key][0], LOOKS[key][2], marker=LOOKS[key][1], lw=1) for key in sources]
     legend(figure, [*handles, stroke(GREY, "as on D", ":", lw=0.9)], columns=3)
     return figure
 

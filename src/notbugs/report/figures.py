@@ -4,6 +4,7 @@ Each function returns a matplotlib Figure, or None where this pipeline holds not
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,7 +179,7 @@ def label_accuracies(project: Project) -> Figure | None:
     """D_rand, D_det and their controls: accuracy on y, on the shifted label, and the shares still y."""
     table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
     made = [key for key in ("rand", "rand_from_robust", "det", "det_from_robust") if key in project.constructions]
-    fitted = [(key, dataset_name(key) + suffix) for key in made for suffix in ("", STILL_Y)]
+    fitted = [(key, dataset_name(key) + suffix) for key, suffix in product(made, ("", STILL_Y))]
     names = [(key, name) for key, name in fitted if name in table]
     if not names:
         return None
@@ -194,10 +195,8 @@ def label_accuracies(project: Project) -> Figure | None:
             if share is not None:
                 axes.plot(place + aside, share, marker, color="white", zorder=6, clip_on=False, **_JUDGE)
     chance_line(axes, project.num_classes)
-    labels = [model_label(name, "standard") for _, name in names]
-    axes.set_xticks(
-        range(len(names)), [label.replace(" from", "\nfrom").replace(", still", "\nstill") for label in labels]
-    )
+    labels = [model_label(name, "standard").replace(" from", "\nfrom") for _, name in names]
+    axes.set_xticks(range(len(names)), [label.replace(", still", "\nstill") for label in labels])
     percent_axis(axes, "test accuracy; share of images")
     axes.axhline(STILL_Y_SHARE, color="black", lw=1, ls=":", zorder=2.5)
     handles = [

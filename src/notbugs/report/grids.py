@@ -33,6 +33,11 @@ class Strip:
     images: Tensor
     captions: list[str]
 
+    @property
+    def lines(self) -> int:
+        """Of its longest caption."""
+        return 1 + max(caption.count("\n") for caption in self.captions)
+
 
 def targeted_grid(project: Project, key: str) -> Figure | None:
     """D, the images made with the standard and the robust model, and their δ; `key` is "rand" or "det"."""
@@ -114,9 +119,8 @@ def amplification(delta: Tensor) -> int:
 def draw(strips: list[Strip]) -> Figure:
     """Strips below each other, images side by side, pixels enlarged without smoothing."""
     count = len(strips[0].images)
-    lines = [max(caption.count("\n") + 1 for caption in strip.captions) for strip in strips]
     cell = min(0.86, 7.8 / count)  # inches
-    heights = [cell + 0.17 * number for number in lines]
+    heights = [cell + 0.17 * strip.lines for strip in strips]
     figure, axes = new_figure(sum(heights) + 0.1 * len(strips), len(strips), count, width=cell * count + 1.2)
     engine = figure.get_layout_engine()
     if engine is not None:

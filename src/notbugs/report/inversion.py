@@ -87,13 +87,11 @@ def _objective(found: Facts) -> Ruling:
 
 def _overfits(found: Facts) -> Ruling:
     """Seen if the fall to unseen inverted images reaches GAP for D_R or D_NR, beyond its interval."""
-    falls = {
-        dataset: {kind: _fall(found, dataset, "inverted_test", kind) for kind in ("clean", "attacked")}
-        for dataset in MADE.values()
-    }
-    overfits = any(fall["clean"].reaches(GAP) for fall in falls.values())
+    clean = {dataset: _fall(found, dataset, "inverted_test", "clean") for dataset in MADE.values()}
+    attacked = {dataset: _fall(found, dataset, "inverted_test", "attacked") for dataset in MADE.values()}
+    overfits = any(fall.reaches(GAP) for fall in clean.values())
     own = _fall(found, "D, standard", "test", "clean")
-    return Ruling(seen_if(overfits), {"falls": falls, "own": own, "asked": GAP})
+    return Ruling(seen_if(overfits), {"clean": clean, "attacked": attacked, "own": own, "asked": GAP})
 
 
 def _fall(found: Facts, fitted_on: str, unseen: str, kind: str) -> Estimate:

@@ -203,8 +203,9 @@ def per_class(project: Project, _: Facts) -> dict[str, Any]:
     means = project.per_class.groupby(["dataset", "estimator", "class_name"], sort=False)["accuracy"].mean()
     models = [model for model in MODELS if not model[0].endswith(STILL_Y) and model in means.droplevel(2).index]
     sizes = project.per_class.drop_duplicates("class_name").set_index("class_name")["n"]
-    known = means.to_dict()
-    rows = {label: (size, [known.get((*model, label)) for model in models]) for label, size in sizes.items()}
+    known, rows = means.to_dict(), {}
+    for label, size in sizes.items():
+        rows[label] = (size, [known.get((*model, label)) for model in models])
     return {"models": [model_label(*model) for model in models], "rows": rows}
 
 

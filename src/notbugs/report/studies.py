@@ -200,12 +200,18 @@ def _grid(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: f
     table = points.pivot_table(index=vertical, columns="num_steps", values=column, aggfunc="mean")
     honest = points.pivot_table(index=vertical, columns="num_steps", values="honest", aggfunc="min")
     values = table.to_numpy(dtype=float)  # (rows, columns)
-    shown = values if column == "mean_delta_norm" else 100 * values
-    decimals = 2 if column == "mean_delta_norm" else 0
-    texts = [[f"{value:.{decimals}f}" for value in row] for row in shown]
-    heatmap(axes, values, texts, honest.to_numpy() == 0, low, high)
+    in_cells = _length if column == "mean_delta_norm" else _share
+    heatmap(axes, values, in_cells, honest.to_numpy() == 0, low, high)
     axes.set_xticks(range(values.shape[1]), [f"{steps:g}" for steps in table.columns])
     axes.set_yticks(range(values.shape[0]), ["–" if eps < 0 else f"{eps:g}" for eps in table.index])
+
+
+def _length(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f}"
 
 
 def _scatter(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: float, high: float) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,10 +164,10 @@ def _by_steps(points: "pd.DataFrame", honest: list[float]) -> dict[str, Any] | N
 
 def _at_most_steps(points: "pd.DataFrame", column: str) -> dict[float, list[Run]]:
     """eps -> the fits of the point with the most steps, with their accuracies in `column`."""
-    most = points[points["num_steps"] == points["num_steps"].max()]
-    return {
-        float(eps): [_run(fit, column) for fits in group["runs"] for fit in fits] for eps, group in most.groupby("eps")
-    }
+    most, found = points[points["num_steps"] == points["num_steps"].max()], {}
+    for eps, group in most.groupby("eps"):
+        found[float(eps)] = [_run(fit, column) for fit in chain(*group["runs"])]
+    return found
 
 
 def _run(fit: Mapping[str, Any], column: str) -> Run:
