@@ -17,6 +17,7 @@ from notbugs.report.claims import judge
 from notbugs.report.evidence import evidence_of
 from notbugs.report.page import SECTIONS, abstract, main_numbers, write_report
 from notbugs.report.project import load_project
+from notbugs.report.sections import Section, environment
 from notbugs.runtime.errors import ConfigError
 
 MakeProject = Callable[..., Path]
@@ -89,6 +90,11 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert set(page.anchors) == {f"#{name}" for name in page.ids}
     optional = [section for section in SECTIONS if section.stage]  # not in params
     assert len(page.ids) == len(SECTIONS) - len(optional)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.key)
+def test_every_section_has_a_template_of_its_name(section: Section) -> None:
+    assert environment().get_template(f"{section.key}.html.j2").module.page  # type: ignore[attr-defined]
 
 
 def test_page_holds_every_claim_with_verdict(fake_project: Path, page: Page) -> None:
