@@ -107,7 +107,7 @@ def test_each_section_stands_in_the_report(project: Context, section: Section) -
     STAGES[section.key][0](project)
     verdicts = section.verdicts(content, section.metrics(content))
     assert len(verdicts) >= 3
-    assert all(verdict.finding in ("seen", "not seen", "cannot be judged") for verdict in verdicts)
+    assert all(verdict.finding in ("reproduced", "not reproduced", "inconclusive") for verdict in verdicts)
     page = section.render(content, {}, verdicts)
     assert page.count("<table>") >= 2
     assert page.count('<span class="verdict">') == len(verdicts)
@@ -149,11 +149,11 @@ def test_verdicts_follow_the_numbers() -> None:
         "datasets": {"D_R": dataset, "D_rand": dataset, "D_det": dataset},
         "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never, "y_minus_shifted": sure}},
     }
-    assert [one.finding for one in judge("planted", planted_section.RULES, found)] == ["seen"] * 6
+    assert [one.finding for one in judge("planted", planted_section.RULES, found)] == ["reproduced"] * 6
     # 89% in the mean, but of fits that differ so much that the interval of y minus y + 1 holds 0.
     unsure = {"value": 0.78, "low": -0.02, "high": 1.0}
     found["fits"] = {"D_det": {"seeds": [0.99, 0.79], "y": sure, "shifted": never, "y_minus_shifted": unsure}}
-    assert judge("planted", planted_section.RULES, found)[-1].finding == "not seen"
+    assert judge("planted", planted_section.RULES, found)[-1].finding == "not reproduced"
     turned = {
         "filters": [{**row, "inside": False}],
         "models": {"standard": found["models"]["robust"], "robust": found["models"]["standard"]},
@@ -167,7 +167,7 @@ def test_verdicts_follow_the_numbers() -> None:
             }
         },
     }
-    assert [one.finding for one in judge("planted", planted_section.RULES, turned)] == ["not seen"] * 6
+    assert [one.finding for one in judge("planted", planted_section.RULES, turned)] == ["not reproduced"] * 6
 
 
 def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, object]:
@@ -180,12 +180,12 @@ def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, ob
 @pytest.mark.parametrize(
     ("fitted", "expected"),
     [
-        (linear(5, 4, 0.8, 0.1), "seen"),
-        (linear(5, 0, 0.8, 0.1), "cannot be judged"),  # no interval of γ lies below 0
-        (linear(5, 4, 0.8, 0.65), "not seen"),  # the five keep 65% under attack: robust enough to classify
-        (linear(5, 1, 0.8, 0.1), "not seen"),
-        (linear(5, 4, 0.52, 0.1), "not seen"),
-        (None, "cannot be judged"),
+        (linear(5, 4, 0.8, 0.1), "reproduced"),
+        (linear(5, 0, 0.8, 0.1), "inconclusive"),  # no interval of γ lies below 0
+        (linear(5, 4, 0.8, 0.65), "not reproduced"),  # the five keep 65% under attack: robust enough to classify
+        (linear(5, 1, 0.8, 0.1), "not reproduced"),
+        (linear(5, 4, 0.52, 0.1), "not reproduced"),
+        (None, "inconclusive"),
     ],
 )
 def test_non_robust_features_are_judged_by_their_intervals_and_under_attack(fitted: object, expected: str) -> None:

@@ -103,7 +103,7 @@ def test_page_holds_every_claim_with_verdict(fake_project: Path, page: Page) -> 
     for claim in claims:
         for text in (claim.title, claim.statement, claim.sentence):
             assert " ".join(text.split()) in page.text
-    assert page.text.count("seen") >= len(claims)
+    assert page.text.count("reproduced") >= len(claims)
 
 
 def test_page_holds_tables_settings_words_and_citation(page: Page) -> None:
@@ -200,7 +200,9 @@ def test_abstract_is_three_to_five_sentences(fake_project: Path, tmp_path: Path,
     project = load_project(fake_project)
     told = abstract(project, judge(evidence_of(project)))
     assert told.startswith("The experiments of “Adversarial Examples Are Not Bugs, They Are Features” (Ilyas et al., ")
-    counts = "were repeated with small_cnn on digits. Of 8 claims, 8 were seen here, 0 not, and 0 cannot be judged."
+    counts = (
+        "were repeated with small_cnn on digits. Of 8 claims, 8 were reproduced here, 0 not, and 0 are inconclusive."
+    )
     assert told.endswith(f"{counts} {main_numbers(project)}")
     assert main_numbers(project) == (
         "Standard training gives at eps 0.5 an adversarial accuracy of 32.5% from D (all attacks together; PGD-100 "
@@ -209,7 +211,7 @@ def test_abstract_is_three_to_five_sentences(fake_project: Path, tmp_path: Path,
         "from D_det."
     )
     bare = load_project(make_project(tmp_path / "bare", constructions=()))
-    assert "Cannot be judged: Standard training on D_R gives robustness; D_NR is accurate" in abstract(
+    assert "Inconclusive: Standard training on D_R gives robustness; D_NR is accurate" in abstract(
         bare, judge(evidence_of(bare))
     )
 

@@ -225,21 +225,21 @@ def test_a_pipeline_without_these_stages_has_no_such_sections(fake_project):
 def test_transfer_verdicts(science_project):
     project, found = load_project(science_project), transfer_metrics()
     transfers, rise = transfer.verdicts(project, found)
-    assert (transfers.finding, rise.finding) == ("seen", "seen")
+    assert (transfers.finding, rise.finding) == ("reproduced", "reproduced")
     assert "targeted from 30.0% [27.0, 33.0] (net 0) to 80.0%" in transfers.sentence
     weak = transfer_metrics(success=(0.3, 0.5, 0.4, 0.08))  # its lower end 5% is below the noise's upper end 7%
-    assert transfer.verdicts(project, weak)[0].finding == "not seen"
+    assert transfer.verdicts(project, weak)[0].finding == "not reproduced"
     fragile = copy.deepcopy(found)
     fragile["correlation"]["D_det"]["targeted"]["rho_without_one"] = [-0.1, 1.0]
-    assert transfer.verdicts(project, fragile)[1].finding == "cannot be judged"
+    assert transfer.verdicts(project, fragile)[1].finding == "inconclusive"
     chance = copy.deepcopy(found)
     chance["correlation"]["D_det"]["targeted"]["p_value"] = 0.15
-    assert transfer.verdicts(project, chance)[1].finding == "cannot be judged"
+    assert transfer.verdicts(project, chance)[1].finding == "inconclusive"
     assert "15.0%" in transfer.verdicts(project, chance)[1].sentence
     fragile["correlation"]["D_det"]["targeted"]["spearman"] = -0.3
-    assert transfer.verdicts(project, fragile)[1].finding == "not seen"
+    assert transfer.verdicts(project, fragile)[1].finding == "not reproduced"
     fragile["correlation"]["D_det"]["targeted"] = None
-    assert transfer.verdicts(project, fragile)[1].finding == "cannot be judged"
+    assert transfer.verdicts(project, fragile)[1].finding == "inconclusive"
 
 
 def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
@@ -265,10 +265,10 @@ def test_transfer_figure_draws_every_point(science_project):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ("seen", "seen", "not seen")),
-        ({"standard": 0.6}, ("not seen", "seen", "not seen")),
-        ({"robust": 0.2}, ("not seen", "not seen", "not seen")),
-        ({"unseen": 0.80}, ("seen", "seen", "seen")),
+        ({}, ("reproduced", "reproduced", "not reproduced")),
+        ({"standard": 0.6}, ("not reproduced", "reproduced", "not reproduced")),
+        ({"robust": 0.2}, ("not reproduced", "not reproduced", "not reproduced")),
+        ({"unseen": 0.80}, ("reproduced", "reproduced", "reproduced")),
     ],
 )
 def test_inversion_verdicts(changes, expected):
@@ -278,10 +278,10 @@ def test_inversion_verdicts(changes, expected):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ("seen", "seen")),
-        ({"rank": 1.2, "vendi": 1.1, "spread": 1.0}, ("not seen", "seen")),
-        ({"rank": 1.2}, ("cannot be judged", "seen")),
-        ({"coverage": 0.98}, ("seen", "not seen")),
+        ({}, ("reproduced", "reproduced")),
+        ({"rank": 1.2, "vendi": 1.1, "spread": 1.0}, ("not reproduced", "reproduced")),
+        ({"rank": 1.2}, ("inconclusive", "reproduced")),
+        ({"coverage": 0.98}, ("reproduced", "not reproduced")),
     ],
 )
 def test_diversity_verdicts(changes, expected):
@@ -291,10 +291,22 @@ def test_diversity_verdicts(changes, expected):
 @pytest.mark.parametrize(
     ("changes", "expected", "says"),
     [
-        ({}, ("seen", "seen", "seen", "seen"), "passes between architectures"),
-        ({"fits": (0.3, 0.3, 0.3)}, ("not seen", "seen", "seen", "seen"), "give the paper's reading no support"),
-        ({"blend": 0.5}, ("seen", "not seen", "seen", "seen"), "do the same, without any model"),
-        ({"other": (0.3, 0.3)}, ("seen", "seen", "not seen", "seen"), "Nor does nearness in pixels."),
+        ({}, ("reproduced", "reproduced", "reproduced", "reproduced"), "passes between architectures"),
+        (
+            {"fits": (0.3, 0.3, 0.3)},
+            ("not reproduced", "reproduced", "reproduced", "reproduced"),
+            "give the paper's reading no support",
+        ),
+        (
+            {"blend": 0.5},
+            ("reproduced", "not reproduced", "reproduced", "reproduced"),
+            "do the same, without any model",
+        ),
+        (
+            {"other": (0.3, 0.3)},
+            ("reproduced", "reproduced", "not reproduced", "reproduced"),
+            "Nor does nearness in pixels.",
+        ),
     ],
 )
 def test_estimator_verdicts_and_balance(science_project, changes, expected, says):
@@ -302,7 +314,7 @@ def test_estimator_verdicts_and_balance(science_project, changes, expected, says
     assert tuple(one.finding for one in judged) == expected
     text = words("estimator", "conclusion", verdicts=judged)
     assert says in text
-    assert ("passes between architectures" in text) == (expected[0] == expected[2] == "seen")
+    assert ("passes between architectures" in text) == (expected[0] == expected[2] == "reproduced")
 
 
 def test_estimator_figure_draws_means_against_radius(science_project):

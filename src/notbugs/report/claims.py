@@ -3,7 +3,7 @@
 Every verdict follows a rule written down here before the numbers are seen: a difference counts when its mean over
 source models and fits reaches a named margin and the lower end of its 95% interval is above zero. Models that share
 their streams and test images are compared pair by pair, and fits only with fits of the same recipe. Robustness is
-what all attacks together leave. "Cannot be judged" means that a measurement is not in this pipeline, or that it would
+what all attacks together leave. "Inconclusive" means that a measurement is not in this pipeline, or that it would
 prove nothing either way; "on the edge", that one image, or one standard error, more or less would change the verdict.
 """
 
@@ -16,7 +16,7 @@ from notbugs.evaluation.comparison import POWER, Estimate, power, units_for_powe
 from notbugs.evaluation.results import STILL_Y, model_label
 from notbugs.report import sections
 from notbugs.report.evidence import Evidence, Model, NotMeasuredError
-from notbugs.report.sections import Finding, Rule, Ruling, Verdict, seen_if, words
+from notbugs.report.sections import Finding, Rule, Ruling, Verdict, reproduced_if, words
 from notbugs.runtime.config import DATASET_NAMES
 
 SETTING = "CIFAR-10, ResNet-50"
@@ -95,10 +95,10 @@ def _reach(found: Estimate) -> float:
 
 
 def _decided(criteria: Sequence[Criterion]) -> tuple[Finding, bool]:
-    """Seen if all hold; on the edge if one that decides is close."""
+    """Reproduced if all hold; on the edge if one that decides is close."""
     failing = [one for one in criteria if not one.holds]
     close = all(one.close for one in failing) if failing else any(one.close for one in criteria)
-    return seen_if(not failing), close
+    return reproduced_if(not failing), close
 
 
 def _robust_training(evidence: Evidence) -> Ruling:
@@ -155,7 +155,7 @@ def _not_robust_features(evidence: Evidence) -> Ruling:
         at_most = Criterion.at_most(over_base, NOT_ROBUST_MARGIN)
         finding, close = _decided([Criterion.above(clean, bar), at_most, Criterion.margin(below_robust, ROBUST_MARGIN)])
     else:
-        finding, close = "cannot be judged", apart.close
+        finding, close = "inconclusive", apart.close
     margins = {"margin": ROBUST_MARGIN, "most": NOT_ROBUST_MARGIN, "bar": bar}
     gaps = {"over_base": over_base, "below_robust": below_robust, "robust_over_standard": robust_over_standard}
     numbers = {"eps": eps, "clean": clean, "apart": apart.holds, **left, **margins, **gaps}
@@ -182,7 +182,7 @@ def _random_target(evidence: Evidence) -> Ruling:
     share = evidence.constructions.get("rand", {}).get("given_is_true", evidence.chance)
     learnt = Criterion.above(clean, bar)
     numbers = {"clean": clean, "chance": evidence.chance, "bar": bar, "given_is_true": share}
-    found = Ruling(seen_if(learnt.holds), numbers, _basis(clean), on_edge=learnt.close)
+    found = Ruling(reproduced_if(learnt.holds), numbers, _basis(clean), on_edge=learnt.close)
     return _if_put_to_the_test(evidence, "rand", found)
 
 
@@ -190,7 +190,7 @@ def _deterministic_target(evidence: Evidence) -> Ruling:
     clean, shifted = evidence.accuracy("D_det"), evidence.accuracy("D_det", labels="shifted")
     gap, bar = evidence.difference(_fit("D_det"), _fit("D_det"), labels=("true", "shifted")), evidence.far_above_chance
     finding, close = _decided([Criterion.above(gap, 0.0), Criterion.above(clean, bar)])
-    numbers = {"clean": clean, "shifted": shifted, "gap": gap, "bar": bar, "learnt": finding == "seen"}
+    numbers = {"clean": clean, "shifted": shifted, "gap": gap, "bar": bar, "learnt": finding == "reproduced"}
     return _if_put_to_the_test(evidence, "det", Ruling(finding, numbers, _basis(gap), on_edge=close))
 
 
@@ -202,9 +202,9 @@ def _control(key: str, evidence: Evidence) -> Ruling:
     loss = evidence.difference(_fit(name), _fit(control_name))
     learnt, lost = Criterion.above(own, evidence.far_above_chance), Criterion.margin(loss, CONTROL_MARGIN)
     numbers = {"name": name, "own": own, "control": control, "loss": loss, "margin": CONTROL_MARGIN, "images": None}
-    found = Ruling(seen_if(lost.holds), numbers, _basis(loss, CONTROL_MARGIN), on_edge=lost.close)
+    found = Ruling(reproduced_if(lost.holds), numbers, _basis(loss, CONTROL_MARGIN), on_edge=lost.close)
     if not learnt.holds:  # there is nothing to lose
-        return replace(found, finding="cannot be judged", on_edge=learnt.close)
+        return replace(found, finding="inconclusive", on_edge=learnt.close)
     if lost.holds:
         images = _images(evidence, control_key)
         return replace(found, numbers={**numbers, "images": images}, on_edge=lost.close or learnt.close)
@@ -212,8 +212,12 @@ def _control(key: str, evidence: Evidence) -> Ruling:
 
 
 def _if_put_to_the_test(evidence: Evidence, key: str, found: Ruling) -> Ruling:
-    """What was found: if seen, only of images that still show y; if not, only where the attack succeeded."""
-    return _if_honest(evidence, key, found) if found.finding == "seen" else _unless_attack_failed(evidence, key, found)
+    """What was found: if reproduced, only of images that still show y; if not, only where the attack succeeded."""
+    return (
+        _if_honest(evidence, key, found)
+        if found.finding == "reproduced"
+        else _unless_attack_failed(evidence, key, found)
+    )
 
 
 def _if_honest(evidence: Evidence, key: str, found: Ruling) -> Ruling:
@@ -224,16 +228,16 @@ def _if_honest(evidence: Evidence, key: str, found: Ruling) -> Ruling:
         return replace(found, numbers={**found.numbers, "images": images}, on_edge=found.on_edge or judged.on_edge)
     images |= {"fails": True, "refit": _refit(evidence, key)}
     numbers = {**found.numbers, "images": images}
-    return replace(found, finding="cannot be judged", numbers=numbers, on_edge=judged.on_edge)
+    return replace(found, finding="inconclusive", numbers=numbers, on_edge=judged.on_edge)
 
 
 def _unless_attack_failed(evidence: Evidence, key: str, found: Ruling) -> Ruling:
-    """Not seen, unless there was little to see: the attack did not even take the source model to its targets."""
+    """Not reproduced, unless there was little to see: the attack did not even take the source model to its targets."""
     images, success = _images(evidence, key), evidence.success(key)
     if success is None or success >= REACHED_SHARE:
         return replace(found, numbers={**found.numbers, "images": images})
-    images |= {"success": success, "asked": REACHED_SHARE}
-    return replace(found, finding="cannot be judged", numbers={**found.numbers, "images": images})
+    images |= {"success": success, "threshold": REACHED_SHARE}
+    return replace(found, finding="inconclusive", numbers={**found.numbers, "images": images})
 
 
 def _images(evidence: Evidence, key: str) -> dict[str, Any]:
@@ -346,5 +350,5 @@ RULES = (
 
 
 def judge(evidence: Evidence, only: str | None = None) -> list[Verdict]:
-    """A verdict on every claim, or on the one of a key; a missing measurement makes it "cannot be judged"."""
+    """A verdict on every claim, or on the one of a key; a missing measurement makes it "inconclusive"."""
     return sections.judge("claims", [rule for rule in RULES if only in (None, rule.key)], evidence)

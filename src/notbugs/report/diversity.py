@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from notbugs.evaluation.comparison import Estimate
 from notbugs.report.drawing import GREY, legend, look, mark, new_figure, point, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Finding, Rule, Ruling, Section, Verdict, estimate, judge, seen_if
+from notbugs.report.sections import Facts, Finding, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
 
 SPACES = {"pixels": "pixels", "robust": "robust g", "standard": "standard g"}
 MEASURES = {
@@ -51,22 +51,22 @@ def numbers(project: Project, found: Facts) -> dict[str, Any]:
 
 
 def _prototypes(found: Facts) -> Ruling:
-    """Seen if in pixels all three measures lie below D's; not seen if none does; open otherwise."""
+    """Reproduced if in pixels all three measures lie below D's; not reproduced if none does; inconclusive otherwise."""
     shares = {measure: found["spaces"]["pixels"]["D_R"][measure] for measure in DIVERSE}
     below = [entry["high"] < 1 for entry in shares.values() if entry["ratio"] is not None]
-    finding: Finding = "cannot be judged"
+    finding: Finding = "inconclusive"
     if below and any(below) == all(below):
-        finding = seen_if(all(below))
+        finding = reproduced_if(all(below))
     near = {dataset: estimate(share) for dataset, share in found["nearest_own_mean"].items()}
     return Ruling(finding, {"shares": shares, "near": near, "measures": MEASURES})
 
 
 def _covers(found: Facts) -> Ruling:
-    """Seen if coverage in pixels is below D's own for D_R, beyond the interval."""
+    """Reproduced if coverage in pixels is below D's own for D_R, beyond the interval."""
     robust, other = (found["spaces"]["pixels"][dataset]["coverage"] for dataset in ("D_R", "D_NR"))
     lower = robust["high"] is not None and robust["high"] < 1
     in_g = found["spaces"]["robust"]["D_R"]["coverage"]
-    return Ruling(seen_if(lower), {"robust": robust, "other": other, "in_g": in_g})
+    return Ruling(reproduced_if(lower), {"robust": robust, "other": other, "in_g": in_g})
 
 
 RULES = (

@@ -115,7 +115,7 @@ def _honest_words(root: Path) -> str:
 
 
 def _verdicts(root: Path) -> list[str]:
-    """Which claims were seen, from the report's own record; nothing where there is none."""
+    """Which claims were reproduced, from the report's own record; nothing where there is none."""
     file = root / "reports" / "verdicts.json"
     if not file.exists():
         return []

@@ -9,7 +9,7 @@ from notbugs.evaluation.results import FITTED_AS
 from notbugs.report.drawing import GREY, legend, look, new_figure, percent_axis, point
 from notbugs.report.evidence import Evidence, NotMeasuredError, evidence_of
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, seen_if
+from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
 
 EXPERIMENTS = (
     ("1", "D", "standard", "none"),
@@ -100,14 +100,14 @@ def _rises(project: Project, found: Facts) -> Ruling:
     low, high = _trained(project, found)
     gain = estimate(high["fit_attacked"]).minus(estimate(low["fit_attacked"]))
     told = {"by_eps": {eps: facts["fit_attacked"]["mean"] for eps, facts in _radii(found).items()}, "gain": gain}
-    return Ruling(seen_if(gain.reaches(MARGIN)), {**told, "trained": high["eps"], "margin": MARGIN})
+    return Ruling(reproduced_if(gain.reaches(MARGIN)), {**told, "trained": high["eps"], "margin": MARGIN})
 
 
 def _beyond_pixels(project: Project, found: Facts) -> Ruling:
     standard, robust = _trained(project, found)
     gain = estimate(robust["fit_attacked"]).minus(estimate(robust["blend_attacked"]))
     return Ruling(
-        seen_if(gain.reaches(MARGIN)), {"standard": standard, "robust": robust, "gain": gain, "margin": MARGIN}
+        reproduced_if(gain.reaches(MARGIN)), {"standard": standard, "robust": robust, "gain": gain, "margin": MARGIN}
     )
 
 
@@ -115,7 +115,7 @@ def _crosses(project: Project, found: Facts) -> Ruling:
     standard, robust = _of_another_architecture(found)
     gain = estimate(robust["fit_attacked"]).minus(estimate(standard["fit_attacked"]))
     return Ruling(
-        seen_if(gain.reaches(MARGIN)), {"standard": standard, "robust": robust, "gain": gain, "margin": MARGIN}
+        reproduced_if(gain.reaches(MARGIN)), {"standard": standard, "robust": robust, "gain": gain, "margin": MARGIN}
     )
 
 
@@ -126,11 +126,11 @@ def _of_another_architecture(found: Facts) -> list[Facts]:
 
 
 def _needs_training(project: Project, found: Facts) -> Ruling:
-    """Seen if an untrained g's images teach less, clean and under attack, than those of g trained at eps 0."""
+    """Reproduced if an untrained g's images teach less, clean and under attack, than those of g trained at eps 0."""
     untrained, (trained, _) = found["table"]["untrained"], _trained(project, found)
     clean = estimate(trained["fit_clean"]).minus(estimate(untrained["fit_clean"]))
     learnt_nothing = clean.reaches(MARGIN) and untrained["fit_attacked"]["mean"] <= MARGIN
-    return Ruling(seen_if(learnt_nothing), {"untrained": untrained, "gain": clean, "margin": MARGIN})
+    return Ruling(reproduced_if(learnt_nothing), {"untrained": untrained, "gain": clean, "margin": MARGIN})
 
 
 RISES = Rule("rises", "With one loss for every fit, robustness follows the data that g made", _rises)

@@ -60,7 +60,7 @@ class Evidence:
     def far_above_chance(self) -> float:
         """What the lower end of an accuracy must exceed: twice chance and chance + CHANCE_MARGIN.
 
-        With two classes twice chance is 100%: there half of the way from chance to 100% is asked instead.
+        With two classes twice chance is 100%: there half of the way from chance to 100% is the threshold.
         """
         return max(min(2 * self.chance, (1 + self.chance) / 2), self.chance + CHANCE_MARGIN)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from notbugs.evaluation.results import model_label, read_table
 from notbugs.report.drawing import GREY, legend, new_figure, panels, reach, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, seen_if
+from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
 from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
@@ -157,12 +157,12 @@ def _shares(found: Facts) -> Ruling:
     sources = [found["sources"][key] for key in MODELS]
     standard, robust = (source["share_nonrobust"] for source in sources)
     if not standard or not robust:
-        return Ruling("cannot be judged", {"pairs": {}, "num_useful": []})
+        return Ruling("inconclusive", {"pairs": {}, "num_useful": []})
     pairs = {eps: (estimate(standard[eps]), estimate(robust[eps])) for eps in standard}
     apart = any(ours.low > theirs.value and ours.value > theirs.high for ours, theirs in pairs.values())
     never_less = all(ours.value >= theirs.value for ours, theirs in pairs.values())
     num_useful = [source["num_useful"] for source in sources]
-    return Ruling(seen_if(apart and never_less), {"pairs": pairs, "num_useful": num_useful})
+    return Ruling(reproduced_if(apart and never_less), {"pairs": pairs, "num_useful": num_useful})
 
 
 def _keeps(dataset: str, most: str, least: str) -> Rule:
@@ -170,7 +170,7 @@ def _keeps(dataset: str, most: str, least: str) -> Rule:
 
     def judged(found: Facts) -> Ruling:
         kept = {key: found["sources"][key]["kept"][dataset] for key in MODELS}
-        return Ruling(seen_if(kept[most]["low"] > kept[least]["high"]), {"dataset": dataset, "kept": kept})
+        return Ruling(reproduced_if(kept[most]["low"] > kept[least]["high"]), {"dataset": dataset, "kept": kept})
 
     return Rule("keeps", f"What {dataset} keeps", judged, STATEMENTS[dataset])
 
@@ -181,8 +181,8 @@ def _suffice(found: Facts) -> Ruling:
     told = {"eps": found["headline_eps"], "fitted": fitted}
     others = [groups["nonrobust"] for groups in fitted.values()]
     if not all(others) or not all(one["num_surely"] for one in others):
-        return Ruling("cannot be judged", told)
-    return Ruling(seen_if(all(_classify_by_nothing_robust(one) for one in others)), told)
+        return Ruling("inconclusive", told)
+    return Ruling(reproduced_if(all(_classify_by_nothing_robust(one) for one in others)), told)
 
 
 def _classify_by_nothing_robust(fitted: Facts) -> bool:
@@ -196,7 +196,9 @@ def _classify_by_nothing_robust(fitted: Facts) -> bool:
 def _most_useful(found: Facts) -> Ruling:
     mean = found["sources"]["posterior"]["mean_rho"]
     largest = {key: found["sources"][key]["largest_rho"] for key in MODELS}
-    return Ruling(seen_if(all(mean > one["value"] for one in largest.values())), {"mean": mean, "largest": largest})
+    return Ruling(
+        reproduced_if(all(mean > one["value"] for one in largest.values())), {"mean": mean, "largest": largest}
+    )
 
 
 def _rings(found: Facts) -> Ruling:
@@ -205,7 +207,7 @@ def _rings(found: Facts) -> Ruling:
     best, radius = circles["p(y|x)"], circles["radius"]
     useless = all(value["low"] <= 0 for value in raw)
     is_best = all(best["value"] >= value["value"] for value in circles.values())
-    return Ruling(seen_if(useless and radius["low"] > 0.5 and is_best), {"circles": circles})
+    return Ruling(reproduced_if(useless and radius["low"] > 0.5 and is_best), {"circles": circles})
 
 
 STATEMENTS = {

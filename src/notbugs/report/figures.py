@@ -204,7 +204,7 @@ def label_accuracies(project: Project) -> Figure | None:
         filled(GREY, "accuracy on the shifted label y + 1", hatched=True),
         mark("white", f"still y for the robust model, of what it {CALLED_BEFORE}", "^", **_JUDGE),
         mark("white", f"still y for the 1-NN, of what it {CALLED_BEFORE}", "v", **_JUDGE),
-        stroke("black", f"{STILL_Y_SHARE:.0%}, asked of both", ":", lw=1),
+        stroke("black", f"{STILL_Y_SHARE:.0%}, the threshold of both", ":", lw=1),
         stroke(GREY, "chance", "--", lw=1),
     ]
     legend(figure, handles, columns=3)

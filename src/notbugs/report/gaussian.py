@@ -11,7 +11,7 @@ from matplotlib.patches import Circle, Ellipse
 
 from notbugs.report.drawing import GREY, WIDTH, legend, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, judge, seen_if
+from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, judge, reproduced_if
 
 TRUE, ROBUST, OTHER = "#000000", "#0072B2", "#E69F00"
 CLOUDS = {1: "#e8a3a3", -1: "#a9c4e4"}
@@ -114,7 +114,7 @@ def _closed_forms(cases: list[Facts]) -> Ruling:
     spent = max(budget["budget_error"] for budget in budgets)
     z = max(case["largest_z"] for case in cases)
     told = {"worst": worst, "spent": spent, "z": z, "num_checks": sum(len(case["monte_carlo"]) for case in cases)}
-    return Ruling(seen_if(worst <= AGREE and z <= FOUR), {**told, "agree": AGREE, "four": FOUR})
+    return Ruling(reproduced_if(worst <= AGREE and z <= FOUR), {**told, "agree": AGREE, "four": FOUR})
 
 
 def _mismatch(cases: list[Facts]) -> Ruling:
@@ -123,7 +123,7 @@ def _mismatch(cases: list[Facts]) -> Ruling:
         stretch["excess"] == sorted(stretch["excess"]) and stretch["least_of_random"] > stretch["excess"][0]
         for stretch in stretches
     )
-    return Ruling(seen_if(least), {"cases": cases})
+    return Ruling(reproduced_if(least), {"cases": cases})
 
 
 def _blend(cases: list[Facts]) -> Ruling:
@@ -131,12 +131,12 @@ def _blend(cases: list[Facts]) -> Ruling:
     for case in cases:
         series = [case["condition"], *(budget["condition"] for budget in case["budgets"])]
         rounder = rounder and series == sorted(series, reverse=True)
-    return Ruling(seen_if(rounder), {"cases": cases})
+    return Ruling(reproduced_if(rounder), {"cases": cases})
 
 
 def _alignment_rises(cases: list[Facts]) -> Ruling:
     aligned = all(case["alignment"]["worst"] == sorted(case["alignment"]["worst"]) for case in cases)
-    return Ruling(seen_if(aligned), {"cases": cases})
+    return Ruling(reproduced_if(aligned), {"cases": cases})
 
 
 RULES = (

@@ -8,7 +8,7 @@ from notbugs.evaluation.comparison import Estimate
 from notbugs.report.drawing import bar, filled, legend, look, new_figure, percent_axis
 from notbugs.report.grids import Strip, draw, images_at
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, seen_if
+from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
 
 MODELS = ("robust", "standard")
 SPACES = {"pixels": "in pixels", "robust": "in the robust g", "standard": "in the standard g"}
@@ -74,7 +74,7 @@ def _resembles(found: Facts) -> Ruling:
         model: estimate(found["resemblance"][model]["representation"]["pixels"]["neighbour_target"]) for model in MODELS
     }
     holds = nearer["robust"].low > 0.5 > nearer["standard"].high
-    return Ruling(seen_if(holds), {"nearer": nearer, "neighbours": neighbours})
+    return Ruling(reproduced_if(holds), {"nearer": nearer, "neighbours": neighbours})
 
 
 def _objective(found: Facts) -> Ruling:
@@ -82,16 +82,16 @@ def _objective(found: Facts) -> Ruling:
         objective: _nearer(found, "robust", objective).minus(_nearer(found, "standard", objective))
         for objective in found["resemblance"]["robust"]
     }
-    return Ruling(seen_if(all(gap.low > 0 for gap in gaps.values())), {"gaps": gaps})
+    return Ruling(reproduced_if(all(gap.low > 0 for gap in gaps.values())), {"gaps": gaps})
 
 
 def _overfits(found: Facts) -> Ruling:
-    """Seen if the fall to unseen inverted images reaches GAP for D_R or D_NR, beyond its interval."""
+    """Reproduced if the fall to unseen inverted images reaches GAP for D_R or D_NR, beyond its interval."""
     clean = {dataset: _fall(found, dataset, "inverted_test", "clean") for dataset in MADE.values()}
     attacked = {dataset: _fall(found, dataset, "inverted_test", "attacked") for dataset in MADE.values()}
     overfits = any(fall.reaches(GAP) for fall in clean.values())
     own = _fall(found, "D, standard", "test", "clean")
-    return Ruling(seen_if(overfits), {"clean": clean, "attacked": attacked, "own": own, "asked": GAP})
+    return Ruling(reproduced_if(overfits), {"clean": clean, "attacked": attacked, "own": own, "threshold": GAP})
 
 
 def _fall(found: Facts, fitted_on: str, unseen: str, kind: str) -> Estimate:

@@ -87,7 +87,7 @@ def render_page(title: str, subtitle: str, abstract: str, sections: Sequence[tup
 
 
 def abstract(project: Project, claims: Sequence[Verdict]) -> str:
-    """Three to five sentences: what was repeated, how many claims were seen, main numbers, what was not."""
+    """Three to five sentences: what was repeated, how many claims were reproduced, main numbers, what was not."""
     return words("abstract", "abstract", project=project, claims=claims, main_numbers=main_numbers(project))
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from notbugs.data.store import load_dataset
 from notbugs.report.drawing import GREY, WIDTH, bar, filled, legend, percent_axis, point
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, seen_if
+from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
 
 PICTURES_FOLDER = "plots/planted"
 COLOURS = {"smooth": "#009E73", "fine": "#CC79A7"}
@@ -111,30 +111,30 @@ def _measured(found: Facts) -> Ruling:
     filters = found["filters"]
     inside = sum(row["inside"] for row in filters)
     furthest = max(filters, key=lambda row: abs(row["value"] - row["planted"]) / (row["high"] - row["low"]))
-    return Ruling(seen_if(inside == len(filters)), {"inside": inside, "num": len(filters), "furthest": furthest})
+    return Ruling(reproduced_if(inside == len(filters)), {"inside": inside, "num": len(filters), "furthest": furthest})
 
 
 def _standard(found: Facts) -> Ruling:
     model = found["models"]["standard"]
     follows = model["follows"]
-    return Ruling(seen_if(follows["fine"]["low"] > follows["smooth"]["high"]), {"model": model})
+    return Ruling(reproduced_if(follows["fine"]["low"] > follows["smooth"]["high"]), {"model": model})
 
 
 def _robust(found: Facts) -> Ruling:
     model = found["models"]["robust"]
-    return Ruling(seen_if(model["follows"]["smooth"]["low"] > CARRIED), {"model": model})
+    return Ruling(reproduced_if(model["follows"]["smooth"]["low"] > CARRIED), {"model": model})
 
 
 def _robust_dataset(found: Facts) -> Ruling:
     smooth, fine = (found["datasets"]["D_R"][pattern] for pattern in COLOURS)
     kept = smooth["kept"]["low"] > 0.5 and fine["kept"]["high"] < 0.25
-    return Ruling(seen_if(kept), {"smooth": smooth, "fine": fine})
+    return Ruling(reproduced_if(kept), {"smooth": smooth, "fine": fine})
 
 
 def _targeted(found: Facts) -> Ruling:
     cells = {key: (found["datasets"][key]["smooth"]["y"], found["datasets"][key]["fine"]["t"]) for key in TARGETED}
     carried = all(min(smooth["low"], fine["low"]) > CARRIED for smooth, fine in cells.values())
-    return Ruling(seen_if(carried), {"cells": cells})
+    return Ruling(reproduced_if(carried), {"cells": cells})
 
 
 def _fits(found: Facts) -> Ruling:
@@ -142,7 +142,7 @@ def _fits(found: Facts) -> Ruling:
     clean, shifted, gap = (estimate(fit[key]) for key in ("y", "shifted", "y_minus_shifted"))
     learnt = gap.low > 0 and clean.low > FAR_ABOVE_CHANCE
     told = {"clean": clean, "shifted": shifted, "gap": gap, "seeds": fit["seeds"], "bar": FAR_ABOVE_CHANCE}
-    return Ruling(seen_if(learnt), told)
+    return Ruling(reproduced_if(learnt), told)
 
 
 RULES = (

@@ -24,8 +24,8 @@ from notbugs.report.project import Project
 Facts = Mapping[str, Any]
 """What a metrics file holds."""
 Draw = Callable[[Project, Facts], Figure | None]
-Finding = Literal["seen", "not seen", "cannot be judged"]
-MARKS: dict[str, str] = {"seen": "seen", "not seen": "not-seen", "cannot be judged": "open"}
+Finding = Literal["reproduced", "not reproduced", "inconclusive"]
+MARKS: dict[str, str] = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open"}
 """Finding -> class in the style sheet."""
 PAGE_DPI = 100
 """Pixels of the page to an inch of a figure: a full-width figure is 900 pixels wide."""
@@ -54,7 +54,7 @@ class Verdict:
 
     @property
     def printed(self) -> str:
-        """The verdict in print, such as "seen, on the edge"."""
+        """The verdict in print, such as "reproduced, on the edge"."""
         return f"{self.finding}, on the edge" if self.on_edge else self.finding
 
     @property
@@ -90,7 +90,7 @@ class Rule:
 
 
 def judge(section: str, rules: Iterable[Rule], *measured: Any) -> list[Verdict]:
-    """A verdict by each rule; a missing measurement makes it "cannot be judged".
+    """A verdict by each rule; a missing measurement makes it "inconclusive".
 
     Args:
         section: key of the section; its template holds a macro for each rule.
@@ -103,16 +103,16 @@ def _judge_one(section: str, rule: Rule, *measured: Any) -> Verdict:
     try:
         found = rule.judge(*measured)
     except NotMeasuredError as error:
-        return Verdict(rule.key, rule.title, rule.statement, "cannot be judged", f"Cannot be judged: {error}.")
+        return Verdict(rule.key, rule.title, rule.statement, "inconclusive", f"Inconclusive: {error}.")
     sentence = words(section, rule.key, **found.numbers)
     return Verdict(
         rule.key, rule.title, rule.statement, found.finding, sentence, found.basis, found.elsewhere, found.on_edge
     )
 
 
-def seen_if(holds: bool) -> Finding:
+def reproduced_if(holds: bool) -> Finding:
     """The verdict of a rule that can always be judged."""
-    return "seen" if holds else "not seen"
+    return "reproduced" if holds else "not reproduced"
 
 
 def estimate(share: Facts) -> Estimate:

@@ -9,7 +9,7 @@ from notbugs.report.drawing import GREY, legend, mark, new_figure, percent_ticks
 from notbugs.report.evidence import NotMeasuredError, evidence_of
 from notbugs.report.honesty import Honesty
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Finding, Rule, Ruling, Section, Verdict, estimate, judge, seen_if
+from notbugs.report.sections import Facts, Finding, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", *([GREY] * 20))
 GOALS = {"targeted": "targeted (t = y + 1)", "untargeted": "untargeted"}
@@ -49,7 +49,7 @@ def numbers(project: Project, found: Facts) -> dict[str, Any]:
 
 
 def _fools(project: Project, found: Facts) -> Ruling:
-    """Seen if, for every X, the success's lower end lies above the upper end of the noise control."""
+    """Reproduced if, for every X, the success's lower end lies above the upper end of the noise control."""
     beaten, ranges = [], []
     for goal in GOALS:
         known = []
@@ -62,24 +62,24 @@ def _fools(project: Project, found: Facts) -> Ruling:
             (_, of, least), (_, most_of, most) = min(known, key=itemgetter(0)), max(known, key=itemgetter(0))
             ranges.append({"goal": goal, "least": least, "of": of, "most": most, "most_of": most_of})
     noise = max(facts["transfer"]["untargeted"]["noise"]["mean"] for facts in found["architectures"].values())
-    return Ruling(seen_if(all(beaten)), {"ranges": ranges, "noise": noise})
+    return Ruling(reproduced_if(all(beaten)), {"ranges": ranges, "noise": noise})
 
 
 def _rise_together(project: Project, found: Facts) -> Ruling:
-    """Seen if the rank correlation is large, not owed to one architecture, and seldom given by chance."""
+    """Reproduced if the rank correlation is large, not owed to one architecture, and seldom given by chance."""
     facts = found["correlation"]["D_det"]["targeted"]
     told: dict[str, Any] = {"facts": facts, "num_architectures": len(found["architectures"])}
     told |= {"rise": RISE, "chance": CHANCE, "other": found["correlation"]["D_rand"]["targeted"], "judged": None}
     if facts is None:
-        return Ruling("cannot be judged", {**told, "without_one": None})
+        return Ruling("inconclusive", {**told, "without_one": None})
     low, high = facts["rho_without_one"] or (facts["spearman"], facts["spearman"])
     told |= {"without_one": (low, high), "judged": _honesty(project)}
     by_chance = facts.get("p_value")
-    finding: Finding = "cannot be judged"
+    finding: Finding = "inconclusive"
     if by_chance is not None and facts["spearman"] >= RISE and low > 0 and by_chance < CHANCE:
-        finding = "seen"
+        finding = "reproduced"
     elif by_chance is not None and facts["spearman"] <= 0:
-        finding = "not seen"
+        finding = "not reproduced"
     return Ruling(finding, told)
 
 
