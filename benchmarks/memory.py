@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from notbugs.construction.recipes import TargetSettings, describe, parts, set_up
-from notbugs.data.batches import Feed
+from notbugs.data.batches import BatchReader
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import DatasetWriter, StoredDataset, load_dataset
 from notbugs.evaluation.accuracy import EvaluateSettings, evaluate
@@ -68,7 +68,7 @@ def fit(model: Classifier, data: StoredDataset) -> None:
     """One epoch, the dataset measured as validation besides."""
     config = TrainSettings(epochs=1, batch_size=128, lr=0.1, crop_padding=4, flip=True)
     set_normalisation(model, data)
-    assert not Feed(data, torch.device("cpu")).resident
+    assert not BatchReader(data, torch.device("cpu")).resident
     train(model, data, config, generator=make_generator(2), validation=data)
 
 

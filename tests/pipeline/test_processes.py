@@ -20,7 +20,7 @@ from torch import multiprocessing, nn
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import predict
-from notbugs.runtime.distribution import own_generator, share_of, summed, world_size
+from notbugs.runtime.distribution import own_generator, own_part, summed, world_size
 from notbugs.runtime.state_file import load_state
 from notbugs.training.loop import TrainSettings, train
 
@@ -39,7 +39,7 @@ def run(root: Path, *command: str, check: bool = True) -> subprocess.CompletedPr
 def test_one_process_has_everything():
     generator = torch.Generator().manual_seed(1)
     assert world_size() == 1
-    assert share_of(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert own_part(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
     assert summed(torch.tensor(2), 0.5) == [2.0, 0.5]
     assert own_generator(generator) is generator
 

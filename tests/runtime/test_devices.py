@@ -10,14 +10,14 @@ from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.gradients import look
 from notbugs.construction.recipes import InvertSettings, TargetSettings, construct
-from notbugs.data.batches import Feed
+from notbugs.data.batches import BatchReader
 from notbugs.data.images import make_generator
 from notbugs.evaluation.accuracy import adversarially_correct, predict
 from notbugs.evaluation.certificate import CertificateSettings, certify
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.suite import audit
 from notbugs.runtime.devices import TRAITS, Traits, full_precision, is_out_of_memory, noise_generator, traits
-from notbugs.runtime.out_of_memory import Halving, MemoryExhaustedError
+from notbugs.runtime.out_of_memory import BatchSplitter, MemoryExhaustedError
 from notbugs.training.loop import TrainSettings, train
 
 LIKE_CUDA = Traits(
@@ -142,9 +142,9 @@ def test_certificates_draw_from_it(like_cuda, standard_model, digits):
 
 def test_a_dataset_stays_on_the_host_where_the_device_is_too_small(monkeypatch, digits):
     monkeypatch.setattr("notbugs.data.batches.free_memory", lambda device: 10**9)
-    assert Feed(digits[0], torch.device("cpu")).resident
+    assert BatchReader(digits[0], torch.device("cpu")).resident
     monkeypatch.setattr("notbugs.data.batches.free_memory", lambda device: 10**5)
-    assert not Feed(digits[0], torch.device("cpu")).resident
+    assert not BatchReader(digits[0], torch.device("cpu")).resident
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ def test_allocation_failures_of_every_library_halve_the_batch(error, short, capf
 
     if not short:
         with pytest.raises(type(error)):
-            Halving("a work").over(8, 8, work)
+            BatchSplitter("a work").map(8, 8, work)
         return
-    assert Halving("a work").over(8, 8, work) == [2, 2, 2, 2]
+    assert BatchSplitter("a work").map(8, 8, work) == [2, 2, 2, 2]
     assert sizes == [8, 4, 2, 2, 2, 2]
     with pytest.raises(MemoryExhaustedError, match="a work: out of memory with 3 images at a time"):
-        Halving("a work", smallest=3).over(3, 3, work)
+        BatchSplitter("a work", smallest=3).map(3, 3, work)
 
 
 def test_an_engine_takes_the_traits_of_its_device(like_cuda, standard_model, digits):

@@ -14,7 +14,7 @@ from notbugs.attacks import AttackSettings
 from notbugs.construction.recipes import TargetSettings, construct
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, predict
-from notbugs.runtime.out_of_memory import Halving, MemoryExhaustedError
+from notbugs.runtime.out_of_memory import BatchSplitter, MemoryExhaustedError
 from notbugs.runtime.state_file import StateError, load_state, save_state
 from notbugs.training.checkpoints import Checkpoint
 from notbugs.training.loop import TrainingError, TrainSettings, train
@@ -185,7 +185,7 @@ def test_out_of_memory_with_the_smallest_batch_ends_the_training(few, new_model)
 
 
 def test_halves_do_all_of_the_work_in_order():
-    halving = Halving("work")
+    splitter = BatchSplitter("work")
 
     def work(rows: slice) -> list[int]:
         if rows.stop - rows.start > 3:
@@ -193,7 +193,7 @@ def test_halves_do_all_of_the_work_in_order():
         return list(range(rows.start, rows.stop))
 
     for count in (10, 1, 7, 0):
-        assert list(itertools.chain(*halving(count, work))) == list(range(count))
+        assert list(itertools.chain(*splitter(count, work))) == list(range(count))
 
 
 def test_evaluation_and_construction_halve_their_batches_too(standard_model, digits, capsys):

@@ -24,7 +24,7 @@ from notbugs.models.base import Classifier
 from notbugs.runtime.config import Settings, validate
 from notbugs.runtime.devices import full_precision
 from notbugs.runtime.errors import ConfigError
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 from notbugs.runtime.progress import Track, silent
 
 
@@ -282,14 +282,14 @@ def parts(
     description: str = "construct",
 ) -> Iterator[tuple[slice, Constructed]]:
     """A dataset from its row `first` on, in order, a batch at a time, in its stored precision, with the rows of D."""
-    halving = Halving(description)
+    splitter = BatchSplitter(description)
     for batch in progress(list(batches(num_examples, settings.batch_size)), description):
         start = first + batch.start
 
         def work(rows: slice, start: int = start) -> Constructed:
             return recipe.part(slice(start + rows.start, start + rows.stop))
 
-        made = joined(halving(batch.stop - batch.start, work))
+        made = joined(splitter(batch.stop - batch.start, work))
         yield slice(start, first + batch.stop), made.rounded(settings.dtype)
 
 

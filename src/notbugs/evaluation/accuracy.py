@@ -17,7 +17,7 @@ from notbugs.data.images import Images, make_generator
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.runtime.config import Radii, Settings
 from notbugs.runtime.devices import full_precision
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 
 
 class EvaluateSettings(Settings):
@@ -99,7 +99,7 @@ def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000
         return followed(model, part.to(device)).float().cpu()
 
     with frozen(model), full_precision(device):
-        return torch.cat(Halving("prediction").over(len(images), batch_size, logits))
+        return torch.cat(BatchSplitter("prediction").map(len(images), batch_size, logits))
 
 
 def called_by(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000) -> Tensor:
@@ -161,7 +161,7 @@ def adversarially_correct(
             withstood[left] = _withstand(model, engine, inputs[left], labels[left], attack, own)
         return withstood.cpu()
 
-    return torch.cat(Halving("adversarial accuracy").over(len(data), batch_size, withstand))
+    return torch.cat(BatchSplitter("adversarial accuracy").map(len(data), batch_size, withstand))
 
 
 def _withstand(

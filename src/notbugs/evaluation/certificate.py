@@ -15,7 +15,7 @@ from notbugs.attacks.losses import NO_NUMBER
 from notbugs.attacks.losses import called as named
 from notbugs.runtime.config import Settings
 from notbugs.runtime.devices import full_precision, noise_generator
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 
 ABSTAIN = -1
 """The class of an image on which the smoothed classifier does not commit itself."""
@@ -104,7 +104,7 @@ def _counts(
 
     Copies whose logits are no numbers count for no class.
     """
-    halving, counts = Halving("certificate"), torch.zeros(1, dtype=torch.int64)
+    splitter, counts = BatchSplitter("certificate"), torch.zeros(1, dtype=torch.int64)
     for start in range(0, num, settings.batch_size):
         size = min(settings.batch_size, num - start)
         noise = torch.randn((size, *image.shape), generator=generator, device=generator.device)
@@ -114,5 +114,5 @@ def _counts(
             classes = named(logits)
             return torch.bincount(classes[classes != NO_NUMBER], minlength=logits.shape[1]).cpu()
 
-        counts = counts + sum(halving(size, called))
+        counts = counts + sum(splitter(size, called))
     return counts

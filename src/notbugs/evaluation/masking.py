@@ -19,7 +19,7 @@ from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, model_device, predict
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.levels import SuiteSettings
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 
 SMALL_SHARE = 0.002
 """Share of images by which a weaker attack may be better: AutoAttack's bound for Square; or one image, if more."""
@@ -185,7 +185,7 @@ def transfer_images(source: nn.Module, data: ImageData, settings: SuiteSettings)
             judge=False,
         ).x_adv.cpu()
 
-    return torch.cat(Halving("transfer").over(len(data), settings.batch_size, fooling))
+    return torch.cat(BatchSplitter("transfer").map(len(data), settings.batch_size, fooling))
 
 
 def _share(examples: Tensor) -> float:
@@ -269,7 +269,7 @@ def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tu
         return random, zero.cpu(), probabilities.cpu(), numberless.cpu()
 
     with frozen(model):
-        found = Halving("masking").over(len(data), settings.batch_size, signs)
+        found = BatchSplitter("masking").map(len(data), settings.batch_size, signs)
     random, zero, probabilities, numberless = (torch.cat(parts) for parts in zip(*found, strict=True))
     return random, zero, probabilities, numberless
 

@@ -11,7 +11,7 @@ from notbugs.attacks.library import distances, library_minimum
 from notbugs.attacks.losses import called, fools
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import model_device, predict
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 
 HALVINGS = 10
 """Bisections of the line from an image to what was found: DDN's radius changes by 5% a step, and starts at 1."""
@@ -56,7 +56,7 @@ def minimum_norms(
         share = _smallest_share(model, inputs[fooled], delta[fooled], data.labels[chosen][fooled])
         found[chosen[fooled]] = distances(delta, norm).cpu()[fooled] * share
 
-    Halving(attack).over(len(rows), batch_size, search)
+    BatchSplitter(attack).map(len(rows), batch_size, search)
     return found
 
 

@@ -26,7 +26,7 @@ from notbugs.evaluation.masking import (
 )
 from notbugs.evaluation.minimum_norm import minimum_norms
 from notbugs.evaluation.results import WORST
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ class _Suite:
             unsure = self._attacked(name, num_steps, rows[part], self.engine)
             self._attacked(name, num_steps, unsure, self.model)
 
-        Halving(name).over(len(rows), self.settings.batch_size, attack)
+        BatchSplitter(name).map(len(rows), self.settings.batch_size, attack)
         self._record(f"{name}{num_steps}")
 
     def _attacked(self, name: str, num_steps: int, rows: Tensor, network: nn.Module) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 from notbugs.data.images import Images, make_generator
 from notbugs.data.store import load_dataset
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.unfinished import kept, unfinished
+from notbugs.pipeline.running.unfinished import load_or_make, unfinished
 from notbugs.runtime.config import settings
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_json
@@ -54,7 +54,7 @@ def estimator(project: Context) -> None:
         with unfinished(project, "estimator", "all", settings=made_from, inputs=inputs) as work:
             for number, one in enumerate(estimators(config, own)):
                 measured[one] = [
-                    kept(
+                    load_or_make(
                         work / f"estimator-{number}-seed-{seed}.safetensors",
                         lambda one=one, seed=seed: _measured(project, config, one, data, pairs, test, seed),  # type: ignore[misc]
                     )

@@ -13,7 +13,7 @@ from notbugs.models import ModelSettings, create_model, load_model, set_normalis
 from notbugs.models.base import Classifier
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.source_models import first_sources, source_model_of
-from notbugs.pipeline.running.unfinished import kept, unfinished
+from notbugs.pipeline.running.unfinished import load_or_make, unfinished
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import write_json
 from notbugs.science.shares import nested, share, share_table
@@ -59,7 +59,7 @@ def transfer(project: Context) -> None:
         made_from = {"transfer": config.model_dump(mode="json")}
         with unfinished(project, "transfer", "all", settings=made_from, inputs=inputs) as work:
             for number, (name, model) in enumerate(config.architectures.items()):
-                facts[name], masks[name] = kept(
+                facts[name], masks[name] = load_or_make(
                     work / f"architecture-{number}.safetensors",
                     lambda name=name, model=model: _architecture(project, config, name, model, data, test, examples),  # type: ignore[misc]
                 )

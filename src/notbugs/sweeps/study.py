@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from notbugs.data.images import make_generator
-from notbugs.runtime.cache import anew_since
+from notbugs.runtime.cache import valid_since
 from notbugs.sweeps.plan import Plan, difference
 from notbugs.sweeps.recorded import RECORDED
 from notbugs.sweeps.settings import OBJECTIVES, Range, SweepSettings
@@ -108,7 +108,7 @@ def stored_study(
 def _is_too_old(study: optuna.Study) -> bool:
     """Whether it was begun before all was to be run anew."""
     begun = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
-    return bool(begun) and min(begun).timestamp() < anew_since()
+    return bool(begun) and min(begun).timestamp() < valid_since()
 
 
 def _refusal(plan: Plan, stored: Mapping[str, Any]) -> str:

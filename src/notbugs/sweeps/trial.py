@@ -37,7 +37,7 @@ from notbugs.models import load_model
 from notbugs.pipeline.learning import Lesson, learn, summary
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.source_models import construction_seeds, judge_seed, source_seeds
-from notbugs.runtime.cache import Results, digest, work_folder
+from notbugs.runtime.cache import ResultCache, digest, work_folder
 from notbugs.runtime.config import DATASET_NAMES, settings
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import sha256
@@ -83,9 +83,9 @@ class Laboratory:
         return {name: load_dataset(self.project.dataset(name)).data() for name in SPLITS}
 
     @property
-    def results(self) -> Results:
+    def results(self) -> ResultCache:
         """What fits of any study were measured."""
-        return Results(work_folder(self.project.root, "sweeps") / "results")
+        return ResultCache(work_folder(self.project.root, "sweeps") / "results")
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Trial:
             live = True
             return self._compute(seed, on_epoch)
 
-        result = self.lab.results.once(self._made_from(seed), compute)
+        result = self.lab.results.get_or_compute(self._made_from(seed), compute)
         if on_epoch and not live:
             for epoch, values in result["curves"]:
                 on_epoch(seed, epoch, values)
@@ -236,7 +236,7 @@ class Trial:
             lesson = Lesson(self.project, config, train, validation, stream, file, title, seed)
             return summary([lesson], [learn(lesson)])
 
-        Results(folder).once(made_from, compute)
+        ResultCache(folder).get_or_compute(made_from, compute)
         if not file.exists():
             raise SweepError(f"{file}: the source model of an earlier trial is gone; remove {folder} and start again")
         return file

@@ -14,14 +14,14 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycl
 from notbugs.attacks import AttackSettings, run_attack
 from notbugs.attacks.engine import Engine
 from notbugs.data.augmentation import augment
-from notbugs.data.batches import Feed
+from notbugs.data.batches import BatchReader
 from notbugs.data.images import Images, Subset, part_size
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
 from notbugs.runtime.config import Settings
 from notbugs.runtime.devices import noise_generator, training_precision, traits, widened
-from notbugs.runtime.distribution import average_buffers, averaging, own_generator, share_of, summed, world_size
+from notbugs.runtime.distribution import average_buffers, averaging, own_generator, own_part, summed, world_size
 from notbugs.runtime.errors import UserError
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 from notbugs.runtime.progress import Track, silent
 from notbugs.training.checkpoints import Checkpoint, restore_training, training_state
 from notbugs.training.early_stopping import BestEpoch, DecidingColumn, EpochRecord
@@ -137,7 +137,7 @@ def train(
 
     Args:
         model: on the device to train on.
-        data: images and labels to learn, in memory or stored; see `feeding.Feed`.
+        data: images and labels to learn, in memory or stored; see `batches.BatchReader`.
         settings: optimiser, schedule, augmentation, attack.
         generator: CPU generator for the order of the examples, augmentation and random starts.
         validation: measured for the curves and early stopping; never trained on.
@@ -152,7 +152,7 @@ def train(
     """
     _check(data, settings, validation)
     device = next(model.parameters()).device
-    feed = Feed(data, device)
+    reader = BatchReader(data, device)
     model.to(memory_format=torch.channels_last)
     few = data.select(slice(0, 8)).images.to(device)
     engine = Engine(model, few, compiled=compiled, learning=True) if settings.attack else None
@@ -169,13 +169,15 @@ def train(
             for record in records:
                 on_epoch(record)
     network = averaging(model)
-    halving = Halving(description, smallest=2 if world_size() == 1 else len(data))  # all processes take the same steps
+    splitter = BatchSplitter(
+        description, smallest=2 if world_size() == 1 else len(data)
+    )  # all processes take the same steps
     left = range(len(records) + 1, 1 if best.over else settings.epochs + 1)
     for epoch in progress(left, description):
         lr = optimizer.param_groups[0]["lr"]
         try:
             loss, accuracy = _train_epoch(
-                network, engine, feed, settings, optimizer, scheduler, generator, halving=halving
+                network, engine, reader, settings, optimizer, scheduler, generator, splitter=splitter
             )
         except _NotFiniteError as error:
             kept_in = f"; the state of an earlier epoch is in {checkpoint.file}" if checkpoint and records else ""
@@ -242,25 +244,25 @@ class _NotFiniteError(Exception):
 def _train_epoch(
     model: nn.Module,
     engine: Engine | None,
-    feed: Feed,
+    reader: BatchReader,
     settings: TrainSettings,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     generator: torch.Generator,
     *,
-    halving: Halving,
+    splitter: BatchSplitter,
 ) -> tuple[float, float]:
     """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
     model.train()
-    device = feed.device
-    order = torch.randperm(len(feed), generator=generator)
+    device = reader.device
+    order = torch.randperm(len(reader), generator=generator)
     own = noise_generator(own_generator(generator), device)
     total_loss = torch.zeros((), device=device, dtype=traits(device).widest)
     total_right = torch.zeros((), device=device, dtype=torch.int64)
     seen = 0
     losses = []
     whole = [batch for batch in order.split(settings.batch_size) if len(batch) >= 2 * world_size()]  # for BatchNorm
-    for number, (share, images, labels) in enumerate(feed.batches(map(share_of, whole))):
+    for number, (share, images, labels) in enumerate(reader.batches(map(own_part, whole))):
         weight = len(share) * world_size() / len(whole[number])  # gradients are averaged over processes
         inputs = augment(images, settings.crop_padding, settings.flip, generator, batch_size=len(whole[number]))
 
@@ -270,7 +272,7 @@ def _train_epoch(
             part = weight * (rows.stop - rows.start) / len(inputs)
             return _learn(model, engine, inputs[rows], labels[rows], settings, own, part)
 
-        found = halving(len(inputs), learn)
+        found = splitter(len(inputs), learn)
         optimizer.step()
         if settings.schedule == "one_cycle":
             scheduler.step()
@@ -323,7 +325,7 @@ def _first_not_finite(losses: list[Tensor]) -> int:
 def _measure(model: nn.Module, validation: Images, settings: TrainSettings, record: EpochRecord) -> None:
     """Fill in the validation columns of a record; of several processes each measures its part of the images."""
     count, at_once = len(validation), 8 * part_size(validation.image_shape)
-    mine = validation if world_size() == 1 else Subset(validation, share_of(torch.arange(count)))
+    mine = validation if world_size() == 1 else Subset(validation, own_part(torch.arange(count)))
     called = called_by(model, mine, batch_size=min(1000, at_once))
     shifted = shifted_labels(mine.labels, len(mine.class_names))
     record["validation_accuracy"] = _share(called == mine.labels, count)

@@ -35,7 +35,7 @@ from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.processes import in_processes
 from notbugs.pipeline.running.source_models import construction_seeds, judge_seed, source_models, source_seeds
-from notbugs.pipeline.running.unfinished import kept, unfinished
+from notbugs.pipeline.running.unfinished import load_or_make, unfinished
 from notbugs.runtime.config import DATASET_NAMES, SOURCE
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
@@ -190,9 +190,9 @@ def _neighbours(project: Context, data: StoredDataset, file: Path) -> Tensor:
         return {"called": own_neighbours(neighbour_reference(data), device=project.device)}
 
     if is_first():
-        kept(file, find)
+        load_or_make(file, find)
     wait_for_all()
-    return kept(file, find)["called"]
+    return load_or_make(file, find)["called"]
 
 
 def _make(task: _Task, say: Say) -> None:

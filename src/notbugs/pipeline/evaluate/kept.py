@@ -15,7 +15,7 @@ from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.masking import Signs, Standing
 from notbugs.evaluation.suite import Findings
 from notbugs.pipeline.running.context import Context
-from notbugs.runtime.cache import Results, work_folder
+from notbugs.runtime.cache import ResultCache, work_folder
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
 
@@ -32,7 +32,7 @@ class Kept:
     """
 
     def __init__(self, project: Context, settings: SuiteSettings) -> None:
-        self._results = Results(work_folder(project.root, "evaluate"))
+        self._results = ResultCache(work_folder(project.root, "evaluate"))
         self._common = {
             **made_with(STAGE),
             "data": sha256(project.dataset("test") / "manifest.json"),

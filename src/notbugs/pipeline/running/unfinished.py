@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from notbugs.pipeline.running.context import Context
-from notbugs.runtime.cache import kept, unfinished_work
+from notbugs.runtime.cache import load_or_make, resumable_folder
 from notbugs.runtime.distribution import world_size
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
 
-__all__ = ["kept", "unfinished"]
+__all__ = ["load_or_make", "unfinished"]
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def unfinished(
         "inputs": {path.relative_to(project.root).as_posix(): _content(path) for path in inputs},
         **made_with(f"notbugs.pipeline.{stage}"),
     }
-    with unfinished_work(project.root, f"{stage}-{name}", made_from) as folder:
+    with resumable_folder(project.root, f"{stage}-{name}", made_from) as folder:
         yield folder
 
 
