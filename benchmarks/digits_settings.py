@@ -28,7 +28,8 @@ from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_
 from notbugs.models import set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import read_params, settings
-from notbugs.training.loop import FitSettings, TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import FitSettings, TrainSettings
 
 ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "presets" / "digits.yaml"
@@ -93,7 +94,7 @@ def trained(params: dict[str, Any], data: ImageData, config: TrainSettings, *pur
         torch.manual_seed(generator.initial_seed())
         model = Net(*params["shape"])
     set_normalisation(model, data.images)
-    train(model, data, config, generator=make_generator(params["seed"], *purpose, "batches"))
+    train(model, data, **config.arguments(), generator=make_generator(params["seed"], *purpose, "batches"))
     return model
 
 

@@ -36,7 +36,8 @@ from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_
 from notbugs.models import ModelSettings, create_model, load_model, save_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import read_params, settings
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 HERE = Path(__file__).parent
 MODELS = {
@@ -93,7 +94,7 @@ def trained(name: str, device: torch.device, section: str | None = None) -> tupl
         config = TrainSettings(epochs=epochs, batch_size=64, lr=0.05, schedule="one_cycle")
     else:
         config = settings(read_params(HERE.parent / "presets" / "digits.yaml"), f"train.{section}", TrainSettings)
-    train(model.to(device), data, config, generator=make_generator(1))
+    train(model.to(device), data, **config.arguments(), generator=make_generator(1))
     save_model(model, kept)
     return model.eval(), data, test
 
@@ -194,7 +195,7 @@ def epoch_run(implementation: str, device: torch.device) -> Callable[[], Any]:
         if implementation == "robustness":
             textbook_epoch(model, data.images, data.labels, config)
         else:
-            train(model, data, config, generator=make_generator(0))
+            train(model, data, **config.arguments(), generator=make_generator(0))
 
     return run
 

@@ -28,7 +28,8 @@ from notbugs.attacks.engine import Engine
 from notbugs.data.images import ImageData, make_generator
 from notbugs.models import ModelSettings, create_model
 from notbugs.runtime.devices import full_precision
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 HERE = Path(__file__).parent
 CLASSES = tuple("abcdefghij")
@@ -128,10 +129,15 @@ def epochs(name: str, size: Size, device: torch.device) -> Iterator[dict[str, An
             model = network(name, size, device)
             part = data.select(slice(0, size.trained // share))
             common = {"batch_size": batch_size, "lr": 0.01, "schedule": "constant", "attack": attack}
-            train(model, data.select(slice(0, 4 * 128)), TrainSettings(epochs=1, **common), generator=make_generator(2))
+            train(
+                model,
+                data.select(slice(0, 4 * 128)),
+                **TrainSettings(epochs=1, **common).arguments(),
+                generator=make_generator(2),
+            )
             taken = seconds(
                 lambda model=model, part=part, common=common: train(
-                    model, part, TrainSettings(epochs=1, **common), generator=make_generator(2)
+                    model, part, **TrainSettings(epochs=1, **common).arguments(), generator=make_generator(2)
                 ),
                 device,
             )

@@ -30,7 +30,8 @@ from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.files import whole_folder
 from notbugs.runtime.memory import keep_freed_memory
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 HERE = Path(__file__).parent
 CLASSES = tuple("abcdefghij")
@@ -69,7 +70,7 @@ def fit(model: Classifier, data: StoredDataset) -> None:
     config = TrainSettings(epochs=1, batch_size=128, lr=0.1, crop_padding=4, flip=True)
     set_normalisation(model, data)
     assert not BatchReader(data, torch.device("cpu")).resident
-    train(model, data, config, generator=make_generator(2), validation=data)
+    train(model, data, **config.arguments(), generator=make_generator(2), validation=data)
 
 
 def measure(model: Classifier, data: StoredDataset) -> None:

@@ -14,7 +14,8 @@ from notbugs.data.batches import BatchReader
 from notbugs.data.images import ImageData, Images, Subset, as_floats, by_parts, num_parts
 from notbugs.data.store import DatasetError, StoredDataset, load_dataset, save_dataset
 from notbugs.models import ModelSettings, create_model, set_normalisation
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
 
@@ -113,7 +114,9 @@ def test_training_gives_the_same_bytes_from_memory_and_from_disk(
             generator=torch.Generator().manual_seed(5),
         )
         set_normalisation(model, source)
-        records = train(model, source, config, generator=torch.Generator().manual_seed(7), validation=source)
+        records = train(
+            model, source, **config.arguments(), generator=torch.Generator().manual_seed(7), validation=source
+        )
         return model.state_dict(), records
 
     weights, records = trained(data)

@@ -83,7 +83,8 @@ from notbugs.runtime.errors import UserError
 from notbugs.data.images import ImageData, make_generator
 from notbugs.models import ModelSettings, create_model
 from notbugs.runtime.state_file import load_state
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.settings import TrainSettings
+from notbugs.training.loop import train
 
 here = pathlib.Path(sys.argv[1])
 file = here / "state.safetensors"

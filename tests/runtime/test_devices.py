@@ -18,7 +18,8 @@ from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.suite import audit
 from notbugs.runtime.devices import TRAITS, Traits, full_precision, is_out_of_memory, noise_generator, traits
 from notbugs.runtime.out_of_memory import BatchSplitter, MemoryExhaustedError
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 LIKE_CUDA = Traits(
     attack_precision=torch.bfloat16,
@@ -71,7 +72,9 @@ def test_adversarial_training_in_half_precision_learns(like_cuda, digits, new_mo
     model = new_model(data)
     attack = AttackSettings(eps=0.5, num_steps=2, random_start=True)
     config = TrainSettings(epochs=10, batch_size=32, lr=0.2, schedule="one_cycle", attack=attack, measure_every=10)
-    records = train(model, data, config, generator=make_generator(1), validation=digits[1].select(slice(0, 100)))
+    records = train(
+        model, data, **config.arguments(), generator=make_generator(1), validation=digits[1].select(slice(0, 100))
+    )
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert records[-1]["validation_accuracy"] > 0.6
     assert records[-1]["train_loss"] < records[0]["train_loss"]

@@ -21,7 +21,7 @@ from notbugs.science.inversion import InversionSettings
 from notbugs.science.planted_study import PlantedStudySettings
 from notbugs.science.transfer import TransferSettings
 from notbugs.sweeps.settings import sweep_settings
-from notbugs.training.loop import FitSettings, TrainSettings
+from notbugs.training.settings import FitSettings, TrainSettings
 
 SCIENCE: dict[str, type[Settings]] = {
     "transfer": TransferSettings,

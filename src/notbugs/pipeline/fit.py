@@ -15,7 +15,7 @@ from notbugs.pipeline.running.unfinished import unfinished
 from notbugs.runtime.config import SOURCE, SUBSETS, settings
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import publish, write_json
-from notbugs.training.loop import FitSettings
+from notbugs.training.settings import FitSettings
 
 
 @in_processes

@@ -27,7 +27,7 @@ from notbugs.science.inversion import (
     summary,
 )
 from notbugs.science.shares import nested, share, share_table
-from notbugs.training.loop import FitSettings
+from notbugs.training.settings import FitSettings
 
 ESTIMATORS = ("robust", "standard")
 FITTED = {"robust": "D_R", "nonrobust": "D_NR"}

@@ -8,7 +8,7 @@ from notbugs.pipeline.running.unfinished import unfinished
 from notbugs.runtime.config import settings
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import publish, write_json
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 
 @in_processes

@@ -25,7 +25,8 @@ from notbugs.science.transfer import (
     correlation,
     transfer_rates,
 )
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 DATASETS = {"d": "D", "rand": "D_rand", "det": "D_det"}
 
@@ -128,7 +129,7 @@ def _trained(
     train(
         model,
         data,
-        config,
+        **config.arguments(),
         generator=make_generator(project.seed, *stream, "batches"),
         progress=project.progress,
         description=f"transfer: {name} on {DATASETS[key]}, seed {seed}",

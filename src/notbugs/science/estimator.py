@@ -135,7 +135,14 @@ def estimate(
     if estimator.eps is not None:
         recipe = recipe_at(settings, estimator.eps)
         generator = make_generator(seed, *purpose, "batches")
-        train(model, data, recipe, generator=generator, progress=progress, description=f"estimator: {estimator.name}")
+        train(
+            model,
+            data,
+            **recipe.arguments(),
+            generator=generator,
+            progress=progress,
+            description=f"estimator: {estimator.name}",
+        )
     return model.eval()
 
 
@@ -210,7 +217,7 @@ def measure_estimator(
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
         made = ImageData(images, labels, data.class_names)
         fitted = _new(model, made, make_generator(seed, *stream, name, "weights")).to(model_device(g))
-        train(fitted, made, settings.fit, generator=make_generator(seed, *stream, name, "batches"))
+        train(fitted, made, **settings.fit.arguments(), generator=make_generator(seed, *stream, name, "batches"))
         masks |= _tested(name, fitted, settings, test, seed, stream)
     ratio = own["to_target"] / own["start_to_target"].clamp(min=1e-12)
     distances = {"pixels_to_target": pixels["to_target"], "pixels_to_start": pixels["to_start"], "reached": ratio}

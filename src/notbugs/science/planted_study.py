@@ -21,7 +21,8 @@ from notbugs.runtime.progress import Track, silent
 from notbugs.science.features import Usefulness, kept_share, worst
 from notbugs.science.features_study import share
 from notbugs.science.planted import filter_features, follows, says, truth
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 
 class PlantedStudySettings(Settings):
@@ -199,7 +200,14 @@ def _trained(
     model = create_model(settings.model, SHAPE, CLASS_NAMES, generator=weights).to(device)
     set_normalisation(model, data.images)
     order = make_generator(seed, "planted", stream, model_seed, "batches")
-    train(model, data, config, generator=order, progress=progress, description=f"planted: {name}, seed {model_seed}")
+    train(
+        model,
+        data,
+        **config.arguments(),
+        generator=order,
+        progress=progress,
+        description=f"planted: {name}, seed {model_seed}",
+    )
     return model
 
 

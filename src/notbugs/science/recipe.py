@@ -2,7 +2,7 @@
 
 from pydantic import field_validator
 
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 
 class Recipe(TrainSettings):

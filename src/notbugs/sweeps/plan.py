@@ -13,7 +13,7 @@ from notbugs.sweeps.recorded import study_key
 from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
 from notbugs.sweeps.trial import Laboratory
 from notbugs.tracking.lineage import content, flatten
-from notbugs.training.loop import FitSettings, TrainSettings
+from notbugs.training.settings import FitSettings, TrainSettings
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from notbugs.runtime.imports import made_with
 from notbugs.runtime.progress import silent
 from notbugs.sweeps.points import Point, changed_params, changes
 from notbugs.training.early_stopping import EpochRecord
-from notbugs.training.loop import FitSettings, TrainSettings
+from notbugs.training.settings import FitSettings, TrainSettings
 
 SPLITS = ("train", "validation", "test")
 OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]

@@ -24,7 +24,7 @@ from notbugs.runtime.config import DATASET_NAMES, SUBSETS, settings
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_csv, write_json
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 
 @in_processes

@@ -11,7 +11,8 @@ from notbugs.attacks.library import distances, library_attack, library_minimum
 from notbugs.data.images import ImageData, make_generator
 from notbugs.evaluation.accuracy import predict
 from notbugs.models import ModelSettings, create_model, set_normalisation
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 TOLERANCE = 1e-3
 """Largest difference of logits, gradients and images that counts as rounding."""
@@ -50,7 +51,7 @@ def _work(device: torch.device) -> dict[str, Tensor]:
         x_adv = pgd(model, images, labels, generator=make_generator(0, "probe", norm), **arguments).x_adv  # type: ignore[arg-type]
         found[f"adversarial images ({norm})"] = x_adv.cpu()
     recipe = TrainSettings(epochs=1, batch_size=16, lr=0.1, attack=AttackSettings(eps=0.5, num_steps=2))
-    train(model, data, recipe, generator=make_generator(0, "probe", "train"))
+    train(model, data, **recipe.arguments(), generator=make_generator(0, "probe", "train"))
     found["weights after a step"] = torch.cat([value.detach().flatten().cpu() for value in model.parameters()])
     for name in ("apgd_t", "square"):
         library_attack(name, model, images, labels, eps=0.5, num_steps=2, generator=make_generator(0, "probe", name))

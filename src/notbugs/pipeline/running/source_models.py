@@ -7,7 +7,7 @@ from notbugs.data.store import DatasetError, source_folders
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.config import settings
 from notbugs.runtime.errors import ConfigError
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 
 def source_seeds(project: Context, name: str) -> tuple[int, ...]:
