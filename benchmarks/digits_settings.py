@@ -21,7 +21,9 @@ import torch
 from torch import nn
 
 from notbugs.attacks import AttackSettings
-from notbugs.construction.recipes import construct, construct_settings, describe, summarise
+from notbugs.construction.building import construct
+from notbugs.construction.describe import describe, summarise
+from notbugs.construction.settings import construct_settings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources import DataSettings, load_source
 from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_labels
@@ -130,7 +132,7 @@ def rows_of(changes: dict[str, Any], split: str, source_seed: int) -> Iterator[d
     for name, dataset in DATASETS.items():
         recipe = construct_settings(params["construct"][name], f"construct.{name}")
         model = source[recipe.model]
-        made = construct(model, data, recipe, generator=make_generator(params["seed"], "construct", name))
+        made = construct(model, data, **recipe.arguments(), generator=make_generator(params["seed"], "construct", name))
         columns = describe(made, data, model, source["robust"])
         facts = summarise(columns)
         about = {

@@ -20,7 +20,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from notbugs.construction.recipes import TargetSettings, describe, parts, set_up
+from notbugs.construction.building import parts, set_up
+from notbugs.construction.describe import describe
+from notbugs.construction.settings import TargetSettings
 from notbugs.data.batches import BatchReader
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import DatasetWriter, StoredDataset, load_dataset
@@ -53,12 +55,12 @@ def make(folder: Path, count: int) -> None:
 def construct(model: Classifier, data: StoredDataset) -> None:
     """D_det with the facts of every example, as the stage makes it."""
     config = TargetSettings(recipe="deterministic_target", model="standard", eps=0.5, num_steps=2, step_size=0.2)
-    recipe = set_up(model, data, config, generator=make_generator(2))
+    recipe = set_up(model, data, **config.scalars(), generator=make_generator(2))
     reference = neighbour_reference(data)
     facts = []
     with whole_folder(data.path.parent / "made") as unfinished:
         writer = DatasetWriter(unfinished)
-        for rows, part in parts(recipe, len(data), config):
+        for rows, part in parts(recipe, len(data)):
             writer.add(part.data)
             told = describe(part, data, model, model, first=rows.start, reference=reference)
             facts.append(pd.DataFrame({name: values.numpy() for name, values in told.items()}))

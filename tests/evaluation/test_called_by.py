@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.losses import NO_NUMBER
-from notbugs.construction.recipes import Constructed, describe
+from notbugs.construction.describe import describe
+from notbugs.construction.recipe import Constructed
 from notbugs.data.images import ImageData
 from notbugs.data.sources.planted import CLASS_NAMES, PlantedSettings, draw
 from notbugs.evaluation.accuracy import called_by

@@ -9,7 +9,8 @@ from torch import nn
 from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.gradients import look
-from notbugs.construction.recipes import InvertSettings, TargetSettings, construct
+from notbugs.construction.building import construct
+from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.data.batches import BatchReader
 from notbugs.data.images import make_generator
 from notbugs.evaluation.accuracy import adversarially_correct, predict
@@ -49,9 +50,9 @@ def test_unknown_devices_are_treated_as_the_cpu_is():
 def test_construction_in_half_precision(like_cuda, monkeypatch, standard_model, digits, settings):
     """The images are others by rounding; what the source model says of them is not."""
     data = digits[0].select(slice(0, 100))
-    half = construct(standard_model, data, settings, generator=make_generator(0))
+    half = construct(standard_model, data, **settings.arguments(), generator=make_generator(0))
     monkeypatch.setitem(TRAITS, "cpu", Traits())
-    full = construct(standard_model, data, settings, generator=make_generator(0))
+    full = construct(standard_model, data, **settings.arguments(), generator=make_generator(0))
     assert torch.equal(half.data.labels, full.data.labels)
     assert torch.equal(half.start_index, full.start_index)
     assert not torch.equal(half.data.images, full.data.images)

@@ -11,7 +11,8 @@ from torch import nn
 import notbugs.training.checkpoints
 import notbugs.training.loop
 from notbugs.attacks import AttackSettings
-from notbugs.construction.recipes import TargetSettings, construct
+from notbugs.construction.building import construct
+from notbugs.construction.settings import TargetSettings
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, predict
 from notbugs.runtime.out_of_memory import BatchSplitter, MemoryExhaustedError
@@ -206,11 +207,11 @@ def test_evaluation_and_construction_halve_their_batches_too(standard_model, dig
     expected = adversarially_correct(standard_model, few, attack, generator=generator())
     assert 0 < expected.sum() < 60
     settings = TargetSettings(recipe="random_target", model="standard", num_steps=3, step_size=0.2, eps=0.5)
-    wanted = construct(standard_model, few, settings, generator=generator())
+    wanted = construct(standard_model, few, **settings.arguments(), generator=generator())
     logits = predict(standard_model, few.images)
     short = OutOfMemory(standard_model, 16)
     assert torch.equal(adversarially_correct(short, few, attack, generator=generator()), expected)
-    made = construct(short, few, settings, generator=generator())
+    made = construct(short, few, **settings.arguments(), generator=generator())
     torch.testing.assert_close(made.data.images, wanted.data.images, rtol=0, atol=1e-5)
     torch.testing.assert_close(predict(short, few.images), logits, rtol=1e-4, atol=1e-4)
     said = capsys.readouterr().err.splitlines()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from notbugs.construction.recipes import construct_settings
+from notbugs.construction.settings import construct_settings
 from notbugs.data.sources import DataSettings
 from notbugs.data.store import load_dataset
 from notbugs.evaluation.levels import SuiteSettings

@@ -9,7 +9,9 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from notbugs.construction.recipes import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
+from notbugs.construction.building import construct
+from notbugs.construction.recipe import Constructed
+from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, SHAPE, PlantedSettings, draw, patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
@@ -151,7 +153,7 @@ def study(
         name: construct(
             models[recipe.model],
             data,
-            recipe,
+            **recipe.arguments(),
             generator=make_generator(seed, "planted", "construct", recipe.recipe),
             progress=progress,
             description=f"planted: {name}",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.construction.recipes import ConstructSettings, construct_settings
+from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import sha256
 from notbugs.sweeps.points import grid

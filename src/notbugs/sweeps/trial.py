@@ -18,15 +18,11 @@ from typing import Any
 import torch
 
 from notbugs.attacks.engine import pays_to_compile
-from notbugs.construction.recipes import (
-    Constructed,
-    ConstructSettings,
-    construct_settings,
-    describe,
-    recipe_generator,
-    summarise,
-)
-from notbugs.construction.recipes import construct as build
+from notbugs.construction.building import construct as build
+from notbugs.construction.building import recipe_generator
+from notbugs.construction.describe import describe, summarise
+from notbugs.construction.recipe import Constructed
+from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import measure_outcome
@@ -248,10 +244,10 @@ class Trial:
         model = load_model(self.source_file(source_seed), device=device)
         judge = load_model(self.lab.judge(self.recipe.model, source_seed), device=device)
         data = self.lab.splits["train"]
-        generator = recipe_generator(self.project.seed, self.recipe, source_seed)
+        generator = recipe_generator(self.project.seed, self.recipe.recipe, source_seed)
         image, looks = data.images[:1].to(device), len(data) * self.recipe.num_steps
         compiled = pays_to_compile(self.project.runtime.engine, model, image, num_looks=looks)
-        made = build(model, data, self.recipe, generator=generator, compiled=compiled)
+        made = build(model, data, **self.recipe.arguments(), generator=generator, compiled=compiled)
         columns = describe(made, data, model, judge, neighbours=self.lab.neighbours)
         if self.keep_dataset:
             self._keep(made, columns, source_seed)

@@ -10,19 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from notbugs.construction.recipes import (
-    Constructed,
-    ConstructSettings,
-    Recipe,
-    construct_settings,
-    describe,
-    joined,
-    over_sources,
-    parts,
-    recipe_generator,
-    set_up,
-    summarise,
-)
+from notbugs.construction.building import parts, recipe_generator, set_up
+from notbugs.construction.describe import describe, over_sources, summarise
+from notbugs.construction.recipe import Constructed, Recipe, joined
+from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.data.images import ImageData, Images
 from notbugs.data.store import StoredDataset, largest_shard, load_dataset, write_manifest
 from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
@@ -203,7 +194,8 @@ def _make(task: _Task, say: Say) -> None:
     steps = parts(
         ready.recipe,
         rows.stop - rows.start,
-        source.config,
+        batch_size=source.config.batch_size,
+        dtype=source.config.dtype,
         first=rows.start,
         progress=source.project.progress,
         description=f"construct {source.name}, source {source.seed}"
@@ -220,8 +212,8 @@ def _ready(source: _Source) -> _Ready:
     recipe = set_up(
         model,
         data,
-        source.config,
-        generator=recipe_generator(source.project.seed, source.config, source.seed),
+        **source.config.scalars(),
+        generator=recipe_generator(source.project.seed, source.config.recipe, source.seed),
         compiled=source.compiled,
     )
     return _Ready(
