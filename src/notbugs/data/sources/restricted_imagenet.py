@@ -5,7 +5,6 @@ Pictures are decoded when they are asked for, so memory does not grow with the t
 
 import os
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from notbugs.data.images import ImageData, Shape, Subset, as_floats
-from notbugs.data.sources.archives import Directory, Member
+from notbugs.data.images import ImageData, Shape, as_floats
+from notbugs.data.sources.archives import Directory, Member, ReadContent
 from notbugs.data.sources.base import SourceError, limited
-from notbugs.data.sources.pictures import decode
+from notbugs.data.sources.pictures import UndecodableError, read_picture
 from notbugs.data.sources.synsets import SYNSETS
 from notbugs.runtime.progress import Track, silent
 
@@ -58,10 +57,6 @@ class PictureFiles:
     def __len__(self) -> int:
         return len(self.origins)
 
-    def images(self, indices: Tensor) -> Subset:
-        """The pictures at `indices` (M,), not decoded yet."""
-        return Subset(self, indices)
-
     def select(self, indices: Tensor | slice) -> ImageData:
         """Some of the pictures, decoded.
 
@@ -78,16 +73,13 @@ class PictureFiles:
             images = list(decoders.map(lambda found: self._decoded(*found), contents))
         return torch.stack(images) if images else torch.empty(0, *self.image_shape, dtype=torch.uint8)
 
-    def _decoded(self, member: Member, content: Callable[[], bytes]) -> Tensor:
+    def _decoded(self, member: Member, content: ReadContent) -> Tensor:
         """The shorter side scaled to 8/7 of the size (256 for 224), and the square in the middle: (3, S, S) uint8."""
         side = round(self.image_size * 8 / 7)
         try:
-            square = decode(content(), side, grey=False)
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged files make Pillow's decoders raise errors of every kind
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise SourceError(f"{self.root / member.name}: cannot be read as a picture: {reason}; remove it") from None
+            square = read_picture(content, side, grey=False)
+        except UndecodableError as error:
+            raise SourceError(f"{self.root / member.name}: cannot be read as a picture: {error}; remove it") from None
         first = (side - self.image_size) // 2
         middle = slice(first, first + self.image_size)
         return torch.from_numpy(np.ascontiguousarray(square[:, middle, middle]))
