@@ -157,7 +157,11 @@ def over_sources(summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
 def _mean(values: Sequence[Any]) -> Any:
     """Mean of equally nested numbers, number by number."""
     if isinstance(values[0], Mapping):
-        return {key: _mean([value[key] for value in values]) for key in values[0]}
+
+        def of(key: str) -> Any:
+            return _mean([value[key] for value in values])
+
+        return {key: of(key) for key in values[0]}
     if any(value is None for value in values):
         return None
     mean = math.fsum(values) / len(values)

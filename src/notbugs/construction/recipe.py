@@ -51,12 +51,11 @@ def joined(made: Sequence[Constructed]) -> Constructed:
         torch.cat([part.data.labels for part in made]),
         made[0].data.class_names,
     )
-    return Constructed(
-        data,
-        torch.cat([part.true_labels for part in made]),
-        torch.cat([part.start_index for part in made]),
-        {name: torch.cat([part.columns[name] for part in made]) for name in made[0].columns},
-    )
+    columns = {}
+    for name in made[0].columns:
+        columns[name] = torch.cat([part.columns[name] for part in made])
+    true_labels = torch.cat([part.true_labels for part in made])
+    return Constructed(data, true_labels, torch.cat([part.start_index for part in made]), columns)
 
 
 class Recipe(Protocol):

@@ -225,8 +225,6 @@ def save_dataset(
         shard_size: images in a file; None takes as many as fit in 16 MiB, at most 8192.
     Raises: ValueError if there are no examples or the table has another length.
     """
-    if len(data) == 0 or len(examples) != len(data):
-        raise ValueError(f"{name}: {len(data)} images and {len(examples)} rows: need the same number, at least 1")
     with whole_folder(path) as folder:
         writer = DatasetWriter(folder, dtype=dtype, shard_size=shard_size)
         writer.add(data)
@@ -363,7 +361,8 @@ def write_manifest(
 def source_folders(path: Path) -> dict[int, Path]:
     """Source seed -> folder of the dataset made from its model, in rising order; none if `path` is no construction."""
     names = (folder.name.removeprefix(SOURCE) for folder in path.glob(f"{SOURCE}*") if folder.is_dir())
-    return {seed: path / f"{SOURCE}{seed}" for seed in sorted(int(name) for name in names if name.isdecimal())}
+    seeds = sorted(int(name) for name in names if name.isdecimal())
+    return {seed: path / f"{SOURCE}{seed}" for seed in seeds}
 
 
 def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:

@@ -8,7 +8,6 @@ point if its process is killed between failing the trial and enqueuing it again;
 """
 
 import json
-import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from notbugs.data.images import make_generator
 from notbugs.runtime.cache import valid_since
 from notbugs.sweeps.plan import Plan, difference
-from notbugs.sweeps.recorded import RECORDED
+from notbugs.sweeps.recorded import RECORDED, mean
 from notbugs.sweeps.settings import OBJECTIVES, Range, SweepSettings
 from notbugs.sweeps.storage import GRACE, Patience, exclusive
 from notbugs.sweeps.trial import SweepError
@@ -263,4 +262,4 @@ def distribution(settings: SweepSettings, name: str) -> CategoricalDistribution 
 
 def objective_values(objectives: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """What Optuna optimises: means over the seeds."""
-    return [statistics.fmean(row[OBJECTIVES[name][0]] for row in rows) for name in objectives]
+    return [mean(rows, OBJECTIVES[name][0]) for name in objectives]
