@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from notbugs.data.store import Dtype
-from notbugs.runtime.config import Settings, validate
+from notbugs.runtime.config import Seeds, Settings, validate
 from notbugs.runtime.errors import ConfigError
 
 
 class _RecipeSettings(Settings):
     model: Literal["standard", "robust"]
     """Which source model is used."""
-    source_seeds: tuple[int, ...] | None = Field(default=None, strict=False, min_length=1)
+    source_seeds: Seeds | None = None
     """Seeds of `train.<model>` from whose models a dataset is made, one each; null takes all of them."""
     num_steps: int = Field(ge=1)
     """Gradient steps."""
@@ -25,13 +25,6 @@ class _RecipeSettings(Settings):
     """Images in a file, at most 128 MiB: what a process makes at a time, and what is kept when it is killed."""
     dtype: Dtype = "float32"
     """Stored precision of the images; uint8 is not offered, its rounding is larger than the effect."""
-
-    @field_validator("source_seeds")
-    @classmethod
-    def _differ(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if seeds is not None and len(set(seeds)) != len(seeds):
-            raise ValueError("seeds that differ from each other")
-        return seeds
 
     def scalars(self) -> dict[str, Any]:
         """The arguments of `building.set_up`: the recipe's name and its own numbers."""

@@ -5,13 +5,13 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from notbugs.attacks import AttackSettings
-from notbugs.runtime.config import Settings
+from notbugs.runtime.config import Seeds, Settings
 
 
 class TrainSettings(Settings):
     """How a classifier is trained."""
 
-    seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
+    seeds: Seeds = (0,)
     """One model is trained for each; of a fit, for each source model's dataset."""
     epochs: int = Field(ge=1)
     """Passes over the data."""
@@ -46,13 +46,6 @@ class TrainSettings(Settings):
     """The inner attack of adversarial training; null for standard training."""
     validation_attack: AttackSettings | None = None
     """Attack of the adversarial accuracy in the learning curves; null leaves it out."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("seeds that differ from each other")
-        return seeds
 
     @field_validator("nesterov")
     @classmethod
