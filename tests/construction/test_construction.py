@@ -77,6 +77,14 @@ def targeted(base, standard_model) -> Constructed:
     return construct(standard_model, base, **TargetSettings(**TARGET).arguments(), generator=generator())
 
 
+def test_plain_arguments_construct_as_settings_do(base, standard_model, targeted):
+    plain = {"eps": 1.0, "num_steps": 20, "step_size": 0.1}
+    found = construct(standard_model, base, "random_target", **plain, generator=generator())
+    assert torch.equal(found.data.images, targeted.data.images)
+    with pytest.raises(ValueError, match="must be one of invert, random_target, deterministic_target, not 'x'"):
+        construct(standard_model, base, "x", **plain, generator=generator())
+
+
 # D_R and D_NR
 
 

@@ -1,6 +1,7 @@
 """Training: it learns, repeats itself from its seed, resists attacks if taught to, and stops when told to."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -392,6 +393,19 @@ def test_early_stopping_without_validation_is_refused(digits, new_model):
 def test_impossible_settings_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         validate({"epochs": 1, "lr": 0.1, **change}, "train.standard", TrainSettings)
+
+
+def test_plain_arguments_train_as_settings_do(digits, new_model):
+    """What a notebook leaves out is what params.yaml leaves out."""
+    data = few(digits[0], 64)
+    config = TrainSettings(epochs=1, lr=0.1, attack=AttackSettings(eps=0.5, num_steps=2))
+    by_settings, by_hand = new_model(data, width=4), new_model(data, width=4)
+    train(by_settings, data, **config.arguments(), generator=generator())
+    train(by_hand, data, epochs=1, lr=0.1, attack={"eps": 0.5, "num_steps": 2}, generator=generator())
+    assert same(weights(by_settings), weights(by_hand))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    left_out = TrainSettings(epochs=1, lr=0.1).arguments()
+    assert {**left_out, **defaults, "epochs": 1, "lr": 0.1} == {**defaults, **left_out}
 
 
 def test_fits_are_filtered_by_default():
