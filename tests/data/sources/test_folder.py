@@ -190,7 +190,7 @@ def test_running_out_of_memory_is_not_taken_for_a_bad_file(tree, monkeypatch) ->
     def exhausted(*args: object, **kwargs: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(folder, "decode", exhausted)
+    monkeypatch.setattr("notbugs.data.sources.pictures.decode", exhausted)
     with pytest.raises(MemoryError):
         read_folder(tree(), image_size=8, skip_unreadable=True, seed=0)
 
