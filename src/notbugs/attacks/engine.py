@@ -55,8 +55,8 @@ class Engine(nn.Module):
 
     Args:
         model: any module, on any device; it is copied and not changed. `refresh` follows later changes.
-        inputs: a few images as they will come, (n, ...). What is folded (or stored in half precision) must give the model's own
-            logits on them, else it is left as it is.
+        inputs: a few images as they will come, (n, ...). What is folded, or stored in half precision, must give
+            the model's own logits on them, else it is left as it is.
         compiled: use torch.compile, for the first batch size met and its halves; others are padded to them. Where it
             fails at the first batch, that is said and the network runs as it is.
         half: precision of the convolutions; "auto" takes what `devices.TRAITS` has for the images' device, None that

@@ -107,7 +107,7 @@ class Ball(ABC):
 
     @staticmethod
     @abstractmethod
-    def length(delta: Tensor) -> Tensor:
+    def length(delta: Tensor, /) -> Tensor:
         """‖δ‖ of each example, (N, ...) -> (N,) float64."""
 
     @staticmethod

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from notbugs.attacks import AttackSettings, run_attack
+from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine
 from notbugs.data.augmentation import augment
 from notbugs.data.batches import BatchReader
@@ -305,8 +305,8 @@ def _learn(
     """Attack a batch, or a part of one, and add the gradient of `weight` times its mean loss."""
     if engine is not None and settings.attack is not None:
         engine.refresh()
-        attacked = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False, check=False)
-        inputs = attacked.x_adv
+        attack = settings.attack.arguments()
+        inputs = pgd(engine, inputs, labels, **attack, generator=generator, judge=False, check=False).x_adv
     with training_precision(inputs.device):
         logits = model(inputs).float()
     loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
@@ -334,7 +334,7 @@ def _measure(model: nn.Module, validation: Images, settings: TrainSettings, reco
         withstood = adversarially_correct(
             model,
             mine,
-            settings.validation_attack,
+            **settings.validation_attack.arguments(),
             batch_size=min(500, at_once),
             generator=torch.Generator().manual_seed(0),
         )
