@@ -18,7 +18,7 @@ from notbugs.attacks.modules import all_modules, check_steady, in_train_mode
 from notbugs.construction.recipes import Constructed, Recipe, joined
 from notbugs.data.images import Images, by_parts, fingerprints, make_generator
 from notbugs.data.sources import SourceData
-from notbugs.evaluation.accuracy import predict
+from notbugs.evaluation.accuracy import called_by
 from notbugs.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -132,9 +132,9 @@ def check_classifier(
     _check_outputs(model, images, num_classes, representation=representation)
     check_steady(model, images)
     whole = _looked_at(model, images)
+    _require(torch.equal(_looked_at(model, images), whole), "classifier: gives other logits at every call")
     alone = torch.cat([_looked_at(model, image[None]) for image in images])
     _require(_close(alone, whole), "classifier: its logits of an image change with the size of the batch")
-    _require(torch.equal(_looked_at(model, images), whole), "classifier: gives other logits at every call")
     leaf = images.clone().requires_grad_()
     logits = model(leaf)
     _require(logits.requires_grad, "classifier: its logits have no gradient: it leaves torch, or detaches")
@@ -179,7 +179,7 @@ def _check_undisturbed(model: nn.Module, images: Tensor) -> None:
     """Measured and attacked in train mode, a network is afterwards as it was."""
     model.train()
     before = _state(model)
-    labels = predict(model, images).argmax(dim=1)
+    labels = called_by(model, images)
     pgd(model, images, labels, eps=0.1, num_steps=2, random_start=True, generator=make_generator(0, "testing"))
     changed = _changed(before, _state(model))
     model.eval()
