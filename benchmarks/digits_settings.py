@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from notbugs.attacks import AttackSettings
 from notbugs.construction.building import construct
 from notbugs.construction.describe import describe, summarise
 from notbugs.construction.settings import construct_settings
@@ -108,8 +107,7 @@ def measured(model: Classifier, data: ImageData) -> dict[str, float]:
         "shifted": float((called == shifted_labels(data.labels, 10)).double().mean()),
     }
     for eps in RADII:
-        attack = AttackSettings(eps=eps, num_steps=100)
-        withstood = adversarially_correct(model, data, attack, generator=make_generator(0, "benchmark"))
+        withstood = adversarially_correct(model, data, eps=eps, num_steps=100)
         row[f"adversarial_{eps}"] = float(withstood.double().mean())
     return row
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
 from notbugs.data.images import ImageData, make_generator
-from notbugs.models import ModelSettings, create_model
+from notbugs.models import create_model
 from notbugs.runtime.devices import full_precision
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
@@ -57,8 +57,7 @@ FULL, TINY = Size(1000, 45_000, 64, 3), Size(16, 128, 4, 1)
 
 
 def network(name: str, size: Size, device: torch.device) -> nn.Module:
-    settings = ModelSettings(architecture=name, width=size.width)
-    model = create_model(settings, (3, 32, 32), CLASSES, generator=make_generator(0))
+    model = create_model(name, (3, 32, 32), CLASSES, width=size.width, generator=make_generator(0))
     return model.to(device).eval()
 
 

@@ -26,7 +26,7 @@ from notbugs.construction.settings import TargetSettings
 from notbugs.data.batches import BatchReader
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import DatasetWriter, StoredDataset, load_dataset
-from notbugs.evaluation.accuracy import EvaluateSettings, evaluate
+from notbugs.evaluation.accuracy import evaluate
 from notbugs.evaluation.neighbours import neighbour_reference
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
@@ -77,8 +77,7 @@ def fit(model: Classifier, data: StoredDataset) -> None:
 
 def measure(model: Classifier, data: StoredDataset) -> None:
     """Clean accuracy and two attacks."""
-    config = EvaluateSettings(eps=(0.25,), num_steps=2, headline_eps=0.25, headline_num_steps=3)
-    evaluate(model, data, config, generator=make_generator(2))
+    evaluate(model, data, eps=(0.25,), num_steps=2, headline_eps=0.25, headline_num_steps=3)
 
 
 WORKS = {"construct": construct, "train": fit, "evaluate": measure}
@@ -112,7 +111,9 @@ def work(kind: str, folder: Path) -> None:
     torch.set_num_threads(2)
     keep_freed_memory()
     data = load_dataset(folder)
-    model = create_model(MODEL, data.image_shape, CLASSES, generator=make_generator(1)).eval()
+    model = create_model(
+        MODEL.architecture, data.image_shape, CLASSES, width=MODEL.width, generator=make_generator(1)
+    ).eval()
     before = status_mib("VmRSS")
     with watched_anonymous() as values:
         WORKS[kind](model, data)

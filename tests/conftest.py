@@ -13,7 +13,7 @@ from torch import nn
 
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, make_generator, stratified_split
-from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models import create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
@@ -72,9 +72,10 @@ def new_model() -> Callable[..., Classifier]:
     """Build an untrained classifier: new_model(data, seed=0, architecture="small_cnn", width=16)."""
 
     def build(data: ImageData, seed: int = 0, architecture: str = "small_cnn", width: int | None = 16) -> Classifier:
-        chosen = ModelSettings(architecture=architecture, width=width)
         shape = tuple(data.images.shape[1:])
-        model = create_model(chosen, shape, data.class_names, generator=make_generator(seed, "weights"))
+        model = create_model(
+            architecture, shape, data.class_names, width=width, generator=make_generator(seed, "weights")
+        )
         set_normalisation(model, data.images)
         return model
 

@@ -18,7 +18,6 @@ _HOMES = {
     "train": "notbugs.training.loop",
     "construct": "notbugs.construction.building",
     "evaluate": "notbugs.evaluation.accuracy",
-    "SuiteSettings": "notbugs.evaluation.levels",
     "audit": "notbugs.evaluation.suite",
     "wilson_interval": "notbugs.evaluation.intervals",
 }

@@ -13,7 +13,7 @@ from notbugs.attacks import AttackSettings
 from notbugs.data.batches import BatchReader
 from notbugs.data.images import ImageData, Images, Subset, as_floats, by_parts, num_parts
 from notbugs.data.store import DatasetError, StoredDataset, load_dataset, save_dataset
-from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models import create_model, set_normalisation
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
 
@@ -108,7 +108,7 @@ def test_training_gives_the_same_bytes_from_memory_and_from_disk(
 
     def trained(source: Images) -> tuple[dict[str, Tensor], list]:
         model = create_model(
-            ModelSettings(architecture="small_cnn", width=4),
+            "small_cnn",
             source.image_shape,
             source.class_names,
             generator=torch.Generator().manual_seed(5),
@@ -146,7 +146,7 @@ def test_normalisation_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert num_parts(data) == 8
     assert [len(part) for part in by_parts(data)] == [7] * 7 + [1]
     for source in (data, stored(tmp_path, data)):
-        model = create_model(ModelSettings(), (3, 8, 8), data.class_names, generator=torch.Generator().manual_seed(0))
+        model = create_model("small_cnn", (3, 8, 8), data.class_names, generator=torch.Generator().manual_seed(0))
         set_normalisation(model, source)
         torch.testing.assert_close(model.normalise.mean.flatten().double(), mean, rtol=1e-7, atol=0)
         torch.testing.assert_close(model.normalise.std.flatten().double(), std, rtol=1e-7, atol=0)

@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import DatasetError, load_dataset, save_dataset
-from notbugs.models import ModelError, ModelSettings, create_model, load_model, save_model
+from notbugs.models import ModelError, create_model, load_model, save_model
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.state_file import StateError, load_state, save_state
 
@@ -68,8 +68,8 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    small = ModelSettings(architecture="mlp", width=2)
-    save_model(create_model(small, (1, 2, 2), ("a", "b"), generator=make_generator(0)), tmp_path / "m.safetensors")
+    small = create_model("mlp", (1, 2, 2), ("a", "b"), width=2, generator=make_generator(0))
+    save_model(small, tmp_path / "m.safetensors")
     return tmp_path / "m.safetensors"
 
 

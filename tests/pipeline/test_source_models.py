@@ -12,7 +12,8 @@ from resume_tools import set_params
 
 from notbugs.cli.check import check
 from notbugs.data.store import DatasetError, load_dataset, source_folders
-from notbugs.evaluation.accuracy import EvaluateSettings, called_by
+from notbugs.evaluation.accuracy import called_by
+from notbugs.evaluation.levels import SuiteSettings
 from notbugs.exchange.exporting import export_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.construct import construct
@@ -266,7 +267,7 @@ def test_the_means_of_the_stage_are_over_fits_then_over_sources():
         for model in models
     ]
     assert _summary(rows, [])["D_rand"]["standard"] == {"pgd2_eps_0.5": 0.5}
-    (_, name), ((row),) = _curves(rows, EvaluateSettings(eps=(0.5,), num_steps=2, headline_eps=0.5))
+    (_, name), ((row),) = _curves(rows, SuiteSettings(eps=(0.5,), num_steps=2, headline_eps=0.5))
     assert row == {"eps": 0.5, name: 0.5}
 
 

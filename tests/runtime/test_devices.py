@@ -14,8 +14,7 @@ from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.data.batches import BatchReader
 from notbugs.data.images import make_generator
 from notbugs.evaluation.accuracy import adversarially_correct, predict
-from notbugs.evaluation.certificate import CertificateSettings, certify
-from notbugs.evaluation.levels import SuiteSettings
+from notbugs.evaluation.certificate import certify
 from notbugs.evaluation.suite import audit
 from notbugs.runtime.devices import TRAITS, Traits, full_precision, is_out_of_memory, noise_generator, traits
 from notbugs.runtime.out_of_memory import BatchSplitter, MemoryExhaustedError
@@ -83,10 +82,9 @@ def test_adversarial_training_in_half_precision_learns(like_cuda, digits, new_mo
 
 def test_evaluation_in_half_precision_is_judged_in_full(like_cuda, monkeypatch, standard_model, digits):
     data = digits[1].select(slice(0, 300))
-    attack = AttackSettings(eps=0.6, num_steps=60)
-    half = adversarially_correct(standard_model, data, attack, generator=make_generator(0))
+    half = adversarially_correct(standard_model, data, eps=0.6, num_steps=60)
     monkeypatch.setitem(TRAITS, "cpu", Traits())
-    full = adversarially_correct(standard_model, data, attack, generator=make_generator(0))
+    full = adversarially_correct(standard_model, data, eps=0.6, num_steps=60)
     assert int((half != full).sum()) <= 3
     assert 0 < int(full.sum()) < 300
 
@@ -107,8 +105,8 @@ class Blunted(nn.Module):
 @pytest.mark.parametrize(("blunt", "passes"), [(False, True), (True, False)])
 def test_a_check_compares_half_precision_with_full(like_cuda, standard_model, digits, blunt, passes):
     model = Blunted(standard_model).eval() if blunt else standard_model
-    settings = SuiteSettings(eps=(0.6,), headline_eps=0.6, num_steps=10, headline_num_steps=20)
-    found = audit(model, digits[1].select(slice(0, 60)), settings, generator=make_generator(0))
+    few = digits[1].select(slice(0, 60))
+    found = audit(model, few, eps=(0.6,), headline_eps=0.6, num_steps=10, headline_num_steps=20)
     (check,) = (check for check in found.checks if check.check == "half_precision_misses_nothing")
     assert check.passed == passes
 
@@ -136,9 +134,9 @@ def test_noise_for_a_device_comes_from_its_own_generator(monkeypatch):
 
 
 def test_certificates_draw_from_it(like_cuda, standard_model, digits):
-    settings = CertificateSettings(sigma=0.1, num_select=20, num_estimate=50)
+    settings = {"sigma": 0.1, "num_select": 20, "num_estimate": 50}
     first, second = (
-        certify(standard_model, digits[1].images[:4], settings, generator=make_generator(0)) for _ in range(2)
+        certify(standard_model, digits[1].images[:4], **settings, generator=make_generator(0)) for _ in range(2)
     )
     assert torch.equal(first.radius, second.radius)
     assert float(first.radius.max()) > 0

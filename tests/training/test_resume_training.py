@@ -203,14 +203,14 @@ def test_halves_do_all_of_the_work_in_order():
 def test_evaluation_and_construction_halve_their_batches_too(standard_model, digits, capsys):
     """The same examples withstand, and the images are the same to rounding."""
     few = digits[1].select(torch.arange(60))
-    attack = AttackSettings(eps=0.4, num_steps=4, random_start=True)
-    expected = adversarially_correct(standard_model, few, attack, generator=generator())
+    attack = {"eps": 0.4, "num_steps": 4, "random_start": True}
+    expected = adversarially_correct(standard_model, few, **attack, generator=generator())
     assert 0 < expected.sum() < 60
     settings = TargetSettings(recipe="random_target", model="standard", num_steps=3, step_size=0.2, eps=0.5)
     wanted = construct(standard_model, few, **settings.arguments(), generator=generator())
     logits = predict(standard_model, few.images)
     short = OutOfMemory(standard_model, 16)
-    assert torch.equal(adversarially_correct(short, few, attack, generator=generator()), expected)
+    assert torch.equal(adversarially_correct(short, few, **attack, generator=generator()), expected)
     made = construct(short, few, **settings.arguments(), generator=generator())
     torch.testing.assert_close(made.data.images, wanted.data.images, rtol=0, atol=1e-5)
     torch.testing.assert_close(predict(short, few.images), logits, rtol=1e-4, atol=1e-4)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import notbugs.training.loop
-from notbugs.attacks import AttackSettings, run_attack
+from notbugs.attacks import AttackSettings, pgd
 from notbugs.data.augmentation import augment
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, predict
@@ -52,7 +52,7 @@ def test_adversarial_training_makes_robust(standard_model, robust_model, digits)
     """At L2 eps 0.5 at least 20 points more of the test images withstand."""
     attack = AttackSettings(eps=0.5, num_steps=10)
     standard, robust = (
-        float(adversarially_correct(model, digits[1], attack, generator=generator()).double().mean())
+        float(adversarially_correct(model, digits[1], **attack.arguments(), generator=generator()).double().mean())
         for model in (standard_model, robust_model)
     )
     assert robust - standard > 0.2
@@ -84,7 +84,7 @@ def test_adversarial_batches_are_the_worst_of_the_ball(standard_model, digits):
     attack = AttackSettings(eps=0.5, num_steps=7, step_size=0.1)
     standard_model.train()
     try:
-        found = run_attack(standard_model, data.images, data.labels, attack, generator=generator()).x_adv
+        found = pgd(standard_model, data.images, data.labels, **attack.arguments(), generator=generator()).x_adv
         assert standard_model.training  # goes on training
     finally:
         standard_model.eval()
@@ -98,7 +98,7 @@ def test_the_attack_is_trained_against(digits, new_model):
     data = few(digits[0], 64)
     attack = AttackSettings(eps=1.0, num_steps=3)
     model = new_model(data, width=4)
-    worst = run_attack(copy.deepcopy(model).eval(), data.images, data.labels, attack, generator=generator()).x_adv
+    worst = pgd(copy.deepcopy(model).eval(), data.images, data.labels, **attack.arguments()).x_adv
     with torch.no_grad():
         expected = functional.cross_entropy(copy.deepcopy(model).train()(worst), data.labels)
         unperturbed = functional.cross_entropy(copy.deepcopy(model).train()(data.images), data.labels)
@@ -170,7 +170,7 @@ def test_records_say_what_was_measured(digits, new_model):
     last, called = records[-1], predict(model, validation.images).argmax(dim=1)
     assert last["validation_accuracy"] == float((called == validation.labels).double().mean())
     assert last["validation_accuracy_shifted"] == float((called == (validation.labels + 1) % 10).double().mean())
-    withstood = adversarially_correct(model, validation, config.validation_attack, generator=generator())
+    withstood = adversarially_correct(model, validation, **config.validation_attack.arguments(), generator=generator())
     assert last["validation_adversarial_accuracy"] == float(withstood.double().mean())
     assert 0 < last["train_accuracy"] <= 1
 

@@ -83,10 +83,12 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     Returns: one record an epoch.
     """
     project, config, data = lesson.project, lesson.config, lesson.data
+    kind = project.model_settings()
     model = create_model(
-        project.model_settings(),
+        kind.architecture,
         data.image_shape,
         data.class_names,
+        width=kind.width,
         generator=make_generator(project.seed, *lesson.stream, "weights"),
     ).to(project.device)
     set_normalisation(model, data)

@@ -120,9 +120,10 @@ def _trained(
     """X from scratch on one dataset; an X of one seed starts alike and sees the rows in the same order on each."""
     stream = ("transfer", settings.architecture, settings.width or 0, seed)
     model = create_model(
-        settings,
+        settings.architecture,
         data.image_shape,
         data.class_names,
+        width=settings.width,
         generator=make_generator(project.seed, *stream, "weights"),
     ).to(project.device)
     set_normalisation(model, data)

@@ -147,7 +147,9 @@ def estimate(
 
 
 def _new(settings: ModelSettings, data: Images, generator: torch.Generator) -> Classifier:
-    model = create_model(settings, data.image_shape, data.class_names, generator=generator)
+    model = create_model(
+        settings.architecture, data.image_shape, data.class_names, width=settings.width, generator=generator
+    )
     set_normalisation(model, data)
     return model
 
@@ -231,7 +233,7 @@ def _tested(
     generator = make_generator(seed, *stream, "attack")
     return {
         f"{name}_clean": called_by(model, test) == test.labels,
-        f"{name}_attacked": adversarially_correct(model, test, settings.attack, generator=generator),
+        f"{name}_attacked": adversarially_correct(model, test, **settings.attack.arguments(), generator=generator),
     }
 
 

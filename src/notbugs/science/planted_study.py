@@ -199,7 +199,9 @@ def _trained(
 ) -> Classifier:
     """A classifier from scratch; models of one stream and seed start alike and see the rows in the same order."""
     weights = make_generator(seed, "planted", stream, model_seed, "weights")
-    model = create_model(settings.model, SHAPE, CLASS_NAMES, generator=weights).to(device)
+    model = create_model(
+        settings.model.architecture, SHAPE, CLASS_NAMES, width=settings.model.width, generator=weights
+    ).to(device)
     set_normalisation(model, data.images)
     order = make_generator(seed, "planted", stream, model_seed, "batches")
     train(
@@ -244,7 +246,7 @@ def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -
     attack = settings.robust.attack
     assert attack is not None  # the settings ask for it
     clean = called_by(model, test.images) == test.labels
-    withstood = adversarially_correct(model, test, attack, generator=make_generator(0))
+    withstood = adversarially_correct(model, test, **attack.arguments(), generator=make_generator(0))
     followed = follows(model, settings.world, test)
     return {
         "clean": share(clean),

@@ -25,7 +25,7 @@ from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import load_dataset, save_dataset
-from notbugs.evaluation.accuracy import measure_outcome
+from notbugs.evaluation.accuracy import measure
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.neighbours import own_neighbours
 from notbugs.evaluation.suite import audit
@@ -330,8 +330,8 @@ class Trial:
         whole = settings(self.project.params, "evaluate", SuiteSettings)
         headline = whole.model_copy(update={"eps": (whole.headline_eps,), "num_steps": whole.headline_num_steps})
         generator = make_generator(self.project.seed, *RANDOM_STARTS)
-        found = audit(model, self.lab.splits[split], headline, generator=generator, thorough=False)
-        return [measure_outcome(outcome) for outcome in found.outcomes]
+        found = audit(model, self.lab.splits[split], **headline.arguments(), generator=generator, thorough=False)
+        return [measure(outcome) for outcome in found.outcomes]
 
 
 def _accuracies(measurements: Any) -> dict[str, float]:

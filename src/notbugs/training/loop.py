@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from notbugs.attacks import AttackSettings, run_attack
+from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine
 from notbugs.data.augmentation import augment
 from notbugs.data.batches import BatchReader
@@ -73,9 +73,9 @@ def train(
             label_smoothing, measure_every, early_stopping: as `settings.TrainSettings` says; its `arguments()` gives
             them.
         generator: CPU generator for the order of the examples, augmentation and random starts.
-        attack: the inner attack, as `AttackSettings` takes it: {"norm": "l2", "eps": 0.5, "num_steps": 7}.
+        attack: arguments of `pgd` for the inner attack, such as {"norm": "l2", "eps": 0.5, "num_steps": 7}.
         validation: measured for the curves and early stopping; never trained on.
-        validation_attack: attack of the adversarial accuracy in the curves; None leaves it out.
+        validation_attack: the same for the adversarial accuracy in the curves; None leaves it out.
         on_epoch: called with each record.
         compiled: compile the engine of the inner attack (see `attacks.engine.pays_to_compile`).
         checkpoint: where the state is kept after an epoch, and taken up again; model and generator must then be
@@ -86,7 +86,6 @@ def train(
         early stopping without validation images, or an impossible attack.
     """
     _check(len(data), batch_size, early_stopping, validation)
-    inner, outer = (AttackSettings(**one) if one else None for one in (attack, validation_attack))
     device = next(model.parameters()).device
     reader = BatchReader(data, device)
     model.to(memory_format=torch.channels_last)
@@ -98,15 +97,15 @@ def train(
         optimizer=descent,
         scheduler=_scheduler(descent, schedule, lr, milestones, epochs * steps),
         after_each_step=schedule == "one_cycle",
-        engine=Engine(model, few, compiled=compiled, learning=True) if inner else None,
-        attack=inner,
+        engine=Engine(model, few, compiled=compiled, learning=True) if attack is not None else None,
+        attack=attack,
         crop_padding=crop_padding,
         flip=flip,
         label_smoothing=label_smoothing,
         # of several processes all must take the same steps, so none may split its part of a batch
         splitter=BatchSplitter(description, smallest=2 if world_size() == 1 else len(data)),
     )
-    best = BestEpoch(early_stopping, deciding_column(adversarial=inner is not None))
+    best = BestEpoch(early_stopping, deciding_column(adversarial=attack is not None))
     told = on_epoch or (lambda record: None)
     history = History(model, descent, learner.scheduler, generator, best, checkpoint, told)
     history.resume()
@@ -125,7 +124,7 @@ def train(
         record = _unmeasured(epoch, now, loss, accuracy)
         measured = validation is not None and (last or epoch % measure_every == 0)
         if validation is not None and measured:
-            _measure(model, validation, outer, record)
+            _measure(model, validation, validation_attack, record)
         history.add(record, measured=measured, last=last)
         if best.over:
             break
@@ -183,7 +182,7 @@ class _Learner:
     scheduler: LRScheduler
     after_each_step: bool
     engine: Engine | None
-    attack: AttackSettings | None
+    attack: Mapping[str, Any] | None
     crop_padding: int
     flip: bool
     label_smoothing: float
@@ -217,9 +216,8 @@ class _Learner:
         """Attack a batch, or a part of one, and add the gradient of `weight` times its mean loss."""
         if self.engine is not None and self.attack is not None:
             self.engine.refresh()
-            inputs = run_attack(
-                self.engine, inputs, labels, self.attack, generator=noise, judge=False, check=False
-            ).x_adv
+            attacked = pgd(self.engine, inputs, labels, **self.attack, generator=noise, judge=False, check=False)
+            inputs = attacked.x_adv
         with training_precision(inputs.device):
             logits = self.model(inputs).float()
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -263,7 +261,7 @@ def _first_not_finite(losses: list[Tensor]) -> int:
     return next(step for step, count in enumerate(counts, start=1) if count)
 
 
-def _measure(model: nn.Module, validation: Images, attack: AttackSettings | None, record: EpochRecord) -> None:
+def _measure(model: nn.Module, validation: Images, attack: Mapping[str, Any] | None, record: EpochRecord) -> None:
     """Fill in the validation columns of a record; of several processes each measures its part of the images."""
     count, at_once = len(validation), 8 * part_size(validation.image_shape)
     mine = validation if world_size() == 1 else Subset(validation, own_part(torch.arange(count)))
@@ -273,7 +271,7 @@ def _measure(model: nn.Module, validation: Images, attack: AttackSettings | None
     record["validation_accuracy_shifted"] = _share(called == shifted, count)
     if attack is not None:
         starts = torch.Generator().manual_seed(0)
-        withstood = adversarially_correct(model, mine, attack, batch_size=min(500, at_once), generator=starts)
+        withstood = adversarially_correct(model, mine, **attack, batch_size=min(500, at_once), generator=starts)
         record["validation_adversarial_accuracy"] = _share(withstood, count)
 
 

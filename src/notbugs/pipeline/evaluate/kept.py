@@ -13,7 +13,7 @@ from notbugs.evaluation.accuracy import Outcome
 from notbugs.evaluation.certificate import Certificate
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.masking import Signs, Standing
-from notbugs.evaluation.suite import Findings
+from notbugs.evaluation.suite import Audit
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.cache import ResultCache, work_folder
 from notbugs.runtime.files import sha256
@@ -43,7 +43,7 @@ class Kept:
             "device": project.device.type,
         }
 
-    def get(self, *made_from: object) -> Findings | None:
+    def get(self, *made_from: object) -> Audit | None:
         """What is kept, if anything is; `made_from` is all that it depends on besides what is said above."""
         found = self._results.get(self._key(made_from))
         try:
@@ -51,7 +51,7 @@ class Kept:
         except (ValueError, KeyError, TypeError):
             return None
 
-    def put(self, found: Findings, *made_from: object) -> None:
+    def put(self, found: Audit, *made_from: object) -> None:
         """Keep what was found."""
         self._results.put(self._key(made_from), _to_json(found))
 
@@ -59,7 +59,7 @@ class Kept:
         return {**self._common, "of": made_from}
 
 
-def _to_json(found: Findings) -> dict[str, Any]:
+def _to_json(found: Audit) -> dict[str, Any]:
     return {
         "outcomes": [
             [outcome.labels, outcome.attack, outcome.norm, outcome.eps, _bits(outcome.correct)]
@@ -79,13 +79,13 @@ def _to_json(found: Findings) -> dict[str, Any]:
     }
 
 
-def _from_json(kept: dict[str, Any]) -> Findings:
+def _from_json(kept: dict[str, Any]) -> Audit:
     standing, signs, called_and_radius = kept["standing"], kept["signs"], kept["certificate"]
     if signs is not None:
         random = [math.nan if value is None else value for value in signs.pop("random")]
         masks: dict[str, Any] = {name: bits if bits is None else _mask(bits) for name, bits in signs.items()}
         signs = Signs(random=torch.tensor(random, dtype=torch.float64), **masks)
-    return Findings(
+    return Audit(
         outcomes=[
             Outcome(labels, attack, norm, eps, _mask(bits)) for labels, attack, norm, eps, bits in kept["outcomes"]
         ],

@@ -14,7 +14,7 @@ from notbugs.data.images import Images, make_generator
 from notbugs.evaluation.accuracy import batches
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.masking import transfer_images
-from notbugs.evaluation.suite import PART, Audit, Findings, audited, find, generator_of_part
+from notbugs.evaluation.suite import PART, Audit, audited, find, generator_of_part
 from notbugs.models import ModelError, load_model
 from notbugs.models.base import Classifier
 from notbugs.pipeline.evaluate.kept import Kept
@@ -88,7 +88,7 @@ class Bench:
 
     def _transfer(self, source: Path, first: int) -> Tensor:
         part = self.data.select(slice(first, first + PART))
-        return transfer_images(load_model(source, device=self.project.device), part, self.config)
+        return transfer_images(load_model(source, device=self.project.device), part, **self.config.transfer())
 
 
 _benches: dict[tuple[Path, str], Bench] = {}
@@ -99,16 +99,16 @@ def _bench_of_this_process(project: Context, data: Images, config: SuiteSettings
     return _benches.setdefault((project.root, config.model_dump_json()), Bench(project, data, config))
 
 
-def measure(bench: Bench, task: Task) -> Findings:
+def measure(bench: Bench, task: Task) -> Audit:
     """Do one task."""
     model, engine = bench.loaded(task.file)
     first = task.first
     return find(
         model,
         bench.data.select(slice(first, task.stop)),
-        bench.config,
+        **bench.config.arguments(),
         generator=generator_of_part(make_generator(bench.project.seed, *RANDOM_STARTS), first),
-        transferred=bench.transferred(task.source, first) if task.source else None,
+        transfer_from=bench.transferred(task.source, first) if task.source else None,
         thorough=task.thorough,
         checked=task.checked,
         also_at=task.also_at,
@@ -155,7 +155,7 @@ class Measuring:
     def __init__(self, project: Context, subjects: list[Subject], data: Images, config: SuiteSettings) -> None:
         self._project, self._bench, self._config = project, Bench(project, data, config), config
         self._kept = Kept(project, config)
-        self._found: dict[tuple[Path, int], Findings] = {}
+        self._found: dict[tuple[Path, int], Audit] = {}
         self._tasks = {subject.file: tasks for subject, tasks in self._plan(subjects, len(data))}
 
     def run(self) -> None:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings, pgd
-from notbugs.attacks.library import distances, library_attack, library_minimum
+from notbugs.attacks.library import library_attack, library_minimum
+from notbugs.attacks.projections import lengths
 from notbugs.data.images import ImageData, make_generator
 from notbugs.evaluation.accuracy import predict
-from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models import create_model, set_normalisation
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
 
@@ -40,9 +41,7 @@ def _work(device: torch.device) -> dict[str, Tensor]:
     """What is compared: name -> values, on the CPU."""
     generator = make_generator(0, "probe")
     data = ImageData(torch.rand(16, 1, 8, 8, generator=generator), torch.arange(16) % 4, ("a", "b", "c", "d"))
-    model = create_model(
-        ModelSettings(architecture="small_cnn", width=4), data.image_shape, data.class_names, generator=generator
-    ).to(device)
+    model = create_model("small_cnn", data.image_shape, data.class_names, width=4, generator=generator).to(device)
     set_normalisation(model, data)
     found = {"logits": predict(model, data), "gradients": _gradients(model.eval(), data, device)}
     images, labels = data.images.to(device), data.labels.to(device)
@@ -55,7 +54,7 @@ def _work(device: torch.device) -> dict[str, Tensor]:
     found["weights after a step"] = torch.cat([value.detach().flatten().cpu() for value in model.parameters()])
     for name in ("apgd_t", "square"):
         library_attack(name, model, images, labels, eps=0.5, num_steps=2, generator=make_generator(0, "probe", name))
-    distances(library_minimum("ddn", model, images, labels, num_steps=2, generator=make_generator(0)) - images, "l2")
+    lengths(library_minimum("ddn", model, images, labels, num_steps=2, generator=make_generator(0)) - images)
     return found
 
 
