@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from notbugs.data.images import ImageData, Images, as_floats, part_size
+from notbugs.data.images import ImageData, Images, as_floats, part_rows
 from notbugs.runtime.devices import free_memory, traits
 
 CPU_BYTES = 2**24
@@ -68,9 +68,7 @@ def _all_on(data: Images, device: torch.device) -> Tensor:
         return data.images.to(device)
     first = data.raw(slice(0, 1))
     images = torch.empty(len(data), *data.image_shape, dtype=first.dtype, device=device)
-    size = part_size(data.image_shape)
-    for start in range(0, len(data), size):
-        rows = slice(start, min(start + size, len(data)))
+    for rows in part_rows(data):
         images[rows] = data.raw(rows)
     return images
 
