@@ -5,8 +5,8 @@ A class's number is the rank of its WordNet id among the 1,000, as torchvision n
 
 Sources: the ranges are tabulated in Ilyas et al. 2019, appendix C, and stand in the authors' library
 (MadryLab/robustness, tools/constants.py, RESTRICTED_IMAGNET_RANGES; its comment counts 14 primates, its range 18).
-The ids are those of these ranks in ILSVRC 2012's list of classes (LOC_synset_mapping.txt). The table, synsets.txt, has a line
-a class, in the paper's order: name, first and last rank, ids.
+The ids are those of these ranks in ILSVRC 2012's list of classes (LOC_synset_mapping.txt). The table, synsets.txt, has
+a line a class, in the paper's order: name, first and last rank, ids.
 """
 
 from importlib.resources import files
