@@ -137,25 +137,24 @@ def find(
     if not thorough:
         return Audit(curve, {})
     attacked = Attacked(model, engine_of(model, data), data, first, norm, headline_eps, batch_size, generator)
-    steps = (num_steps, headline_num_steps)
-    suite = _Suite(attacked, LEVELS[level] if isinstance(level, str) else level, curve, steps, search_all=checked)
+    attacks, steps = LEVELS[level] if isinstance(level, str) else level, (num_steps, headline_num_steps)
+    suite = _Suite(attacked, attacks, curve, steps, search_all=checked)
     standing = suite.run()
-    more = []
+    found = [*curve, *suite.found]
     if also_at is not None:
         there = outcomes(model, data, headline_eps=also_at, eps=(also_at,), engine=attacked.engine, **shared)
-        worst = _Suite(replace(attacked, eps=also_at), suite.level, there, steps, search_all=False)
-        worst.run()
-        known = {(outcome.attack, outcome.eps) for outcome in curve}
+        second = _Suite(replace(attacked, eps=also_at), attacks, there, steps, search_all=False)
+        second.run()
         headline = [outcome for outcome in there if outcome.attack == pgd_name(headline_num_steps)]
-        more = [o for o in (*headline, worst.found[-1]) if (o.attack, o.eps) not in known]
-    found = [*curve, *suite.found, *more]
+        known = {(outcome.attack, outcome.eps) for outcome in curve}
+        found += [o for o in (*headline, second.found[-1]) if (o.attack, o.eps) not in known]
     if not checked:
         return Audit(found, {})
-    transferred = transfer_from
-    if isinstance(transferred, nn.Module):
-        how: dict[str, Any] = {"norm": norm, "eps": headline_eps, "num_steps": num_steps, "batch_size": batch_size}
-        transferred = transfer_images(transferred, data, **how)
-    signs = look_for_signs(attacked, headline_num_steps=headline_num_steps, transferred=transferred)
+    if isinstance(transfer_from, nn.Module):
+        transfer_from = transfer_images(
+            transfer_from, data, eps=headline_eps, norm=norm, num_steps=num_steps, batch_size=batch_size
+        )
+    signs = look_for_signs(attacked, headline_num_steps=headline_num_steps, transferred=transfer_from)
     guaranteed = None if certificate is None else _certified(attacked, **certificate)
     return Audit(found, suite.norms, standing, signs, guaranteed)
 
