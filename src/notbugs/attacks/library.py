@@ -65,8 +65,8 @@ class _Task:
         """Classes that a targeted attack tries."""
         return min(MOST_TARGETS, self.num_classes - 1)
 
-    def pyautoattack(self, module: str, name: str, *, loss: Any = None, **arguments: Any) -> Tensor:
-        """What an attack of pyautoattack finds, (N, C, H, W); loss: (logits, labels) -> (N,), in the place of DLR."""
+    def pyautoattack(self, module: str, name: str, *, dlr_loss: Any = None, **arguments: Any) -> Tensor:
+        """What an attack of pyautoattack finds, (N, C, H, W); dlr_loss: (logits, labels) -> (N,), in DLR's place."""
         attack = getattr(_library(f"pyautoattack.{module}"), name)(
             self.network,
             norm="L2" if self.norm == "l2" else "Linf",
@@ -74,10 +74,9 @@ class _Task:
             seed=self.seed,
             device=self.inputs.device,
             **arguments,
-            **({} if loss is None else {"loss": "dlr"}),  # it takes losses by name, and calls this one as a method
         )
-        if loss is not None:
-            attack.dlr_loss = loss
+        if dlr_loss is not None:
+            attack.dlr_loss = dlr_loss
         found: Tensor = attack.perturb(self.inputs, self.labels)
         return found
 
@@ -254,7 +253,9 @@ def _library(module: str) -> Any:
 
 def _apgd_ce(task: _Task) -> Tensor:
     # The log-odds rise and fall with the cross-entropy, which is all that the attack reads of it, and do not saturate.
-    return task.pyautoattack("autopgd_base", "APGDAttack", n_iter=task.num_steps, loss=log_odds, logger=_LOG)
+    # The library's place for a loss that it calls by name is that of DLR.
+    arguments = {"n_iter": task.num_steps, "loss": "dlr", "dlr_loss": log_odds}
+    return task.pyautoattack("autopgd_base", "APGDAttack", **arguments, logger=_LOG)
 
 
 def _apgd_t(task: _Task) -> Tensor:

@@ -230,7 +230,9 @@ class _Suite:
     def _pgd(self, num_steps: int, num_restarts: int) -> tuple[Tensor, Tensor]:
         """PGD on what stands; what stood before and after."""
         before, rows = self._left, self._left.nonzero().flatten()
-        withstood = self.attacked.withstand(rows, num_steps=num_steps, num_restarts=num_restarts)
+        withstood = self.attacked.withstand(
+            rows, num_steps=num_steps, random_start=num_restarts > 1, num_restarts=num_restarts
+        )
         self._fell(rows[~withstood])
         self._record(pgd_name(num_steps, num_restarts))
         return before, self._left
