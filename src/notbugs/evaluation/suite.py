@@ -1,7 +1,7 @@
 """The attack suite: cheapest attack first, each on what the ones before it left standing, and what all leave."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -177,15 +177,15 @@ def _joined(parts: Sequence[Any]) -> Any:
     one = parts[0]
     if isinstance(one, Tensor):
         return torch.cat(list(parts))
-    if isinstance(one, dict):
-        return {key: _joined([part[key] for part in parts]) for key in one}
-    if isinstance(one, list):
-        return [_joined(values) for values in zip(*parts, strict=True)]
     if isinstance(one, Certificate):
         return Certificate(*map(_joined, zip(*parts, strict=True)))
-    if is_dataclass(one):
-        names = [field.name for field in fields(one)]
-        return replace(one, **{name: _joined([getattr(part, name) for part in parts]) for name in names})  # type: ignore[type-var]
+    if isinstance(one, list):
+        return [_joined(values) for values in zip(*parts, strict=True)]
+    if isinstance(one, dict):
+        columns = zip(*(part.values() for part in parts), strict=True)
+        return dict(zip(one, map(_joined, columns), strict=True))
+    if is_dataclass(one) and not isinstance(one, type):
+        return replace(one, **_joined([vars(part) for part in parts]))
     return one
 
 
