@@ -11,9 +11,10 @@ from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, Pattern, Planted
 from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.science import planted_study
-from notbugs.science.feature_maps import LinearFeatures
-from notbugs.science.features import features_of, worst
-from notbugs.science.planted import (
+from notbugs.science.features.maps import LinearFeatures
+from notbugs.science.features.usefulness import features_of, worst
+from notbugs.science.planted.study import PlantedStudy, PlantedStudySettings, over_fits, study
+from notbugs.science.planted.truth import (
     PlantedError,
     conflicting,
     filter_features,
@@ -22,7 +23,6 @@ from notbugs.science.planted import (
     says,
     truth,
 )
-from notbugs.science.planted_study import PlantedStudy, PlantedStudySettings, over_fits, study
 
 PRESET = Path(__file__).parents[2] / "presets" / "digits.yaml"
 WORLD = PlantedSettings(num_train=400, num_test=400)

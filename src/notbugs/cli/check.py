@@ -15,10 +15,10 @@ from notbugs.runtime.config import DATASET_NAMES, SECTIONS, Settings, runtime, s
 from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.science.diversity import DiversitySettings, least_images
 from notbugs.science.estimator import EstimatorSettings
-from notbugs.science.features_study import FeaturesSettings
-from notbugs.science.gaussian import GaussianSettings
-from notbugs.science.inversion import InversionSettings
-from notbugs.science.planted_study import PlantedStudySettings
+from notbugs.science.features.study import FeaturesSettings
+from notbugs.science.gaussian.theory import GaussianSettings
+from notbugs.science.inversion.inverting import InversionSettings
+from notbugs.science.planted.study import PlantedStudySettings
 from notbugs.science.transfer import TransferSettings
 from notbugs.sweeps.settings import sweep_settings
 from notbugs.training.loop import FitSettings, TrainSettings

@@ -13,6 +13,7 @@ from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.source_models import first_sources, source_model_of
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import write_json
+from notbugs.science.common.shares import share
 from notbugs.science.diversity import (
     MEASURES,
     DiversitySettings,
@@ -22,8 +23,7 @@ from notbugs.science.diversity import (
     prototypicality,
     rows_by_class,
 )
-from notbugs.science.inversion import features
-from notbugs.science.shares import share
+from notbugs.science.inversion.inverting import features
 
 DATASETS = {"D_R": "robust", "D_NR": "nonrobust"}
 ESTIMATORS = {"robust": "robust", "standard": "nonrobust"}

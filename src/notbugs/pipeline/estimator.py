@@ -18,7 +18,7 @@ from notbugs.science.estimator import (
     measure_estimator,
     pooled,
 )
-from notbugs.science.inversion import Pairs
+from notbugs.science.inversion.inverting import Pairs
 
 
 def estimator(project: Context) -> None:

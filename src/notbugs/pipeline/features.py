@@ -11,8 +11,8 @@ from notbugs.pipeline.running.source_models import first_sources, source_model_o
 from notbugs.pipeline.running.unused import remove_unused
 from notbugs.runtime.config import DATASET_NAMES, settings
 from notbugs.runtime.files import write_csv, write_json
-from notbugs.science.feature_maps import LinearFeatures, Probabilities, principal_components
-from notbugs.science.features_study import FeaturesSettings, Worlds, study
+from notbugs.science.features.maps import LinearFeatures, Probabilities, principal_components
+from notbugs.science.features.study import FeaturesSettings, Worlds, study
 
 
 def features(project: Context) -> None:

@@ -3,8 +3,8 @@
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import write_json
-from notbugs.science.gaussian import GaussianSettings
-from notbugs.science.gaussian_study import study
+from notbugs.science.gaussian.study import study
+from notbugs.science.gaussian.theory import GaussianSettings
 
 
 def gaussian(project: Context) -> None:

@@ -18,7 +18,8 @@ from notbugs.pipeline.running.source_models import first_sources, source_model_o
 from notbugs.runtime.config import settings
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_json
-from notbugs.science.inversion import (
+from notbugs.science.common.shares import nested, share, share_table
+from notbugs.science.inversion.inverting import (
     InversionSettings,
     Pairs,
     accuracies,
@@ -26,7 +27,6 @@ from notbugs.science.inversion import (
     resemblance,
     summary,
 )
-from notbugs.science.shares import nested, share, share_table
 from notbugs.training.loop import FitSettings
 
 ESTIMATORS = ("robust", "standard")

@@ -5,7 +5,7 @@ from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import write_json
-from notbugs.science.planted_study import FitTask, Fitted, PlantedStudySettings, fit_one, study
+from notbugs.science.planted.study import FitTask, Fitted, PlantedStudySettings, fit_one, study
 
 
 def planted(project: Context) -> None:

@@ -16,7 +16,7 @@ from notbugs.pipeline.running.source_models import first_sources, source_model_o
 from notbugs.pipeline.running.unfinished import kept, unfinished
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import write_json
-from notbugs.science.shares import nested, share, share_table
+from notbugs.science.common.shares import nested, share, share_table
 from notbugs.science.transfer import (
     GOALS,
     Examples,

@@ -22,9 +22,9 @@ from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Settings
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.inversion import Pairs, invert, resemblance
-from notbugs.science.recipe import Recipe
-from notbugs.science.shares import share_table
+from notbugs.science.common.recipe import Recipe
+from notbugs.science.common.shares import share_table
+from notbugs.science.inversion.inverting import Pairs, invert, resemblance
 from notbugs.training.loop import train
 
 

@@ -24,7 +24,7 @@ from notbugs.data.images import ImageData, make_generator
 from notbugs.evaluation.accuracy import batches, called_by, model_device, shifted_labels
 from notbugs.models import ModelSettings
 from notbugs.runtime.config import Settings
-from notbugs.science.recipe import Recipe
+from notbugs.science.common.recipe import Recipe
 
 Goal = Literal["untargeted", "targeted"]
 GOALS: tuple[Goal, ...] = ("untargeted", "targeted")

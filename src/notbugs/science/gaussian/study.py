@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from notbugs.data.images import make_generator
-from notbugs.science.gaussian import (
+from notbugs.science.gaussian.checks import minimax, monte_carlo
+from notbugs.science.gaussian.theory import (
     GaussianSettings,
     TwoGaussians,
     accuracy,
@@ -21,7 +22,6 @@ from notbugs.science.gaussian import (
     spent_budget,
     worst_alignment,
 )
-from notbugs.science.gaussian_checks import minimax, monte_carlo
 
 MEAN_LENGTH = 2.0
 """‖μ*‖ of the random case."""

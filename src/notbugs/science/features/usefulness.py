@@ -24,7 +24,7 @@ from notbugs.data.images import ImageData, Images
 from notbugs.evaluation.accuracy import batches, model_device
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.feature_maps import FeatureMap
+from notbugs.science.features.maps import FeatureMap
 
 Z = 1.959963984540054
 """Normal quantile of a 95% interval."""

@@ -15,9 +15,9 @@ from notbugs.evaluation.accuracy import adversarially_correct, called_by
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.runtime.config import Radii, Settings
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.circles import CirclesSettings, circles
-from notbugs.science.feature_maps import LinearFeatures
-from notbugs.science.features import (
+from notbugs.science.features.circles import CirclesSettings, circles
+from notbugs.science.features.maps import LinearFeatures
+from notbugs.science.features.usefulness import (
     Features,
     Usefulness,
     features_of,

@@ -22,7 +22,7 @@ from notbugs.evaluation.neighbours import BATCH, nearest_rows
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Settings
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.shares import share
+from notbugs.science.common.shares import share
 
 Objective = Literal["representation", "cosine", "logits"]
 

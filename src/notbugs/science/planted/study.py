@@ -18,9 +18,9 @@ from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Radii, Settings
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.features import Usefulness, kept_share, worst
-from notbugs.science.features_study import share
-from notbugs.science.planted import filter_features, follows, says, truth
+from notbugs.science.features.study import share
+from notbugs.science.features.usefulness import Usefulness, kept_share, worst
+from notbugs.science.planted.truth import filter_features, follows, says, truth
 from notbugs.training.loop import TrainSettings, train
 
 
