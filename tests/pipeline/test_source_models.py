@@ -20,7 +20,7 @@ from notbugs.pipeline.evaluate import _curves, _summary, evaluate
 from notbugs.pipeline.evaluate.measuring import Subject, _places
 from notbugs.pipeline.fit import fit
 from notbugs.pipeline.running.context import Context, open_project
-from notbugs.pipeline.running.source_models import construction_seeds, first_sources, judge_seed, source_model_of
+from notbugs.pipeline.running.models import construction_seeds, first_sources, judge_seed, source_model_of
 from notbugs.runtime.errors import ConfigError
 from tiny import CONSTRUCT, TRAIN
 
