@@ -66,7 +66,8 @@ def train(job: Job) -> None:
 
 def _subsets(job: Job, source_seed: int, stored: StoredDataset, base: StoredDataset) -> dict[str, Images]:
     """What is fitted on, for one source: all images; those still y, where that makes a batch; and D."""
-    config, subsets = job.settings, {"full": stored}
+    config = job.settings
+    subsets: dict[str, Images] = {"full": stored}
     if config.still_y:
         agreed = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True)).nonzero().flatten()
         still_y = Subset(stored, agreed)

@@ -100,8 +100,9 @@ class Job:
         stage, project = self.stage, self.project
         inputs = [self.path(path) for path in stage.inputs] if inputs is None else inputs
         settings = {**self._settings_as_json(), **more}
-        shared = {"runtime": project.runtime.model_dump(mode="json")} if "device" in stage.shared else {}
-        shared = shared or {"seed": project.seed}
+        shared: dict[str, Any] = {"seed": project.seed}
+        if "device" in stage.shared:
+            shared = {"runtime": project.runtime.model_dump(mode="json")}
         metrics_file = [self.metrics_file] if stage.metrics_file else []
         with ExitStack() as stack:
             run = stack.enter_context(

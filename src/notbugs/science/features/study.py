@@ -73,9 +73,9 @@ def features(lab: Lab, settings: FeaturesSettings) -> Answer:
     train = lab.data["train"]
     sources: dict[str, nn.Module] = dict(lab.models)
     sources["posterior"] = Probabilities(lab.models["standard"]).eval()
-    linear = {"linear": principal_components(train, settings.max_linear)}
+    linear: dict[str, Tensor] = {"linear": principal_components(train, settings.max_linear)}
     if train.manifest.settings.get("source") == "planted":
-        linear |= patterns()
+        linear.update({str(name): directions for name, directions in patterns().items()})
     sources |= {name: LinearFeatures(directions).to(lab.device) for name, directions in linear.items()}
     constructions = {DATASET_NAMES[name]: lab.data[name] for name in lab.source_seeds}
     worlds = Worlds(train, lab.data["test"], constructions)
