@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from resume_tools import set_params
 
+from notbugs.data.store import load_dataset
 from notbugs.evaluation.levels import SuiteSettings
-from notbugs.pipeline.evaluate.kept import Kept
+from notbugs.pipeline.evaluate.measuring import Bench, Task
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.stage import Stage
@@ -40,8 +41,9 @@ def key_of_unfinished(root: Path, stage: Stage) -> str:
 
 def key_of_measurements(root: Path) -> str:
     project = open_project(root)
-    measurements = Kept(project, settings(project.params, "evaluate", SuiteSettings))
-    return measurements._results.file(measurements._key(("x",))).name
+    config = settings(project.params, "evaluate", SuiteSettings)
+    bench = Bench(project, load_dataset(project.dataset("test")), config)
+    return bench.file(Task(project.source_model("standard", 0), 0, 60, True, True, None, None)).name
 
 
 def key_of_trial(root: Path) -> str:

@@ -1,10 +1,10 @@
 """The stages of the science: what a study needs is loaded, what it answers is written."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TypeVar
+from typing import Any
 
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.models import load_model
@@ -18,8 +18,6 @@ from notbugs.runtime.files import write_csv, write_json
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.training.loop import FitSettings
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 SPLITS = ("train", "validation", "test")
 
 
@@ -83,7 +81,7 @@ class _Needed:
             **({"architecture": project.model_settings()} if "model" in self.job.stage.reads else {}),
             progress=project.progress,
             load_or_make=lambda name, make: kept(begun.work / f"{name}.safetensors", make),
-            do_all=partial(_do_all, project),
+            do_all=lambda tasks, work, what: do_all(project, tasks, partial(_silently, work), description=what),
             draw=begun.run.curve,
         )
 
@@ -106,12 +104,7 @@ def _fits(project: Context, name: str, source_seed: int) -> list[Path]:
     return [project.fitted_model(name, "full", source_seed, seed) for seed in seeds]
 
 
-def _do_all(project: Context, tasks: Sequence[Task], work: Callable[[Task], Result], description: str) -> list[Result]:
-    """`jobs.do_all` for tasks that say nothing."""
-    return do_all(project, tasks, partial(_silently, work), description=description)
-
-
-def _silently(work: Callable[[Task], Result], task: Task, say: Say) -> Result:
+def _silently(work: Callable[[Any], Any], task: Any, say: Say) -> Any:
     return work(task)
 
 

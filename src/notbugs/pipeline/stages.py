@@ -3,194 +3,178 @@
 A new question of the science is a module in `science`, an entry here, and its stage in dvc.yaml.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from notbugs.pipeline.running.stage import Stage
 
 if TYPE_CHECKING:
     from notbugs.pipeline.running.context import Context
 
-ANSWER = "notbugs.pipeline.science:answer"
-"""How every question of the science is worked on."""
-ENGINE = ("seed", "num_threads", "device", "engine")
+SHARED = ("seed", "num_threads", "device", "engine")
 SPLITS = ("data/train", "data/validation", "data/test")
 SECTIONS = ("data", "model", "train", "construct", "fit", "evaluate")
-SCIENCE = ("transfer", "inversion", "diversity", "estimator", "features", "planted", "gaussian")
-CLOSE_LOOK = {"robust": "robust", "standard": "nonrobust"}
-"""The models behind D_R and D_NR."""
+QUESTIONS = ("transfer", "inversion", "diversity", "estimator", "features", "planted", "gaussian")
+SEEDS = ("train.standard.seeds", "train.robust.seeds")
+MODELS = ("models/train/robust", "models/train/standard")
 
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            name="prepare",
-            does="read D from its source and split it into train, validation and test.",
-            work="notbugs.pipeline.prepare:prepare",
-            settings="notbugs.data.sources:DataSettings",
-            section="data",
-            shared=("seed",),
-            outputs=SPLITS,
-            metrics_file="metrics/prepare.json",
-        ),
-        Stage(
-            name="train",
-            does="train the source models NAME (standard or robust) on D.",
-            work="notbugs.pipeline.train:train",
-            settings="notbugs.training.loop:TrainSettings",
-            by_name=True,
-            shared=(*ENGINE, "processes"),
-            reads=("model",),
-            inputs=("data/train", "data/validation"),
-            outputs=("models/train/{name}", "plots/learning/train-{name}.csv"),
-            metrics_file="metrics/train/{name}.json",
-            resumes=True,
-            processes=True,
-            workers=True,
-        ),
-        Stage(
-            name="construct",
-            does="make the dataset NAME (robust, nonrobust, rand, det, ...) from D.",
-            work="notbugs.pipeline.construct:construct",
-            settings="notbugs.pipeline.construct:read_recipe",
-            by_name=True,
-            shared=ENGINE,
-            reads=("train.standard.seeds", "train.robust.seeds"),
-            inputs=("data/train", "models/train/standard", "models/train/robust"),
-            outputs=("data/{name}",),
-            metrics_file="metrics/construct/{name}.json",
-            resumes=True,
-            processes=True,
-            workers=True,
-        ),
-        Stage(
-            name="fit",
-            does="train classifiers from scratch on the constructed dataset NAME.",
-            work="notbugs.pipeline.train:train",
-            settings="notbugs.training.loop:FitSettings",
-            by_name=True,
-            shared=(*ENGINE, "processes"),
-            reads=("model",),
-            inputs=("data/train", "data/validation", "data/{name}"),
-            outputs=("models/fit/{name}", "plots/learning/fit-{name}.csv"),
-            metrics_file="metrics/fit/{name}.json",
-            resumes=True,
-            processes=True,
-            workers=True,
-        ),
-        Stage(
-            name="evaluate",
-            does="measure every model on the test split. With --model and --data: measure that model.",
-            work="notbugs.pipeline.evaluate:evaluate",
-            settings="notbugs.evaluation.levels:SuiteSettings",
-            shared=ENGINE,
-            reads=("model", "train", "fit"),
-            inputs=("data/test", "metrics/fit", "models/fit", "models/train"),
-            outputs=(
-                "metrics/results.csv",
-                "metrics/per_class.csv",
-                "metrics/headline.json",
-                "metrics/checks.json",
-                "metrics/certificates.csv",
-                "metrics/per_example.parquet",
-                "metrics/minimum_norms.parquet",
-                "plots/accuracy_vs_eps.csv",
-                "plots/accuracy_vs_minimum_norm.csv",
-            ),
-            metrics_file="metrics/evaluate.json",
-            processes=True,
-            workers=True,
-        ),
-        Stage(
-            name="transfer",
-            does="fit other architectures on D_rand and D_det, and try the source's adversarial examples on them.",
-            work=ANSWER,
-            study="notbugs.science.transfer:transfer",
-            settings="notbugs.science.transfer:TransferSettings",
-            reads=("train.standard.seeds",),
-            inputs=("data/train", "data/rand", "data/det", "data/test", "models/train/standard"),
-            paired={"standard": "det"},
-            metrics_file="metrics/transfer.json",
-            resumes=True,
-        ),
-        Stage(
-            name="inversion",
-            does="look closely at inverted images: what they resemble, other objectives, overfitting.",
-            work=ANSWER,
-            study="notbugs.science.inversion.study:inversion",
-            settings="notbugs.science.inversion.study:InversionSettings",
-            reads=("train.standard.seeds", "train.robust.seeds", "fit.robust.seeds", "fit.nonrobust.seeds"),
-            inputs=(
-                *("data/train", "data/test", "data/robust", "data/nonrobust"),
-                *("models/train/robust", "models/train/standard", "models/fit/robust", "models/fit/nonrobust"),
-            ),
-            paired=CLOSE_LOOK,
-            outputs=("data/inversion",),
-            metrics_file="metrics/inversion.json",
-        ),
-        Stage(
-            name="diversity",
-            does="measure how diverse D, D_R and D_NR are, class by class.",
-            work=ANSWER,
-            study="notbugs.science.diversity:diversity",
-            settings="notbugs.science.diversity:DiversitySettings",
-            reads=("train.standard.seeds", "train.robust.seeds"),
-            inputs=("data/train", "data/robust", "data/nonrobust", "models/train/robust", "models/train/standard"),
-            paired=CLOSE_LOOK,
-            metrics_file="metrics/diversity.json",
-        ),
-        Stage(
-            name="estimator",
-            does="vary the model behind D_R: its eps, seed, architecture, training.",
-            work=ANSWER,
-            study="notbugs.science.estimator:estimator",
-            settings="notbugs.science.estimator:EstimatorSettings",
-            reads=("model",),
-            inputs=("data/train", "data/test"),
-            metrics_file="metrics/estimator.json",
-            resumes=True,
-        ),
-        Stage(
-            name="features",
-            does="measure the usefulness of features on D, under attack and on every constructed dataset.",
-            work=ANSWER,
-            study="notbugs.science.features.study:features",
-            settings="notbugs.science.features.study:FeaturesSettings",
-            reads=("data", "construct", "train.standard.seeds", "train.robust.seeds"),
-            inputs=("data", "models/train"),
-            outputs=("metrics/features.csv",),
-            metrics_file="metrics/features.json",
-        ),
-        Stage(
-            name="planted",
-            does="run the experiment in a small world whose features are known.",
-            work=ANSWER,
-            study="notbugs.science.planted.study:planted",
-            settings="notbugs.science.planted.study:PlantedStudySettings",
-            outputs=("plots/planted",),
-            metrics_file="metrics/planted.json",
-            workers=True,
-        ),
-        Stage(
-            name="gaussian",
-            does="the theory of two Gaussians, in closed form and checked.",
-            work=ANSWER,
-            study="notbugs.science.gaussian.study:gaussian",
-            settings="notbugs.science.gaussian.theory:GaussianSettings",
-            shared=("seed", "num_threads"),
-            metrics_file="metrics/gaussian.json",
-        ),
-        Stage(
-            name="report",
-            does="write reports/report.html and the figures.",
-            work="notbugs.pipeline.report:report",
-            settings="notbugs.report:ReportSettings",
-            shared=ENGINE,
-            reads=(*SECTIONS, *SCIENCE, "sweep"),
-            inputs=("data", "metrics", "models/fit", "models/train", "plots/learning", "plots/planted", "sweeps"),
-            outputs=("reports/report.html", "reports/verdicts.json", "plots/figures"),
-        ),
+
+def _by_name(name: str, does: str, settings: str, work: str, **more: Any) -> Stage:
+    """A stage that is run for each entry of its section, by worker processes, or by several processes that share it."""
+    return Stage(
+        name=name,
+        does=does,
+        work=work,
+        settings=settings,
+        by_name=True,
+        metrics_file=f"metrics/{name}/{{name}}.json",
+        resumes=True,
+        processes=True,
+        workers=True,
+        **more,
     )
-}
+
+
+def _question(name: str, does: str, settings: str, **more: Any) -> Stage:
+    """A question of the science, answered by the function of its name beside its settings."""
+    return Stage(
+        name=name,
+        does=does,
+        work="notbugs.pipeline.science:answer",
+        study=f"{settings.partition(':')[0]}:{name}",
+        settings=settings,
+        metrics_file=f"metrics/{name}.json",
+        **more,
+    )
+
+
+_ALL = (
+    Stage(
+        name="prepare",
+        does="read D from its source and split it into train, validation and test.",
+        work="notbugs.pipeline.prepare:prepare",
+        settings="notbugs.data.sources:DataSettings",
+        section="data",
+        shared=("seed",),
+        outputs=SPLITS,
+        metrics_file="metrics/prepare.json",
+    ),
+    _by_name(
+        "train",
+        "train the source models NAME (standard or robust) on D.",
+        "notbugs.training.loop:TrainSettings",
+        "notbugs.pipeline.train:train",
+        shared=(*SHARED, "processes"),
+        reads=("model",),
+        inputs=SPLITS[:2],
+        outputs=("models/train/{name}", "plots/learning/train-{name}.csv"),
+    ),
+    _by_name(
+        "construct",
+        "make the dataset NAME (robust, nonrobust, rand, det, ...) from D.",
+        "notbugs.pipeline.construct:read_recipe",
+        "notbugs.pipeline.construct:construct",
+        shared=SHARED,
+        reads=SEEDS,
+        inputs=("data/train", *MODELS),
+        outputs=("data/{name}",),
+    ),
+    _by_name(
+        "fit",
+        "train classifiers from scratch on the constructed dataset NAME.",
+        "notbugs.training.loop:FitSettings",
+        "notbugs.pipeline.train:train",
+        shared=(*SHARED, "processes"),
+        reads=("model",),
+        inputs=(*SPLITS[:2], "data/{name}"),
+        outputs=("models/fit/{name}", "plots/learning/fit-{name}.csv"),
+    ),
+    Stage(
+        name="evaluate",
+        does="measure every model on the test split. With --model and --data: measure that model.",
+        work="notbugs.pipeline.evaluate:evaluate",
+        settings="notbugs.evaluation.levels:SuiteSettings",
+        shared=SHARED,
+        reads=("model", "train", "fit"),
+        inputs=("data/test", "metrics/fit", "models/fit", "models/train"),
+        outputs=(
+            *("metrics/results.csv", "metrics/per_class.csv", "metrics/certificates.csv", "metrics/checks.json"),
+            *("metrics/headline.json", "metrics/per_example.parquet", "metrics/minimum_norms.parquet"),
+            *("plots/accuracy_vs_eps.csv", "plots/accuracy_vs_minimum_norm.csv"),
+        ),
+        metrics_file="metrics/evaluate.json",
+        processes=True,
+        workers=True,
+    ),
+    _question(
+        "transfer",
+        "fit other architectures on D_rand and D_det, and try the source's adversarial examples on them.",
+        "notbugs.science.transfer:TransferSettings",
+        reads=SEEDS[:1],
+        inputs=("data/train", "data/rand", "data/det", "data/test", "models/train/standard"),
+        paired={"standard": "det"},
+        resumes=True,
+    ),
+    _question(
+        "inversion",
+        "look closely at inverted images: what they resemble, other objectives, overfitting.",
+        "notbugs.science.inversion.study:InversionSettings",
+        reads=(*SEEDS, "fit.robust.seeds", "fit.nonrobust.seeds"),
+        inputs=(
+            *("data/train", "data/test", "data/robust", "data/nonrobust"),
+            *(*MODELS, "models/fit/robust", "models/fit/nonrobust"),
+        ),
+        paired={"robust": "robust", "standard": "nonrobust"},
+        outputs=("data/inversion",),
+    ),
+    _question(
+        "diversity",
+        "measure how diverse D, D_R and D_NR are, class by class.",
+        "notbugs.science.diversity:DiversitySettings",
+        reads=SEEDS,
+        inputs=("data/train", "data/robust", "data/nonrobust", *MODELS),
+        paired={"robust": "robust", "standard": "nonrobust"},
+    ),
+    _question(
+        "estimator",
+        "vary the model behind D_R: its eps, seed, architecture, training.",
+        "notbugs.science.estimator:EstimatorSettings",
+        reads=("model",),
+        inputs=("data/train", "data/test"),
+        resumes=True,
+    ),
+    _question(
+        "features",
+        "measure the usefulness of features on D, under attack and on every constructed dataset.",
+        "notbugs.science.features.study:FeaturesSettings",
+        reads=("data", "construct", *SEEDS),
+        inputs=("data", "models/train"),
+        outputs=("metrics/features.csv",),
+    ),
+    _question(
+        "planted",
+        "run the experiment in a small world whose features are known.",
+        "notbugs.science.planted.study:PlantedStudySettings",
+        outputs=("plots/planted",),
+        workers=True,
+    ),
+    _question(
+        "gaussian",
+        "the theory of two Gaussians, in closed form and checked.",
+        "notbugs.science.gaussian.study:GaussianSettings",
+        shared=("seed", "num_threads"),
+    ),
+    Stage(
+        name="report",
+        does="write reports/report.html and the figures.",
+        work="notbugs.pipeline.report:report",
+        settings="notbugs.report:ReportSettings",
+        shared=SHARED,
+        reads=(*SECTIONS, *QUESTIONS, "sweep"),
+        inputs=("data", "metrics", "models/fit", "models/train", "plots/learning", "plots/planted", "sweeps"),
+        outputs=("reports/report.html", "reports/verdicts.json", "plots/figures"),
+    ),
+)
+STAGES = {stage.name: stage for stage in _ALL}
 """Name -> stage."""
 
 

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from notbugs.evaluation.accuracy import EvaluateSettings
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.minimum_norm import accuracy_curve, smallest
@@ -143,24 +141,7 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
         "correct": pa.bool_(),
         "distance": pa.float64(),
     }
-    arrays = [_array(values, kinds.get(name, pa.string())) for name, values in columns.items()]
+    arrays = [pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()]
     table = pa.Table.from_arrays(arrays, names=list(columns))
     with whole_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-
-
-def _array(values: list[Any], kind: Any) -> Any:
-    """`pyarrow.array(values, kind)`, which would import pandas: a second at the start of a stage."""
-    import pyarrow as pa
-
-    present = np.array([value is not None for value in values], dtype=bool)
-    buffers: list[Any] = [None if present.all() else np.packbits(present, bitorder="little")]
-    if kind == pa.string():
-        texts = [b"" if value is None else value.encode() for value in values]
-        buffers += [np.cumsum([0, *map(len, texts)], dtype=np.int32), b"".join(texts)]
-    elif kind == pa.bool_():
-        buffers += [np.packbits(np.array([bool(value) for value in values], dtype=bool), bitorder="little")]
-    else:
-        dtype = {pa.int32(): np.int32, pa.float64(): np.float64}[kind]
-        buffers += [np.array([0 if value is None else value for value in values], dtype=dtype)]
-    return pa.Array.from_buffers(kind, len(values), [part if part is None else pa.py_buffer(part) for part in buffers])

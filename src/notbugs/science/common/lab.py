@@ -21,16 +21,10 @@ from notbugs.runtime.progress import Track, silent
 if TYPE_CHECKING:
     import pandas as pd
 
-Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-
-class DoAll(Protocol):
-    """Does independent tasks, in any order, by any process."""
-
-    def __call__(self, tasks: Sequence[Task], work: Callable[[Task], Result], description: str) -> list[Result]:
-        """The results in the order of the tasks; `work` stands at the top of a module."""
-        ...
+DoAll = Callable[[Sequence[Any], Callable[[Any], Any], str], list[Any]]
+"""(tasks, work, description) -> the results in the order of the tasks, done in any order, by any process; `work` stands
+at the top of a module."""
 
 
 class LoadOrMake(Protocol):
@@ -41,18 +35,9 @@ class LoadOrMake(Protocol):
         ...
 
 
-def in_turn(tasks: Sequence[Task], work: Callable[[Task], Result], description: str) -> list[Result]:
+def in_turn(tasks: Sequence[Any], work: Callable[[Any], Any], description: str) -> list[Any]:
     """Do all tasks here, one after the other."""
     return [work(task) for task in tasks]
-
-
-def make_anew(name: str, make: Callable[[], Result]) -> Result:
-    """Keep nothing."""
-    return make()
-
-
-def draw_nothing(step: int, values: Mapping[str, float | None]) -> None:
-    """Nobody looks at curves."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +66,9 @@ class Lab:
     fitted: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     architecture: ModelSettings = field(default_factory=ModelSettings)
     progress: Track = silent
-    load_or_make: LoadOrMake = make_anew
+    load_or_make: LoadOrMake = lambda name, make: make()
     do_all: DoAll = in_turn
-    draw: Callable[[int, Mapping[str, float | None]], None] = draw_nothing
+    draw: Callable[[int, Mapping[str, float | None]], None] = lambda step, values: None
 
     def load(self, file: Path) -> Classifier:
         """A model, on the device."""
