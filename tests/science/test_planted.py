@@ -10,9 +10,9 @@ from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, draw, patterns
 from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.science import planted_study
 from notbugs.science.features.maps import LinearFeatures
 from notbugs.science.features.usefulness import features_of, worst
+from notbugs.science.planted import study as planted_study
 from notbugs.science.planted.study import PlantedStudy, PlantedStudySettings, over_fits, study
 from notbugs.science.planted.truth import (
     PlantedError,
@@ -187,7 +187,7 @@ def test_the_fits_are_pairs_and_share_their_targets(monkeypatch: pytest.MonkeyPa
         made.append((description, generator.initial_seed()))
         return construct(*args, generator=generator, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(planted_study, "train", trained)
+    monkeypatch.setattr("notbugs.science.common.training.train", trained)
     monkeypatch.setattr(planted_study, "construct", constructed)
     for part in ("invert", "rand", "det"):
         section[part]["num_steps"] = 1

@@ -14,9 +14,9 @@ from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
+from notbugs.science.common.training import Attack
 from notbugs.science.transfer import (
     Examples,
-    TransferAttack,
     TransferSettings,
     adversarial_examples,
     correlation,
@@ -69,7 +69,7 @@ def test_rates_are_counted_as_defined():
 
 def test_examples_of_the_source_stay_in_the_ball_and_fool_it(digits, standard_model):
     data = digits[1].select(torch.arange(80))
-    attack = TransferAttack(eps=1.2, num_steps=20)
+    attack = Attack(eps=1.2, num_steps=20)
     found = adversarial_examples(standard_model, data, attack, generator=torch.Generator().manual_seed(0))
     for name in ("untargeted", "targeted", "noise"):
         lengths = (found.images[name] - data.images).flatten(1).norm(dim=1)

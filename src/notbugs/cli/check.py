@@ -82,7 +82,7 @@ def check_data(params: Mapping[str, Any], root: Path) -> None:
         if stage.study:
             found = stage.read_settings(params)
             if hasattr(found, "check_data"):
-                found.check_data(train, test)
+                found.check_data({"train": train, "test": test})
 
 
 def _require_shares(recipe: TrainSettings, key: str, processes: int) -> None:

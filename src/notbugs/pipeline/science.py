@@ -31,7 +31,7 @@ def answer(job: Job) -> None:
         lab = needed.lab(begun)
         check = getattr(job.settings, "check_data", None)
         if check is not None:
-            check(lab.data["train"], lab.data["test"])
+            check(lab.data)
         found: Answer = resolve_name(job.stage.study)(lab, job.settings)
         for path in job.outputs:
             _write(path, found)

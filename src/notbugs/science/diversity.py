@@ -43,9 +43,9 @@ class DiversitySettings(Settings):
             raise ValueError(f"at most {most // 2 - 2} where max_per_class is {most}: half of it needs k + 2 images")
         return num_neighbours
 
-    def check_data(self, train: Images, test: Images) -> None:
+    def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: ConfigError if no class of D has enough images."""
-        largest = int(train.labels.bincount().max())
+        largest = int(data["train"].labels.bincount().max())
         if largest < least_images(self.num_neighbours):
             raise ConfigError(
                 f"params.yaml: diversity.num_neighbours = {self.num_neighbours}: needs "

@@ -76,9 +76,11 @@ class EstimatorSettings(Settings):
             raise ValueError("without an attack: this is standard training")
         return recipe
 
-    def check_data(self, train: Images, test: Images) -> None:
+    def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: ConfigError if D has fewer images, or more classes, than are asked for."""
-        require_images("estimator.num_examples", self.num_examples, len(train.labels.unique()), len(train))
+        require_images(
+            "estimator.num_examples", self.num_examples, len(data["train"].labels.unique()), len(data["train"])
+        )
 
 
 def estimator(lab: Lab, settings: EstimatorSettings) -> Answer:

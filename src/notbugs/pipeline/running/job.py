@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from notbugs.data.store import load_dataset
+from notbugs.models import ModelError
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.processes import in_processes
 from notbugs.pipeline.running.stage import Stage
@@ -153,5 +155,13 @@ class Job:
 
 
 def _content(path: Path) -> str:
-    manifest = path / "manifest.json"
-    return sha256(manifest if manifest.exists() else path)
+    """SHA-256 of a model, or of a dataset's manifest.
+
+    Raises: ModelError, StoreError if it is not there.
+    """
+    if path.suffix:
+        if not path.exists():
+            raise ModelError(f"{path}: no model there; `dvc repro` trains it")
+        return sha256(path)
+    load_dataset(path, verify=False)
+    return sha256(path / "manifest.json")

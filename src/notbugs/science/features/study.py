@@ -59,9 +59,9 @@ class FeaturesSettings(Settings):
             raise ValueError(f"one of eps: {', '.join(f'{eps:g}' for eps in info.data['eps'])}")
         return headline_eps
 
-    def check_data(self, train: Images, test: Images) -> None:
+    def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: ConfigError if D has more classes than examples are asked for."""
-        require_images("features.max_examples", self.max_examples, len(train.labels.unique()))
+        require_images("features.max_examples", self.max_examples, len(data["train"].labels.unique()))
 
 
 def features(lab: Lab, settings: FeaturesSettings) -> Answer:

@@ -66,13 +66,15 @@ class InversionSettings(Settings):
             raise ValueError("different objectives, representation among them")
         return objectives
 
-    def check_data(self, train: Images, test: Images) -> None:
+    def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: ConfigError if D has fewer images, or more classes, than are asked for."""
-        classes = len(train.labels.unique())
-        require_images("inversion.num_examples", self.num_examples, classes, len(train))
+        classes = len(data["train"].labels.unique())
+        require_images("inversion.num_examples", self.num_examples, classes, len(data["train"]))
         require_images("inversion.num_test", self.num_test, classes)
-        if len(test) < 2:
-            raise ConfigError(f"data/test: {len(test)} image; the stage inversion begins at another one of them")
+        if len(data["test"]) < 2:
+            raise ConfigError(
+                f"data/test: {len(data['test'])} image; the stage inversion begins at another one of them"
+            )
 
 
 def inversion(lab: Lab, settings: InversionSettings) -> Answer:
