@@ -16,9 +16,8 @@ _HOMES = {
     "create_model": "notbugs.models",
     "pgd": "notbugs.attacks",
     "train": "notbugs.training.loop",
-    "construct": "notbugs.construction.recipes",
+    "construct": "notbugs.construction.building",
     "evaluate": "notbugs.evaluation.accuracy",
-    "SuiteSettings": "notbugs.evaluation.levels",
     "audit": "notbugs.evaluation.suite",
     "wilson_interval": "notbugs.evaluation.intervals",
 }

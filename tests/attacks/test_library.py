@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks import NORMS, pgd
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import (
     FIXED_EPS,
     MINIMUM_NORM,
     _Plain,
     allows,
-    distances,
     library_attack,
     library_minimum,
 )
@@ -33,6 +32,10 @@ ALL_MINIMUM = [(norm, name) for norm, names in MINIMUM_NORM.items() for name in 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def distances(delta: Tensor, norm: str) -> Tensor:
+    return NORMS[norm].length(delta)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +276,7 @@ def agree_within_a_point(model: nn.Module, data: ImageData, theirs: Tensor) -> N
     accuracy = [float((~fooled(model, x_adv, data)).double().mean()) for x_adv in (ours, theirs)]
     assert 0.05 < accuracy[0] < 0.95
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.01)
-    stood = adversarially_correct(model, data, AttackSettings(eps=EPS, num_steps=100), generator=generator())
+    stood = adversarially_correct(model, data, eps=EPS, num_steps=100)
     assert float(stood.double().mean()) == pytest.approx(accuracy[1], abs=0.01)
 
 

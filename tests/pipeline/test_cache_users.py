@@ -153,7 +153,7 @@ def test_a_trial_is_measured_again_once_its_judge_changes(root: Path, monkeypatc
     first = Trial(Laboratory.of(open_project(root)), point, (0,)).measure(0)
     source = imports.source
     monkeypatch.setattr(
-        "notbugs.construction.recipes.nearest_neighbour", lambda images, *_, **__: images.new_zeros(len(images))
+        "notbugs.construction.describe.nearest_neighbour", lambda images, *_, **__: images.new_zeros(len(images))
     )
     with changed(monkeypatch, "source", lambda path: source(path) + b"#" * (path.name == "neighbours.py")):
         second = Trial(Laboratory.of(open_project(root)), point, (0,)).measure(0)

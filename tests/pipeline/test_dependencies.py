@@ -120,7 +120,7 @@ def test_the_closure_sees_lazy_and_nested_imports() -> None:
     files = closure("notbugs.pipeline.train")
     assert PACKAGE / "attacks" / "pgd.py" in files
     assert PACKAGE / "pipeline" / "running" / "models.py" in files
-    assert PACKAGE / "construction" / "recipes.py" not in files
+    assert PACKAGE / "construction" / "building.py" not in files
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -136,16 +136,15 @@ def test_random_starts_depend_on_the_example_alone(standard_model, digits):
     """Neither batch nor part changes who withstands: two restarts from random points."""
     import torch
 
-    from notbugs.attacks import AttackSettings
     from notbugs.evaluation.accuracy import adversarially_correct
 
-    attack = AttackSettings(eps=0.5, num_steps=2, random_start=True, num_restarts=2)
+    attack = {"eps": 0.5, "num_steps": 2, "random_start": True, "num_restarts": 2}
 
     def withstood(rows: torch.Tensor, batch_size: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(4)
         part = digits[1].select(rows)
         return adversarially_correct(
-            standard_model, part, attack, batch_size=batch_size, generator=generator, numbers=rows
+            standard_model, part, **attack, batch_size=batch_size, generator=generator, numbers=rows
         )
 
     rows = torch.arange(120)

@@ -11,8 +11,9 @@ import torch
 from resume_tools import set_params
 
 from notbugs.cli.check import check
-from notbugs.data.store import StoreError, load_dataset, source_folders
-from notbugs.evaluation.accuracy import EvaluateSettings, called_by
+from notbugs.data.store import DatasetError, load_dataset, source_folders
+from notbugs.evaluation.accuracy import called_by
+from notbugs.evaluation.levels import SuiteSettings
 from notbugs.exchange.exporting import export_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.evaluate import _curves, _summary
@@ -116,12 +117,14 @@ def test_a_stage_that_looks_at_one_source_takes_the_first_that_all_have(tmp_path
     assert first_sources(lab, "rand", "robust") == {"rand": 0, "robust": 5}
     assert source_model_of(lab, "standard", 1).name == "seed-1.safetensors"
     assert source_model_of(lab, "robust", 1).name == "seed-0.safetensors"
-    with pytest.raises(StoreError, match=r"data/nonrobust: no dataset there .*`dvc repro` makes it"):
+    with pytest.raises(DatasetError, match=r"data/nonrobust: no dataset there .*`dvc repro` makes it"):
         first_sources(lab, "rand", "nonrobust")
 
 
 def test_a_folder_of_sources_is_no_dataset(project, tmp_path):
-    with pytest.raises(StoreError, match=r"data/rand: holds a dataset for each source model: name one of source-0, so"):
+    with pytest.raises(
+        DatasetError, match=r"data/rand: holds a dataset for each source model: name one of source-0, so"
+    ):
         export_dataset(project / "data" / "rand", "npz", tmp_path / "out")
     assert len(load_dataset(project / "data" / "rand" / "source-1")) == len(load_dataset(project / "data" / "train"))
 
@@ -263,7 +266,7 @@ def test_the_means_of_the_stage_are_over_fits_then_over_sources():
         for model in models
     ]
     assert _summary(rows, [])["D_rand"]["standard"] == {"pgd2_eps_0.5": 0.5}
-    (_, name), ((row),) = _curves(rows, EvaluateSettings(eps=(0.5,), num_steps=2, headline_eps=0.5))
+    (_, name), ((row),) = _curves(rows, SuiteSettings(eps=(0.5,), num_steps=2, headline_eps=0.5))
     assert row == {"eps": 0.5, name: 0.5}
 
 

@@ -8,7 +8,8 @@ import torch
 import yaml
 from torch import nn
 
-from notbugs.construction.recipes import InvertSettings, construct
+from notbugs.construction.building import construct
+from notbugs.construction.settings import InvertSettings
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset
 from notbugs.models.base import Classifier
@@ -34,7 +35,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_the_representation_objective_is_the_papers_recipe(digits, robust_model):
     base = digits[0].select(torch.arange(60))
     config = InvertSettings(recipe="invert", model="robust", num_steps=30, step_size=0.05)
-    expected = construct(robust_model, base, config, generator=generator())
+    expected = construct(robust_model, base, **config.arguments(), generator=generator())
     starts = base.images[expected.start_index]
     found = invert(robust_model, base.images, starts, "representation", num_steps=30, step_size=0.05)
     torch.testing.assert_close(found, expected.data.images, rtol=0, atol=1e-3)

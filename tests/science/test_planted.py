@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from notbugs.construction.recipes import Constructed, construct
+from notbugs.construction.building import construct
+from notbugs.construction.recipe import Constructed
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, draw, patterns
 from notbugs.runtime.config import read_params, settings

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from notbugs.data.images import ImageData
-from notbugs.data.store import StoreError
+from notbugs.data.store import DatasetError
 from notbugs.models import ModelError
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
@@ -158,7 +158,7 @@ def test_one_seed_of_an_architecture_starts_alike_on_every_dataset(tiny_project,
 def test_what_is_missing_is_named_with_its_command(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
     shutil.move(root / "data" / "det", tmp_path / "det")
-    with pytest.raises(StoreError, match=r"data/det: no dataset there .*`dvc repro` makes it"):
+    with pytest.raises(DatasetError, match=r"data/det: no dataset there .*`dvc repro` makes it"):
         run_stage(open_project(root), "transfer")
     shutil.move(tmp_path / "det", root / "data" / "det")
     (root / "models/train/standard/seed-0.safetensors").unlink()

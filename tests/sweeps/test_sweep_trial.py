@@ -19,7 +19,7 @@ from notbugs.evaluation.levels import RANDOM_STARTS
 from notbugs.models import load_model
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
-from notbugs.runtime.cache import Results
+from notbugs.runtime.cache import ResultCache
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256
 from notbugs.sweeps import trial as module
@@ -249,7 +249,7 @@ def test_two_processes_compute_a_thing_once(tmp_path: Path) -> None:
                         file.write("x")
                     return {"value": 7}
 
-                os._exit(0 if Results(tmp_path / "kept").once({"key": 1}, compute) == {"value": 7} else 1)
+                os._exit(0 if ResultCache(tmp_path / "kept").get_or_compute({"key": 1}, compute) == {"value": 7} else 1)
             except BaseException:
                 os._exit(2)
         children.append(child)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
-from notbugs.attacks.gradients import followed
+from notbugs.attacks.gradients import followed, has_derivative
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.modules import all_modules, all_tensors, check_steady, copied, evaluating_, in_train_mode
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
@@ -37,7 +37,7 @@ SMALLEST_SHARE = 8
 """Images below which another thread is not worth it."""
 MOST_SHRUNK = 16
 """A compiled engine runs no batch smaller than the first size met divided by this; smaller ones are padded."""
-HALVED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+LOW_PRECISION = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers whose weights are stored in half precision, where that is used."""
 HALF_TOLERANCE = 0.05
 """Difference of a logit, as a share of the largest, from which half precision is refused."""
@@ -55,8 +55,8 @@ class Engine(nn.Module):
 
     Args:
         model: any module, on any device; it is copied and not changed. `refresh` follows later changes.
-        inputs: a few images as they will come, (n, ...). What is folded (or halved) must give the model's own
-            logits on them, else it is left as it is.
+        inputs: a few images as they will come, (n, ...). What is folded, or stored in half precision, must give
+            the model's own logits on them, else it is left as it is.
         compiled: use torch.compile, for the first batch size met and its halves; others are padded to them. Where it
             fails at the first batch, that is said and the network runs as it is.
         half: precision of the convolutions; "auto" takes what `devices.TRAITS` has for the images' device, None that
@@ -96,22 +96,12 @@ class Engine(nn.Module):
         wanted = self._traits.attack_precision if half == "auto" else half
         self.half_dtype: torch.dtype | None = None
         if wanted is not None and inputs.dtype == torch.float32:
-            self._halve(inputs, wanted)
+            self._lower_precision(inputs, wanted)
         self.channels_last = inputs.ndim == 4 and self._lies_channels_last(inputs)
         if self.channels_last and not (compiled or learning or self.half_dtype):
             use_winograd_(self.network, inputs)
         self._use(self.network)
-        self.smooth = not self._traits.runs_ahead or self._has_gradients(inputs)
-
-    def _has_gradients(self, inputs: Tensor) -> bool:
-        """Whether the gradient of the logits' sum is made of numbers at these images."""
-        with torch.enable_grad():
-            leaf = inputs.clone().requires_grad_()
-            total = self._run(self.network, leaf).sum()
-        if not total.requires_grad:
-            return True
-        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-        return gradient is None or bool(gradient.isfinite().all())
+        self.smooth = not self._traits.runs_ahead or has_derivative(self._runner, inputs, torch.ones_like)
 
     def in_parts(self, count: int, work: "Callable[[Engine, slice], Part]") -> "list[Part]":
         """Do a work on `count` examples, on the CPU a part of them in each of torch's threads.
@@ -250,11 +240,11 @@ class Engine(nn.Module):
         return self._run(self.network, x)
 
     @torch.no_grad()
-    def _halve(self, inputs: Tensor, dtype: torch.dtype) -> None:
+    def _lower_precision(self, inputs: Tensor, dtype: torch.dtype) -> None:
         """Store the weights of convolutions in half precision, unless that changes what the network says."""
         expected, whole = self._run(self.network, inputs), copied(self.network)
         for module in self.network.modules():
-            if type(module) in HALVED:
+            if type(module) in LOW_PRECISION:
                 module.to(dtype)
         self.half_dtype = dtype
         if not _agree(self._run(self.network, inputs), expected, HALF_TOLERANCE):

@@ -4,6 +4,7 @@ pyautoattack is the code of AutoAttack's authors; foolbox has Carlini-Wagner wit
 FMN (docs/evaluation.md says why these two). Both are imported when an attack is asked for.
 """
 
+import itertools
 import logging
 import math
 import os
@@ -19,11 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks.engine import frozen
-from notbugs.attacks.gradients import INWARD, followed
+from notbugs.attacks.gradients import INWARD, followed, has_derivative
 from notbugs.attacks.losses import LOSSES, log_odds, margin
 from notbugs.attacks.modes import in_ordinary_mode
-from notbugs.attacks.projections import NORMS, lengths
-from notbugs.runtime.devices import widened
+from notbugs.attacks.projections import NORMS, column
 
 Norm = Literal["l2", "linf"]
 NEEDS_CLASSES = {"apgd_t": 4}
@@ -44,7 +44,7 @@ SURE = 5.0
 """Largest margin that DDN sees: the cross-entropy still has all its digits there."""
 _LOG = logging.getLogger("notbugs.attacks.library")
 _LOG.addHandler(logging.NullHandler())
-_LOG.propagate = False  # pyautoattack's own flags; `robustness.masking` looks for the same things
+_LOG.propagate = False  # pyautoattack's own flags; `evaluation.masking` looks for the same things
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,28 @@ class _Task:
     seed: int
 
     @property
-    def common(self) -> dict[str, Any]:
-        """Arguments that all attacks of pyautoattack share."""
-        return {
-            "norm": "L2" if self.norm == "l2" else "Linf",
-            "eps": self.eps,
-            "seed": self.seed,
-            "device": self.inputs.device,
-        }
+    def num_targets(self) -> int:
+        """Classes that a targeted attack tries."""
+        return min(MOST_TARGETS, self.num_classes - 1)
+
+    def pyautoattack(self, module: str, name: str, **arguments: Any) -> Any:
+        """An attack of pyautoattack, told what all of them are told; its `perturb(inputs, labels)` runs it."""
+        return getattr(_library(f"pyautoattack.{module}"), name)(
+            self.network,
+            norm="L2" if self.norm == "l2" else "Linf",
+            eps=self.eps,
+            seed=self.seed,
+            device=self.inputs.device,
+            **arguments,
+        )
+
+    def foolbox(self, name: str, **arguments: Any) -> Tensor:
+        """What an attack of foolbox finds, (N, C, H, W)."""
+        foolbox = _library("foolbox")
+        bounded = foolbox.PyTorchModel(self.network, bounds=(0, 1), device=self.inputs.device)
+        attack = getattr(foolbox.attacks, name)(steps=self.num_steps, **arguments)
+        found: Tensor = attack.run(bounded, self.inputs, foolbox.criteria.Misclassification(self.labels))
+        return found
 
 
 @in_ordinary_mode
@@ -103,8 +117,8 @@ def library_attack(
     if not eps > 0:
         raise ValueError(f"eps must be > 0, not {eps}")
     found = _run(FIXED_EPS[name], name, model, inputs, labels, norm, eps, num_steps, generator)
-    NORMS[norm].ball(inputs, eps).project_(found)  # against rounding in the library
-    assert (distances(found - inputs, norm) <= eps * (1 + 1e-5)).all()
+    NORMS[norm](inputs, eps).project_(found)  # against rounding in the library
+    assert (NORMS[norm].length(found - inputs) <= eps * (1 + 1e-5)).all()
     return found
 
 
@@ -140,11 +154,6 @@ def allows(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:
     return num_classes >= NEEDS_CLASSES.get(name, 2)
 
 
-def distances(delta: Tensor, norm: Norm) -> Tensor:
-    """‖δ‖ of each example, (N, ...) -> (N,) float64."""
-    return lengths(delta) if norm == "l2" else widened(delta.flatten(1).abs().amax(dim=1))
-
-
 def _run(
     attack: Callable[[_Task], Tensor],
     name: str,
@@ -168,8 +177,8 @@ def _run(
             raise ValueError(f"{name} is not defined for {num_classes} classes and images {tuple(inputs.shape[1:])}")
         found = attack(_Task(network, inputs, labels, norm, eps, num_steps, num_classes, seed)).detach()
     # What is no image at all counts as nothing found.
-    bad = ~torch.isfinite(found).flatten(1).all(dim=1).view(-1, *[1] * (inputs.ndim - 1))
-    return torch.where(bad, inputs, found.to(inputs.dtype)).clamp(0, 1).contiguous()
+    good = column(found.isfinite().flatten(1).all(dim=1), inputs)
+    return torch.where(good, found.to(inputs.dtype), inputs).clamp(0, 1).contiguous()
 
 
 @contextmanager
@@ -212,7 +221,9 @@ class _Plain(nn.Module):
             logits = followed(model, inputs)
         self.factor = _factor(logits)
         self.inputs, self.sure = inputs, USUAL_SIZE * functional.one_hot(labels, logits.shape[1])
-        self.inward = not _has_derivative(model, inputs, labels)
+        slope = LOSSES["cross_entropy"].slope
+        assert slope is not None
+        self.inward = not has_derivative(model, inputs, lambda logits: slope(logits, labels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> logits (N, K), in the precision of x."""
@@ -264,19 +275,6 @@ def _factor(logits: Tensor) -> float:
     return float(2.0 ** round(math.log2(USUAL_SIZE / size)))
 
 
-def _has_derivative(model: nn.Module, inputs: Tensor, labels: Tensor) -> bool:
-    """Whether the gradient of the cross-entropy at the images themselves consists of numbers."""
-    slope = LOSSES["cross_entropy"].slope
-    assert slope is not None
-    with torch.enable_grad():
-        leaf = inputs.detach().requires_grad_()
-        logits = followed(model, leaf)
-    if not logits.requires_grad:
-        return True
-    (gradient,) = torch.autograd.grad(logits, leaf, slope(logits.detach(), labels), allow_unused=True)
-    return gradient is None or bool(gradient.isfinite().all())
-
-
 def _library(module: str) -> Any:
     """Import a library without its complaints: foolbox's about SciPy and, through GitPython, a missing git."""
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -288,25 +286,23 @@ def _library(module: str) -> Any:
 def _apgd_ce(task: _Task) -> Tensor:
     # The log-odds rise and fall with the cross-entropy, which is all that the attack reads of it, and do not saturate.
     # The library's place for a loss that it calls by name is that of DLR.
-    attack = _library("pyautoattack.autopgd_base").APGDAttack(
-        task.network, n_iter=task.num_steps, loss="dlr", logger=_LOG, **task.common
-    )
+    attack = task.pyautoattack("autopgd_base", "APGDAttack", n_iter=task.num_steps, loss="dlr", logger=_LOG)
     attack.dlr_loss = log_odds
     found: Tensor = attack.perturb(task.inputs, task.labels)
     return found
 
 
 def _apgd_t(task: _Task) -> Tensor:
-    attack = _library("pyautoattack.autopgd_base").APGDAttack_targeted(
-        task.network, n_iter=task.num_steps, n_target_classes=_targets(task), logger=_LOG, **task.common
+    attack = task.pyautoattack(
+        "autopgd_base", "APGDAttack_targeted", n_iter=task.num_steps, n_target_classes=task.num_targets, logger=_LOG
     )
     found: Tensor = attack.perturb(task.inputs, task.labels)
     return found
 
 
 def _fab_t(task: _Task) -> Tensor:
-    attack = _library("pyautoattack.fab_pt").FABAttack_PT(
-        task.network, n_iter=task.num_steps, targeted=True, n_target_classes=_targets(task), **task.common
+    attack = task.pyautoattack(
+        "fab_pt", "FABAttack_PT", n_iter=task.num_steps, n_target_classes=task.num_targets, targeted=True
     )
     found: Tensor = attack.perturb(task.inputs, task.labels)
     return found
@@ -316,10 +312,8 @@ def _square(task: _Task) -> Tensor:
     height, width = task.inputs.shape[2:]
     down, across = _tiled(height, width) if task.norm == "l2" else (height, width)
     padding = (0, across - width, 0, down - height)
-    network = task.network if not any(padding) else _Cropped(task.network, height, width)
-    attack = _library("pyautoattack.square").SquareAttack(
-        network, n_queries=task.num_steps, resc_schedule=False, **task.common
-    )
+    padded = task if not any(padding) else replace(task, network=_Cropped(task.network, height, width))
+    attack = padded.pyautoattack("square", "SquareAttack", n_queries=task.num_steps, resc_schedule=False)
     found: Tensor = attack.perturb(functional.pad(task.inputs, padding), task.labels)
     return found[:, :, :height, :width]
 
@@ -344,9 +338,8 @@ def _tiled(height: int, width: int) -> tuple[int, int]:
     It lays tiles of a side of height // 5 from an offset on, and as many as would fit without the offset: at 12, 14,
     18, 19 or 24 pixels the last one lies partly outside, and the library fails. (One of a single pixel is left out.)
     """
-    grown = range(6)
-    sizes = sorted(((height + a, width + b) for a in grown for b in grown), key=lambda size: (size[0] * size[1], size))
-    return next(size for size in sizes if _tiles(*size))
+    sizes = itertools.product(range(height, height + 6), range(width, width + 6))
+    return min((size for size in sizes if _tiles(*size)), key=lambda size: (size[0] * size[1], size))
 
 
 def _tiles(height: int, width: int) -> bool:
@@ -356,33 +349,18 @@ def _tiles(height: int, width: int) -> bool:
     return side == 1 or all(offset + (length // side) * side <= length for length in (height, width))
 
 
-def _targets(task: _Task) -> int:
-    return min(MOST_TARGETS, task.num_classes - 1)
-
-
 def _cw(task: _Task) -> Tensor:
-    attack = _library("foolbox.attacks").L2CarliniWagnerAttack(
-        binary_search_steps=CW_SEARCHES, steps=task.num_steps, stepsize=CW_PATH / task.num_steps
-    )
-    found = _foolbox(attack, task)
-    nothing = (found == 0).flatten(1).all(dim=1).view(-1, *[1] * (found.ndim - 1))  # how foolbox says so
+    found = task.foolbox("L2CarliniWagnerAttack", binary_search_steps=CW_SEARCHES, stepsize=CW_PATH / task.num_steps)
+    nothing = column((found == 0).flatten(1).all(dim=1), found)  # how foolbox says so
     return torch.where(nothing, task.inputs, found)
 
 
 def _ddn(task: _Task) -> Tensor:
-    doubtful = replace(task, network=_Doubtful(task.network, task.labels))
-    return _foolbox(_library("foolbox.attacks").DDNAttack(steps=task.num_steps), doubtful)
+    return replace(task, network=_Doubtful(task.network, task.labels)).foolbox("DDNAttack")
 
 
 def _fmn(task: _Task) -> Tensor:
-    return _foolbox(_library("foolbox.attacks").LInfFMNAttack(steps=task.num_steps), task)
-
-
-def _foolbox(attack: Any, task: _Task) -> Tensor:
-    foolbox = _library("foolbox")
-    bounded = foolbox.PyTorchModel(task.network, bounds=(0, 1), device=task.inputs.device)
-    found: Tensor = attack.run(bounded, task.inputs, foolbox.criteria.Misclassification(task.labels))
-    return found
+    return task.foolbox("LInfFMNAttack")
 
 
 FIXED_EPS: dict[str, Callable[[_Task], Tensor]] = {

@@ -12,7 +12,7 @@ from notbugs.pipeline.running.models import construction_seeds
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.config import DATASET_NAMES, SECTIONS, runtime, settings
 from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 SOURCE_MODELS = ("standard", "robust")
 NAMES = {"train": SOURCE_MODELS, "construct": tuple(DATASET_NAMES), "fit": tuple(DATASET_NAMES)}

@@ -11,19 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from notbugs.construction.recipes import (
-    Constructed,
-    ConstructSettings,
-    Recipe,
-    construct_settings,
-    describe,
-    joined,
-    over_sources,
-    parts,
-    recipe_generator,
-    set_up,
-    summarise,
-)
+from notbugs.construction.building import parts, recipe_generator, set_up
+from notbugs.construction.describe import describe, over_sources, summarise
+from notbugs.construction.recipe import Constructed, Recipe, joined
+from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.data.images import ImageData, Images
 from notbugs.data.store import StoredDataset, largest_shard, load_dataset, write_manifest
 from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
@@ -34,7 +25,7 @@ from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import compiles, construction_seeds, judge_seed, source_models, source_seeds
 from notbugs.pipeline.shards import Shards
-from notbugs.runtime.cache import kept
+from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import DATASET_NAMES, SOURCE
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
@@ -185,9 +176,9 @@ def _neighbours(project: Context, data: StoredDataset, file: Path) -> Tensor:
         return {"called": own_neighbours(neighbour_reference(data), device=project.device)}
 
     if is_first():
-        kept(file, find)
+        load_or_make(file, find)
     wait_for_all()
-    return kept(file, find)["called"]
+    return load_or_make(file, find)["called"]
 
 
 def _make(task: _Task, say: Say) -> None:
@@ -198,7 +189,8 @@ def _make(task: _Task, say: Say) -> None:
     steps = parts(
         ready.recipe,
         rows.stop - rows.start,
-        source.config,
+        batch_size=source.config.batch_size,
+        dtype=source.config.dtype,
         first=rows.start,
         progress=source.project.progress,
         description=f"construct {source.name}, source {source.seed}"
@@ -215,8 +207,8 @@ def _ready(source: _Source) -> _Ready:
     recipe = set_up(
         model,
         data,
-        source.config,
-        generator=recipe_generator(source.project.seed, source.config, source.seed),
+        **source.config.scalars(),
+        generator=recipe_generator(source.project.seed, source.config.recipe, source.seed),
         compiled=source.compiled,
     )
     return _Ready(

@@ -12,11 +12,11 @@ from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Begun, Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import first_sources, source_model_of, source_models
-from notbugs.runtime.cache import kept
+from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import DATASET_NAMES, settings
 from notbugs.runtime.files import write_csv, write_json
 from notbugs.science.common.lab import Answer, Lab
-from notbugs.training.loop import FitSettings
+from notbugs.training.settings import FitSettings
 
 SPLITS = ("train", "validation", "test")
 
@@ -80,7 +80,7 @@ class _Needed:
             fitted={name: _fits(project, name, self.source_seeds[name]) for name in self.fitted},
             **({"architecture": project.model_settings()} if "model" in self.job.stage.reads else {}),
             progress=project.progress,
-            load_or_make=lambda name, make: kept(begun.work / f"{name}.safetensors", make),
+            load_or_make=lambda name, make: load_or_make(begun.work / f"{name}.safetensors", make),
             do_all=lambda tasks, work, what: do_all(project, tasks, partial(_silently, work), description=what),
             draw=begun.run.curve,
         )

@@ -21,9 +21,9 @@ from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import publish, write_csv, write_json
 from notbugs.tracking import Run
 from notbugs.training.checkpoints import Checkpoint
-from notbugs.training.early_stopping import EpochRecord
-from notbugs.training.loop import TrainSettings, kept_record
+from notbugs.training.early_stopping import EpochRecord, kept_record
 from notbugs.training.loop import train as train_model
+from notbugs.training.settings import TrainSettings
 
 CURVE_COLUMNS = ("subset", "source_seed", "seed", *EpochRecord.__annotations__)
 FINAL = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
@@ -188,10 +188,12 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     Returns: one record an epoch.
     """
     project, config, data = lesson.project, lesson.config, lesson.data
+    kind = project.model_settings()
     model = create_model(
-        project.model_settings(),
+        kind.architecture,
         data.image_shape,
         data.class_names,
+        width=kind.width,
         generator=make_generator(project.seed, *lesson.stream, "weights"),
     ).to(project.device)
     set_normalisation(model, data)
@@ -202,7 +204,7 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     records = train_model(
         model,
         data,
-        config,
+        **config.arguments(),
         generator=make_generator(project.seed, *lesson.stream, "batches"),
         validation=lesson.validation,
         on_epoch=on_epoch,
@@ -252,7 +254,10 @@ def summary(lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) 
         seeds. Of fits `mean` is that of the sources' means and `std` their standard deviation; `std_fits` is that of
         the fits of one source, pooled. A deviation of one value is null. `num_examples` of fits is given by source.
     """
-    finals = [kept_record(records, lesson.config) for lesson, records in zip(lessons, learnt, strict=True)]
+    finals = [
+        kept_record(records, lesson.config.early_stopping, adversarial=lesson.config.attack is not None)
+        for lesson, records in zip(lessons, learnt, strict=True)
+    ]
     keys = [key for key in (*FINAL, ADVERSARIAL) if all(record[key] is not None for record in finals)]  # type: ignore[literal-required]
     values = [{key: float(record[key]) for key in keys} for record in finals]  # type: ignore[literal-required]
     shown = [{key: round(value, 6) for key, value in one.items()} for one in values]

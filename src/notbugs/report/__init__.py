@@ -29,7 +29,7 @@ def write_report(root: Path, out: Path, figures_dir: Path) -> None:
         figures_dir: where the figures go as PNG; made, and files of the same names replaced.
     Raises:
         ConfigError if params.yaml is wrong.
-        ResultsError, StoreError naming the file that is missing or wrong, and the command that makes it.
+        ResultsError, DatasetError naming the file that is missing or wrong, and the command that makes it.
     """
     from notbugs.report.page import write_page  # matplotlib and jinja2 load only when a report is made
 

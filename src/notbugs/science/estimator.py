@@ -232,7 +232,8 @@ def measure_estimator(
     masks = {"still_y": still_y, **_tested("g", g, settings, test, seed, stream)}
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
         made = ImageData(images, labels, data.class_names)
-        fitted = trained(model, made, settings.fit, seed=seed, stream=(*stream, name), device=model_device(g))
+        # The fit and its control are compared, so that they share initialisation and order of batches.
+        fitted = trained(model, made, settings.fit, seed=seed, stream=(*stream, "fit"), device=model_device(g))
         masks |= _tested(name, fitted, settings, test, seed, stream)
     ratio = own["to_target"] / own["start_to_target"].clamp(min=1e-12)
     distances = {"pixels_to_target": pixels["to_target"], "pixels_to_start": pixels["to_start"], "reached": ratio}
@@ -242,10 +243,10 @@ def measure_estimator(
 def _tested(
     name: str, model: Classifier, settings: EstimatorSettings, test: Images, seed: int, stream: Sequence[str | int]
 ) -> dict[str, Tensor]:
-    generator = make_generator(seed, *stream, name, "attack")
+    generator = make_generator(seed, *stream, "attack")
     return {
         f"{name}_clean": called_by(model, test) == test.labels,
-        f"{name}_attacked": adversarially_correct(model, test, settings.attack, generator=generator),
+        f"{name}_attacked": adversarially_correct(model, test, **settings.attack.arguments(), generator=generator),
     }
 
 

@@ -25,7 +25,7 @@ OBJECTIVES: dict[str, tuple[str, Literal["maximize", "minimize"]]] = {
 
 
 class Range(Settings):
-    """All numbers between two bounds, both included."""
+    """All numbers between two bounds, both included; `validate_range` makes it."""
 
     low: float = Field(gt=0, allow_inf_nan=False)
     """Lower bound."""
@@ -33,13 +33,6 @@ class Range(Settings):
     """Upper bound."""
     log: bool = False
     """Search on a logarithmic scale."""
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: ValidationInfo) -> float:
-        if high < info.data.get("low", high):
-            raise ValueError(f"at least low = {info.data['low']:g}")
-        return high
 
 
 class SweepSettings(Settings):

@@ -108,7 +108,7 @@ def test_only_what_is_asked_for_is_decoded(make: Make, monkeypatch: pytest.Monke
         decoded.append(side)
         return np.zeros((3, side, side), np.uint8)
 
-    monkeypatch.setattr("notbugs.data.sources.restricted_imagenet.decode", decode)
+    monkeypatch.setattr("notbugs.data.sources.pictures.decode", decode)
     pool, _, _ = read_restricted_imagenet(make(), image_size=14, seed=0)
     assert decoded == []
     pool.select(slice(4, 7))

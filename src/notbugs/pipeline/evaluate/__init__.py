@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from notbugs.data.store import load_dataset
-from notbugs.evaluation.accuracy import EvaluateSettings, class_accuracies, measure_outcome
+from notbugs.evaluation.accuracy import class_accuracies, measure
 from notbugs.evaluation.comparison import Run, nested_mean
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.minimum_norm import smallest
@@ -22,7 +22,7 @@ from notbugs.runtime.config import DATASET_NAMES, SUBSETS, settings
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_csv, write_json
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 
 def evaluate(job: Job) -> None:
@@ -43,7 +43,7 @@ def evaluate(job: Job) -> None:
         audits = [(subject.facts, measuring.audit(subject)) for subject in subjects]
         rows, class_rows = [], []
         for facts, found in audits:
-            rows += [{**facts, **asdict(measure_outcome(outcome))} for outcome in found.outcomes]
+            rows += [{**facts, **asdict(measure(outcome))} for outcome in found.outcomes]
             identity = {key: facts[key] for key in records.IDENTITY}
             class_rows += [
                 {**identity, "class_name": name, "accuracy": accuracy, "n": n}
@@ -132,7 +132,7 @@ def _summary(rows: list[dict[str, Any]], audits: list[tuple[dict[str, Any], Audi
     return nested
 
 
-def _curves(rows: list[dict[str, Any]], config: EvaluateSettings) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+def _curves(rows: list[dict[str, Any]], config: SuiteSettings) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """Columns and rows of accuracy against eps: one column a model, nested mean over its runs."""
     cells: dict[float, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     names: dict[str, None] = {}

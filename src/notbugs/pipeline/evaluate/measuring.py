@@ -19,12 +19,12 @@ from notbugs.evaluation.accuracy import Outcome, batches
 from notbugs.evaluation.certificate import Certificate
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.masking import Signs, Standing, transfer_images
-from notbugs.evaluation.suite import PART, Audit, Findings, audited, find, generator_of_part
+from notbugs.evaluation.suite import PART, Audit, audited, find, generator_of_part
 from notbugs.models import ModelError, load_model
 from notbugs.models.base import Classifier
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Say, do_all
-from notbugs.runtime.cache import anew_since, digest, work_folder
+from notbugs.runtime.cache import digest, valid_since, work_folder
 from notbugs.runtime.distribution import rank, wait_for_all, world_size
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
@@ -93,15 +93,15 @@ class Bench:
     def __reduce__(self) -> tuple[Callable[..., "Bench"], tuple[Context, Images, SuiteSettings]]:
         return _bench_of_this_process, (self.project, self.data, self.config)
 
-    def kept(self, task: Task) -> Findings | None:
+    def kept(self, task: Task) -> Audit | None:
         """What an earlier run found, if it is there, whole, and counts."""
         file = self.file(task)
         try:
-            return None if file.stat().st_mtime < anew_since() else _findings(**load_state(file))
+            return None if file.stat().st_mtime < valid_since() else _audit(**load_state(file))
         except (OSError, StateError, TypeError):
             return None
 
-    def found(self, task: Task) -> Findings:
+    def found(self, task: Task) -> Audit:
         """What is kept; else do the task, and keep what is found."""
         found = self.kept(task)
         if found is None:
@@ -128,14 +128,14 @@ class Bench:
             "device": self.project.device.type,
         }
 
-    def _measure(self, task: Task) -> Findings:
+    def _measure(self, task: Task) -> Audit:
         model, engine = self._loaded(task.file)
         return find(
             model,
             self.data.select(slice(task.first, task.stop)),
-            self.config,
+            **self.config.arguments(),
             generator=generator_of_part(make_generator(self.project.seed, *RANDOM_STARTS), task.first),
-            transferred=self._transferred(task.source, task.first) if task.source else None,
+            transfer_from=self._transferred(task.source, task.first) if task.source else None,
             thorough=task.thorough,
             checked=task.checked,
             also_at=task.also_at,
@@ -150,12 +150,12 @@ class Bench:
 
     def _transfer(self, source: Path, first: int) -> Tensor:
         part = self.data.select(slice(first, first + PART))
-        return transfer_images(load_model(source, device=self.project.device), part, self.config)
+        return transfer_images(load_model(source, device=self.project.device), part, **self.config.transfer())
 
 
-def _findings(outcomes: Any, norms: Any, standing: Any, signs: Any, certificate: Any) -> Findings:
-    """Findings from the plain values that they were kept as."""
-    return Findings(
+def _audit(outcomes: Any, norms: Any, standing: Any, signs: Any, certificate: Any) -> Audit:
+    """Audit from the plain values that they were kept as."""
+    return Audit(
         [Outcome(**outcome) for outcome in outcomes],
         norms,
         standing and Standing(**standing),

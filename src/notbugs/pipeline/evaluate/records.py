@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from notbugs.evaluation.accuracy import EvaluateSettings
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.minimum_norm import accuracy_curve, smallest
 from notbugs.evaluation.suite import Audit
@@ -56,7 +55,7 @@ def write_minimum_norms(path: Path, audits: Audits) -> None:
     _write_parquet(path, columns)
 
 
-def write_minimum_norm_curves(path: Path, audits: Audits, settings: EvaluateSettings) -> None:
+def write_minimum_norm_curves(path: Path, audits: Audits, settings: SuiteSettings) -> None:
     """Accuracy against eps from the smallest perturbations that any attack found: a column a model, first seeds."""
     top = 1.5 * max(*settings.eps, settings.headline_eps)
     radii = [round(top * step / CURVE_POINTS, 6) for step in range(CURVE_POINTS + 1)]

@@ -16,7 +16,7 @@ from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.processes import in_processes
 from notbugs.pipeline.running.stage import Stage
 from notbugs.pipeline.running.unused import remove_unused
-from notbugs.runtime.cache import unfinished_work
+from notbugs.runtime.cache import resumable_folder
 from notbugs.runtime.distribution import world_size
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
@@ -123,7 +123,7 @@ class Job:
             if stage.resumes:
                 made_from = self._made_from(settings, inputs)
                 title = f"{stage.name}-{self.name or 'all'}"
-                work = stack.enter_context(unfinished_work(project.root, title, made_from))
+                work = stack.enter_context(resumable_folder(project.root, title, made_from))
             else:
                 work = Path(stack.enter_context(TemporaryDirectory()))
             yield Begun(run, work)
@@ -157,7 +157,7 @@ class Job:
 def _content(path: Path) -> str:
     """SHA-256 of a model, or of a dataset's manifest.
 
-    Raises: ModelError, StoreError if it is not there.
+    Raises: ModelError, DatasetError if it is not there.
     """
     if path.suffix:
         if not path.exists():

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from notbugs.attacks.engine import multiply_adds, pays_to_compile
-from notbugs.data.store import StoreError, source_folders
+from notbugs.data.store import DatasetError, source_folders
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.config import settings
 from notbugs.runtime.errors import ConfigError
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 
 def source_seeds(project: Context, name: str) -> tuple[int, ...]:
@@ -58,12 +58,12 @@ def judge_seed(robust_seeds: Sequence[int], model: str, source_seed: int) -> int
 def made_sources(project: Context, name: str) -> tuple[int, ...]:
     """Source seeds that data/<name> holds a dataset of, in rising order.
 
-    Raises: StoreError if there is none.
+    Raises: DatasetError if there is none.
     """
     folder = project.dataset(name)
     found = tuple(source_folders(folder))
     if not found:
-        raise StoreError(f"{folder}: no dataset there (no folder source-<seed>); `dvc repro` makes it")
+        raise DatasetError(f"{folder}: no dataset there (no folder source-<seed>); `dvc repro` makes it")
     return found
 
 
@@ -72,7 +72,7 @@ def first_sources(project: Context, *names: str) -> dict[str, int]:
 
     It is the lowest that they all have, so that they are looked at in pairs; each one's own lowest if there is none.
 
-    Raises: StoreError if a construction has not been made.
+    Raises: DatasetError if a construction has not been made.
     """
     made = {name: made_sources(project, name) for name in names}
     shared = sorted(set.intersection(*map(set, made.values()))) if made else []

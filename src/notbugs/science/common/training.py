@@ -10,7 +10,8 @@ from notbugs.data.images import Images, make_generator
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.progress import Track, silent
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 
 class Recipe(TrainSettings):
@@ -54,9 +55,11 @@ def trained(
     Models of one stream and seed begin alike and see the rows in the same order, on whatever they learn.
     """
     weights = make_generator(seed, *stream, "weights")
-    model = create_model(architecture, data.image_shape, data.class_names, generator=weights).to(device)
+    model = create_model(
+        architecture.architecture, data.image_shape, data.class_names, width=architecture.width, generator=weights
+    ).to(device)
     set_normalisation(model, data)
     if recipe is not None:
         order = make_generator(seed, *stream, "batches")
-        train(model, data, recipe, generator=order, progress=progress, description=description)
+        train(model, data, **recipe.arguments(), generator=order, progress=progress, description=description)
     return model.eval()

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.data.sources.planted import patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by
@@ -279,11 +278,14 @@ class _Source:
         if not columns.any():
             return None
         network = linear_classifier(self.features, columns, self.worlds.train)
-        attack = AttackSettings(
-            norm=self.settings.norm, eps=self.settings.headline_eps, num_steps=self.settings.num_steps
-        )
         clean = called_by(network, self.test.images) == self.test.labels
-        withstood = adversarially_correct(network, self.test, attack, generator=make_generator(0))
+        withstood = adversarially_correct(
+            network,
+            self.test,
+            norm=self.settings.norm,
+            eps=self.settings.headline_eps,
+            num_steps=self.settings.num_steps,
+        )
         return {
             "num_features": int(columns.sum()),
             "num_surely": self._surely(part, columns),

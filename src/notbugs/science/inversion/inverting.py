@@ -194,5 +194,5 @@ def accuracies(
     masks = {}
     for split, data in splits.items():
         masks[f"{split}.clean"] = called_by(model, data) == data.labels
-        masks[f"{split}.attacked"] = adversarially_correct(model, data, attack, generator=generator)
+        masks[f"{split}.attacked"] = adversarially_correct(model, data, **attack.arguments(), generator=generator)
     return masks

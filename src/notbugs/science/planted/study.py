@@ -8,7 +8,9 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from notbugs.construction.recipes import Constructed, ConstructSettings, InvertSettings, TargetSettings, construct
+from notbugs.construction.building import construct
+from notbugs.construction.recipe import Constructed
+from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, draw, patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
@@ -22,7 +24,7 @@ from notbugs.science.common.shares import Interval, interval, wilson_share
 from notbugs.science.common.training import trained
 from notbugs.science.features.usefulness import Usefulness, as_share, kept_share, worst
 from notbugs.science.planted.truth import filter_features, follows, says, truth
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 
 class PlantedStudySettings(Settings):
@@ -169,7 +171,7 @@ def study(
         name: construct(
             models[recipe.model],
             data,
-            recipe,
+            **recipe.arguments(),
             generator=make_generator(seed, "planted", "construct", recipe.recipe),
             progress=progress,
             description=f"planted: {name}",
@@ -256,7 +258,7 @@ def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -
     attack = settings.robust.attack
     assert attack is not None  # the settings ask for it
     clean = called_by(model, test.images) == test.labels
-    withstood = adversarially_correct(model, test, attack, generator=make_generator(0))
+    withstood = adversarially_correct(model, test, **attack.arguments(), generator=make_generator(0))
     followed = follows(model, settings.world, test)
     return {
         "clean": wilson_share(clean),
