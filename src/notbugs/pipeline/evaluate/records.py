@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.minimum_norm import accuracy_curve, smallest
 from notbugs.evaluation.suite import Audit
@@ -24,16 +26,11 @@ def write_per_example(path: Path, audits: Audits) -> None:
     Columns: dataset, estimator, source_seed (null for models of D), seed, labels, attack, eps, example (index in the
     test split), correct.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in (*IDENTITY, "labels", "attack", "eps", "example", "correct")}
+    columns: dict[str, list[Any]] = {}
     for facts, audit in audits:
         for outcome in audit.outcomes:
-            n = len(outcome.correct)
-            for name in IDENTITY:
-                columns[name] += [facts[name]] * n
-            for name in ("labels", "attack", "eps"):
-                columns[name] += [getattr(outcome, name)] * n
-            columns["example"] += range(n)
-            columns["correct"] += outcome.correct.tolist()
+            about = {name: getattr(outcome, name) for name in ("labels", "attack", "eps")}
+            _add_examples(columns, facts, about, "correct", outcome.correct)
     _write_parquet(path, columns)
 
 
@@ -45,14 +42,19 @@ def write_minimum_norms(path: Path, audits: Audits) -> None:
     columns: dict[str, list[Any]] = {name: [] for name in (*IDENTITY, "attack", "norm", "example", "distance")}
     for facts, audit in audits:
         for attack, distances in audit.norms.items():
-            n = len(distances)
-            for name in IDENTITY:
-                columns[name] += [facts[name]] * n
-            columns["attack"] += [attack] * n
-            columns["norm"] += [audit.outcomes[0].norm] * n
-            columns["example"] += range(n)
-            columns["distance"] += distances.tolist()
+            about = {"attack": attack, "norm": audit.outcomes[0].norm}
+            _add_examples(columns, facts, about, "distance", distances)
     _write_parquet(path, columns)
+
+
+def _add_examples(
+    columns: dict[str, list[Any]], facts: dict[str, Any], about: dict[str, Any], column: str, values: Tensor
+) -> None:
+    """A row for each of a model's values (N,), with what it is about."""
+    for name, value in {**{name: facts[name] for name in IDENTITY}, **about}.items():
+        columns.setdefault(name, []).extend([value] * len(values))
+    columns.setdefault("example", []).extend(range(len(values)))
+    columns.setdefault(column, []).extend(values.tolist())
 
 
 def write_minimum_norm_curves(path: Path, audits: Audits, settings: SuiteSettings) -> None:

@@ -133,15 +133,15 @@ class Fitted:
 
 def fit_one(task: FitTask) -> Fitted:
     """Fit a classifier and look at it."""
-    model = _trained(
+    model = trained(
         task.settings.model,
-        task.settings.fit,
         task.data,
-        task.name,
-        ("fit", task.fit_seed),
+        task.settings.fit,
         seed=task.seed,
+        stream=("planted", "fit", task.fit_seed),
         device=task.device,
         progress=task.progress,
+        description=f"planted: {task.name}, seed {task.fit_seed}",
     )
     followed = follows(model, task.settings.world, task.test)
     return Fitted(called_by(model, task.test.images).numpy(), {name: mask.numpy() for name, mask in followed.items()})
@@ -164,8 +164,16 @@ def study(
     models = {}
     for name in ("standard", "robust"):
         config: TrainSettings = getattr(settings, name)
-        stream = (name, config.seeds[0])
-        models[name] = _trained(settings.model, config, data, name, stream, seed=seed, device=device, progress=progress)
+        models[name] = trained(
+            settings.model,
+            data,
+            config,
+            seed=seed,
+            stream=("planted", name, config.seeds[0]),
+            device=device,
+            progress=progress,
+            description=f"planted: {name}, seed {config.seeds[0]}",
+        )
     recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
     made = {
         name: construct(
@@ -202,30 +210,6 @@ def _draw(world: PlantedSettings, part: str, seed: int) -> ImageData:
     size = world.num_train if part == "train" else world.num_test
     images, labels, _ = draw(world, size - size % len(CLASS_NAMES), make_generator(seed, "planted", part))
     return ImageData(images, labels, CLASS_NAMES)
-
-
-def _trained(
-    architecture: ModelSettings,
-    recipe: TrainSettings,
-    data: ImageData,
-    name: str,
-    stream: tuple[str, int],
-    *,
-    seed: int,
-    device: torch.device | str,
-    progress: Track,
-) -> Classifier:
-    """A classifier from scratch; `stream` is what its random numbers go by, and its own seed."""
-    return trained(
-        architecture,
-        data,
-        recipe,
-        seed=seed,
-        stream=("planted", *stream),
-        device=device,
-        progress=progress,
-        description=f"planted: {name}, seed {stream[1]}",
-    )
 
 
 def _filters(settings: PlantedStudySettings, data: ImageData, test: ImageData) -> list[dict[str, Any]]:
