@@ -61,7 +61,7 @@ _ALL = (
     _by_name(
         "train",
         "train the source models NAME (standard or robust) on D.",
-        "notbugs.training.loop:TrainSettings",
+        "notbugs.training.settings:TrainSettings",
         "notbugs.pipeline.train:train",
         shared=(*SHARED, "processes"),
         reads=("model",),
@@ -81,7 +81,7 @@ _ALL = (
     _by_name(
         "fit",
         "train classifiers from scratch on the constructed dataset NAME.",
-        "notbugs.training.loop:FitSettings",
+        "notbugs.training.settings:FitSettings",
         "notbugs.pipeline.train:train",
         shared=(*SHARED, "processes"),
         reads=("model",),
