@@ -1,7 +1,7 @@
 """The stages features, planted and gaussian on tiny settings: what they write, the same bytes again, their report."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +14,8 @@ from notbugs.data.store import save_dataset
 from notbugs.evaluation.results import ResultsError
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
-from notbugs.pipeline.features import features
-from notbugs.pipeline.gaussian import gaussian
-from notbugs.pipeline.planted import planted
 from notbugs.pipeline.running.context import Context, open_project
+from notbugs.pipeline.stages import run_stage
 from notbugs.report import science_features, science_features_figures, science_gaussian, science_planted
 from notbugs.runtime.errors import ConfigError
 from tiny import FEATURES, PLANTED
@@ -68,24 +66,23 @@ def as_report(project: Context) -> SimpleNamespace:
     return SimpleNamespace(project=content, picture=lambda *_: [])
 
 
-STAGES: dict[str, tuple[Callable[[Context], None], list[str]]] = {
-    "features": (features, ["metrics/features.json", "metrics/features.csv"]),
-    "planted": (planted, ["metrics/planted.json", "plots/planted/manifest.json", "plots/planted/examples.parquet"]),
-    "gaussian": (gaussian, ["metrics/gaussian.json"]),
+WRITES = {
+    "features": ["metrics/features.json", "metrics/features.csv"],
+    "planted": ["metrics/planted.json", "plots/planted/manifest.json", "plots/planted/examples.parquet"],
+    "gaussian": ["metrics/gaussian.json"],
 }
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", WRITES)
 def test_the_same_settings_give_the_same_bytes(project: Context, name: str) -> None:
-    stage, files = STAGES[name]
-    stage(project)
-    first = [(project.root / file).read_bytes() for file in files]
-    stage(project)
-    assert first == [(project.root / file).read_bytes() for file in files]
+    run_stage(project, name)
+    first = [(project.root / file).read_bytes() for file in WRITES[name]]
+    run_stage(project, name)
+    assert first == [(project.root / file).read_bytes() for file in WRITES[name]]
 
 
 def test_features_of_unchanged_images_keep_all_their_usefulness(project: Context) -> None:
-    features(project)
+    run_stage(project, "features")
     summary = json.loads((project.root / "metrics/features.json").read_text())
     for source in ("standard", "robust", "linear"):
         assert summary["sources"][source]["kept"]["D_rand"]["value"] == pytest.approx(1, abs=1e-6)
@@ -102,7 +99,7 @@ def test_each_section_stands_in_the_report(project: Context, name: str, module: 
     content = as_report(project)
     with pytest.raises(ResultsError, match=rf"metrics/{name}.json: not found; `dvc repro {name}` makes it"):
         module.section(content)  # type: ignore[attr-defined]
-    STAGES[name][0](project)
+    run_stage(project, name)
     section = module.section(content)  # type: ignore[attr-defined]
     assert section.key == name
     tables = [block for block in section.blocks if block.kind == "table"]
@@ -120,10 +117,10 @@ def test_each_section_stands_in_the_report(project: Context, name: str, module: 
 
 
 def test_a_missing_section_is_named(project: Context) -> None:
-    for name, (stage, _) in STAGES.items():
+    for name in WRITES:
         del project.params[name]
         with pytest.raises(ConfigError, match=f"{name}: not in params.yaml"):
-            stage(project)
+            run_stage(project, name)
 
 
 def test_a_missing_class_stops_the_stage_with_its_number(project: Context, digits: tuple[ImageData, ImageData]) -> None:
@@ -133,7 +130,7 @@ def test_a_missing_class_stops_the_stage_with_its_number(project: Context, digit
     table = pd.DataFrame({"index": range(len(lacking))})
     save_dataset(project.root / "data/train", lacking, table, name="D", source="digits", settings={})
     with pytest.raises(ValueError, match="class 3 has no example: usefulness needs all 10"):
-        features(project)
+        run_stage(project, "features")
 
 
 def test_verdicts_follow_the_numbers() -> None:

@@ -1,6 +1,5 @@
 """A small planted world from data to fits, seen through its matched filters."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,17 +12,18 @@ from notbugs.construction.building import construct
 from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
-from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, SHAPE, PlantedSettings, draw, patterns
+from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, draw, patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
 from notbugs.evaluation.comparison import Estimate, Run, accuracy, difference
-from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models import ModelSettings
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Radii, Settings
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.features import Usefulness, kept_share, worst
-from notbugs.science.features_study import share
-from notbugs.science.planted import filter_features, follows, says, truth
-from notbugs.training.loop import train
+from notbugs.science.common.lab import Answer, DoAll, Lab, Pictures, in_turn
+from notbugs.science.common.shares import Interval, interval, wilson_share
+from notbugs.science.common.training import trained
+from notbugs.science.features.usefulness import Usefulness, as_share, kept_share, worst
+from notbugs.science.planted.truth import filter_features, follows, says, truth
 from notbugs.training.settings import TrainSettings
 
 
@@ -59,6 +59,29 @@ class PlantedStudySettings(Settings):
         if robust.attack is None:
             raise ValueError("settings with an attack: it makes the training robust")
         return robust
+
+
+def planted(lab: Lab, settings: PlantedStudySettings) -> Answer:
+    """What `study` finds, and the pictures of it.
+
+    With the digits preset about 85 s. Expected: D_det's fits call more images y than y + 1.
+    """
+    import pandas as pd
+
+    found = study(settings, seed=lab.seed, device=lab.device, progress=lab.progress, do_all=lab.do_all)
+    filters, det = found.summary["filters"], found.summary["fits"]["D_det"]
+    says = (
+        f"{sum(row['inside'] for row in filters)} of {len(filters)} measured usefulnesses have the planted one in "
+        f"their interval; D_det's fits reach {det['y']['value']:.1%} on y, {det['shifted']['value']:.1%} on y + 1"
+    )
+    pictures = Pictures(
+        found.pictures,
+        pd.DataFrame({"kind": found.kinds}),
+        name="planted",
+        source="planted",
+        settings=settings.world.model_dump(mode="json"),
+    )
+    return Answer(found.summary, (says,), pictures)
 
 
 @dataclass(frozen=True)
@@ -110,24 +133,18 @@ class Fitted:
 
 def fit_one(task: FitTask) -> Fitted:
     """Fit a classifier and look at it."""
-    model = _trained(
-        task.settings,
-        task.settings.fit,
+    model = trained(
+        task.settings.model,
         task.data,
-        task.name,
-        task.fit_seed,
-        task.seed,
-        task.device,
-        task.progress,
-        "fit",
+        task.settings.fit,
+        seed=task.seed,
+        stream=("planted", "fit", task.fit_seed),
+        device=task.device,
+        progress=task.progress,
+        description=f"planted: {task.name}, seed {task.fit_seed}",
     )
     followed = follows(model, task.settings.world, task.test)
     return Fitted(called_by(model, task.test.images).numpy(), {name: mask.numpy() for name, mask in followed.items()})
-
-
-def in_turn(tasks: Sequence[FitTask]) -> list[Fitted]:
-    """Do all tasks, one after the other."""
-    return [fit_one(task) for task in tasks]
 
 
 def study(
@@ -136,18 +153,27 @@ def study(
     seed: int,
     device: torch.device | str = "cpu",
     progress: Track = silent,
-    do_all: Callable[[Sequence[FitTask]], list[Fitted]] = in_turn,
+    do_all: DoAll = in_turn,
 ) -> PlantedStudy:
     """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters.
 
     Args:
-        do_all: does `fit_one` with every task, in any way; the results in the tasks' order.
+        do_all: does the fits.
     """
     data, test = (_draw(settings.world, part, seed) for part in ("train", "test"))
     models = {}
     for name in ("standard", "robust"):
         config: TrainSettings = getattr(settings, name)
-        models[name] = _trained(settings, config, data, name, config.seeds[0], seed, device, progress, name)
+        models[name] = trained(
+            settings.model,
+            data,
+            config,
+            seed=seed,
+            stream=("planted", name, config.seeds[0]),
+            device=device,
+            progress=progress,
+            description=f"planted: {name}, seed {config.seeds[0]}",
+        )
     recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
     made = {
         name: construct(
@@ -166,7 +192,7 @@ def study(
         for fit_seed in settings.fit.seeds
     ]
     fits: dict[str, list[Fitted]] = {name: [] for name in made}
-    for task, fitted in zip(tasks, do_all(tasks), strict=True):
+    for task, fitted in zip(tasks, do_all(tasks, fit_one, "planted: fits"), strict=True):
         fits[task.name].append(fitted)
     summary = {
         "num_train": len(data),
@@ -184,35 +210,6 @@ def _draw(world: PlantedSettings, part: str, seed: int) -> ImageData:
     size = world.num_train if part == "train" else world.num_test
     images, labels, _ = draw(world, size - size % len(CLASS_NAMES), make_generator(seed, "planted", part))
     return ImageData(images, labels, CLASS_NAMES)
-
-
-def _trained(
-    settings: PlantedStudySettings,
-    config: TrainSettings,
-    data: ImageData,
-    name: str,
-    model_seed: int,
-    seed: int,
-    device: torch.device | str,
-    progress: Track,
-    stream: str,
-) -> Classifier:
-    """A classifier from scratch; models of one stream and seed start alike and see the rows in the same order."""
-    weights = make_generator(seed, "planted", stream, model_seed, "weights")
-    model = create_model(
-        settings.model.architecture, SHAPE, CLASS_NAMES, width=settings.model.width, generator=weights
-    ).to(device)
-    set_normalisation(model, data.images)
-    order = make_generator(seed, "planted", stream, model_seed, "batches")
-    train(
-        model,
-        data,
-        **config.arguments(),
-        generator=order,
-        progress=progress,
-        description=f"planted: {name}, seed {model_seed}",
-    )
-    return model
 
 
 def _filters(settings: PlantedStudySettings, data: ImageData, test: ImageData) -> list[dict[str, Any]]:
@@ -237,8 +234,7 @@ def _filters(settings: PlantedStudySettings, data: ImageData, test: ImageData) -
 
 def _beside(planted: float, measured: Usefulness, z: float) -> dict[str, Any]:
     low, high = measured.interval(z)
-    numbers = {"planted": planted, "value": measured.value, "low": low, "high": high}
-    return {**{key: round(number, 6) for key, number in numbers.items()}, "inside": low <= planted <= high}
+    return {"planted": round(planted, 6), **interval(measured.value, low, high), "inside": low <= planted <= high}
 
 
 def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -> dict[str, Any]:
@@ -249,9 +245,9 @@ def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -
     withstood = adversarially_correct(model, test, **attack.arguments(), generator=make_generator(0))
     followed = follows(model, settings.world, test)
     return {
-        "clean": share(clean),
-        "adversarial": {**share(withstood), "eps": attack.eps},
-        "follows": {name: share(right) for name, right in followed.items()},
+        "clean": wilson_share(clean),
+        "adversarial": {**wilson_share(withstood), "eps": attack.eps},
+        "follows": {name: wilson_share(right) for name, right in followed.items()},
     }
 
 
@@ -259,17 +255,17 @@ def _datasets(data: ImageData, made: dict[str, Constructed]) -> dict[str, Any]:
     """For D and each construction: what the filters say, y or the given label t, and how much usefulness is kept."""
     filters = {name: filter_features(name, data) for name in PATTERNS}
     before = {name: features.signed(data).mean(dim=0) for name, features in filters.items()}
-    found: dict[str, Any] = {"D": {name: {"y": share(says(name, data.images) == data.labels)} for name in PATTERNS}}
+    found: dict[str, Any] = {
+        "D": {name: {"y": wilson_share(says(name, data.images) == data.labels)} for name in PATTERNS}
+    }
     for key, constructed in made.items():
         images, given = constructed.data.images, constructed.data.labels
         found[key] = {}
         for name, features in filters.items():
-            kept = kept_share(before[name], features.signed(constructed.data))
-            low, high = kept.interval()
             found[key][name] = {
-                "y": share(says(name, images) == constructed.true_labels),
-                "t": share(says(name, images) == given),
-                "kept": {"value": round(kept.value, 6), "low": round(low, 6), "high": round(high, 6)},
+                "y": wilson_share(says(name, images) == constructed.true_labels),
+                "t": wilson_share(says(name, images) == given),
+                "kept": as_share(kept_share(before[name], features.signed(constructed.data))),
             }
     return found
 
@@ -284,27 +280,27 @@ def _fits(fits: list[Fitted], test: ImageData) -> dict[str, Any]:
         "seeds": [round(float(mask.double().mean()), 6) for mask in right],
         "y": over_fits(right),
         "shifted": over_fits(as_given),
-        "y_minus_shifted": _values(difference(_runs(right), _runs(as_given), len(test))),
+        "y_minus_shifted": _interval(difference(_runs(right), _runs(as_given), len(test))),
         "follows": {name: over_fits([torch.from_numpy(fit.followed[name]) for fit in fits]) for name in PATTERNS},
     }
 
 
-def over_fits(masks: list[Tensor]) -> dict[str, float]:
+def over_fits(masks: list[Tensor]) -> Interval:
     """Mean share over fits of one source model, value, low, high: an interval over test images and fits.
 
     Args:
         masks: (N,) bool, one a fit, on the same images.
     """
-    return _values(accuracy(_runs(masks), len(masks[0])))
+    return _interval(accuracy(_runs(masks), len(masks[0])))
+
+
+def _interval(found: Estimate) -> Interval:
+    return interval(found.value, found.low, found.high)
 
 
 def _runs(masks: list[Tensor]) -> list[Run]:
     """One run a fit, of the world's only source model."""
     return [Run(0, seed, float(mask.double().mean()), mask.numpy()) for seed, mask in enumerate(masks)]
-
-
-def _values(found: Estimate) -> dict[str, float]:
-    return {"value": round(found.value, 6), "low": round(found.low, 6), "high": round(found.high, 6)}
 
 
 def _pictures(data: ImageData, made: dict[str, Constructed]) -> tuple[ImageData, list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from notbugs.science.gaussian import (
+from notbugs.science.gaussian.theory import (
     GaussianError,
     RobustGaussians,
     TwoGaussians,

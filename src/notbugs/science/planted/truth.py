@@ -16,8 +16,8 @@ from notbugs.data.images import ImageData
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, patterns
 from notbugs.evaluation.accuracy import called_by
 from notbugs.runtime.errors import UserError
-from notbugs.science.feature_maps import LinearFeatures
-from notbugs.science.features import Choice, Features, features_of, linear_usefulness
+from notbugs.science.features.maps import LinearFeatures
+from notbugs.science.features.usefulness import Choice, Features, features_of, linear_usefulness
 
 
 class PlantedError(UserError):

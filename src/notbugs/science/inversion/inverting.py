@@ -1,7 +1,7 @@
-"""A close look at inverted images x_r: do they resemble the start x' or the target x, and what is learnt from them?
+"""Inverting images, and what inverted images resemble.
 
-Asked by Reviewer 1 of Ilyas et al. 2019, and as a posterior predictive check by the SEI/CMU discussion. x is the
-image whose representation is matched (its label is given), x' the training image at which the descent starts.
+x is the image whose representation is matched (its label is given), x' the training image at which the descent starts,
+x_r where it ends.
 """
 
 from collections.abc import Mapping
@@ -9,57 +9,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks import AttackSettings, Loss, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import representation_distance
-from notbugs.data.images import Images
+from notbugs.data.images import Images, stratified_subset
 from notbugs.evaluation.accuracy import adversarially_correct, batches, called_by, model_device
 from notbugs.evaluation.neighbours import BATCH, nearest_rows
 from notbugs.models.base import Classifier
-from notbugs.runtime.config import Settings
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.shares import share
+from notbugs.science.common.shares import share
 
 Objective = Literal["representation", "cosine", "logits"]
-
-
-class GapAttack(AttackSettings):
-    """The attack under which the train/test gap is measured, besides untouched images."""
-
-    eps: float = Field(gt=0, allow_inf_nan=False)
-    """Radius of the perturbation ball, pixel units on [0, 1]."""
-
-
-class InversionSettings(Settings):
-    """How many images are inverted, how far, by which objectives."""
-
-    num_examples: int = Field(ge=10)
-    """Training images inverted by both models from the same x', drawn by class; at most all of D."""
-    num_test: int = Field(ge=10)
-    """Test images inverted to measure the fits on D_R and D_NR on images they did not learn."""
-    objectives: tuple[Objective, ...] = Field(default=("representation", "cosine", "logits"), strict=False)
-    """What is brought together; the paper's is representation (L2), which is always among them."""
-    num_steps: int = Field(ge=1)
-    """Gradient steps."""
-    step_size: float = Field(gt=0, allow_inf_nan=False)
-    """Length of a step on the normalised gradient, pixel units."""
-    gap_attack: GapAttack
-    """Attack of the adversarial train/test gap."""
-    panel_classes: int = Field(default=8, ge=2, le=12)
-    """Columns of the panel: one example of each of the first so many classes."""
-    num_bootstrap: int = Field(default=200, ge=10)
-    """Resamplings of the examples for the intervals of medians."""
-
-    @field_validator("objectives")
-    @classmethod
-    def _has_the_papers(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
-        if "representation" not in objectives or len(set(objectives)) != len(objectives):
-            raise ValueError("different objectives, representation among them")
-        return objectives
 
 
 def cosine_distance(representation: Tensor, targets: Tensor) -> Tensor:
@@ -138,6 +101,17 @@ class Pairs:
 
     target: Tensor
     start: Tensor
+
+
+def choose_pairs(data: Images, num_examples: int | None, generator: torch.Generator) -> Pairs:
+    """x drawn by class, at most all of D (None: all), and x' uniformly among the other images of D.
+
+    Raises: ValueError if fewer examples are asked for than D has classes.
+    """
+    count = len(data)
+    target = stratified_subset(data.labels, min(num_examples or count, count), generator)
+    offset = torch.randint(1, count, (len(target),), generator=generator)
+    return Pairs(target, (target + offset) % count)
 
 
 def resemblance(

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from notbugs.runtime.config import Settings
-from notbugs.science.features import Usefulness, scale
+from notbugs.science.features.usefulness import Usefulness, scale
 
 
 class CirclesSettings(Settings):

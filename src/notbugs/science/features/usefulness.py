@@ -22,12 +22,12 @@ from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import Loss
 from notbugs.data.images import ImageData, Images
 from notbugs.evaluation.accuracy import batches, model_device
+from notbugs.evaluation.intervals import Z_95
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.feature_maps import FeatureMap
+from notbugs.science.common.shares import Interval, interval
+from notbugs.science.features.maps import FeatureMap
 
-Z = 1.959963984540054
-"""Normal quantile of a 95% interval."""
 LEAST_STD = 1e-6
 """A feature whose standard deviation is below this share of its largest value has no variance."""
 
@@ -43,9 +43,14 @@ class Usefulness:
     value: float
     standard_error: float
 
-    def interval(self, z: float = Z) -> tuple[float, float]:
+    def interval(self, z: float = Z_95) -> tuple[float, float]:
         """value ± z standard errors."""
         return self.value - z * self.standard_error, self.value + z * self.standard_error
+
+
+def as_share(found: Usefulness) -> Interval:
+    """As the metrics files hold it."""
+    return interval(found.value, *found.interval())
 
 
 @dataclass(frozen=True)

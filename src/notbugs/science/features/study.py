@@ -10,15 +10,18 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from notbugs.data.images import ImageData, Images, make_generator, stratified_subset
+from notbugs.data.sources.planted import patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by
-from notbugs.evaluation.intervals import wilson_interval
-from notbugs.runtime.config import Radii, Settings
+from notbugs.runtime.config import DATASET_NAMES, Radii, Settings
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.circles import CirclesSettings, circles
-from notbugs.science.feature_maps import LinearFeatures
-from notbugs.science.features import (
+from notbugs.science.common.lab import Answer, Lab, require_images
+from notbugs.science.common.shares import interval, wilson_share
+from notbugs.science.features.circles import CirclesSettings, circles
+from notbugs.science.features.maps import LinearFeatures, Probabilities, principal_components
+from notbugs.science.features.usefulness import (
     Features,
     Usefulness,
+    as_share,
     features_of,
     kept_share,
     linear_usefulness,
@@ -54,6 +57,38 @@ class FeaturesSettings(Settings):
         if "eps" in info.data and headline_eps not in info.data["eps"]:
             raise ValueError(f"one of eps: {', '.join(f'{eps:g}' for eps in info.data['eps'])}")
         return headline_eps
+
+    def check_data(self, data: Mapping[str, Images]) -> None:
+        """Raises: ConfigError if D has more classes than examples are asked for."""
+        require_images("features.max_examples", self.max_examples, len(data["train"].labels.unique()))
+
+
+def features(lab: Lab, settings: FeaturesSettings) -> Answer:
+    """Usefulness of the source models' features, of p(c|x), of D's principal components; of planted patterns.
+
+    On digits about a minute. Expected there: D_R keeps all of the usefulness of the robust model's features, and D_NR
+    that of the standard model's.
+    """
+    train = lab.data["train"]
+    sources: dict[str, nn.Module] = dict(lab.models)
+    sources["posterior"] = Probabilities(lab.models["standard"]).eval()
+    linear: dict[str, Tensor] = {"linear": principal_components(train, settings.max_linear)}
+    if train.manifest.settings.get("source") == "planted":
+        linear.update({str(name): directions for name, directions in patterns().items()})
+    sources |= {name: LinearFeatures(directions).to(lab.device) for name, directions in linear.items()}
+    constructions = {DATASET_NAMES[name]: lab.data[name] for name in lab.source_seeds}
+    worlds = Worlds(train, lab.data["test"], constructions)
+    found = study(sources, worlds, settings, seed=lab.seed, progress=lab.progress)
+    headline, shares = f"{settings.headline_eps:g}", []
+    for name, part in found.summary["sources"].items():
+        if part["share_nonrobust"]:
+            shares.append(f"{name} {part['share_nonrobust'][headline]['value']:.0%} of {part['num_useful']}")
+    source_seeds = {DATASET_NAMES[name]: seed for name, seed in lab.source_seeds.items()}
+    return Answer(
+        {**found.summary, "source_seeds": source_seeds},
+        (f"not robust at eps {headline}, of the useful ones: {', '.join(shares)}",),
+        rows=found.rows,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,15 +152,9 @@ def study(
             "headline_eps": settings.headline_eps,
             "num_examples": len(fewer_test),
             "sources": summaries,
-            "circles": {name: with_interval(found) for name, found in rings.usefulness().items()},
+            "circles": {name: as_share(found) for name, found in rings.usefulness().items()},
         },
     )
-
-
-def with_interval(found: Usefulness) -> dict[str, float]:
-    """value, low, high."""
-    low, high = found.interval()
-    return {"value": round(found.value, 6), "low": round(low, 6), "high": round(high, 6)}
 
 
 class _Source:
@@ -194,20 +223,20 @@ class _Source:
                 "sign": int(choice.signs[place]),
                 "dataset": dataset,
                 "eps": eps,
-                **with_interval(usefulness),
+                **as_share(usefulness),
                 "n": count,
             }
 
     def summary(self) -> dict[str, Any]:
         """Counts at the headline eps, what each construction keeps, and linear classifiers on parts."""
-        kept = {key: with_interval(kept_share(self.before, signed)) for key, signed in self.after.items()}
+        kept = {key: as_share(kept_share(self.before, signed)) for key, signed in self.after.items()}
         robust = self.robust_on_train
         parts = {"all": torch.ones_like(robust), "robust": robust, "nonrobust": ~robust}
         return {
             "num_features": len(self.features),
             "num_dead": self.features.num_dead,
             "mean_rho": round(sum(found.value for found in self.rho) / len(self.rho), 6),
-            "largest_rho": with_interval(max(self.rho, key=lambda found: found.value)),
+            "largest_rho": as_share(max(self.rho, key=lambda found: found.value)),
             "mean_gamma": {
                 f"{eps:g}": round(sum(found.value for found in gamma) / len(gamma), 6)
                 for eps, gamma in self.gamma.items()
@@ -231,7 +260,7 @@ class _Source:
         for eps, gamma in self.gamma.items() if useful else ():
             ends = [(gamma[place].value, *gamma[place].interval()) for place in useful]
             below = [sum(end[side] < 0 for end in ends) / len(useful) for side in (0, 2, 1)]
-            shares[f"{eps:g}"] = dict(zip(("value", "low", "high"), (round(part, 6) for part in below), strict=True))
+            shares[f"{eps:g}"] = interval(*below)
         return {"num_useful": len(useful), "share_nonrobust": shares}
 
     def _surely(self, part: str, columns: Tensor) -> int:
@@ -260,15 +289,9 @@ class _Source:
         return {
             "num_features": int(columns.sum()),
             "num_surely": self._surely(part, columns),
-            "clean": share(clean),
-            "adversarial": share(withstood),
+            "clean": wilson_share(clean),
+            "adversarial": wilson_share(withstood),
         }
-
-
-def share(right: Tensor) -> dict[str, float]:
-    """value, low, high (Wilson) of a mask (N,)."""
-    low, high = wilson_interval(int(right.sum()), len(right))
-    return {"value": round(float(right.double().mean()), 6), "low": round(low, 6), "high": round(high, 6)}
 
 
 def linear_classifier(features: Features, columns: Tensor, train: Images) -> nn.Module:

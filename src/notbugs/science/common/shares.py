@@ -10,6 +10,24 @@ from torch import Tensor
 from notbugs.evaluation.intervals import wilson_interval
 
 
+class Interval(TypedDict):
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interval(value: float, low: float, high: float) -> Interval:
+    """A number with its interval, rounded for a file."""
+    return Interval(value=round(value, 6), low=round(low, 6), high=round(high, 6))
+
+
+def wilson_share(right: Tensor) -> Interval:
+    """How often a mask (N,) is true, with its Wilson interval."""
+    return interval(float(right.double().mean()), *wilson_interval(int(right.sum()), len(right)))
+
+
 class Share(TypedDict):
     """A fraction of `n` images, mean over `num_seeds` trainings, with its 95% interval."""
 

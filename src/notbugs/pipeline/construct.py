@@ -1,14 +1,15 @@
 """Stage `construct`: the datasets D_R, D_NR, D_rand, D_det and their controls, made from D by source models."""
 
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from notbugs.construction.building import parts, recipe_generator, set_up
 from notbugs.construction.describe import describe, over_sources, summarise
@@ -19,14 +20,12 @@ from notbugs.data.store import StoredDataset, largest_shard, load_dataset, write
 from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
 from notbugs.models import load_model
 from notbugs.models.base import Classifier
-from notbugs.pipeline.construct.samples import write_samples
-from notbugs.pipeline.construct.shards import Shards
-from notbugs.pipeline.running.compiling import compiles
 from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
-from notbugs.pipeline.running.processes import in_processes
-from notbugs.pipeline.running.source_models import construction_seeds, judge_seed, source_models, source_seeds
-from notbugs.pipeline.running.unfinished import load_or_make, unfinished
+from notbugs.pipeline.running.models import compiles, construction_seeds, judge_seed, source_models, source_seeds
+from notbugs.pipeline.shards import Shards
+from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import DATASET_NAMES, SOURCE
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
@@ -89,53 +88,50 @@ class _Ready:
     reference: Images
 
 
-@in_processes
-def construct(project: Context, name: str) -> None:
+def construct(job: Job) -> None:
     """Write data/<name>, a dataset for each source model, and its summary.
 
     Command: `notbugs construct rand`. On digits 2 s a source model (inversions: 15 s). Expected there: D_rand's targets
     are reached for nine images in ten, and nine in ten still look like y to the robust model.
     """
-    if name not in DATASET_NAMES:
-        raise ConfigError(f"params.yaml: construct.{name}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
-    config = construct_settings(project.params.get("construct", {}).get(name), f"construct.{name}")
+    project, config = job.project, job.settings
     trained = source_seeds(project, config.model)
-    seeds = construction_seeds(trained, config.source_seeds, model=config.model, key=f"construct.{name}")
+    seeds = construction_seeds(trained, config.source_seeds, model=config.model, key=job.stage.key(job.name))
     files = {*source_models(project, config.model), *source_models(project, "robust")}
     inputs = [project.dataset("train"), *sorted(files)]
-    folder = project.dataset(name)
-    metrics_file = project.root / "metrics" / "construct" / f"{name}.json"
-    made_from = {"construct": {name: config.model_dump(mode="json")}, "sources": list(seeds)}
-    with project.tracked(
-        "construct",
-        name,
-        params={**made_from, "runtime": project.runtime.model_dump(mode="json")},
-        inputs=inputs,
-        outputs=[folder, metrics_file],
-        metrics_file=metrics_file,
-    ) as run:
+    (folder,) = job.outputs
+    with job.begin(inputs, sources=list(seeds)) as (run, work):
         data = load_dataset(project.dataset("train"))
-        with unfinished(project, "construct", name, settings=made_from, inputs=inputs) as work:
-            sources = _sources(project, name, config, seeds, data, work)
-            tasks = [_Task(source, number) for source in sources for number in source.shards.missing()]
-            wait_for_all()  # all have seen what is missing before any begins
-            do_all(project, tasks[rank() :: world_size()], _make, description=f"construct {name}")
-            _ready.cache_clear()
-            wait_for_all()
-            if not is_first():
-                return
-            summary = over_sources({source.seed: summarise(_complete(source)) for source in sources})
-            publish(work / "dataset", folder)
-            write_json(metrics_file, summary)
-        with tempfile.TemporaryDirectory() as unsaved:
-            picture = Path(unsaved) / "samples.png"
-            write_samples(picture, data, load_dataset(project.dataset(name, seeds[0]), verify=False))
-            run.artifact(picture)
-    project.say(
-        f"construct {name}: {len(seeds)} source models, success {summary['success_rate']:.1%}, "
+        sources = _sources(job, seeds, data, work)
+        tasks = [_Task(source, number) for source in sources for number in source.shards.missing()]
+        wait_for_all()  # all have seen what is missing before any begins
+        do_all(project, tasks[rank() :: world_size()], _make, description=job.title)
+        _ready.cache_clear()
+        wait_for_all()
+        if not is_first():
+            return
+        summary = over_sources({source.seed: summarise(_complete(source)) for source in sources})
+        publish(work / "dataset", folder)
+        write_json(job.metrics_file, summary)
+        picture = work / "samples.png"
+        write_samples(picture, data, load_dataset(folder / f"{SOURCE}{seeds[0]}", verify=False))
+        run.artifact(picture)
+    job.say(
+        f"{len(seeds)} source models, success {summary['success_rate']:.1%}, "
         f"median ‖δ‖₂ {summary['delta_norm']['median']:.3f}, still y of what the judge called y before: robust model "
         f"{_percent(summary['robust_model']['still_y'])}, 1-NN {_percent(summary['nearest_neighbour']['still_y'])}"
     )
+
+
+def read_recipe(params: Mapping[str, Any], key: str) -> ConstructSettings:
+    """Settings of a construction, an entry of the section `construct`.
+
+    Raises: ConfigError.
+    """
+    name = key.partition(".")[2]
+    if name not in DATASET_NAMES:
+        raise ConfigError(f"params.yaml: {key}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
+    return construct_settings(params.get("construct", {}).get(name), key)
 
 
 def _percent(share: float | None) -> str:
@@ -143,20 +139,19 @@ def _percent(share: float | None) -> str:
     return "none known" if share is None else f"{share:.1%}"
 
 
-def _sources(
-    project: Context, name: str, config: ConstructSettings, seeds: Iterable[int], data: StoredDataset, work: Path
-) -> list[_Source]:
+def _sources(job: Job, seeds: Iterable[int], data: StoredDataset, work: Path) -> list[_Source]:
     """Each source model with all that its dataset depends on."""
+    project, config = job.project, job.settings
     size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
     neighbours = _neighbours(project, data, work / "neighbours.safetensors")
     files = {seed: project.source_model(config.model, seed) for seed in source_seeds(project, config.model)}
     robust = source_seeds(project, "robust")
     one = load_model(next(iter(files.values())), device=project.device)
-    compiled = compiles(project, f"construct {name}", one, data.image_shape, len(data) * config.num_steps)
+    compiled = compiles(project, job.title, one, data.image_shape, len(data) * config.num_steps)
     return [
         _Source(
             project,
-            name,
+            str(job.name),
             config,
             seed,
             model=files[seed],
@@ -265,3 +260,33 @@ def _complete(source: _Source) -> dict[str, Tensor]:
         settings={**settings, "source_seed": source.seed},
     )
     return facts
+
+
+HEIGHT = 64
+"""Pixels that an image is enlarged to, at least."""
+
+
+def write_samples(path: Path, data: Images, made: Images) -> None:
+    """Write a PNG: a column for the first image of each class with x, what was made from it, and 1/2 + 5·(difference).
+
+    Args:
+        data: D; `made` was made from it row by row.
+    """
+    from PIL import Image
+
+    labels = data.labels[: len(made)]
+    rows = torch.tensor([int((labels == label).nonzero()[0]) for label in labels.unique()])
+    old, new = data.select(rows).images, made.select(rows).images  # (K, C, H, W)
+    strips = torch.cat([old, new, (0.5 + 5 * (new - old)).clamp(0, 1)])
+    grid = _tiled(strips, len(rows))
+    pixels = (255 * grid).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
+
+
+def _tiled(images: Tensor, columns: int) -> Tensor:
+    """(R·columns, C, H, W) -> one image (C, ...), row by row, enlarged without smoothing, a white line between."""
+    factor = max(1, HEIGHT // images.shape[2])
+    large = functional.interpolate(images, scale_factor=factor, mode="nearest")
+    framed = functional.pad(large, [2] * 4, value=1.0)
+    rows = [torch.cat(list(row), dim=2) for row in framed.split(columns)]
+    return torch.cat(rows, dim=1)
