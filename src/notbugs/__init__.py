@@ -18,6 +18,7 @@ _HOMES = {
     "train": "notbugs.training.loop",
     "construct": "notbugs.construction.building",
     "evaluate": "notbugs.evaluation.accuracy",
+    "adversarially_correct": "notbugs.evaluation.accuracy",
     "audit": "notbugs.evaluation.suite",
     "wilson_interval": "notbugs.evaluation.intervals",
 }

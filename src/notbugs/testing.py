@@ -40,14 +40,17 @@ def check_source(read: Callable[[int], SourceData], *, seed: int = 0, allowed_du
         again = read(seed)
     names = tuple(source.train.class_names)
     _require(len(set(names)) == len(names) >= 2, f"source: needs two or more classes of different names, not {names}")
+    contents = {}
     for split in SPLITS:
-        _check_split(split, getattr(source, split), names, source.train.image_shape)
+        data, second = getattr(source, split), getattr(again, split)
+        _check_split(split, data, names)
+        for start in range(0, len(data), 256):
+            _check_images(split, data, slice(start, min(start + 256, len(data))), source.train.image_shape)
         for what, given in (("origins", source.origins), ("source_indices", source.source_indices)):
             count = len(given.get(split, ()))
-            expected = len(getattr(source, split))
-            _require(count == expected, f"source: {what} of {split} has {count} entries for {expected} images")
-        first, second = getattr(source, split), getattr(again, split)
-        same = len(first) == len(second) and _content(first) == _content(second)
+            _require(count == len(data), f"source: {what} of {split} has {count} entries for {len(data)} images")
+        contents[split] = _prints(data)
+        same = contents[split] == _prints(second) and data.labels.tolist() == second.labels.tolist()
         _require(same, f"source: {split} is another one when it is read again with the same seed, {seed}")
     learnt = torch.bincount(torch.cat([source.train.labels, source.validation.labels]), minlength=len(names))
     least = int(learnt.argmin())
@@ -55,13 +58,13 @@ def check_source(read: Callable[[int], SourceData], *, seed: int = 0, allowed_du
         int(learnt[least]) >= 2,
         f"source: class {names[least]} has {int(learnt[least])} images in train and validation together, not 2 or more",
     )
-    prints = {split: set(_prints(getattr(source, split))) for split in SPLITS}
     for split, other in itertools.combinations(SPLITS, 2):
-        shared = len(prints[split] & prints[other])
+        shared = len({*contents[split]} & {*contents[other]})
         _require(shared <= allowed_duplicates, f"source: {shared} images lie both in {split} and {other}")
 
 
-def _check_split(split: str, data: Images, names: tuple[str, ...], shape: tuple[int, ...]) -> None:
+def _check_split(split: str, data: Images, names: tuple[str, ...]) -> None:
+    """Classes and labels of a split."""
     count, labels = len(data), data.labels
     _require(count > 0, f"source: {split} is empty")
     _require(tuple(data.class_names) == names, f"source: the classes of {split} are not those of train")
@@ -71,35 +74,25 @@ def _check_split(split: str, data: Images, names: tuple[str, ...], shape: tuple[
     )
     low, high = int(labels.min()), int(labels.max())
     _require(low >= 0 and high < len(names), f"source: labels of {split} lie in {low}..{high}, not 0..{len(names) - 1}")
-    for start in range(0, count, 256):
-        rows = slice(start, min(start + 256, count))
-        with _naming(f"source: {split}"):
-            kept, images = data.raw(rows), data.select(rows).images
-        for given in (kept, images):
-            _require(
-                given.shape == (rows.stop - start, *shape),
-                f"source: images of {split} are {tuple(given.shape[1:])}, not {shape} as in train",
-            )
-        _require(
-            kept.dtype in (torch.uint8, torch.float32), f"source: {split} keeps {kept.dtype}, not uint8 or float32"
-        )
-        _require(
-            images.dtype == torch.float32 and float(images.min()) >= 0 and float(images.max()) <= 1,
-            f"source: images of {split} are {images.dtype} in [{float(images.min()):g}, {float(images.max()):g}], "
-            "not float32 in [0, 1]",
-        )
-        picked = torch.tensor([start, rows.stop - 1])
-        _require(
-            torch.equal(data.select(picked).images, images[[0, -1]]),
-            f"source: {split} gives other images one by one than in a row",
-        )
 
 
-def _content(data: Images) -> tuple[list[int], list[int]]:
-    return _prints(data), data.labels.tolist()
+def _check_images(split: str, data: Images, rows: slice, shape: tuple[int, ...]) -> None:
+    """Some images of a split, as they are kept and as they are looked at."""
+    with _naming(f"source: {split}"):
+        kept, images = data.raw(rows), data.select(rows).images
+        ends = data.select(torch.tensor([rows.start, rows.stop - 1])).images
+    for given in (kept, images):
+        _require(
+            given.shape == (rows.stop - rows.start, *shape),
+            f"source: images of {split} are {tuple(given.shape[1:])}, not {shape} as in train",
+        )
+    _require(kept.dtype in (torch.uint8, torch.float32), f"source: {split} keeps {kept.dtype}, not uint8 or float32")
+    _check_range(f"source: images of {split}", images)
+    _require(torch.equal(ends, images[[0, -1]]), f"source: {split} gives other images one by one than in a row")
 
 
 def _prints(data: Images) -> list[int]:
+    """What each image is known by."""
     found: list[int] = []
     for part in by_parts(data):
         found += fingerprints(part.images).tolist()
@@ -247,11 +240,7 @@ def _check_constructed(made: Constructed, data: Images) -> None:
     count, images, labels = len(data), made.data.images, made.data.labels
     expected = (count, *data.image_shape)
     _require(images.shape == expected, f"recipe: images must be {expected}, not {tuple(images.shape)}")
-    _require(
-        images.dtype == torch.float32 and float(images.min()) >= 0 and float(images.max()) <= 1,
-        f"recipe: images are {images.dtype} in [{float(images.min()):g}, {float(images.max()):g}], "
-        "not float32 in [0, 1]",
-    )
+    _check_range("recipe: images", images)
     num_classes = len(data.class_names)
     _require(
         labels.shape == (count,) and int(labels.min()) >= 0 and int(labels.max()) < num_classes,
@@ -315,6 +304,14 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
         if not same:
             return what
     return ""
+
+
+def _check_range(what: str, images: Tensor) -> None:
+    low, high = float(images.min()), float(images.max())
+    _require(
+        images.dtype == torch.float32 and low >= 0 and high <= 1,
+        f"{what} are {images.dtype} in [{low:g}, {high:g}], not float32 in [0, 1]",
+    )
 
 
 def _require(holds: bool, message: str) -> None:

@@ -30,7 +30,7 @@ from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.modules import all_modules, all_tensors, check_steady, copied, evaluating_, in_train_mode
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
 from notbugs.runtime.config import EngineName
-from notbugs.runtime.devices import is_out_of_memory, traits
+from notbugs.runtime.devices import Traits, is_out_of_memory, traits
 from notbugs.runtime.errors import ConfigError
 
 SMALLEST_SHARE = 8
@@ -142,36 +142,8 @@ class Engine(nn.Module):
         features = getattr(network, "representation", None)
         self.network = network
         if self.compiled:
-            logits, features = self._compiled(logits), features and self._compiled(features)
+            logits, features = _Compiled(logits, self._traits), features and _Compiled(features, self._traits)
         self._functions = (logits, features)
-
-    def _compiled(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The function compiled; itself, from the first batch on, where that turns out to be impossible."""
-        import torch._dynamo
-
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, RECOMPILED)
-        fast: Callable[[Tensor], Tensor] | None = torch.compile(
-            function, dynamic=False, mode=self._traits.compile_mode, backend=COMPILER
-        )
-        worked = False
-
-        def run(x: Tensor) -> Tensor:
-            nonlocal fast, worked
-            if fast is None:
-                return function(x)
-            try:
-                outputs = fast(x)
-            except Exception as error:  # compilers raise anything
-                if worked or is_out_of_memory(error):
-                    raise
-                fast = None
-                _say_uncompiled(error)
-                return function(x)
-            worked = True
-            return outputs
-
-        return run
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (N, ...) -> (N, K) in the precision of x."""
@@ -283,11 +255,34 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cpu" and any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "c++", "clang++"))
 
 
-def _say_uncompiled(error: Exception) -> None:
-    text = " ".join(str(error).split())[:120]
-    print(
-        f"engine: torch.compile failed ({type(error).__name__}: {text}); goes on without", file=sys.stderr, flush=True
-    )
+class _Compiled:
+    """A function compiled; itself, from the first batch on, where that turns out to be impossible."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], device: Traits) -> None:
+        import torch._dynamo
+
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, RECOMPILED)
+        self._plain, self._worked = function, False
+        self._fast: Callable[[Tensor], Tensor] | None = torch.compile(
+            function, dynamic=False, mode=device.compile_mode, backend=COMPILER
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, ...) -> what the function gives."""
+        if self._fast is None:
+            return self._plain(x)
+        try:
+            outputs = self._fast(x)
+        except Exception as error:  # compilers raise anything
+            if self._worked or is_out_of_memory(error):
+                raise
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            print(f"engine: torch.compile failed ({text}); goes on without", file=sys.stderr, flush=True)
+            self._fast = None
+            return self._plain(x)
+        self._worked = True
+        return outputs
 
 
 def multiply_adds(model: nn.Module, image: Tensor) -> float:

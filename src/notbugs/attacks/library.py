@@ -65,9 +65,9 @@ class _Task:
         """Classes that a targeted attack tries."""
         return min(MOST_TARGETS, self.num_classes - 1)
 
-    def pyautoattack(self, module: str, name: str, **arguments: Any) -> Any:
-        """An attack of pyautoattack, told what all of them are told; its `perturb(inputs, labels)` runs it."""
-        return getattr(_library(f"pyautoattack.{module}"), name)(
+    def pyautoattack(self, module: str, name: str, *, dlr_loss: Any = None, **arguments: Any) -> Tensor:
+        """What an attack of pyautoattack finds, (N, C, H, W); dlr_loss: (logits, labels) -> (N,), in DLR's place."""
+        attack = getattr(_library(f"pyautoattack.{module}"), name)(
             self.network,
             norm="L2" if self.norm == "l2" else "Linf",
             eps=self.eps,
@@ -75,6 +75,10 @@ class _Task:
             device=self.inputs.device,
             **arguments,
         )
+        if dlr_loss is not None:
+            attack.dlr_loss = dlr_loss
+        found: Tensor = attack.perturb(self.inputs, self.labels)
+        return found
 
     def foolbox(self, name: str, **arguments: Any) -> Tensor:
         """What an attack of foolbox finds, (N, C, H, W)."""
@@ -93,78 +97,34 @@ def library_attack(
     labels: Tensor,
     *,
     norm: Norm = "l2",
-    eps: float,
+    eps: float | None = None,
     num_steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Look for adversarial images within a ball.
+    """Look for adversarial images within a ball; or, without a radius, for the nearest one of each input.
 
     Args:
-        name: one of FIXED_EPS: apgd_ce, apgd_t, fab_t (targeted at the likeliest classes), square.
+        name: within a ball one of FIXED_EPS: apgd_ce, apgd_t, fab_t (targeted at the likeliest classes), square;
+            without one of MINIMUM_NORM[norm]: cw, ddn for L2; fmn for L-infinity.
         model: (N, C, H, W) in [0, 1] -> logits (N, K); an `Engine` is fastest.
         inputs: (N, C, H, W), in [0, 1].
         labels: (N,) true labels.
-        eps: radius, pixel units.
-        num_steps: iterations for each target class; queries of square.
+        eps: radius, pixel units; None for none.
+        num_steps: iterations for each target class; queries of square; gradient steps of the others, of which cw takes
+            as many for each of CW_SEARCHES values of its constant, unless its loss stops falling.
         generator: seeds the attack; torch's global generators are as before afterwards.
     Returns: (N, C, H, W) in the ball and in [0, 1]; the input where nothing was found. Whether an image fools is
         for the caller's model to say.
     Raises: ValueError for an unknown name, or an attack that these classes or image sizes do not allow.
-    Source: Croce & Hein 2020 (APGD, AutoAttack); Croce & Hein 2020 (FAB); Andriushchenko et al. 2020 (Square).
+    Source: Croce & Hein 2020 (APGD, AutoAttack); Croce & Hein 2020 (FAB); Andriushchenko et al. 2020 (Square);
+        Carlini & Wagner 2017; Rony et al. 2019 (DDN); Pintor et al. 2021 (FMN).
     """
-    if name not in FIXED_EPS:
-        raise ValueError(f"name must be one of {', '.join(FIXED_EPS)}, not {name!r}")
-    if not eps > 0:
+    attacks = MINIMUM_NORM[norm] if eps is None else FIXED_EPS
+    if name not in attacks:
+        where = f" for {norm}" if eps is None else ""
+        raise ValueError(f"name must be one of {', '.join(attacks)}{where}, not {name!r}")
+    if eps is not None and not eps > 0:
         raise ValueError(f"eps must be > 0, not {eps}")
-    found = _run(FIXED_EPS[name], name, model, inputs, labels, norm, eps, num_steps, generator)
-    NORMS[norm](inputs, eps).project_(found)  # against rounding in the library
-    assert (NORMS[norm].length(found - inputs) <= eps * (1 + 1e-5)).all()
-    return found
-
-
-@in_ordinary_mode
-def library_minimum(
-    name: str,
-    model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    norm: Norm = "l2",
-    num_steps: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Look for the nearest adversarial image of each input.
-
-    Args:
-        name: one of MINIMUM_NORM[norm]: cw, ddn for L2; fmn for L-infinity.
-        num_steps: gradient steps; cw takes as many for each of CW_SEARCHES values of its constant, unless its loss
-            stops falling.
-    Returns: (N, C, H, W) in [0, 1]; the input where nothing was found. The rest is as for `library_attack`.
-    Source: Carlini & Wagner 2017; Rony et al. 2019 (DDN); Pintor et al. 2021 (FMN).
-    """
-    if name not in MINIMUM_NORM[norm]:
-        raise ValueError(f"name must be one of {', '.join(MINIMUM_NORM[norm])} for {norm}, not {name!r}")
-    return _run(MINIMUM_NORM[norm][name], name, model, inputs, labels, norm, None, num_steps, generator)
-
-
-def allows(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:
-    """Whether an attack is defined for so many classes and images of this shape (C, H, W)."""
-    if name == "square":
-        return len(image_shape) == 3 and min(image_shape[1:]) >= SQUARE_PIXELS
-    return num_classes >= NEEDS_CLASSES.get(name, 2)
-
-
-def _run(
-    attack: Callable[[_Task], Tensor],
-    name: str,
-    model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    norm: Norm,
-    eps: float | None,
-    num_steps: int,
-    generator: torch.Generator,
-) -> Tensor:
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     if not len(inputs):
         return inputs.clone()
@@ -175,10 +135,22 @@ def _run(
             num_classes = network(inputs[:1]).shape[1]
         if not allows(name, num_classes, tuple(inputs.shape[1:])):
             raise ValueError(f"{name} is not defined for {num_classes} classes and images {tuple(inputs.shape[1:])}")
-        found = attack(_Task(network, inputs, labels, norm, eps, num_steps, num_classes, seed)).detach()
+        task = _Task(network, inputs, labels, norm, eps, num_steps, num_classes, seed)
+        found = attacks[name](task).detach()
     # What is no image at all counts as nothing found.
     good = column(found.isfinite().flatten(1).all(dim=1), inputs)
-    return torch.where(good, found.to(inputs.dtype), inputs).clamp(0, 1).contiguous()
+    found = torch.where(good, found.to(inputs.dtype), inputs).clamp(0, 1).contiguous()
+    if eps is not None:
+        NORMS[norm](inputs, eps).project_(found)  # against rounding in the library
+        assert (NORMS[norm].length(found - inputs) <= eps * (1 + 1e-5)).all()
+    return found
+
+
+def allows(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:
+    """Whether an attack is defined for so many classes and images of this shape (C, H, W)."""
+    if name == "square":
+        return len(image_shape) == 3 and min(image_shape[1:]) >= SQUARE_PIXELS
+    return num_classes >= NEEDS_CLASSES.get(name, 2)
 
 
 @contextmanager
@@ -245,24 +217,20 @@ class _Plain(nn.Module):
         return logits
 
 
-class _Doubtful(nn.Module):
-    """Logits whose margin is at most SURE: the label's is lowered, which changes neither the class nor, to a positive
-    factor, the gradient of the cross-entropy, but keeps that from rounding to 0.
+class _Altered(nn.Module):
+    """A network with something done to its images or its logits.
 
     Args:
-        labels: (N,), of the batch that each call gets.
+        function: (N, C, H, W) -> logits (N, K).
     """
 
-    def __init__(self, network: nn.Module, labels: Tensor) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.network, self.labels = network, labels
-        self.training = False
+        self.function, self.training = function, False
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> logits (N, K)."""
-        logits = self.network(x)
-        excess = (-margin(logits.detach(), self.labels) - SURE).clamp_(min=0)  # (N,)
-        return logits.scatter_add(1, self.labels[:, None], -excess[:, None])
+        return self.function(x)
 
 
 def _factor(logits: Tensor) -> float:
@@ -286,50 +254,30 @@ def _library(module: str) -> Any:
 def _apgd_ce(task: _Task) -> Tensor:
     # The log-odds rise and fall with the cross-entropy, which is all that the attack reads of it, and do not saturate.
     # The library's place for a loss that it calls by name is that of DLR.
-    attack = task.pyautoattack("autopgd_base", "APGDAttack", n_iter=task.num_steps, loss="dlr", logger=_LOG)
-    attack.dlr_loss = log_odds
-    found: Tensor = attack.perturb(task.inputs, task.labels)
-    return found
+    arguments = {"n_iter": task.num_steps, "loss": "dlr", "dlr_loss": log_odds}
+    return task.pyautoattack("autopgd_base", "APGDAttack", **arguments, logger=_LOG)
 
 
 def _apgd_t(task: _Task) -> Tensor:
-    attack = task.pyautoattack(
-        "autopgd_base", "APGDAttack_targeted", n_iter=task.num_steps, n_target_classes=task.num_targets, logger=_LOG
-    )
-    found: Tensor = attack.perturb(task.inputs, task.labels)
-    return found
+    targets = {"n_iter": task.num_steps, "n_target_classes": task.num_targets}
+    return task.pyautoattack("autopgd_base", "APGDAttack_targeted", **targets, logger=_LOG)
 
 
 def _fab_t(task: _Task) -> Tensor:
-    attack = task.pyautoattack(
-        "fab_pt", "FABAttack_PT", n_iter=task.num_steps, n_target_classes=task.num_targets, targeted=True
-    )
-    found: Tensor = attack.perturb(task.inputs, task.labels)
-    return found
+    targets = {"n_iter": task.num_steps, "n_target_classes": task.num_targets}
+    return task.pyautoattack("fab_pt", "FABAttack_PT", **targets, targeted=True)
 
 
 def _square(task: _Task) -> Tensor:
     height, width = task.inputs.shape[2:]
     down, across = _tiled(height, width) if task.norm == "l2" else (height, width)
     padding = (0, across - width, 0, down - height)
-    padded = task if not any(padding) else replace(task, network=_Cropped(task.network, height, width))
-    attack = padded.pyautoattack("square", "SquareAttack", n_queries=task.num_steps, resc_schedule=False)
-    found: Tensor = attack.perturb(functional.pad(task.inputs, padding), task.labels)
+    if any(padding):
+        network = task.network
+        cropped = _Altered(lambda x: network(x[:, :, :height, :width].contiguous()))
+        task = replace(task, network=cropped, inputs=functional.pad(task.inputs, padding))
+    found = task.pyautoattack("square", "SquareAttack", n_queries=task.num_steps, resc_schedule=False)
     return found[:, :, :height, :width]
-
-
-class _Cropped(nn.Module):
-    """A network that looks at a corner of larger images."""
-
-    def __init__(self, network: nn.Module, height: int, width: int) -> None:
-        super().__init__()
-        self.network, self.height, self.width = network, height, width
-        self.training = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H + ., W + .) -> logits (N, K)."""
-        logits: Tensor = self.network(x[:, :, : self.height, : self.width].contiguous())
-        return logits
 
 
 def _tiled(height: int, width: int) -> tuple[int, int]:
@@ -356,7 +304,14 @@ def _cw(task: _Task) -> Tensor:
 
 
 def _ddn(task: _Task) -> Tensor:
-    return replace(task, network=_Doubtful(task.network, task.labels)).foolbox("DDNAttack")
+    def doubtful(x: Tensor) -> Tensor:
+        # The label's logit is lowered where the margin exceeds SURE. That changes neither the class nor, to a positive
+        # factor, the gradient of the cross-entropy, but keeps it from rounding to 0.
+        logits: Tensor = task.network(x)
+        excess = (-margin(logits.detach(), task.labels) - SURE).clamp_(min=0)  # (N,)
+        return logits.scatter_add(1, task.labels[:, None], -excess[:, None])
+
+    return replace(task, network=_Altered(doubtful)).foolbox("DDNAttack")
 
 
 def _fmn(task: _Task) -> Tensor:

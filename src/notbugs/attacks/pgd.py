@@ -128,7 +128,11 @@ class _Found:
         """Parts in their order, as one."""
         if len(parts) == 1:
             return parts[0]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "score", "success")))
+        return cls(
+            torch.cat([part.x for part in parts]),
+            torch.cat([part.score for part in parts]),
+            torch.cat([part.success for part in parts]),
+        )
 
     def of(self, rows: Tensor) -> "_Found":
         """What was found for some of the examples."""

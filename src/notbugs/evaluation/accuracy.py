@@ -141,31 +141,26 @@ def adversarially_correct(
     """
     if not len(data):
         return torch.zeros(0, dtype=torch.bool)
-    device = model_device(model)
     engine = engine or engine_of(model, data)
     known_by = torch.arange(len(data)) if numbers is None else numbers
-    starts = _Starts(generator or make_generator(0, *RANDOM_STARTS), known_by) if random_start else None
-    attack: dict[str, Any] = {"norm": norm, "eps": eps, "iterate": "first_success"}
-    full = {
-        **attack,
-        "num_steps": num_steps,
-        "step_size": step_size,
-        "random_start": random_start,
-        "num_restarts": num_restarts,
-    }
+    generator = generator or make_generator(0, *RANDOM_STARTS)
+    seed = int(torch.randint(2**62, (), generator=generator)) if random_start else 0
+    coarsely: dict[str, Any] = {"norm": norm, "eps": eps, "num_steps": COARSE_STEPS, "iterate": "first_success"}
+    more = {"num_steps": num_steps, "step_size": step_size, "random_start": random_start, "num_restarts": num_restarts}
+    full = {**coarsely, **more}
 
     def withstand(rows: slice, inputs: Tensor, labels: Tensor) -> Tensor:
-        generators = starts.of(rows) if starts else None
+        generators = [make_generator(seed, number) for number in known_by[rows].tolist()] if random_start else None
         if num_steps < MANY_STEPS:
             return _withstand(model, engine, inputs, labels, full, generators).cpu()
-        coarse = pgd(engine, inputs, labels, num_steps=COARSE_STEPS, **attack)
+        coarse = pgd(engine, inputs, labels, **coarsely)
         withstood = _withstands(model, coarse.x_adv, inputs, labels)
         left = withstood.nonzero().flatten()
         if len(left):
             withstood[left] = _withstand(model, engine, inputs[left], labels[left], full, _of(generators, left))
         return withstood.cpu()
 
-    return torch.cat(on_device("adversarial accuracy", data, device, batch_size, withstand))
+    return torch.cat(on_device("adversarial accuracy", data, model_device(model), batch_size, withstand))
 
 
 def _withstand(
@@ -193,22 +188,6 @@ def _withstand(
 def _of(generators: Sequence[torch.Generator] | None, rows: Tensor) -> list[torch.Generator] | None:
     """Those of some of the examples; rows: (n,) indices."""
     return None if generators is None else [generators[row] for row in rows.tolist()]
-
-
-class _Starts:
-    """Random starts that depend on the example alone.
-
-    Args:
-        generator: gives the seed that all share.
-        numbers: (N,), what each example is known by.
-    """
-
-    def __init__(self, generator: torch.Generator, numbers: Tensor) -> None:
-        self._seed, self._numbers = int(torch.randint(2**62, (), generator=generator)), numbers
-
-    def of(self, rows: slice) -> list[torch.Generator]:
-        """A generator for each example."""
-        return [make_generator(self._seed, number) for number in self._numbers[rows].tolist()]
 
 
 def _withstands(model: nn.Module, x_adv: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:

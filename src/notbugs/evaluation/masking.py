@@ -5,7 +5,7 @@ Source: Carlini et al. 2019, "On Evaluating Adversarial Robustness"; Athalye et 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -131,30 +131,15 @@ class Attacked:
         """What the norm says of itself."""
         return NORMS[self.norm]
 
-    def withstand(
-        self,
-        rows: Tensor | slice = slice(None),
-        *,
-        num_steps: int,
-        num_restarts: int = 1,
-        step_size: float | None = None,
-        eps: float | None = None,
-        engine: Engine | None = None,
-    ) -> Tensor:
-        """Which of the images at some rows withstand PGD, (n,) bool; from random starts if there are several."""
+    def withstand(self, rows: Tensor | slice = slice(None), **arguments: Any) -> Tensor:
+        """Which of the images at some rows withstand PGD, (n,) bool; arguments: of `pgd`, by default at this radius."""
         return adversarially_correct(
             self.model,
             self.data.select(rows),
-            norm=self.norm,
-            eps=self.eps if eps is None else eps,
-            num_steps=num_steps,
-            step_size=step_size,
-            random_start=num_restarts > 1,
-            num_restarts=num_restarts,
             batch_size=self.batch_size,
             generator=self.generator,
-            engine=engine or self.engine,
             numbers=self.first + torch.arange(len(self.data))[rows],
+            **{"norm": self.norm, "eps": self.eps, "engine": self.engine, **arguments},
         )
 
     def logits(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks import NORMS
 from notbugs.attacks.engine import Engine
-from notbugs.attacks.library import library_minimum
+from notbugs.attacks.library import library_attack
 from notbugs.attacks.losses import fools
 from notbugs.attacks.projections import column
 from notbugs.data.images import ImageData
@@ -48,7 +48,7 @@ def minimum_norms(
 
     def search(part: slice, inputs: Tensor, labels: Tensor) -> None:
         """Note what the attack finds for some of the images that are right untouched."""
-        x_adv = library_minimum(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)
+        x_adv = library_attack(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)
         delta, on_host = x_adv - inputs, labels.cpu()
         fooled = fools(predict(model, x_adv), on_host)
         share = _smallest_share(model, inputs[fooled], delta[fooled], on_host[fooled])

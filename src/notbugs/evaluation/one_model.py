@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -214,21 +214,21 @@ def print_found(found: dict[str, Any], console: "Console | None" = None) -> None
 
     console = console or Console()
     title = f"{found['model']} on {found['n']} images, level {found['settings']['level']}"
-    accuracies = []
+    table = _table(title, ("attack", "labels"), ("eps", "accuracy %", "95% interval"))
     for row in found["accuracies"]:
         accuracy, low, high = (f"{100 * row[key]:.1f}" for key in ("accuracy", "low", "high"))
         labels = "y" if row["labels"] == "true" else "y + 1"
-        accuracies.append((row["attack"], labels, f"{row['eps']:g}", accuracy, f"{low}–{high}"))
-    console.print(_table(title, ("attack", "labels"), ("eps", "accuracy %", "95% interval"), accuracies))
-    norms = []
+        table.add_row(row["attack"], labels, f"{row['eps']:g}", accuracy, f"{low}–{high}")
+    console.print(table)
+    norms = _table("Smallest perturbation found", ("attack",), ("25%", "median", "75%"))
     for attack, points in found["minimum_norms"].items():
-        norms.append((attack, *("none" if value is None else f"{value:.4g}" for value in points.values())))
-    console.print(_table("Smallest perturbation found", ("attack",), ("25%", "median", "75%"), norms))
-    checks = []
+        norms.add_row(attack, *("none" if value is None else f"{value:.4g}" for value in points.values()))
+    console.print(norms)
+    checks = _table("Checks for masked gradients", ("check", ""), ("value", "threshold"))
     for row in found["checks"]:
         value = "no number" if row["value"] is None else f"{row['value']:.3g}"
-        checks.append((row["check"], "pass" if row["passed"] else "FAIL", value, f"{row['threshold']:.3g}"))
-    console.print(_table("Checks for masked gradients", ("check", ""), ("value", "threshold"), checks))
+        checks.add_row(row["check"], "pass" if row["passed"] else "FAIL", value, f"{row['threshold']:.3g}")
+    console.print(checks)
     for row in found["checks"]:
         if row["check"] == "logits_finite" and not row["passed"]:
             console.print(
@@ -239,8 +239,8 @@ def print_found(found: dict[str, Any], console: "Console | None" = None) -> None
         console.print(f"certified at eps {row['eps']:g}: {100 * row['accuracy']:.1f}% of {row['n']}")
 
 
-def _table(title: str, words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
-    """A table of columns of words, on the left, and of numbers."""
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
+    """An empty table of columns of words, on the left, and of numbers."""
     from rich import box
     from rich.table import Table
 
@@ -249,8 +249,6 @@ def _table(title: str, words: Sequence[str], numbers: Sequence[str], rows: Itera
         table.add_column(head)
     for head in numbers:
         table.add_column(head, justify="right")
-    for row in rows:
-        table.add_row(*row)
     return table
 
 

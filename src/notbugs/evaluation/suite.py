@@ -1,7 +1,7 @@
 """The attack suite: cheapest attack first, each on what the ones before it left standing, and what all leave."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -137,25 +137,24 @@ def find(
     if not thorough:
         return Audit(curve, {})
     attacked = Attacked(model, engine_of(model, data), data, first, norm, headline_eps, batch_size, generator)
-    steps = (num_steps, headline_num_steps)
-    suite = _Suite(attacked, LEVELS[level] if isinstance(level, str) else level, curve, steps, search_all=checked)
+    attacks, steps = LEVELS[level] if isinstance(level, str) else level, (num_steps, headline_num_steps)
+    suite = _Suite(attacked, attacks, curve, steps, search_all=checked)
     standing = suite.run()
-    more = []
+    found = [*curve, *suite.found]
     if also_at is not None:
         there = outcomes(model, data, headline_eps=also_at, eps=(also_at,), engine=attacked.engine, **shared)
-        worst = _Suite(replace(attacked, eps=also_at), suite.level, there, steps, search_all=False)
-        worst.run()
-        known = {(outcome.attack, outcome.eps) for outcome in curve}
+        second = _Suite(replace(attacked, eps=also_at), attacks, there, steps, search_all=False)
+        second.run()
         headline = [outcome for outcome in there if outcome.attack == pgd_name(headline_num_steps)]
-        more = [o for o in (*headline, worst.found[-1]) if (o.attack, o.eps) not in known]
-    found = [*curve, *suite.found, *more]
+        known = {(outcome.attack, outcome.eps) for outcome in curve}
+        found += [o for o in (*headline, second.found[-1]) if (o.attack, o.eps) not in known]
     if not checked:
         return Audit(found, {})
-    transferred = transfer_from
-    if isinstance(transferred, nn.Module):
-        how: dict[str, Any] = {"norm": norm, "eps": headline_eps, "num_steps": num_steps, "batch_size": batch_size}
-        transferred = transfer_images(transferred, data, **how)
-    signs = look_for_signs(attacked, headline_num_steps=headline_num_steps, transferred=transferred)
+    if isinstance(transfer_from, nn.Module):
+        transfer_from = transfer_images(
+            transfer_from, data, eps=headline_eps, norm=norm, num_steps=num_steps, batch_size=batch_size
+        )
+    signs = look_for_signs(attacked, headline_num_steps=headline_num_steps, transferred=transfer_from)
     guaranteed = None if certificate is None else _certified(attacked, **certificate)
     return Audit(found, suite.norms, standing, signs, guaranteed)
 
@@ -178,15 +177,15 @@ def _joined(parts: Sequence[Any]) -> Any:
     one = parts[0]
     if isinstance(one, Tensor):
         return torch.cat(list(parts))
-    if isinstance(one, dict):
-        return {key: _joined([part[key] for part in parts]) for key in one}
-    if isinstance(one, list):
-        return [_joined(values) for values in zip(*parts, strict=True)]
     if isinstance(one, Certificate):
         return Certificate(*map(_joined, zip(*parts, strict=True)))
-    if is_dataclass(one):
-        names = [field.name for field in fields(one)]
-        return replace(one, **{name: _joined([getattr(part, name) for part in parts]) for name in names})  # type: ignore[type-var]
+    if isinstance(one, list):
+        return [_joined(values) for values in zip(*parts, strict=True)]
+    if isinstance(one, dict):
+        columns = zip(*(part.values() for part in parts), strict=True)
+        return dict(zip(one, map(_joined, columns), strict=True))
+    if is_dataclass(one) and not isinstance(one, type):
+        return replace(one, **_joined([vars(part) for part in parts]))
     return one
 
 
@@ -231,7 +230,9 @@ class _Suite:
     def _pgd(self, num_steps: int, num_restarts: int) -> tuple[Tensor, Tensor]:
         """PGD on what stands; what stood before and after."""
         before, rows = self._left, self._left.nonzero().flatten()
-        withstood = self.attacked.withstand(rows, num_steps=num_steps, num_restarts=num_restarts)
+        withstood = self.attacked.withstand(
+            rows, num_steps=num_steps, random_start=num_restarts > 1, num_restarts=num_restarts
+        )
         self._fell(rows[~withstood])
         self._record(pgd_name(num_steps, num_restarts))
         return before, self._left

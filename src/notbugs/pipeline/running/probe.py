@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings, pgd
-from notbugs.attacks.library import library_attack, library_minimum
+from notbugs.attacks.library import library_attack
 from notbugs.attacks.projections import lengths
 from notbugs.data.images import ImageData, make_generator
 from notbugs.evaluation.accuracy import predict
@@ -54,7 +54,7 @@ def _work(device: torch.device) -> dict[str, Tensor]:
     found["weights after a step"] = torch.cat([value.detach().flatten().cpu() for value in model.parameters()])
     for name in ("apgd_t", "square"):
         library_attack(name, model, images, labels, eps=0.5, num_steps=2, generator=make_generator(0, "probe", name))
-    lengths(library_minimum("ddn", model, images, labels, num_steps=2, generator=make_generator(0)) - images)
+    lengths(library_attack("ddn", model, images, labels, num_steps=2, generator=make_generator(0)) - images)
     return found
 
 
