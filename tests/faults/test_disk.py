@@ -83,7 +83,6 @@ from notbugs.runtime.errors import UserError
 from notbugs.data.images import ImageData, make_generator
 from notbugs.models import create_model
 from notbugs.runtime.state_file import load_state
-from notbugs.training.settings import TrainSettings
 from notbugs.training.loop import train
 
 here = pathlib.Path(sys.argv[1])
@@ -95,8 +94,8 @@ data = ImageData(images, torch.arange(40) % 2, tuple("ab"))
 
 def learn(checkpoint):
     model = create_model("small_cnn", (1, 8, 8), data.class_names, width=16, generator=make_generator(2))
-    config = TrainSettings(epochs=3, batch_size=20, lr=0.1, schedule="constant")
-    train(model, data, config, generator=make_generator(3), checkpoint=checkpoint)
+    plain = {"epochs": 3, "batch_size": 20, "lr": 0.1, "schedule": "constant"}
+    train(model, data, **plain, generator=make_generator(3), checkpoint=checkpoint)
     return model.state_dict()
 
 try:
