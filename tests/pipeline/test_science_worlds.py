@@ -1,7 +1,7 @@
 """The stages features, planted and gaussian on tiny settings: what they write, the same bytes again, their report."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +15,9 @@ from notbugs.data.store import save_dataset
 from notbugs.evaluation.results import ResultsError
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
-from notbugs.pipeline.features import features
-from notbugs.pipeline.gaussian import gaussian
-from notbugs.pipeline.planted import planted
 from notbugs.pipeline.running.context import Context, open_project
-from notbugs.report import features as features_section
-from notbugs.report import gaussian as gaussian_section
-from notbugs.report import planted as planted_section
+from notbugs.pipeline.stages import run_stage
+from notbugs.report import features, gaussian, planted
 from notbugs.report.sections import Section, judge
 from notbugs.runtime.errors import ConfigError
 from tiny import FEATURES, PLANTED
@@ -71,24 +67,23 @@ def as_report(project: Context) -> Any:
     return SimpleNamespace(root=project.root, params=project.params)
 
 
-STAGES: dict[str, tuple[Callable[[Context], None], list[str]]] = {
-    "features": (features, ["metrics/features.json", "metrics/features.csv"]),
-    "planted": (planted, ["metrics/planted.json", "plots/planted/manifest.json", "plots/planted/examples.parquet"]),
-    "gaussian": (gaussian, ["metrics/gaussian.json"]),
+WRITES = {
+    "features": ["metrics/features.json", "metrics/features.csv"],
+    "planted": ["metrics/planted.json", "plots/planted/manifest.json", "plots/planted/examples.parquet"],
+    "gaussian": ["metrics/gaussian.json"],
 }
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", WRITES)
 def test_the_same_settings_give_the_same_bytes(project: Context, name: str) -> None:
-    stage, files = STAGES[name]
-    stage(project)
-    first = [(project.root / file).read_bytes() for file in files]
-    stage(project)
-    assert first == [(project.root / file).read_bytes() for file in files]
+    run_stage(project, name)
+    first = [(project.root / file).read_bytes() for file in WRITES[name]]
+    run_stage(project, name)
+    assert first == [(project.root / file).read_bytes() for file in WRITES[name]]
 
 
 def test_features_of_unchanged_images_keep_all_their_usefulness(project: Context) -> None:
-    features(project)
+    run_stage(project, "features")
     summary = json.loads((project.root / "metrics/features.json").read_text())
     for source in ("standard", "robust", "linear"):
         assert summary["sources"][source]["kept"]["D_rand"]["value"] == pytest.approx(1, abs=1e-6)
@@ -98,13 +93,13 @@ def test_features_of_unchanged_images_keep_all_their_usefulness(project: Context
     assert summary["sources"]["robust"]["mean_gamma"]["0.4"] > summary["sources"]["standard"]["mean_gamma"]["0.4"]
 
 
-@pytest.mark.parametrize("section", [features_section.SECTION, planted_section.SECTION, gaussian_section.SECTION])
+@pytest.mark.parametrize("section", [features.SECTION, planted.SECTION, gaussian.SECTION])
 def test_each_section_stands_in_the_report(project: Context, section: Section) -> None:
     content = as_report(project)
     assert section.is_in(content)
     with pytest.raises(ResultsError, match=rf"metrics/{section.key}.json: not found; `dvc repro {section.key}` makes"):
         section.metrics(content)
-    STAGES[section.key][0](project)
+    run_stage(project, section.key)
     verdicts = section.verdicts(content, section.metrics(content))
     assert len(verdicts) >= 3
     assert all(verdict.finding in ("reproduced", "not reproduced", "inconclusive") for verdict in verdicts)
@@ -116,10 +111,10 @@ def test_each_section_stands_in_the_report(project: Context, section: Section) -
 
 
 def test_a_missing_section_is_named(project: Context) -> None:
-    for name, (stage, _) in STAGES.items():
+    for name in WRITES:
         del project.params[name]
         with pytest.raises(ConfigError, match=f"{name}: not in params.yaml"):
-            stage(project)
+            run_stage(project, name)
 
 
 def test_a_missing_class_stops_the_stage_with_its_number(project: Context, digits: tuple[ImageData, ImageData]) -> None:
@@ -129,7 +124,7 @@ def test_a_missing_class_stops_the_stage_with_its_number(project: Context, digit
     table = pd.DataFrame({"index": range(len(lacking))})
     save_dataset(project.root / "data/train", lacking, table, name="D", source="digits", settings={})
     with pytest.raises(ValueError, match="class 3 has no example: usefulness needs all 10"):
-        features(project)
+        run_stage(project, "features")
 
 
 def test_verdicts_follow_the_numbers() -> None:
@@ -149,11 +144,11 @@ def test_verdicts_follow_the_numbers() -> None:
         "datasets": {"D_R": dataset, "D_rand": dataset, "D_det": dataset},
         "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never, "y_minus_shifted": sure}},
     }
-    assert [one.finding for one in judge("planted", planted_section.RULES, found)] == ["reproduced"] * 6
+    assert [one.finding for one in judge("planted", planted.RULES, found)] == ["reproduced"] * 6
     # 89% in the mean, but of fits that differ so much that the interval of y minus y + 1 holds 0.
     unsure = {"value": 0.78, "low": -0.02, "high": 1.0}
     found["fits"] = {"D_det": {"seeds": [0.99, 0.79], "y": sure, "shifted": never, "y_minus_shifted": unsure}}
-    assert judge("planted", planted_section.RULES, found)[-1].finding == "not reproduced"
+    assert judge("planted", planted.RULES, found)[-1].finding == "not reproduced"
     turned = {
         "filters": [{**row, "inside": False}],
         "models": {"standard": found["models"]["robust"], "robust": found["models"]["standard"]},
@@ -167,7 +162,7 @@ def test_verdicts_follow_the_numbers() -> None:
             }
         },
     }
-    assert [one.finding for one in judge("planted", planted_section.RULES, turned)] == ["not reproduced"] * 6
+    assert [one.finding for one in judge("planted", planted.RULES, turned)] == ["not reproduced"] * 6
 
 
 def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, object]:
@@ -192,7 +187,7 @@ def test_non_robust_features_are_judged_by_their_intervals_and_under_attack(fitt
     classifier = {"robust": linear(9, 9, 0.9, 0.6), "nonrobust": fitted}
     sources = {key: {"linear_classifier": classifier} for key in ("standard", "linear")}
     found = {"sources": sources, "headline_eps": 0.2}
-    (verdict,) = judge("features", [features_section.SUFFICES], found)
+    (verdict,) = judge("features", [features.SUFFICES], found)
     assert verdict.finding == expected
     if fitted is not None:
         assert "under attack" in verdict.sentence
