@@ -67,7 +67,7 @@ def sweep_run(
 
     run(open_project(), name, url=storage, jobs=jobs, replace=replace)
     if "DVC_STAGE" not in os.environ:  # the pipeline's report draws it too
-        from notbugs.report.sweeps import write_figures
+        from notbugs.report.studies import write_figures
 
         write_figures(project_root(), name)
         click.echo(f"heatmaps and curves: sweeps/{name}/figures", err=True)
@@ -120,7 +120,7 @@ def sweep_apply(
 @click.argument("name")
 def sweep_figures(name: str) -> None:
     """Draw the heatmaps and curves of the study NAME again, into sweeps/NAME/figures."""
-    from notbugs.report.sweeps import write_figures
+    from notbugs.report.studies import write_figures
 
     for file in write_figures(project_root(), name):
         click.echo(file)

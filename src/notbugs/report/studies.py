@@ -1,22 +1,40 @@
-"""Figures of a study: heatmaps, lines, cost, front, importance."""
+"""Finished studies under sweeps/: what they measured, and their heatmaps, lines, cost, front and importance."""
 
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 
-from notbugs.report.style import GREY, look, new_figure, percent_axis
+from notbugs.evaluation.results import ResultsError, read_table
+from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
+from notbugs.report.drawing import (
+    COLOURS,
+    GREY,
+    heatmap,
+    legend,
+    look,
+    new_figure,
+    percent_axis,
+    percent_ticks,
+    report_style,
+    to_png,
+)
+from notbugs.report.honesty import judged
 from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.files import sha256, whole_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notbugs.report.sweeps import Study
-
+_MAY_BE_EMPTY = ("eps", "source_eps", "source_seed")
+FITS = ("source_seed", "seed", "accuracy", "accuracy_shifted")
+"""What a point keeps of each of its fits."""
 QUANTITIES = (
     ("accuracy", "test accuracy on y"),
     ("accuracy_shifted", "test accuracy on y + 1"),
@@ -27,7 +45,131 @@ QUANTITIES = (
 )
 """What the heatmaps show: column of trials.csv, title."""
 IMPORTANT = ("accuracy", "accuracy_shifted", "attack_success", "still_y")
-COLOURS = "viridis"
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A finished study.
+
+    Attributes:
+        name: of its folder under sweeps/.
+        about: study.json: settings, counts, hashes of the inputs.
+        points: the complete points as means over their seeds, with `accuracy_std`, `honest`, `num_seeds`.
+        importance: share of the variance that each parameter explains.
+    """
+
+    name: str
+    about: dict[str, Any]
+    points: "pd.DataFrame"
+    importance: "pd.DataFrame"
+
+    @property
+    def kinds(self) -> list[str]:
+        """The datasets that were made, in the order of the settings."""
+        made = set(self.points["kind"])
+        return [kind for kind in self.about["sweep"]["kinds"] if kind in made]
+
+    def of(self, kind: str) -> "pd.DataFrame":
+        """The points of one dataset."""
+        return self.points[self.points["kind"] == kind]
+
+
+def load_studies(root: Path) -> list[StudyResults]:
+    """Every study with results, by name, except those of other data than the project has now."""
+    return [study for study in all_studies(root) if is_of_present_data(root, study)]
+
+
+def all_studies(root: Path) -> list[StudyResults]:
+    """Every study with results, by name."""
+    return [load_study(root, file.parent.name) for file in sorted((root / "sweeps").glob("*/trials.csv"))]
+
+
+def is_of_present_data(root: Path, study: StudyResults) -> bool:
+    """Whether it was made from the data that the project has now, as far as it says."""
+    manifest = root / "data" / "train" / "manifest.json"
+    return "data" not in study.about or not manifest.exists() or study.about["data"] == sha256(manifest)
+
+
+def load_study(root: Path, study: str) -> StudyResults:
+    """One study.
+
+    Raises: ResultsError naming the file that is missing or wrong, and the command that makes it.
+    """
+    folder = root / "sweeps" / study
+    trials = read_table(folder / "trials.csv", COLUMNS, f"sweep@{study}", (*_MAY_BE_EMPTY, *MEASURED, "work"))
+    try:
+        about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        importance = _importance(folder / "importance.csv")
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{folder}: cannot be read: {error}; `notbugs sweep {study}` writes it again") from None
+    return StudyResults(study, about, mean_points(trials[trials["state"] == "COMPLETE"]), importance)
+
+
+def _importance(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=IMPORTANCE_COLUMNS)
+
+
+def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
+    """Points as means over their seeds.
+
+    Returns: one row a point with the measurements, `accuracy_std` and `accuracy_shifted_std` (over seeds; 0 for
+        one), `num_seeds`, `runs`: the FITS of each, `honest`: whether both judges still call STILL_Y_SHARE of the
+        images y, and `on_edge`: whether one image, or one standard error, more or less would change that.
+    """
+    import pandas as pd
+
+    point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
+    floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", *MEASURED), "float64"))
+    groups = floats.groupby(point, dropna=False, sort=True)
+    means = groups[[*MEASURED, "work"]].mean()
+    for measured in ("accuracy", "accuracy_shifted"):
+        means[f"{measured}_std"] = groups[measured].std().fillna(0.0)
+    means["num_seeds"] = groups.size()
+    means = means.reset_index()
+    runs = [fits[list(FITS)].to_dict(orient="records") for _, fits in groups]
+    means["runs"] = pd.Series(runs, index=means.index, dtype=object)
+    return judged(means, {})
+
+
+def draw(study: StudyResults) -> Iterator[tuple[str, Figure]]:
+    """Every figure of a study, with its file name without suffix."""
+    for kind in study.kinds:
+        for suffix, points in _by_source(study, kind):
+            yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", heatmaps(points, kind, study.about)
+    for title, build in (
+        ("lines", lines),
+        ("budget", budget),
+        ("front", front),
+        ("importance", importance),
+    ):
+        figure = build(study)
+        if figure is not None:
+            yield f"sweep_{study.name}_{title}", figure
+
+
+def _by_source(study: StudyResults, kind: str) -> Iterator[tuple[str, "pd.DataFrame"]]:
+    """Points of a kind, apart for each source model where the other axis is eps."""
+    points = study.of(kind)
+    if points["eps"].isna().all() or points["source_eps"].nunique(dropna=False) == 1:
+        yield "", points
+        return
+    for source_eps, group in points.groupby("source_eps"):
+        yield f"_source_{source_eps:g}", group
+
+
+def write_figures(root: Path, study: str) -> list[Path]:
+    """Draw one study into sweeps/<study>/figures.
+
+    Raises: ResultsError if it has no results.
+    """
+    found = load_study(root, study)
+    folder = root / "sweeps" / study / "figures"
+    with whole_folder(folder) as unfinished, report_style():
+        for title, figure in draw(found):
+            (unfinished / f"{title}.png").write_bytes(to_png(figure))
+    return sorted(folder.glob("*.png"))
 
 
 def heatmaps(points: "pd.DataFrame", kind: str, about: dict[str, Any]) -> Figure:
@@ -58,20 +200,18 @@ def _grid(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: f
     table = points.pivot_table(index=vertical, columns="num_steps", values=column, aggfunc="mean")
     honest = points.pivot_table(index=vertical, columns="num_steps", values="honest", aggfunc="min")
     values = table.to_numpy(dtype=float)  # (rows, columns)
-    axes.imshow(values, origin="lower", aspect="auto", cmap=COLOURS, vmin=low, vmax=high)
-    for row, column_number in np.ndindex(values.shape):
-        value = values[row, column_number]
-        if np.isnan(value):
-            continue
-        text = f"{value:.2f}" if column == "mean_delta_norm" else f"{100 * value:.0f}"
-        dark = (value - low) / (high - low) < 0.6
-        axes.text(column_number, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-        if not bool(honest.to_numpy()[row, column_number]):
-            corner = (column_number - 0.5, row - 0.5)
-            colour = "#ffffff80" if dark else "#00000060"
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="///", edgecolor=colour, lw=0))
+    in_cells = _length if column == "mean_delta_norm" else _share
+    heatmap(axes, values, in_cells, honest.to_numpy() == 0, low, high)
     axes.set_xticks(range(values.shape[1]), [f"{steps:g}" for steps in table.columns])
     axes.set_yticks(range(values.shape[0]), ["–" if eps < 0 else f"{eps:g}" for eps in table.index])
+
+
+def _length(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f}"
 
 
 def _scatter(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: float, high: float) -> None:
@@ -85,7 +225,7 @@ def _scatter(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low
     axes.set_xscale("log")
 
 
-def lines(study: "Study") -> Figure | None:
+def lines(study: StudyResults) -> Figure | None:
     """Accuracy on y and on y + 1 against eps, a line for each number of steps; for datasets with a ball."""
     kinds = [kind for kind in study.kinds if study.of(kind)["eps"].nunique() > 1]
     if not kinds or study.about["sweep"]["sampler"] != "grid":
@@ -103,8 +243,7 @@ def lines(study: "Study") -> Figure | None:
             axes.set_title(f"{DATASET_NAMES[kind]}: {title}")
     for axes in all_axes[-2:]:
         axes.set_xlabel("eps")
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8))
+    legend(figure, all_axes[0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -117,7 +256,7 @@ def _line(axes: Axes, points: "pd.DataFrame", column: str, shade: Any, label: st
     axes.plot(eps[~honest], values[~honest], "o", color=shade, mfc="white")
 
 
-def budget(study: "Study") -> Figure | None:
+def budget(study: StudyResults) -> Figure | None:
     """Accuracy on y against images times steps, a line for each eps."""
     kinds = [kind for kind in study.kinds if study.of(kind)["num_steps"].nunique() > 1]
     if not kinds:
@@ -136,13 +275,11 @@ def budget(study: "Study") -> Figure | None:
         axes.set_xlabel("images × steps")
         percent_axis(axes, "test accuracy on y" if axes is all_axes[0] else "")
         axes.set_title(DATASET_NAMES[kind] + (" (lighter: larger eps)" if many else ""))
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8))
+    legend(figure, all_axes[0].get_legend_handles_labels()[0])
     return figure
 
 
-def front(study: "Study") -> Figure | None:
+def front(study: StudyResults) -> Figure | None:
     """Clean against adversarial accuracy; the points that none beats in both, by validation, are joined."""
     if not len(study.points):
         return None
@@ -153,8 +290,8 @@ def front(study: "Study") -> Figure | None:
         axes.plot(clean, attacked, style.marker, color=style.colour, alpha=0.6, label=DATASET_NAMES[kind], ls="")
     best = study.points[pareto(study.points)].sort_values("accuracy")
     axes.plot(best["accuracy"], best["adversarial_accuracy"], "-", color=GREY, lw=1.2, zorder=1, label="front")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    percent_ticks(axes.xaxis)
+    percent_ticks(axes.yaxis)
     axes.set_ylim(-0.01, max(0.1, 1.2 * float(study.points["adversarial_accuracy"].max())))
     axes.set_ylabel("test accuracy under attack")
     axes.set_xlabel("test accuracy on y")
@@ -171,7 +308,7 @@ def pareto(points: "pd.DataFrame") -> Any:
     return ~(at_least & better).any(axis=1)
 
 
-def importance(study: "Study") -> Figure | None:
+def importance(study: StudyResults) -> Figure | None:
     """Share of the variance of each quantity that each parameter explains."""
     shares = study.importance[study.importance["measured"].isin(IMPORTANT)]
     kinds = [kind for kind in study.kinds if (shares["kind"] == kind).any()]
@@ -194,6 +331,5 @@ def importance(study: "Study") -> Figure | None:
         axes.set_xlim(0, 1)
         axes.set_title(DATASET_NAMES[kind])
         axes.grid(False)
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    legend(figure, all_axes[0].get_legend_handles_labels()[0], place="outside lower center")
     return figure
