@@ -17,7 +17,9 @@ from notbugs.models import save_model
 from notbugs.models.base import Classifier
 from notbugs.pipeline.running.context import Context, open_project
 from notbugs.pipeline.stages import run_stage
-from notbugs.report import features, gaussian, planted
+from notbugs.report import features as features_section
+from notbugs.report import gaussian as gaussian_section
+from notbugs.report import planted as planted_section
 from notbugs.report.sections import Section, judge
 from notbugs.runtime.errors import ConfigError
 from tiny import FEATURES, PLANTED
@@ -93,7 +95,7 @@ def test_features_of_unchanged_images_keep_all_their_usefulness(project: Context
     assert summary["sources"]["robust"]["mean_gamma"]["0.4"] > summary["sources"]["standard"]["mean_gamma"]["0.4"]
 
 
-@pytest.mark.parametrize("section", [features.SECTION, planted.SECTION, gaussian.SECTION])
+@pytest.mark.parametrize("section", [features_section.SECTION, planted_section.SECTION, gaussian_section.SECTION])
 def test_each_section_stands_in_the_report(project: Context, section: Section) -> None:
     content = as_report(project)
     assert section.is_in(content)
@@ -144,11 +146,11 @@ def test_verdicts_follow_the_numbers() -> None:
         "datasets": {"D_R": dataset, "D_rand": dataset, "D_det": dataset},
         "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never, "y_minus_shifted": sure}},
     }
-    assert [one.finding for one in judge("planted", planted.RULES, found)] == ["reproduced"] * 6
+    assert [one.finding for one in judge("planted", planted_section.RULES, found)] == ["reproduced"] * 6
     # 89% in the mean, but of fits that differ so much that the interval of y minus y + 1 holds 0.
     unsure = {"value": 0.78, "low": -0.02, "high": 1.0}
     found["fits"] = {"D_det": {"seeds": [0.99, 0.79], "y": sure, "shifted": never, "y_minus_shifted": unsure}}
-    assert judge("planted", planted.RULES, found)[-1].finding == "not reproduced"
+    assert judge("planted", planted_section.RULES, found)[-1].finding == "not reproduced"
     turned = {
         "filters": [{**row, "inside": False}],
         "models": {"standard": found["models"]["robust"], "robust": found["models"]["standard"]},
@@ -162,7 +164,7 @@ def test_verdicts_follow_the_numbers() -> None:
             }
         },
     }
-    assert [one.finding for one in judge("planted", planted.RULES, turned)] == ["not reproduced"] * 6
+    assert [one.finding for one in judge("planted", planted_section.RULES, turned)] == ["not reproduced"] * 6
 
 
 def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, object]:
@@ -187,7 +189,7 @@ def test_non_robust_features_are_judged_by_their_intervals_and_under_attack(fitt
     classifier = {"robust": linear(9, 9, 0.9, 0.6), "nonrobust": fitted}
     sources = {key: {"linear_classifier": classifier} for key in ("standard", "linear")}
     found = {"sources": sources, "headline_eps": 0.2}
-    (verdict,) = judge("features", [features.SUFFICES], found)
+    (verdict,) = judge("features", [features_section.SUFFICES], found)
     assert verdict.finding == expected
     if fitted is not None:
         assert "under attack" in verdict.sentence

@@ -1,7 +1,6 @@
 """Stage `report`: the figures and the page that puts the paper's claims beside what was measured."""
 
 from notbugs.pipeline.running.job import Job
-from notbugs.report.page import write_report
 from notbugs.runtime.files import whole_folder
 
 
@@ -10,6 +9,8 @@ def report(job: Job) -> None:
 
     Command: `notbugs report`. Takes about 10 s.
     """
+    from notbugs.report.page import write_report  # matplotlib and jinja2 load only when a report is made
+
     root = job.project.root
     page, verdicts, figures = job.outputs
     params = {"report": job.settings.model_dump(mode="json")}
