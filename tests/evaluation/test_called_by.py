@@ -19,8 +19,8 @@ from notbugs.data.images import ImageData
 from notbugs.data.sources.planted import CLASS_NAMES, PlantedSettings, draw
 from notbugs.evaluation.accuracy import called_by
 from notbugs.science.estimator import _tested
-from notbugs.science.inversion import accuracies
-from notbugs.science.planted import follows
+from notbugs.science.inversion.inverting import accuracies
+from notbugs.science.planted.truth import follows
 from notbugs.science.transfer import Examples, transfer_rates
 from notbugs.training.loop import _measure
 

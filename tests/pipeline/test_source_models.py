@@ -16,12 +16,11 @@ from notbugs.evaluation.accuracy import called_by
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.exchange.exporting import export_dataset
 from notbugs.models import load_model
-from notbugs.pipeline.construct import construct
-from notbugs.pipeline.evaluate import _curves, _summary, evaluate
+from notbugs.pipeline.evaluate import _curves, _summary
 from notbugs.pipeline.evaluate.measuring import Subject, _places
-from notbugs.pipeline.fit import fit
 from notbugs.pipeline.running.context import Context, open_project
-from notbugs.pipeline.running.source_models import construction_seeds, first_sources, judge_seed, source_model_of
+from notbugs.pipeline.running.models import construction_seeds, first_sources, judge_seed, source_model_of
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.errors import ConfigError
 from tiny import CONSTRUCT, TRAIN
 
@@ -63,7 +62,7 @@ def test_success_is_told_for_the_other_seeds_of_the_kind(project):
     assert made.examples["success_other_seeds"].tolist() == called.float().tolist()
     metrics = json.loads((project / "metrics" / "construct" / "rand.json").read_text())
     assert metrics["sources"]["0"]["success_other_seeds"] == pytest.approx(float(called.double().mean()))
-    construct(open_project(project), "robust")
+    run_stage(open_project(project), "construct", "robust")
     metrics = json.loads((project / "metrics" / "construct" / "robust.json").read_text())
     assert metrics["success_other_seeds"] is None
     assert examples(project, "robust", 0)["success_other_seeds"].isna().all()
@@ -74,7 +73,7 @@ def test_pairs_share_starts_and_targets(project):
     control = {**CONSTRUCT["rand"], "model": "robust", "eps": 0.7}
     lab = set_params(project, construct={"nonrobust": CONSTRUCT["nonrobust"], "rand_from_robust": control})
     for name in ("robust", "nonrobust", "rand_from_robust"):
-        construct(lab, name)
+        run_stage(lab, "construct", name)
     starts = examples(project, "nonrobust", 0)["start_index"]
     assert starts.equals(examples(project, "robust", 0)["start_index"])
     assert not starts.equals(examples(project, "nonrobust", 1)["start_index"])
@@ -85,7 +84,7 @@ def test_pairs_share_starts_and_targets(project):
 def test_source_seeds_choose_the_sources(project):
     lab = set_params(project, construct={"rand": {**CONSTRUCT["rand"], "source_seeds": [1]}})
     before = examples(project, "rand", 1)["given_label"]
-    construct(lab, "rand")
+    run_stage(lab, "construct", "rand")
     assert list(source_folders(project / "data" / "rand")) == [1]
     assert examples(project, "rand", 1)["given_label"].equals(before)  # whatever other sources there are
 
@@ -94,7 +93,7 @@ def test_a_source_seed_that_is_not_trained_is_one_line(project):
     lab = set_params(project, construct={"rand": {**CONSTRUCT["rand"], "source_seeds": [1, 7]}})
     message = r"params\.yaml: construct\.rand\.source_seeds = \[1, 7\]: must be among train\.standard\.seeds: 0, 1$"
     with pytest.raises(ConfigError, match=message):
-        construct(lab, "rand")
+        run_stage(lab, "construct", "rand")
     from test_pipeline import TINY_PARAMS
 
     params = {**TINY_PARAMS, "construct": {**TINY_PARAMS["construct"], "rand": lab.params["construct"]["rand"]}}
@@ -171,7 +170,7 @@ def test_fits_that_are_compared_differ_by_their_data_alone(project):
         project, fit={name: {**RAND, "still_y": False, "baseline": name == "rand"} for name in ("rand", "det")}
     )
     for name in ("rand", "det"):
-        fit(lab, name)
+        run_stage(lab, "fit", name)
     folder = project / "models" / "fit"
     weights = [
         (folder / place / "source-1" / "seed-1.safetensors").read_bytes()
@@ -182,7 +181,7 @@ def test_fits_that_are_compared_differ_by_their_data_alone(project):
 
 
 def test_a_baseline_is_fitted_only_where_it_is_asked_for(project):
-    fit(set_params(project, fit={"rand": {**RAND, "still_y": False}}), "rand")
+    run_stage(set_params(project, fit={"rand": {**RAND, "still_y": False}}), "fit", "rand")
     assert [path.name for path in (project / "models" / "fit" / "rand").iterdir()] == ["full"]
 
 
@@ -192,7 +191,7 @@ def test_a_baseline_is_fitted_only_where_it_is_asked_for(project):
 @pytest.fixture
 def measured(project: Path) -> Path:
     """Measured at a headline eps of 0.25; the robust model was trained at 0.5."""
-    evaluate(set_params(project, evaluate={"eps": [0.125, 0.25], "headline_eps": 0.25}))
+    run_stage(set_params(project, evaluate={"eps": [0.125, 0.25], "headline_eps": 0.25}), "evaluate")
     return project
 
 
@@ -235,7 +234,7 @@ def test_the_source_models_are_attacked_at_the_training_eps_too(measured):
 
 
 def test_suite_seeds_and_check_seeds_say_how_many(project):
-    evaluate(set_params(project, evaluate={"suite_seeds": 2, "check_seeds": 2}))
+    run_stage(set_params(project, evaluate={"suite_seeds": 2, "check_seeds": 2}), "evaluate")
     worst = [row for row in results(project) if row["attack"] == "worst"]
     assert len([row for row in worst if row["dataset"] == "D_rand"]) == 2
     checks = json.loads((project / "metrics" / "checks.json").read_text())

@@ -164,6 +164,11 @@ def sweep_settings(params: Mapping[str, Any], name: str) -> SweepSettings:
     return section
 
 
+def read_study(params: Mapping[str, Any], key: str) -> SweepSettings:
+    """The study of a dotted key, such as "sweep.small": `sweep_settings`."""
+    return sweep_settings(params, key.partition(".")[2])
+
+
 def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:
     balls = [kind for kind in section.kinds if has_ball(params, kind)]
     if balls and section.eps == ():

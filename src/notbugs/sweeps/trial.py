@@ -30,9 +30,9 @@ from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.neighbours import own_neighbours
 from notbugs.evaluation.suite import audit
 from notbugs.models import load_model
-from notbugs.pipeline.learning import Lesson, learn, summary
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.source_models import construction_seeds, judge_seed, source_seeds
+from notbugs.pipeline.running.models import construction_seeds, judge_seed, source_seeds
+from notbugs.pipeline.train import Lesson, learn, summary
 from notbugs.runtime.cache import ResultCache, digest, work_folder
 from notbugs.runtime.config import DATASET_NAMES, settings
 from notbugs.runtime.errors import UserError
