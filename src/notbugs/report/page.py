@@ -38,7 +38,7 @@ def write_report(root: Path, out: Path, figures_dir: Path) -> None:
         figures_dir: where the figures go as PNG; made, and files of the same names replaced.
     Raises:
         ConfigError if params.yaml is wrong.
-        ResultsError, StoreError naming the file that is missing or wrong, and the command that makes it.
+        ResultsError, DatasetError naming the file that is missing or wrong, and the command that makes it.
     """
     project = load_project(root)
     present = [section for section in SECTIONS if section.is_in(project)]
