@@ -16,7 +16,7 @@ from itertools import permutations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from notbugs.attacks import pgd
@@ -25,7 +25,7 @@ from notbugs.attacks.losses import NO_NUMBER
 from notbugs.data.images import ImageData, make_generator
 from notbugs.evaluation.accuracy import batches, called_by, model_device, shifted_labels
 from notbugs.models import ModelSettings
-from notbugs.runtime.config import Settings
+from notbugs.runtime.config import Seeds, Settings
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.shares import nested, share, share_table
 from notbugs.science.common.training import Attack, Recipe, trained
@@ -41,7 +41,7 @@ class TransferSettings(Settings):
 
     architectures: dict[str, ModelSettings] = Field(min_length=1)
     """Name in tables and figures -> architecture X."""
-    seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
+    seeds: Seeds = (0,)
     """Each architecture is trained once for each, on each dataset."""
     d: Recipe
     """How X is trained on D, independently of the source model."""
@@ -51,13 +51,6 @@ class TransferSettings(Settings):
     """How X is fitted on D_det."""
     attack: Attack
     """The source's adversarial examples: the last iterate, as in D_rand and D_det."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("seeds that differ from each other")
-        return seeds
 
 
 def transfer(lab: Lab, settings: TransferSettings) -> Answer:
