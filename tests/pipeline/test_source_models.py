@@ -22,7 +22,7 @@ from notbugs.pipeline.fit import fit
 from notbugs.pipeline.running.context import Context, open_project
 from notbugs.pipeline.running.source_models import construction_seeds, first_sources, judge_seed, source_model_of
 from notbugs.runtime.errors import ConfigError
-from tiny import CONSTRUCT, TRAIN
+from tiny import CONSTRUCT, TINY_PARAMS, TRAIN
 
 RAND = {**TRAIN, "batch_size": 32, "early_stopping": 3}
 
@@ -94,8 +94,6 @@ def test_a_source_seed_that_is_not_trained_is_one_line(project):
     message = r"params\.yaml: construct\.rand\.source_seeds = \[1, 7\]: must be among train\.standard\.seeds: 0, 1$"
     with pytest.raises(ConfigError, match=message):
         construct(lab, "rand")
-    from test_pipeline import TINY_PARAMS
-
     params = {**TINY_PARAMS, "construct": {**TINY_PARAMS["construct"], "rand": lab.params["construct"]["rand"]}}
     with pytest.raises(ConfigError, match=message):
         check(params)
