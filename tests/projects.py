@@ -81,6 +81,10 @@ def run(
     return done
 
 
+def git(folder: Path, *arguments: str) -> None:
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments)
+
+
 def mlflow_runs(project: Path) -> list[dict]:
     """Runs of the project's own store as plain tags and metrics."""
     with warnings.catch_warnings():

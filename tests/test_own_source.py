@@ -3,16 +3,18 @@
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 import notbugs
-from projects import SOURCE, run
-from test_remotes import git
+import projects
+from projects import ROOT, SOURCE, git
 
-ROOT = Path(__file__).parents[1]
+run = partial(projects.run, cold=True)
+"""Which code a new interpreter runs."""
 MARK = "the code of the copy"
 
 
@@ -43,7 +45,7 @@ def test_the_projects_own_code_runs(project: Path, command: list[str]) -> None:
     below = project / "data"
     below.mkdir()
     for folder in (project, below):
-        done = run(folder, *command, cold=True, PYTHONPATH=str(SOURCE))
+        done = run(folder, *command, PYTHONPATH=str(SOURCE))
         assert done.stdout == f"{MARK}, {project / 'src' / 'notbugs' / 'cli' / 'results.py'}\n"
 
 
@@ -51,14 +53,14 @@ def test_processes_started_from_there_run_it_too(project: Path) -> None:
     module = project / "src" / "notbugs" / "cli" / "results.py"
     start = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import notbugs; print(notbugs.__file__)'])"
     module.write_text(module.read_text().replace("    return\n", f"    {start}\n    return\n", 1))
-    done = run(project, "notbugs", "results", cold=True, PYTHONPATH=str(SOURCE))
+    done = run(project, "notbugs", "results", PYTHONPATH=str(SOURCE))
     assert str(project / "src" / "notbugs" / "__init__.py") in done.stdout.splitlines()
 
 
 def test_a_project_without_code_of_its_own_uses_the_installed(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("seed: 0\n")
     (tmp_path / "src" / "other").mkdir(parents=True)
-    assert "digits" in run(tmp_path, "notbugs", "preset", "--list", cold=True).stdout
+    assert "digits" in run(tmp_path, "notbugs", "preset", "--list").stdout
 
 
 def test_python_told_to_ignore_the_path_is_an_error(project: Path) -> None:

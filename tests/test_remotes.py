@@ -15,7 +15,7 @@ from dvc.repo import Repo
 
 from notbugs.data.store import load_dataset, source_folders
 from notbugs.runtime.files import sha256
-from projects import make_project, mlflow_runs, run
+from projects import git, make_project, mlflow_runs, run
 from tiny import TINY_PARAMS
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
@@ -28,10 +28,6 @@ PARAMS = {
     "construct": {"rand": TINY_PARAMS["construct"]["rand"]},
 }
 """One model each, one dataset."""
-
-
-def git(folder: Path, *arguments: str) -> None:
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ import types
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "NOTBUGS_WARM"
 """Names the folder, for the processes of pytest-xdist too."""
@@ -138,7 +139,7 @@ def _look_after(client: socket.socket, folder: Path) -> None:
     os._exit(0)
 
 
-def _received(client: socket.socket) -> tuple[dict[str, object], list[int]]:
+def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """The request, and the client's standard files."""
     room = array.array("i")
     head, ancillary, _, _ = client.recvmsg(8, socket.CMSG_LEN(3 * room.itemsize))
@@ -149,8 +150,9 @@ def _received(client: socket.socket) -> tuple[dict[str, object], list[int]]:
     return json.loads(content), list(room)
 
 
-def _run(request: dict[str, object], files: list[int], folder: Path) -> None:
+def _run(request: dict[str, Any], files: list[int], folder: Path) -> None:
     """Be the command. Does not return."""
+    sys.executable = str(folder / "python")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -171,14 +173,13 @@ def _run(request: dict[str, object], files: list[int], folder: Path) -> None:
 
 
 def _command(program: str, arguments: list[str]) -> None:
-    name = Path(program).name
+    """What Python's own start does with a command line."""
     sys.argv = [program, *arguments]
-    sys.executable = str(Path(os.environ[VARIABLE]) / "python") if VARIABLE in os.environ else program
-    if name == "notbugs":
-        from notbugs.cli import main
+    if program.endswith("notbugs"):
+        from notbugs.cli import main as notbugs
 
-        main(arguments)
-    elif name == "dvc":
+        notbugs(arguments)
+    elif program.endswith("dvc"):
         from dvc.cli import main as dvc
 
         sys.exit(dvc(arguments))
@@ -186,6 +187,10 @@ def _command(program: str, arguments: list[str]) -> None:
         sys.argv = arguments[1:]
         sys.path.insert(0, str(Path.cwd()))
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0].endswith(".py"):
+        sys.argv = arguments
+        sys.path.insert(0, str(Path(arguments[0]).parent))
+        runpy.run_path(arguments[0], run_name="__main__")
     else:
         if arguments[0] == "-P":
             arguments = arguments[1:]

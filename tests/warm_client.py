@@ -16,7 +16,8 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 def main(address: str, source: str, program: str, *arguments: str) -> int:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if {*paths} - {"", source} or not understood(program, arguments):
+    one_of_several = "RANK" in os.environ  # of processes that look whether their parent lives
+    if {*paths} - {"", source} or one_of_several or not understood(program, arguments):
         os.execv(program, [program, *arguments])
     server = socket.socket(socket.AF_UNIX)
     for number in FORWARDED:
@@ -36,11 +37,11 @@ def main(address: str, source: str, program: str, *arguments: str) -> int:
 
 
 def understood(program: str, arguments: tuple[str, ...]) -> bool:
-    """Whether the server runs this; of Python's command lines it knows code and the package's own modules."""
+    """Whether the server runs this; of Python's command lines it knows code, scripts and two modules."""
     if not os.path.basename(program).startswith("python"):
         return True
-    words = [word for word in arguments[:2] if word != "-P"]
-    return words[:1] == ["-c"] or arguments[:2] == ("-m", "notbugs") or arguments[:2] == ("-m", "dvc")
+    first, second = (*arguments, "", "")[:2]
+    return first == "-c" or first.endswith(".py") or (first, second) in (("-P", "-c"), ("-m", "notbugs"), ("-m", "dvc"))
 
 
 sys.exit(main(*sys.argv[1:]))
