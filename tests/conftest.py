@@ -20,8 +20,9 @@ from notbugs.models.base import Classifier
 from notbugs.training.loop import TrainSettings, train
 from projects import make_project, run
 
-settings.register_profile("notbugs", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("notbugs")
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=60)
+settings.load_profile("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:
