@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from job_tasks import dying, failing, of_process, sleeping, talkative, talking_to_the_end
 from resume_tools import contents, set_params
 
 from notbugs.pipeline.construct import construct
@@ -42,46 +43,6 @@ def test_stages_give_the_same_bytes_with_any_number_of_workers(project: Path) ->
     found = contents(*folders)
     assert {name for name in expected if found.get(name) != expected[name]} == set(alone)
     assert set(found) == set(expected) - set(alone)
-
-
-def of_process(task: int, say: object) -> tuple[int, int]:
-    return task, os.getpid()
-
-
-def talkative(task: int, say) -> int:
-    for number in range(3):
-        say((task, number))
-    return task * task
-
-
-def failing(task: int, say: object) -> int:
-    if task == 2:
-        raise TrainingError("the loss is nan; a smaller lr may help")
-    return task
-
-
-def dying(task: int, say: object) -> int:
-    if task == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return task
-
-
-def talking_to_the_end(task: int, say) -> int:
-    for number in range(10**6):
-        say(number)
-        if task == 1 and number == 50:
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.001)
-    return task
-
-
-def sleeping(task: int, say) -> int:
-    say(os.getpid())
-    if task == 1:
-        time.sleep(0.5)
-        raise TrainingError("no more")
-    time.sleep(600)
-    return task
 
 
 @pytest.fixture
