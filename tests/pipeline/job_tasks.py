@@ -1,4 +1,4 @@
-"""Tasks of the tests of worker processes: of a module that imports no more than the server which they are forked from."""
+"""Tasks of the tests of worker processes, in a module that imports no more than the server they are forked from."""
 
 import os
 import signal

@@ -22,6 +22,7 @@ from notbugs.pipeline.running.context import open_project
 from notbugs.sweeps.session import run
 from notbugs.sweeps.storage import open_storage, storage_url
 
+pytestmark = pytest.mark.usefixtures("warm_python")
 SOURCE = Path(__file__).parents[2] / "src"
 SECONDS = 120.0
 
