@@ -85,22 +85,66 @@ def program(name: str) -> str:
 
 def serve(folder: Path) -> None:
     """Run commands until the standard input ends, which is when the tests have."""
+    del sys.path[0]  # the tests
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / "socket"))
     listener.listen(64)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
-    del sys.path[0]  # the tests
     imported = False
-    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-        client, _ = listener.accept()
-        if not imported:
-            _import_all()
-            imported = True
-        if os.fork() == 0:
-            listener.close()
-            _look_after(client, folder)
-        client.close()
+    commands: dict[int, Command] = {}
+    """By the files that are to be looked at: the client's socket and the process's."""
+    while True:
+        ready, _, _ = select.select([0, listener, *commands], [], [])
+        if 0 in ready:
+            return
+        for file in commands.keys() & set(ready):
+            command = commands.get(file)
+            if command is not None and command.look():
+                del commands[command.client.fileno()], commands[command.process]
+                command.close()
+        if listener in ready:
+            client, _ = listener.accept()
+            if not imported:
+                _import_all()
+                imported = True
+            command = Command(client, folder)
+            commands |= dict.fromkeys((client.fileno(), command.process), command)
+
+
+class Command:
+    """A client's command in a fork."""
+
+    def __init__(self, client: socket.socket, folder: Path) -> None:
+        request, files = _received(client)
+        self.client = client
+        self.number = os.fork()
+        if self.number == 0:
+            _run(request, files, folder)
+        self.process = os.pidfd_open(self.number)
+        for file in files:
+            os.close(file)
+
+    def look(self) -> bool:
+        """Pass the client's signals on, its death too; tell it how the command ended. Returns: whether it has."""
+        ready, _, _ = select.select([self.client, self.process], [], [], 0)
+        if self.client in ready:
+            sent = self.client.recv(1)
+            with suppress(ProcessLookupError):
+                os.kill(self.number, sent[0] if sent else signal.SIGKILL)
+            if not sent:
+                select.select([self.process], [], [])
+        elif self.process not in ready:
+            return False
+        number, status = os.waitpid(self.number, os.WNOHANG)
+        if number:
+            with suppress(OSError):  # it does not want to know
+                self.client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        return number != 0
+
+    def close(self) -> None:
+        """Forget it."""
+        self.client.close()
+        os.close(self.process)
 
 
 def _import_all() -> None:
@@ -116,29 +160,6 @@ def _import_all() -> None:
     gc.freeze()  # what never changes stays shared with the forks
 
 
-def _look_after(client: socket.socket, folder: Path) -> None:
-    """Run a client's command in a fork, pass its signals on, and tell how it ended. Does not return."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.setsid()
-    request, files = _received(client)
-    child = os.fork()
-    if child == 0:
-        client.close()
-        _run(request, files, folder)
-    for file in files:
-        os.close(file)
-    ended = os.pidfd_open(child)
-    while ended not in select.select([client, ended], [], [])[0]:
-        sent = client.recv(1)
-        os.kill(child, sent[0] if sent else signal.SIGKILL)  # the client is gone
-        if not sent:
-            break
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with suppress(OSError):  # it does not want to know
-        client.sendall(str(code).encode())
-    os._exit(0)
-
-
 def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """The request, and the client's standard files."""
     room = array.array("i")
@@ -152,6 +173,7 @@ def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def _run(request: dict[str, Any], files: list[int], folder: Path) -> None:
     """Be the command. Does not return."""
+    os.setsid()
     sys.executable = str(folder / "python")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate(files):

@@ -31,7 +31,8 @@ def main(address: str, source: str, program: str, *arguments: str) -> int:
     server.sendall(content)
     code = int(server.recv(16) or 1)
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     return code
 
