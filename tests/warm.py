@@ -36,14 +36,12 @@ from typing import Any
 VARIABLE = "NOTBUGS_WARM"
 """Names the folder, for the processes of pytest-xdist too."""
 LIBRARIES = [
-    "dvc.cli",
-    "dvc.repo",
-    "matplotlib.pyplot",
-    "mlflow",
-    "optuna",
-    "pyarrow",
-    "scipy.stats",
-    "sklearn.datasets",
+    *("dvc.cli.parser", "dvc.repo.open_repo", "dvc.repo.reproduce", "dvc.stage.serialize", "dvc.output"),
+    *("matplotlib.backends.backend_agg", "matplotlib.pyplot"),
+    *("mlflow", "mlflow.data", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+    *("optuna.storages", "optuna.visualization.matplotlib"),
+    *("pyarrow.parquet", "safetensors.torch", "scipy.stats", "sklearn.datasets"),
+    *("sklearn.decomposition", "sklearn.neighbors", "torch._dynamo"),
 ]
 """Imported beside the package itself, which imports them only when it uses them."""
 CLIENT = Path(__file__).with_name("warm_client.py")
@@ -196,7 +194,9 @@ def _run(request: dict[str, Any], files: list[int], folder: Path) -> None:
 
 def _command(program: str, arguments: list[str]) -> None:
     """What Python's own start does with a command line."""
-    sys.argv = [program, *arguments]
+    if arguments[:1] == ["-m"]:
+        program, arguments = arguments[1], arguments[2:]
+    sys.argv = sys.orig_argv = [program, *arguments]
     if program.endswith("notbugs"):
         from notbugs.cli import main as notbugs
 
@@ -205,10 +205,6 @@ def _command(program: str, arguments: list[str]) -> None:
         from dvc.cli import main as dvc
 
         sys.exit(dvc(arguments))
-    elif arguments[0] == "-m":
-        sys.argv = arguments[1:]
-        sys.path.insert(0, str(Path.cwd()))
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     elif arguments[0].endswith(".py"):
         sys.argv = arguments
         sys.path.insert(0, str(Path(arguments[0]).parent))

@@ -16,7 +16,7 @@ from notbugs.evaluation.suite import audit, audited, find, generator_of_part
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 
-SETTINGS = SuiteSettings(eps=(0.25, 0.5), headline_eps=0.5)
+SETTINGS = SuiteSettings(eps=(0.25, 0.5), headline_eps=0.5, headline_num_steps=40)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -25,7 +25,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def few(digits: tuple[ImageData, ImageData]) -> ImageData:
-    return digits[1].select(torch.arange(120))
+    return digits[1].select(torch.arange(60))
 
 
 def test_every_attack_of_the_level_is_recorded_and_only_takes_away(robust_model, few):
@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_audit(standard_model, few):
 
 def test_without_the_suite_there_is_only_pgd(standard_model, few):
     found = audit(standard_model, few, SETTINGS, generator=generator(), thorough=False)
-    assert {o.attack for o in found.outcomes} == {"clean", "pgd20", "pgd100"}
+    assert {o.attack for o in found.outcomes} == {"clean", "pgd20", "pgd40"}
     assert (found.norms, found.checks, found.certificate) == ({}, [], None)
 
 
@@ -79,12 +79,12 @@ def test_a_second_radius_is_attacked_by_all_of_the_level(robust_model, few):
     found = find(robust_model, few, SETTINGS, generator=generator(), also_at=0.75)
     plain = audit(robust_model, few, SETTINGS, generator=generator())
     *_, pgd, worst = found.outcomes
-    assert [(o.attack, o.eps) for o in (pgd, worst)] == [("pgd100", 0.75), (WORST, 0.75)]
+    assert [(o.attack, o.eps) for o in (pgd, worst)] == [("pgd40", 0.75), (WORST, 0.75)]
     assert len(found.outcomes) == len(plain.outcomes) + 2
     assert not (worst.correct & ~pgd.correct).any()
     alone = audit(robust_model, few, SETTINGS.model_copy(update={"headline_eps": 0.75}), generator=generator())
     assert abs(int(worst.correct.sum()) - int(alone.outcomes[-1].correct.sum())) <= 1
-    same = find(robust_model, few, SETTINGS.model_copy(update={"num_steps": 100}), generator=generator(), also_at=0.25)
+    same = find(robust_model, few, SETTINGS.model_copy(update={"num_steps": 40}), generator=generator(), also_at=0.25)
     names = [(o.labels, o.attack, o.eps) for o in same.outcomes]
     assert len(names) == len(set(names))  # the curve's PGD is the headline's
 
@@ -108,7 +108,7 @@ def test_two_classes_go_without_the_attack_that_needs_four(digits):
     assert [o.attack for o in found.outcomes][-4:] == ["pgd20x3", "ddn50", "square200", WORST]
 
 
-@pytest.mark.parametrize("which", ["standard", "robust"])
+@pytest.mark.parametrize("which", [pytest.param("standard", marks=pytest.mark.slow), "robust"])
 def test_quick_is_within_a_point_of_autoattack(which, standard_model, robust_model, digits):
     from pyautoattack import AutoAttack
 
@@ -146,11 +146,13 @@ def test_transferred_images_fool_their_own_model_within_eps(standard_model, few)
 
 
 def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_model, few, tmp_path, monkeypatch):
-    monkeypatch.setattr("notbugs.evaluation.suite.PART", 50)
+    monkeypatch.setattr("notbugs.evaluation.suite.PART", 25)
     table = pd.DataFrame({"index": range(len(few))})
     save_dataset(tmp_path / "d", few, table, name="D", source="digits", settings={}, shard_size=7)
     stored = load_dataset(tmp_path / "d")
-    settings = SETTINGS.model_copy(update={"batch_size": 16, "certificate": CertificateSettings(num_examples=20)})
+    settings = SETTINGS.model_copy(
+        update={"batch_size": 16, "certificate": CertificateSettings(num_estimate=200, num_examples=5)}
+    )
     first, second = (
         audit(standard_model, data, settings, generator=generator(), transfer_from=robust_model)
         for data in (few, stored)
@@ -165,20 +167,20 @@ def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_mo
 
 def test_an_audit_finds_what_the_parts_find_one_by_one(standard_model, few, monkeypatch):
     """As the stage measures them: each part by itself, in any order, with a generator of its own."""
-    monkeypatch.setattr("notbugs.evaluation.suite.PART", 50)
+    monkeypatch.setattr("notbugs.evaluation.suite.PART", 25)
     settings = SETTINGS.model_copy(update={"headline_num_steps": 20})
     whole = audit(standard_model, few, settings, generator=generator(5))
     parts = {}
-    for first in (100, 0, 50):
+    for first in (50, 0, 25):
         own = generator_of_part(generator(5), first)
-        part = few.select(slice(first, first + 50))
+        part = few.select(slice(first, first + 25))
         parts[first] = find(standard_model, part, settings, generator=own, first=first)
-    again = audited(*(parts[first] for first in (0, 50, 100)))
+    again = audited(*(parts[first] for first in (0, 25, 50)))
     for one, other in zip(whole.outcomes, again.outcomes, strict=True):
         assert torch.equal(one.correct, other.correct), one.attack
     assert torch.equal(whole.norms["ddn50"], again.norms["ddn50"])
     assert whole.checks == again.checks
-    starts = [torch.rand(4, generator=generator_of_part(generator(5), first)) for first in (0, 50, 100)]
+    starts = [torch.rand(4, generator=generator_of_part(generator(5), first)) for first in (0, 25, 50)]
     assert not torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[1], starts[2])
 
