@@ -58,7 +58,7 @@ TINY_PARAMS: dict[str, Any] = {
         "nonrobust": {**TRAIN, "still_y": False},
         "rand": TRAIN,
     },
-    "evaluate": EVALUATE,
+    "evaluate": {**EVALUATE, "suite_seeds": 1},
     "transfer": {
         "architectures": {"mlp": {"architecture": "mlp", "width": 8}},
         "d": _RECIPE,
