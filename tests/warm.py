@@ -64,7 +64,7 @@ def begin() -> Callable[[], None]:
     os.environ[VARIABLE] = str(folder)
     server = subprocess.Popen(
         [sys.executable, __file__, str(folder)],
-        env={**os.environ, "PYTHONPATH": source},
+        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},  # a fork cannot use the threads of its parent
         stdin=subprocess.PIPE,
         cwd=folder,
     )
@@ -236,3 +236,4 @@ def _exit_code(run: Callable[[], None]) -> int:
 
 if __name__ == "__main__":
     serve(Path(sys.argv[1]))
+    os._exit(0)  # what was frozen is not to be told apart
