@@ -298,15 +298,12 @@ def test_startup_is_quick(project: Path) -> None:
     In seconds of processor time, which other work on the machine does not stretch.
     """
 
-    def best(*command: str) -> float:
-        times = []
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            run(project, *command, cold=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return min(times)
+    def seconds(*command: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(project, *command, cold=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert best("notbugs", "evaluate", "--help") < 1.0
-    torch_alone = best(sys.executable, "-c", "import torch")
-    assert best("notbugs", "evaluate") < torch_alone + 2.0
+    assert any(seconds("notbugs", "evaluate", "--help") < 1.0 for _ in range(3))
+    torch_alone = seconds(sys.executable, "-c", "import torch")
+    assert any(seconds("notbugs", "evaluate") < torch_alone + 2.0 for _ in range(3))
