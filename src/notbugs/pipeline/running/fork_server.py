@@ -13,6 +13,7 @@ PRELOADED = [
     "notbugs.pipeline.construct",
     "notbugs.pipeline.evaluate.measuring",
     "notbugs.pipeline.planted",
+    "torch._dynamo",  # three seconds, which each worker would spend on its first optimizer
 ]
 """What it imports before it forks."""
 
