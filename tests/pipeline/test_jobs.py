@@ -124,8 +124,10 @@ SLOW = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
+from notbugs.pipeline.running import fork_server
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.running.jobs import do_all
+fork_server.PRELOADED[:] = ["notbugs.pipeline.running.jobs"]  # no more than these workers need
 from slow_tasks import slow
 do_all(open_project(Path({root!r})), range(2), slow, description="slow")
 """
@@ -140,7 +142,6 @@ def begin_slow(folder: Path, project: Context) -> tuple["subprocess.Popen[str]",
     )
     stage = subprocess.Popen(
         [sys.executable, "-c", SLOW.format(tests=str(folder), root=str(project.root))],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -150,6 +151,7 @@ def begin_slow(folder: Path, project: Context) -> tuple["subprocess.Popen[str]",
     return stage, [int(file.read_text()) for file in files]
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_stage_that_is_killed_leaves_no_worker(tmp_path: Path, two: Context) -> None:
     stage, workers = begin_slow(tmp_path, two)
     stage.kill()
@@ -157,6 +159,7 @@ def test_a_stage_that_is_killed_leaves_no_worker(tmp_path: Path, two: Context) -
     wait_until(lambda: not any(psutil.pid_exists(worker) for worker in workers))
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_ctrl_c_ends_the_stage_and_its_workers(tmp_path: Path, two: Context) -> None:
     """In a terminal all of them get the signal; the stage ends at once, with no line of a worker."""
     stage, workers = begin_slow(tmp_path, two)
