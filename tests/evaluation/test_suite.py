@@ -108,11 +108,18 @@ def test_two_classes_go_without_the_attack_that_needs_four(digits):
     assert [o.attack for o in found.outcomes][-4:] == ["pgd20x3", "ddn50", "square200", WORST]
 
 
-@pytest.mark.parametrize("which", [pytest.param("standard", marks=pytest.mark.slow), "robust"])
-def test_quick_is_within_a_point_of_autoattack(which, standard_model, robust_model, digits):
+@pytest.mark.parametrize(
+    ("which", "count"),
+    [
+        ("robust", 40),
+        pytest.param("robust", 200, marks=pytest.mark.slow),
+        pytest.param("standard", 200, marks=pytest.mark.slow),
+    ],
+)
+def test_quick_is_within_a_point_or_an_image_of_autoattack(which, count, standard_model, robust_model, digits):
     from pyautoattack import AutoAttack
 
-    model, data = (standard_model if which == "standard" else robust_model), digits[1].select(torch.arange(200))
+    model, data = (standard_model if which == "standard" else robust_model), digits[1].select(torch.arange(count))
     worst = audit(model, data, SETTINGS, generator=generator()).outcomes[-1]
     assert worst.attack == WORST
     with torch.random.fork_rng(devices=[]):
@@ -122,7 +129,7 @@ def test_quick_is_within_a_point_of_autoattack(which, standard_model, robust_mod
         theirs.fab.n_iter = 20
         x_adv, _ = theirs.run_standard_evaluation(data.images, data.labels, batch_size=200)
     expected = float((predict(model, x_adv).argmax(dim=1) == data.labels).double().mean())
-    assert float(worst.correct.double().mean()) == pytest.approx(expected, abs=0.01)
+    assert float(worst.correct.double().mean()) == pytest.approx(expected, abs=max(0.01, 1 / count))
 
 
 def test_a_certificate_is_made_on_request(standard_model, few):
@@ -146,7 +153,8 @@ def test_transferred_images_fool_their_own_model_within_eps(standard_model, few)
 
 
 def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_model, few, tmp_path, monkeypatch):
-    monkeypatch.setattr("notbugs.evaluation.suite.PART", 25)
+    monkeypatch.setattr("notbugs.evaluation.suite.PART", 12)
+    few = few.select(torch.arange(30))
     table = pd.DataFrame({"index": range(len(few))})
     save_dataset(tmp_path / "d", few, table, name="D", source="digits", settings={}, shard_size=7)
     stored = load_dataset(tmp_path / "d")
