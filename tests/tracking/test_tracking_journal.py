@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 from notbugs.tracking.journal import KEPT, Journal, journals, new_journal
 from notbugs.tracking.process import alive, identity
 
@@ -74,7 +74,7 @@ def test_damaged_files_read_as_empty(journal: Journal) -> None:
 
 
 def _hold(path: Path, held_event: Event, release: Event) -> None:
-    with held(path):
+    with file_lock(path):
         held_event.set()
         release.wait(20)
 
@@ -85,11 +85,11 @@ def test_the_lock_is_one_processes_until_it_dies(tmp_path: Path) -> None:
     other = context.Process(target=_hold, args=(tmp_path / "lock", taken, release))
     other.start()
     assert taken.wait(20)
-    with held(tmp_path / "lock", 0.1) as mine:
+    with file_lock(tmp_path / "lock", 0.1) as mine:
         assert not mine
     other.kill()
     other.join()
-    with held(tmp_path / "lock") as mine:
+    with file_lock(tmp_path / "lock") as mine:
         assert mine
 
 

@@ -1,14 +1,19 @@
 """`notbugs evaluate`: the stage, or one model measured."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from notbugs.cli.project import open_project, project_root
+from notbugs.cli.stages import run_here
+from notbugs.pipeline.stages import STAGES
 from notbugs.runtime.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
 
-@click.command()
+
+@click.command(help=STAGES["evaluate"].help)
 @click.option(
     "--model", metavar="FILE|MODULE:FACTORY", help="Measure one model instead: a file, or a network of yours."
 )
@@ -27,23 +32,32 @@ def evaluate(
     out: Path | None,
     **changes: str | float | None,
 ) -> None:
-    """Stage: measure every model on the test split. With --model and --data: measure that model."""
+    """Run the stage, or measure one model."""
     given = {key: value for key, value in changes.items() if value is not None}
     if model is None and data is None:
         if weights or transfer_from or out or given:
             raise UserError("notbugs evaluate: options need --model and --data; without them it is the stage")
-        from notbugs.pipeline.running.fork_server import begin_early
-
-        begin_early(project_root())
-        from notbugs.pipeline.evaluate import evaluate as stage
-
-        stage(open_project())
+        run_here(STAGES["evaluate"])
         return
     if model is None or data is None:
         raise UserError("notbugs evaluate: --model and --data must be given together")
     from notbugs.evaluation.one_model import measure_file, print_found, save_found
 
-    found = measure_file(model, data, weights=weights, transfer_from=transfer_from, changes=given)
+    found = measure_file(
+        model, data, weights=weights, transfer_from=transfer_from, changes=given, device=_device_of_params()
+    )
     print_found(found)
     if out is not None:
         save_found(found, out)
+
+
+def _device_of_params() -> "torch.device":
+    """Set threads and device as params.yaml here asks for, if there is a valid one; else as its defaults do."""
+    from notbugs.pipeline.running.context import set_up_torch
+    from notbugs.runtime.config import Runtime, find_root, read_params, runtime
+
+    try:
+        shared = runtime(read_params(find_root() / "params.yaml"))
+    except UserError:
+        shared = Runtime()
+    return set_up_torch(shared)

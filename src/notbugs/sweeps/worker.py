@@ -2,7 +2,6 @@
 
 import os
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +13,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from notbugs.evaluation.trials import MEASURED
 from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.points import Point, dimensions, resolve
-from notbugs.sweeps.recorded import trial_metrics, trial_tags, trial_title
+from notbugs.sweeps.recorded import mean, measured, trial_metrics, trial_tags, trial_title
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import ENDED, ERROR, ROWS, SECONDS, TRACKED, SharedStudy, objective_values, suggest
 from notbugs.sweeps.trial import Laboratory, Trial
@@ -114,7 +112,7 @@ class _Worker:
             run.metrics({"pruned": 1})
             return TrialState.PRUNED, []
         rows = [
-            {"seed": seed, "source_seed": one.source_seed(seed), "work": one.work, **_measured(result)}
+            {"seed": seed, "source_seed": one.source_seed(seed), "work": one.work, **measured(result)}
             for seed, result in results.items()
         ]
         seconds = {str(seed): result["seconds"] for seed, result in results.items()}
@@ -142,13 +140,9 @@ class _Worker:
         self.lab.project.say(f"sweep {self.shared.plan.name}: {settled}/{total}: {text}")
 
 
-def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: result[name] for name in MEASURED}
-
-
 def _summary(rows: list[dict[str, Any]]) -> str:
     names = {"validation_accuracy": "on y", "validation_accuracy_shifted": "on y + 1", "still_y": "still y"}
-    means = {words: statistics.fmean(row[name] for row in rows) for name, words in names.items()}
+    means = {words: mean(rows, name) for name, words in names.items()}
     fits = "one fit" if len(rows) == 1 else f"{len(rows)} fits"
     return ", ".join(f"{words} {mean:.0%}" for words, mean in means.items()) + f" ({fits})"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from notbugs.runtime.config import read_params, runtime
 from notbugs.runtime.errors import ConfigError
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 from notbugs.tracking import memo, place
 from notbugs.tracking.client import Store, StoreError, open_store
 from notbugs.tracking.family import waits_for_parent
@@ -95,7 +95,7 @@ def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, families: Sequence[
     work = _CatchUp(root.absolute(), families)
     try:
         (work.project / ".notbugs").mkdir(exist_ok=True)
-        with held(work.project / ".notbugs" / "track.lock", wait_seconds) as mine:
+        with file_lock(work.project / ".notbugs" / "track.lock", wait_seconds) as mine:
             if not mine:
                 return TrackSummary(ok=False, problem="another `notbugs track` is at work")
             return work.run(wait_seconds)

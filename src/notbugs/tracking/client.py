@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 from notbugs.tracking import place
 
 _DEFAULTS = {
@@ -111,7 +111,7 @@ def _alone(project: Path, uri: str) -> Iterator[None]:
         yield
         return
     (project / ".notbugs").mkdir(exist_ok=True)
-    with held(project / ".notbugs" / "open.lock", _OPEN_SECONDS):
+    with file_lock(project / ".notbugs" / "open.lock", _OPEN_SECONDS):
         yield
 
 

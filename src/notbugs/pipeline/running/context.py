@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import finish_moves
 from notbugs.runtime.memory import keep_freed_memory
 from notbugs.runtime.progress import Track, silent, track
-from notbugs.tracking import Run, live_run
 
 
 @dataclass(frozen=True)
@@ -74,29 +72,6 @@ class Context:
             raise ConfigError(f"params.yaml: {section}: must map at least one name to its settings")
         return [str(name) for name in entries]
 
-    def tracked(
-        self,
-        stage: str,
-        name: str | None = None,
-        *,
-        params: Mapping[str, Any],
-        inputs: Sequence[Path],
-        outputs: Sequence[Path],
-        metrics_file: Path | None = None,
-    ) -> AbstractContextManager[Run]:
-        """Track the block as one MLflow run of this project; the arguments are those of `tracking.live_run`."""
-        return live_run(
-            stage,
-            name,
-            root=self.root,
-            experiment=self.runtime.experiment,
-            params=params,
-            seed=self.seed,
-            inputs=inputs,
-            outputs=outputs,
-            metrics_file=metrics_file,
-        )
-
     def say(self, message: str) -> None:
         """One line for the person who watches; of several processes the first speaks."""
         if is_first():
@@ -113,6 +88,16 @@ def open_project(root: Path) -> Context:
     params = read_params(root / "params.yaml")
     finish_moves(root)
     shared = runtime(params)
+    device = set_up_torch(shared)
+    return Context(root, params, shared, device, track if _speaks() else silent)
+
+
+def set_up_torch(shared: Runtime) -> torch.device:
+    """Make torch deterministic: threads, device, kernels.
+
+    Returns: the device of the params; a line says so where one that is there is not taken.
+    Raises: ConfigError for a device that is not there.
+    """
     device, note = choose_device(
         shared, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), probe=_probe_mps
     )
@@ -121,10 +106,14 @@ def open_project(root: Path) -> Context:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    first = os.environ.get("RANK", "0") == "0"
-    if note and first:
+    if note and _speaks():
         print(note, file=sys.stderr, flush=True)
-    return Context(root, params, shared, device, track if first else silent)
+    return device
+
+
+def _speaks() -> bool:
+    """Whether this process is the one of several that shows something, before they are joined."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def choose_device(
