@@ -33,8 +33,8 @@ repro-all: $(READY) ## Run everything anew, also what is recorded in Git or kept
 test: $(READY) ## Run the tests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: $(READY) ## Run the tests, the slow ones too
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
+test-all: $(READY) ## Run the tests, the slow ones too, and more examples of properties
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" --hypothesis-profile thorough
 
 audit: $(READY) ## Ask PyPI for known advisories of what requirements.lock names
 	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock

@@ -1,6 +1,7 @@
 """What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +12,24 @@ from hypothesis import settings
 from sklearn.datasets import load_digits
 from torch import nn
 
+import warm
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, make_generator, stratified_split
 from notbugs.models import create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
+from projects import make_project, run
 
-settings.register_profile("notbugs", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("notbugs")
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=60)
+settings.load_profile("quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the server of warm commands; the processes of pytest-xdist use that of the one which started them."""
+    if not hasattr(config, "workerinput") and sys.platform == "linux":
+        config.add_cleanup(warm.begin())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,12 +47,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # rounding depends on it
 
 
+@pytest.fixture
+def warm_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python as the package starts it is a fork of one that has imported everything."""
+    monkeypatch.setattr(sys, "executable", warm.program("python"))
+
+
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A project on which a tiny pipeline has run once, the same for all workers of pytest-xdist: not to be changed."""
-    from projects import run
-    from test_pipeline import make_project
-
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "finished"
     with FileLock(folder.with_suffix(".lock")):

@@ -1,18 +1,39 @@
-"""Copies of a finished tiny project, commands in them, and how they compare."""
+"""A tiny project and copies of it, commands in them, and how they compare."""
 
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import yaml
 
+import warm
 from notbugs.runtime.files import sha256
+from tiny import TINY_PARAMS
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "sweeps")
-SOURCE = Path(__file__).parents[1] / "src"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
 RUNS = Path(".dvc") / "cache" / "runs"
+
+
+def make_project(folder: Path) -> Path:
+    """What a tarball of the repository holds, with tiny params and no Git."""
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("src", "presets"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("data", "metrics", "mlruns", "models", "plots", "reports", "sweeps", ".dvc"):
+        (folder / name).mkdir()
+        if (ROOT / name / ".gitignore").exists():
+            shutil.copy(ROOT / name / ".gitignore", folder / name)
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
+    (folder / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS, sort_keys=False))
+    run(folder, "dvc", "config", "--local", "core.no_scm", "true")
+    return folder
 
 
 def copy_of(project: Path, folder: Path) -> Path:
@@ -32,19 +53,23 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def run(
-    project: Path, *command: str, check: bool = True, own_session: bool = False, **changes: str
+    project: Path, *command: str, check: bool = True, own_session: bool = False, cold: bool = False, **changes: str
 ) -> "subprocess.CompletedProcess[str]":
     """A command of this environment in the project.
 
     Args:
         check: fail the test if the command fails.
         own_session: a signal to its group does not reach the tests.
+        cold: start Python anew for `notbugs` and `dvc`, as a user does, which takes seconds; see `warm`.
         changes: of the environment.
     """
+    surroundings = environment(**changes)
+    if not cold:
+        surroundings["PATH"] = f"{Path(warm.program('python')).parent}{os.pathsep}{surroundings['PATH']}"
     done = subprocess.run(
         command,
         cwd=project,
-        env=environment(**changes),
+        env=surroundings,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -54,6 +79,24 @@ def run(
     if check and done.returncode:
         pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def git(folder: Path, *arguments: str) -> None:
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments)
+
+
+def mlflow_runs(project: Path) -> list[dict]:
+    """Runs of the project's own store as plain tags and metrics."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own: deprecated calls of SQLAlchemy
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+        ids = [experiment.experiment_id for experiment in client.search_experiments()]
+        return [
+            {"id": run.info.run_id, "status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
+            for run in client.search_runs(ids, max_results=1000)
+        ]
 
 
 def fail(project: Path, *command: str, **changes: str) -> str:

@@ -3,16 +3,18 @@
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 import notbugs
-from projects import SOURCE, run
-from test_remotes import git
+import projects
+from projects import ROOT, SOURCE, git
 
-ROOT = Path(__file__).parents[1]
+run = partial(projects.run, cold=True)
+"""Which code a new interpreter runs."""
 MARK = "the code of the copy"
 
 

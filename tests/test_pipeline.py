@@ -6,7 +6,6 @@ import resource
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +14,9 @@ import yaml
 
 from notbugs.data.store import load_dataset
 from notbugs.runtime.files import sha256
-from projects import run
-from tiny import ATTACK, CONSTRUCT, EVALUATE, FEATURES, PLANTED, SHARED, TRAIN
+from projects import mlflow_runs, run
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
-ROOT = Path(__file__).parents[1]
 STAGES = [
     "prepare",
     "train@standard",
@@ -42,70 +39,6 @@ STAGES = [
     "sweep@small",
     "report",
 ]
-TINY_RECIPE = {"epochs": 2, "batch_size": 64, "lr": 0.1}
-TINY_PARAMS = {
-    **SHARED,
-    "engine": "auto",
-    "processes": 1,
-    "jobs": 1,
-    "train": {"standard": TRAIN, "robust": {**TRAIN, "attack": ATTACK}},
-    "construct": {**CONSTRUCT, **{name: {**CONSTRUCT[name], "source_seeds": [0]} for name in ("nonrobust", "det")}},
-    "fit": {
-        "robust": {**TRAIN, "seeds": [0], "still_y": False, "baseline": True},
-        "nonrobust": {**TRAIN, "still_y": False},
-        "rand": TRAIN,
-    },
-    "evaluate": EVALUATE,
-    "transfer": {
-        "architectures": {"mlp": {"architecture": "mlp", "width": 8}},
-        "d": TINY_RECIPE,
-        "rand": TINY_RECIPE,
-        "det": TINY_RECIPE,
-        "attack": ATTACK,
-    },
-    "inversion": {
-        "num_examples": 20,
-        "num_test": 20,
-        "num_steps": 2,
-        "step_size": 0.1,
-        "gap_attack": ATTACK,
-        "num_bootstrap": 10,
-    },
-    "diversity": {"num_bootstrap": 10, "num_neighbours": 2},
-    "estimator": {
-        "eps": [0, 0.5],
-        "num_examples": 20,
-        "standard": TINY_RECIPE,
-        "robust": {**TINY_RECIPE, "attack": ATTACK},
-        "other": {"architecture": "mlp", "width": 8},
-        "other_eps": 0.5,
-        "num_steps": 2,
-        "step_size": 0.1,
-        "fit": TINY_RECIPE,
-        "attack": ATTACK,
-    },
-    "features": FEATURES,
-    "planted": PLANTED,
-    "gaussian": {"dimension": 3, "num_samples": 1000, "num_minimax": 20, "num_covariances": 3},
-    "sweep": {"small": {"kinds": ["rand"], "eps": [0.25, 0.5], "num_steps": [1, 3], "seeds": [0]}},
-    "report": {"grid_examples": 3},
-}
-
-
-def make_project(folder: Path) -> Path:
-    """What a tarball of the repository holds, with tiny params and no Git."""
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("src", "presets"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("data", "metrics", "mlruns", "models", "plots", "reports", "sweeps", ".dvc"):
-        (folder / name).mkdir()
-        if (ROOT / name / ".gitignore").exists():
-            shutil.copy(ROOT / name / ".gitignore", folder / name)
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
-    (folder / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS, sort_keys=False))
-    run(folder, "dvc", "config", "--local", "core.no_scm", "true")
-    return folder
 
 
 @pytest.fixture
@@ -118,20 +51,6 @@ def rows(project: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def mlflow_runs(project: Path) -> list[dict]:
-    """Runs of the project's own store as plain tags and metrics."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own: deprecated calls of SQLAlchemy
-        from mlflow import MlflowClient
-
-        client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
-        ids = [experiment.experiment_id for experiment in client.search_experiments()]
-        return [
-            {"id": run.info.run_id, "status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
-            for run in client.search_runs(ids, max_results=1000)
-        ]
-
-
 def test_every_measurement_is_in_the_results(project: Path) -> None:
     found = rows(project)
     models = {(row["dataset"], row["estimator"], row["source_seed"], row["seed"]) for row in found}
@@ -142,16 +61,23 @@ def test_every_measurement_is_in_the_results(project: Path) -> None:
         *(("D_NR", "standard", "0", seed) for seed in "01"),
         *(("D_rand", "standard", source, seed) for source in "01" for seed in "01"),
     }
-    attacks = {(row["labels"], row["attack"], row["eps"]) for row in found}
-    assert attacks == {
+    every = {
         ("true", "clean", "0.0"),
         ("shifted", "clean", "0.0"),
         ("true", "pgd2", "0.25"),
         ("true", "pgd2", "0.5"),
         ("true", "pgd3", "0.5"),
-        *(("true", attack, "0.5") for attack in ("pgd20x3", "ddn50", "apgd_t20", "square200", "worst")),
     }
-    assert len(found) == len(models) * len(attacks)
+    level = {("true", attack, "0.5") for attack in ("pgd20x3", "ddn50", "apgd_t20", "square200", "worst")}
+    kinds: dict[tuple[str, str], list[set[tuple[str, str, str]]]] = {}
+    for model in sorted(models):
+        own = [row for row in found if model == (row["dataset"], row["estimator"], row["source_seed"], row["seed"])]
+        attacks = {(row["labels"], row["attack"], row["eps"]) for row in own}
+        assert len(own) == len(attacks)
+        kinds.setdefault(model[:2], []).append(attacks)
+    for first, *others in kinds.values():  # suite_seeds: 1
+        assert first == every | level
+        assert all(attacks == every for attacks in others)
     for row in found:
         assert row["n"] == "60"
         assert 0 <= float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) <= 1
@@ -372,15 +298,12 @@ def test_startup_is_quick(project: Path) -> None:
     In seconds of processor time, which other work on the machine does not stretch.
     """
 
-    def best(*command: str) -> float:
-        times = []
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            run(project, *command)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return min(times)
+    def seconds(*command: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(project, *command, cold=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert best("notbugs", "evaluate", "--help") < 1.0
-    torch_alone = best(sys.executable, "-c", "import torch")
-    assert best("notbugs", "evaluate") < torch_alone + 2.0
+    assert any(seconds("notbugs", "evaluate", "--help") < 1.0 for _ in range(3))
+    torch_alone = seconds(sys.executable, "-c", "import torch")
+    assert any(seconds("notbugs", "evaluate") < torch_alone + 2.0 for _ in range(3))

@@ -15,8 +15,8 @@ from dvc.repo import Repo
 
 from notbugs.data.store import load_dataset, source_folders
 from notbugs.runtime.files import sha256
-from projects import run
-from test_pipeline import TINY_PARAMS, make_project, mlflow_runs
+from projects import git, make_project, mlflow_runs, run
+from tiny import TINY_PARAMS
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 SECTIONS = ("prepare", "train", "construct")
@@ -30,10 +30,6 @@ PARAMS = {
 """One model each, one dataset."""
 
 
-def git(folder: Path, *arguments: str) -> None:
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments)
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Git repository in which the first stages have run, with metrics and dvc.lock committed."""
@@ -45,7 +41,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".dvc" / "config.local").unlink()  # it has Git
     shutil.copy(Path(__file__).parents[1] / ".gitignore", folder / ".gitignore")
     git(folder, "init", "-q")
-    run(folder, "dvc", "repro")
+    run(folder, "dvc", "repro", cold=True, NOTBUGS_TRACKING="off")  # `track` makes good for it
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "run")
     return folder

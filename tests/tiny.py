@@ -45,3 +45,52 @@ PLANTED = {
     "eps": [0.02],
     "num_steps": 1,
 }
+_RECIPE = {"epochs": 2, "batch_size": 64, "lr": 0.1}
+TINY_PARAMS: dict[str, Any] = {
+    **SHARED,
+    "engine": "auto",
+    "processes": 1,
+    "jobs": 1,
+    "train": {"standard": TRAIN, "robust": {**TRAIN, "attack": ATTACK}},
+    "construct": {**CONSTRUCT, **{name: {**CONSTRUCT[name], "source_seeds": [0]} for name in ("nonrobust", "det")}},
+    "fit": {
+        "robust": {**TRAIN, "seeds": [0], "still_y": False, "baseline": True},
+        "nonrobust": {**TRAIN, "still_y": False},
+        "rand": TRAIN,
+    },
+    "evaluate": {**EVALUATE, "suite_seeds": 1},
+    "transfer": {
+        "architectures": {"mlp": {"architecture": "mlp", "width": 8}},
+        "d": _RECIPE,
+        "rand": _RECIPE,
+        "det": _RECIPE,
+        "attack": ATTACK,
+    },
+    "inversion": {
+        "num_examples": 20,
+        "num_test": 20,
+        "num_steps": 2,
+        "step_size": 0.1,
+        "gap_attack": ATTACK,
+        "num_bootstrap": 10,
+    },
+    "diversity": {"num_bootstrap": 10, "num_neighbours": 2},
+    "estimator": {
+        "eps": [0, 0.5],
+        "num_examples": 20,
+        "standard": _RECIPE,
+        "robust": {**_RECIPE, "attack": ATTACK},
+        "other": {"architecture": "mlp", "width": 8},
+        "other_eps": 0.5,
+        "num_steps": 2,
+        "step_size": 0.1,
+        "fit": _RECIPE,
+        "attack": ATTACK,
+    },
+    "features": FEATURES,
+    "planted": PLANTED,
+    "gaussian": {"dimension": 3, "num_samples": 1000, "num_minimax": 20, "num_covariances": 3},
+    "sweep": {"small": {"kinds": ["rand"], "eps": [0.25, 0.5], "num_steps": [1, 3], "seeds": [0]}},
+    "report": {"grid_examples": 3},
+}
+"""All of params.yaml."""

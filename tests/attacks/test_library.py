@@ -279,6 +279,7 @@ def agree_within_a_point(model: nn.Module, data: ImageData, theirs: Tensor) -> N
     assert float(stood.double().mean()) == pytest.approx(accuracy[1], abs=0.01)
 
 
+@pytest.mark.slow
 def test_carlini_wagner_agrees_with_foolboxs_own_settings(foolbox, standard_model, few):
     """Ours takes few long steps on the engine; theirs many short ones on the network."""
     bounded = foolbox.PyTorchModel(standard_model, bounds=(0, 1), device="cpu")

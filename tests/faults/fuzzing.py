@@ -32,8 +32,10 @@ EDITS = st.lists(
 )
 
 
-def fuzz(max_examples: int) -> settings:
-    return settings(max_examples=max_examples, suppress_health_check=list(HealthCheck), database=None)
+def fuzz(thorough: int) -> settings:
+    """That many examples in `make test-all`, a fifth of them in `make test`."""
+    examples = thorough if settings.get_current_profile_name() == "thorough" else thorough // 5
+    return settings(max_examples=examples, suppress_health_check=list(HealthCheck), database=None)
 
 
 def edited(content: bytes, edits: Edits) -> bytes:
@@ -81,9 +83,16 @@ class Refusals:
         self.folder = folder
         self.kinds = kinds
         self.one_line = one_line
+        self.tried = 0
         self.count = 0
 
+    @property
+    def share(self) -> float:
+        """Of the inputs."""
+        return self.count / self.tried
+
     def of(self, read: Callable[[], object]) -> None:
+        self.tried += 1
         message = ""
         with only_within(self.folder):
             try:

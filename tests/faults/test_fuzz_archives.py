@@ -115,5 +115,5 @@ def test_archives_of_any_members_and_bytes(tmp_path: Path, kind: str) -> None:
     assert refusals.count == 0
     members()
     contents()
-    assert refusals.count >= 100
+    assert refusals.share >= 0.47
     assert [path.name for path in tmp_path.iterdir()] == [file.name]

@@ -115,7 +115,7 @@ def test_manifests_of_any_content(dataset: Path) -> None:
         refusals.of(lambda: read_all(dataset))
 
     run()
-    assert refusals.count >= 180
+    assert refusals.share >= 0.45
 
 
 def test_shards_of_any_header(dataset: Path) -> None:
@@ -147,7 +147,7 @@ def test_descriptions_of_any_content(model: Path) -> None:
         refusals.of(lambda: load_model(model))
 
     run()
-    assert refusals.count >= 250
+    assert refusals.share >= 0.83
 
 
 def _fuzz_safetensors(file: Path, read: Callable[[], object], kind: type[UserError]) -> None:
@@ -169,4 +169,4 @@ def _fuzz_safetensors(file: Path, read: Callable[[], object], kind: type[UserErr
         refusals.of(read)
 
     run()
-    assert refusals.count >= 180
+    assert refusals.share >= 0.72

@@ -37,7 +37,7 @@ def test_any_value_anywhere(folder: Path) -> None:
         refusals.of(lambda: check(tree))
 
     run()
-    assert refusals.count >= 300
+    assert refusals.share >= 0.6
 
 
 def test_files_of_any_bytes(folder: Path) -> None:
@@ -55,7 +55,7 @@ def test_files_of_any_bytes(folder: Path) -> None:
         refusals.of(lambda: read_params(file))
 
     run()
-    assert refusals.count >= 200
+    assert refusals.share >= 0.55
 
 
 def test_assignments_of_any_text(folder: Path) -> None:
@@ -69,4 +69,4 @@ def test_assignments_of_any_text(folder: Path) -> None:
         refusals.of(lambda: change(text, [f"{key}={value}"], "text"))
 
     run()
-    assert refusals.count >= 95  # nearly all: the text lacks sections, so none is accepted
+    assert refusals.share >= 0.95  # nearly all: the text lacks sections, so none is accepted

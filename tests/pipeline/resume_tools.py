@@ -16,7 +16,7 @@ PARAMS: dict[str, Any] = {
     "train": {"standard": TRAIN, "robust": {**TRAIN, "seeds": [0], "attack": ATTACK}},
     "construct": {name: {**CONSTRUCT[name], "batch_size": 40, "shard_size": 80} for name in ("robust", "rand")},
     "fit": {"rand": {**TRAIN, "batch_size": 32, "early_stopping": 3, "baseline": True}},
-    "evaluate": EVALUATE,
+    "evaluate": {**EVALUATE, "suite_seeds": 1},
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from job_tasks import dying, failing, of_process, sleeping, talkative, talking_to_the_end
 from resume_tools import contents, set_params
 
 from notbugs.pipeline.running.context import Context
@@ -39,46 +40,6 @@ def test_stages_give_the_same_bytes_with_any_number_of_workers(project: Path) ->
     found = contents(*folders)
     assert {name for name in expected if found.get(name) != expected[name]} == set(alone)
     assert set(found) == set(expected) - set(alone)
-
-
-def of_process(task: int, say: object) -> tuple[int, int]:
-    return task, os.getpid()
-
-
-def talkative(task: int, say) -> int:
-    for number in range(3):
-        say((task, number))
-    return task * task
-
-
-def failing(task: int, say: object) -> int:
-    if task == 2:
-        raise TrainingError("the loss is nan; a smaller lr may help")
-    return task
-
-
-def dying(task: int, say: object) -> int:
-    if task == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return task
-
-
-def talking_to_the_end(task: int, say) -> int:
-    for number in range(10**6):
-        say(number)
-        if task == 1 and number == 50:
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.001)
-    return task
-
-
-def sleeping(task: int, say) -> int:
-    say(os.getpid())
-    if task == 1:
-        time.sleep(0.5)
-        raise TrainingError("no more")
-    time.sleep(600)
-    return task
 
 
 @pytest.fixture
@@ -160,8 +121,10 @@ SLOW = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
+from notbugs.pipeline.running import fork_server
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.running.jobs import do_all
+fork_server.PRELOADED[:] = ["notbugs.pipeline.running.jobs"]  # no more than these workers need
 from slow_tasks import slow
 do_all(open_project(Path({root!r})), range(2), slow, description="slow")
 """
@@ -176,7 +139,6 @@ def begin_slow(folder: Path, project: Context) -> tuple["subprocess.Popen[str]",
     )
     stage = subprocess.Popen(
         [sys.executable, "-c", SLOW.format(tests=str(folder), root=str(project.root))],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -186,6 +148,7 @@ def begin_slow(folder: Path, project: Context) -> tuple["subprocess.Popen[str]",
     return stage, [int(file.read_text()) for file in files]
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_stage_that_is_killed_leaves_no_worker(tmp_path: Path, two: Context) -> None:
     stage, workers = begin_slow(tmp_path, two)
     stage.kill()
@@ -193,6 +156,7 @@ def test_a_stage_that_is_killed_leaves_no_worker(tmp_path: Path, two: Context) -
     wait_until(lambda: not any(psutil.pid_exists(worker) for worker in workers))
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_ctrl_c_ends_the_stage_and_its_workers(tmp_path: Path, two: Context) -> None:
     """In a terminal all of them get the signal; the stage ends at once, with no line of a worker."""
     stage, workers = begin_slow(tmp_path, two)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from torch import multiprocessing, nn
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import predict
+from notbugs.pipeline.running import fork_server
+from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.distribution import own_generator, own_part, summed, world_size
 from notbugs.runtime.state_file import load_state
 from notbugs.training.loop import train
@@ -59,6 +63,12 @@ def test_a_process_draws_its_own_numbers_from_a_copy(monkeypatch):
 
 
 # Training
+
+
+def in_two_processes(function: Callable[..., None], *arguments: object) -> None:
+    """Call function(rank, *arguments) in two processes, forked from the server of the workers of stages."""
+    fork_server.context()
+    multiprocessing.start_processes(function, arguments, nprocs=2, start_method="forkserver")
 
 
 def _network() -> nn.Module:
@@ -103,7 +113,7 @@ def test_two_processes_take_the_steps_of_one(digits, tmp_path):
     """
     data = digits[0].select(torch.arange(101))
     expected = _learn(data)
-    multiprocessing.spawn(_one_of_two, (str(tmp_path), data), nprocs=2)
+    in_two_processes(_one_of_two, str(tmp_path), data)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["records"] == second["records"]
     for found in (first, second):
@@ -138,7 +148,7 @@ def _learn_with_statistics(rank: int, folder: str, data: ImageData) -> None:
 
 def test_the_model_recorded_is_the_model_saved(digits, tmp_path):
     """Processes see different parts of the batches, but measure and keep one model, with one set of statistics."""
-    multiprocessing.spawn(_learn_with_statistics, (str(tmp_path), digits[0]), nprocs=2)
+    in_two_processes(_learn_with_statistics, str(tmp_path), digits[0])
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in first["model"].items():
         assert torch.equal(second["model"][name], value), name
@@ -166,7 +176,7 @@ def test_training_in_two_processes_is_within_the_noise_of_seeds(project):
 
 def test_two_processes_construct_and_measure_the_same(project):
     """Bit for bit: shards and parts of the test split are the same, whoever makes them."""
-    run(project, "evaluate")
+    run_stage(open_project(project), "evaluate")
     outputs = [project / part for part in ("data", "metrics", "plots")]
     expected = contents(*outputs)
     for file in (project / ".notbugs" / "evaluate").iterdir():

@@ -22,7 +22,7 @@ from notbugs.pipeline.running.context import Context, open_project
 from notbugs.pipeline.running.models import construction_seeds, first_sources, judge_seed, source_model_of
 from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.errors import ConfigError
-from tiny import CONSTRUCT, TRAIN
+from tiny import CONSTRUCT, TINY_PARAMS, TRAIN
 
 RAND = {**TRAIN, "batch_size": 32, "early_stopping": 3}
 
@@ -94,8 +94,6 @@ def test_a_source_seed_that_is_not_trained_is_one_line(project):
     message = r"params\.yaml: construct\.rand\.source_seeds = \[1, 7\]: must be among train\.standard\.seeds: 0, 1$"
     with pytest.raises(ConfigError, match=message):
         run_stage(lab, "construct", "rand")
-    from test_pipeline import TINY_PARAMS
-
     params = {**TINY_PARAMS, "construct": {**TINY_PARAMS["construct"], "rand": lab.params["construct"]["rand"]}}
     with pytest.raises(ConfigError, match=message):
         check(params)
@@ -191,7 +189,8 @@ def test_a_baseline_is_fitted_only_where_it_is_asked_for(project):
 @pytest.fixture
 def measured(project: Path) -> Path:
     """Measured at a headline eps of 0.25; the robust model was trained at 0.5."""
-    run_stage(set_params(project, evaluate={"eps": [0.125, 0.25], "headline_eps": 0.25}), "evaluate")
+    evaluation = {"eps": [0.125, 0.25], "headline_eps": 0.25, "suite_seeds": None}
+    run_stage(set_params(project, evaluate=evaluation), "evaluate")
     return project
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sweep_files import write_sweep
 
@@ -315,6 +316,20 @@ def write_project(root: Path, *, constructions: tuple[str, ...] = tuple(DATASET_
         write_curves(root, f"fit-{name}", adversarial=False)
     _write_datasets(root, list(constructions))
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_pictures() -> Iterator[None]:
+    """Coarse, and with nothing moved so that labels do not overlap, which takes longer than all else of a page."""
+    save = Figure.savefig
+
+    def save_coarsely(self: Figure, *args: Any, **options: Any) -> None:
+        self.set_layout_engine("none")
+        save(self, *args, **{**options, "dpi": 40})
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "savefig", save_coarsely)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def test_locks_need_no_fcntl(tmp_path: Path) -> None:
 def small_project(tmp_path: Path) -> Path:
     import yaml
 
-    from test_pipeline import TINY_PARAMS
+    from tiny import TINY_PARAMS
 
     train = {"epochs": 1, "batch_size": 64, "lr": 0.1}
     params = {

@@ -142,25 +142,42 @@ def found() -> PlantedStudy:
     return study(config, seed=0)
 
 
-def test_the_measured_usefulness_is_the_planted_one(found: PlantedStudy) -> None:
-    filters = found.summary["filters"]
+@pytest.fixture(scope="module")
+def untrained() -> PlantedStudy:
+    """The world of the preset, with next to no training: what is known of it rests on none."""
+    section = read_params(PRESET)["planted"]
+    for part in ("standard", "robust", "fit"):
+        section[part]["epochs"] = 1
+    for part in ("invert", "rand", "det"):
+        section[part]["num_steps"] = 1
+    section["robust"]["attack"]["num_steps"] = 1
+    section["num_steps"] = 2
+    section["fit"]["seeds"] = [0]
+    return study(settings({"planted": section}, "planted", PlantedStudySettings), seed=0)
+
+
+def test_the_measured_usefulness_is_the_planted_one(untrained: PlantedStudy) -> None:
+    filters = untrained.summary["filters"]
     assert len(filters) == 2 * 4 * (1 + 3)
     assert all(row["low"] <= row["planted"] <= row["high"] for row in filters)
     assert max(row["high"] - row["low"] for row in filters if row["eps"] == 0) < 0.2
 
 
+@pytest.mark.slow
 def test_standard_training_uses_the_fine_pattern_and_robust_training_does_not(found: PlantedStudy) -> None:
     standard, robust = (found.summary["models"][name]["follows"] for name in ("standard", "robust"))
     assert standard["fine"]["low"] > standard["smooth"]["high"]
     assert robust["smooth"]["low"] > 0.85
 
 
+@pytest.mark.slow
 def test_the_robust_dataset_keeps_the_smooth_and_loses_the_fine_pattern(found: PlantedStudy) -> None:
     robust = found.summary["datasets"]["D_R"]
     assert robust["smooth"]["kept"]["low"] > 0.5
     assert robust["fine"]["kept"]["high"] < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["D_rand", "D_det"])
 def test_targeted_datasets_carry_t_in_the_fine_pattern(found: PlantedStudy, name: str) -> None:
     dataset = found.summary["datasets"][name]
@@ -168,6 +185,7 @@ def test_targeted_datasets_carry_t_in_the_fine_pattern(found: PlantedStudy, name
     assert dataset["fine"]["t"]["value"] > 0.85
 
 
+@pytest.mark.slow
 def test_fits_on_the_deterministic_targets_generalise_to_y(found: PlantedStudy) -> None:
     fits = found.summary["fits"]["D_det"]
     assert fits["y_minus_shifted"]["low"] > 0
@@ -219,6 +237,6 @@ def test_the_spread_of_the_fits_joins_the_interval() -> None:
     assert five["high"] - five["low"] < 0.08
 
 
-def test_pictures_show_every_class_of_every_kind(found: PlantedStudy) -> None:
-    assert found.kinds == [kind for kind in ("smooth", "fine", "D", "D_R", "D_rand", "D_det") for _ in range(4)]
-    assert found.pictures.labels.tolist() == [0, 1, 2, 3] * 6
+def test_pictures_show_every_class_of_every_kind(untrained: PlantedStudy) -> None:
+    assert untrained.kinds == [kind for kind in ("smooth", "fine", "D", "D_R", "D_rand", "D_det") for _ in range(4)]
+    assert untrained.pictures.labels.tolist() == [0, 1, 2, 3] * 6

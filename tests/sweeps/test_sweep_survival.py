@@ -22,6 +22,7 @@ from notbugs.pipeline.running.context import open_project
 from notbugs.sweeps.session import run
 from notbugs.sweeps.storage import open_storage, storage_url
 
+pytestmark = pytest.mark.usefixtures("warm_python")
 SOURCE = Path(__file__).parents[2] / "src"
 SECONDS = 120.0
 
@@ -162,6 +163,7 @@ def test_postgres_two_workers_do_each_point_once(
     assert outputs(project) == undisturbed
 
 
+@pytest.mark.slow
 def test_postgres_a_killed_worker_is_replaced_by_the_other(
     project: Path, postgres: Postgres, undisturbed: dict[str, bytes]
 ) -> None:
@@ -181,6 +183,7 @@ def test_postgres_a_killed_worker_is_replaced_by_the_other(
     assert outputs(project) == undisturbed
 
 
+@pytest.mark.slow
 def test_postgres_killed_and_started_again(project: Path, postgres: Postgres, undisturbed: dict[str, bytes]) -> None:
     slow_fits(project)
     with command(project, "small", "--jobs", "1", url=postgres.url) as session:

@@ -12,6 +12,8 @@ from tracking_tools import Runs, stage, wait_for
 from notbugs.tracking import Family, live, track
 from notbugs.tracking.family import PARENT
 
+pytestmark = pytest.mark.usefixtures("warm_python")
+
 KEY = "small-0123"
 
 

@@ -14,7 +14,7 @@ from tracking_tools import wait_for
 from notbugs.tracking import place
 from notbugs.tracking.journal import journals
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.usefixtures("warm_python")]
 STAGE = """
 import json, sys
 from pathlib import Path

@@ -18,6 +18,8 @@ from tracking_tools import Runs, silent_server, stage, the_journal, wait_for
 
 from notbugs.tracking import live, track, writer
 
+pytestmark = pytest.mark.usefixtures("warm_python")
+
 
 def test_a_stage_is_seen_live_with_all_that_belongs_to_it(
     project: Path, runs: Runs, capfd: pytest.CaptureFixture[str]
