@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tracking_tools import wait_for
 
-from notbugs.tracking import place
+from notbugs.tracking import location
 from notbugs.tracking.journal import journals
 
 pytestmark = pytest.mark.pipeline
@@ -131,7 +131,7 @@ def test_tracking_follows_dvc(pipeline: Path) -> None:
     git(pipeline, "add", ".")
     git(pipeline, "commit", "-q", "-m", "two")
     output = dvc(pipeline, "exp", "run", "--temp", "-S", "fit.rand.lr=0.75")
-    wait_for(lambda: all(journal.done for journal in journals(place.work_folder(pipeline))))
+    wait_for(lambda: all(journal.done for journal in journals(location.work_folder(pipeline))))
     first, (_, status, tags, accuracy) = tracked(pipeline)
     assert first[0] == rebuilt
     assert (status, accuracy) == ("FINISHED", 0.75)

@@ -13,10 +13,10 @@ import torch
 from tracking_tools import Runs, silent_server, stage, the_journal, write_lock
 
 from notbugs.models import ModelSettings, create_model, save_model
-from notbugs.tracking import place, track
+from notbugs.runtime.process import identity
+from notbugs.tracking import location, track
 from notbugs.tracking.client import Store, StoreError, mlflow_environment, open_store
 from notbugs.tracking.journal import journals
-from notbugs.tracking.process import identity
 from notbugs.tracking.sending import send
 
 pytestmark = pytest.mark.usefixtures("no_writer")
@@ -29,7 +29,7 @@ still_y,3,1,1,0.1,0.125,0.5,
 
 @pytest.fixture
 def store(project: Path) -> Iterator[Store]:
-    with open_store(place.tracking_uri(project), "test", project) as opened:
+    with open_store(location.tracking_uri(project), "test", project) as opened:
         yield opened
 
 
@@ -85,7 +85,7 @@ def test_a_new_project_is_left_without_a_database(bare_project: Path) -> None:
 
 def test_without_a_live_run_one_is_rebuilt_once(project: Path, runs: Runs) -> None:
     finished_stage(project)
-    for journal in journals(place.work_folder(project)):
+    for journal in journals(location.work_folder(project)):
         journal.close()
         journal.set_state(phase="done", status="LOST")
     assert track(project).rebuilt == 1

@@ -19,7 +19,7 @@ from notbugs.sweeps.storage import Patience, open_storage, storage_url
 from notbugs.sweeps.study import ERROR, SharedStudy, open_study
 from notbugs.sweeps.trial import Laboratory, SweepError
 from notbugs.sweeps.worker import ends_politely, orphaned, session_run, work
-from notbugs.tracking import Family, Run, place
+from notbugs.tracking import Family, Run, location
 
 SENDER_VARIABLE = "NOTBUGS_SWEEP_SENDER"
 """Environment variable of local workers: the run that sends their trials' runs to MLflow."""
@@ -95,7 +95,7 @@ def status(project: Context, name: str, *, url: str | None = None) -> str:
     """
     plan = make_plan(Laboratory.of(project), name)
     url = storage_url(project.root, url)
-    database = place.database_file(url)
+    database = location.database_file(url)
     if database is not None and not database.exists():
         raise SweepError(
             f"sweep {name}: {database}: no database there; `notbugs sweep {name}` runs the study, and `notbugs track` "

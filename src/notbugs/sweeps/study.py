@@ -23,12 +23,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from notbugs.data.images import make_generator
 from notbugs.runtime.cache import anew_since
+from notbugs.runtime.process import alive, identity
 from notbugs.sweeps.plan import Plan, difference
 from notbugs.sweeps.recorded import RECORDED
 from notbugs.sweeps.settings import OBJECTIVES, Range, SweepSettings
 from notbugs.sweeps.storage import GRACE, Patience, exclusive
 from notbugs.sweeps.trial import SweepError
-from notbugs.tracking.process import alive, identity
 
 SETTLING = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVING = (TrialState.WAITING, TrialState.RUNNING)

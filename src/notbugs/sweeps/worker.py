@@ -15,6 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from notbugs.evaluation.trials import MEASURED
+from notbugs.runtime.process import as_interrupts
 from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.points import Point, dimensions, resolve
 from notbugs.sweeps.recorded import trial_metrics, trial_tags, trial_title
@@ -22,7 +23,6 @@ from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import ENDED, ERROR, ROWS, SECONDS, TRACKED, SharedStudy, objective_values, suggest
 from notbugs.sweeps.trial import Laboratory, Trial
 from notbugs.tracking import Family, Run, live_run
-from notbugs.tracking.process import as_interrupts
 
 POLL_SECONDS = 1.0
 """Between two looks whether another worker's trial has become free."""

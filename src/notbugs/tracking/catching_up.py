@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.config import read_params, runtime
+from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, read_lock
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.locks import held
-from notbugs.tracking import memo, place
+from notbugs.runtime.process import alive
+from notbugs.tracking import location, memo
 from notbugs.tracking.client import Store, StoreError, open_store
 from notbugs.tracking.family import waits_for_parent
-from notbugs.tracking.journal import Journal, journals
-from notbugs.tracking.lineage import Content, LockEntry, LockError, read_lock
-from notbugs.tracking.process import PROCESS, alive
+from notbugs.tracking.journal import PROCESS, Journal, journals
 from notbugs.tracking.rebuilding import rebuild
 from notbugs.tracking.recorded import RecordedFamily, bring_up_family
 from notbugs.tracking.sending import begin, close_if_dead, send
@@ -118,9 +118,9 @@ class _CatchUp:
     def __init__(self, root: Path, families: Sequence[RecordedFamily]) -> None:
         self.root = root
         self.families = {family.address: family for family in families}
-        self.project = place.anchor(root)
-        self.uri = place.tracking_uri(self.project)
-        self.store_name = place.store_name(self.project, self.uri)
+        self.project = location.anchor(root)
+        self.uri = location.tracking_uri(self.project)
+        self.store_name = location.store_name(self.project, self.uri)
         self.counts: Counter[str] = Counter()
         self.skipped: list[str] = []
 
@@ -133,10 +133,10 @@ class _CatchUp:
         """
         entries = _named(read_lock(self.root / "dvc.lock"), self.root)
         experiment = experiment_name(self.root)
-        place.relocate_artifacts(self.project, self.uri)
-        reason = place.problem(self.uri)
+        location.relocate_artifacts(self.project, self.uri)
+        reason = location.problem(self.uri)
         if reason:
-            raise StoreError(f"MLflow at {place.shown(self.uri)}: {reason}")
+            raise StoreError(f"MLflow at {location.shown(self.uri)}: {reason}")
         self._wait_for_writers(wait_seconds)
         pending = sorted(self._pending(), key=lambda journal: "child_of" in journal.header)  # parents first
         keys = [family.key for family in self.families.values()]
@@ -167,12 +167,12 @@ class _CatchUp:
         )
 
     def _database_exists(self) -> bool:
-        database = place.database_file(self.uri)
+        database = location.database_file(self.uri)
         return database is None or database.exists()
 
     def _journals(self, address: str | None = None) -> list[Journal]:
         """Journals that belong to the tracking store in use."""
-        found = journals(place.work_folder(self.project), address)
+        found = journals(location.work_folder(self.project), address)
         return [journal for journal in found if journal.header.get("store") == self.store_name]
 
     def _pending(self) -> Iterator[Journal]:
@@ -211,7 +211,7 @@ class _CatchUp:
         """End runs that count as running although their process is dead and their journal is gone."""
         for run in store.running():
             own = run.tags.get("notbugs.journal")
-            if not own or (place.work_folder(self.project) / own / "run.json").exists():
+            if not own or (location.work_folder(self.project) / own / "run.json").exists():
                 continue
             if alive(run.tags.get(PROCESS)) is False:
                 store.finish(run.run_id, "KILLED", run.last_time)

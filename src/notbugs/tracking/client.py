@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.locks import held
-from notbugs.tracking import place
+from notbugs.tracking import location
 
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -86,7 +86,7 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
     """
     from sqlalchemy.exc import SQLAlchemyError
 
-    place.relocate_artifacts(project, uri)
+    location.relocate_artifacts(project, uri)
     with mlflow_environment(uri):
         try:
             from mlflow import MlflowClient
@@ -101,13 +101,13 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
                 experiment_id = _experiment(client, experiment, uri, project)
             yield Store(client, experiment_id)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise StoreError(f"MLflow at {place.shown(uri)}: {one_line(error)}") from error
+            raise StoreError(f"MLflow at {location.shown(uri)}: {one_line(error)}") from error
 
 
 @contextmanager
 def _alone(project: Path, uri: str) -> Iterator[None]:
     """Keep two processes from making the same new database at once, which MLflow does not bear."""
-    if place.is_server(uri):
+    if location.is_server(uri):
         yield
         return
     (project / ".notbugs").mkdir(exist_ok=True)
@@ -124,12 +124,12 @@ def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        location = None
-        if not place.is_server(uri):
+        artifacts = None
+        if not location.is_server(uri):
             folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".") or "-"
-            location = (place.artifact_root(project) / folder).as_uri()
+            artifacts = (location.artifact_root(project) / folder).as_uri()
         try:
-            made = client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
+            made = client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS)
             return str(made)
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was quicker

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.tracking import place
+from notbugs.tracking import location
 from notbugs.tracking.journal import Journal, journals
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Children:
         if not self._parent.header.get("shared") or (not last and time.monotonic() - self._looked < _LOOK_SECONDS):
             return
         self._looked = time.monotonic()
-        work = place.work_folder(Path(self._parent.header["project"]))
+        work = location.work_folder(Path(self._parent.header["project"]))
         for journal in reversed(journals(work, self._address)):  # oldest first
             name = journal.folder.name
             if name in self._done or journal.header.get("sender") != self._parent.folder.name:

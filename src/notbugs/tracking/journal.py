@@ -29,6 +29,8 @@ from typing import Any
 from notbugs.runtime.files import write_text
 from notbugs.runtime.locks import held
 
+PROCESS = "notbugs.process"
+"""Tag of a run that names its process."""
 KEPT = 20
 """Journals of one stage that are kept after they were sent."""
 

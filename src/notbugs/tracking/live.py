@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import notbugs
-from notbugs.tracking import place
+from notbugs.runtime.dvc_lock import content
+from notbugs.runtime.nested import flatten, numbers
+from notbugs.runtime.process import identity
+from notbugs.tracking import location
+from notbugs.tracking.facts import source_tags
 from notbugs.tracking.family import Family
-from notbugs.tracking.journal import Journal, new_journal, now
-from notbugs.tracking.lineage import content, flatten, numbers, source_tags
-from notbugs.tracking.process import PROCESS, identity
+from notbugs.tracking.journal import PROCESS, Journal, new_journal, now
 
 _WRITER = (
     "import sys; sys.path.append(sys.argv[2]); from notbugs.tracking.writer import main; sys.exit(main(sys.argv[1]))"
@@ -177,7 +179,7 @@ def live_run(
         try:
             header = _header(stage, name, address, root, experiment, params, seed, inputs)
             header |= family.header(header) if family else {}
-            journal = new_journal(place.work_folder(place.anchor(root)), header["address"], header)
+            journal = new_journal(location.work_folder(location.anchor(root)), header["address"], header)
             writer = None if family and family.sender else _start_writer(journal)
         except Exception as error:  # whatever it is, the stage goes on
             print(f"notbugs: tracking: this run is not tracked: {error}", file=sys.stderr, flush=True)
@@ -196,7 +198,7 @@ def live_run(
 
 
 def _wanted() -> bool:
-    if os.environ.get(place.MODE_VARIABLE, "").lower() in ("off", "0", "false", "no"):
+    if os.environ.get(location.MODE_VARIABLE, "").lower() in ("off", "0", "false", "no"):
         return False
     if os.environ.get("RANK", "0") != "0":
         return False  # torchrun: the first process speaks for all
@@ -216,7 +218,7 @@ def _header(
     seed: int,
     inputs: Sequence[Path],
 ) -> dict[str, Any]:
-    project = place.anchor(root)
+    project = location.anchor(root)
     tags = {"stage": stage, "seed": str(seed), **source_tags(stage, name)}
     if name:
         tags["name"] = name
@@ -229,7 +231,7 @@ def _header(
         "address": address,
         "project": str(project),
         "root": str(root.absolute()),
-        "store": place.store_name(project, place.tracking_uri(project)),
+        "store": location.store_name(project, location.tracking_uri(project)),
         "experiment": experiment,
         "params": {key: _text(value) for key, value in flatten(params).items()},
         "tags": tags | {PROCESS: identity()},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.files import write_text
-from notbugs.tracking import place
+from notbugs.tracking import location
 from notbugs.tracking.journal import journals
 
 
@@ -21,7 +21,7 @@ def is_current(root: Path, project: Path, uri: str, experiment: str, families: S
         return False
     if remembered != _memo(root, project, uri, experiment, families):
         return False
-    return not place.is_server(uri) or _server_remembers(project, uri)
+    return not location.is_server(uri) or _server_remembers(project, uri)
 
 
 def remember(root: Path, project: Path, uri: str, experiment: str, families: Sequence[str] = ()) -> None:
@@ -35,11 +35,11 @@ def _file(project: Path) -> Path:
 
 def _memo(root: Path, project: Path, uri: str, experiment: str, families: Sequence[str]) -> dict[str, Any]:
     """All that decides whether there is something to do."""
-    lock, database = root / "dvc.lock", place.database_file(uri)
+    lock, database = root / "dvc.lock", location.database_file(uri)
     there = database.stat() if database and database.exists() else None
-    sent = sorted(journal.folder.name for journal in journals(place.work_folder(project)) if journal.done)
+    sent = sorted(journal.folder.name for journal in journals(location.work_folder(project)) if journal.done)
     return {
-        "store": place.store_name(project, uri),
+        "store": location.store_name(project, uri),
         "experiment": experiment,
         "families": sorted(families),
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
@@ -50,14 +50,14 @@ def _memo(root: Path, project: Path, uri: str, experiment: str, families: Sequen
 
 def _server_remembers(project: Path, uri: str) -> bool:
     """Ask a server for a run that was sent to it; False only if it does not know the run."""
-    name = place.store_name(project, uri)
-    sent = (journal for journal in journals(place.work_folder(project)) if journal.done)
+    name = location.store_name(project, uri)
+    sent = (journal for journal in journals(location.work_folder(project)) if journal.done)
     run_id = next((journal.state["run_id"] for journal in sent if journal.header.get("store") == name), None)
     if run_id is None:
         return False
     try:
-        address = place.endpoint(uri, "/api/2.0/mlflow/runs/get") + f"?run_id={run_id}"
-        urllib.request.urlopen(address, timeout=place.CHECK_SECONDS).close()
+        address = location.endpoint(uri, "/api/2.0/mlflow/runs/get") + f"?run_id={run_id}"
+        urllib.request.urlopen(address, timeout=location.CHECK_SECONDS).close()
     except urllib.error.HTTPError as error:
         error.close()
         return error.code != 404

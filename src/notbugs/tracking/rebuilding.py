@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.config import SOURCE
-from notbugs.tracking import place
-from notbugs.tracking.facts import dataset, manifest
+from notbugs.runtime.dvc_lock import LockEntry, content
+from notbugs.runtime.nested import flatten, numbers
+from notbugs.tracking import location
+from notbugs.tracking.facts import dataset, manifest, source_tags
 from notbugs.tracking.journal import Journal, new_journal, now
-from notbugs.tracking.lineage import LockEntry, content, flatten, numbers, source_tags
 
 _PICTURES = (".png", ".svg", ".jpg", ".html")
 _PAGE_LIMIT = 100 * 2**20
@@ -53,7 +54,7 @@ def rebuild(
         **({"shared": shared} if shared else {}),
     }
     name = f"rebuilt-{entry.key[:16]}-{time}"
-    journal = new_journal(place.work_folder(project), entry.address, header, name)
+    journal = new_journal(location.work_folder(project), entry.address, header, name)
     journal.set_facts({"tags": {}, "datasets": _datasets(root, entry)})
     for path in metrics.values():
         with suppress(ValueError, csv.Error):  # another stage's file, of another kind

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from notbugs.tracking import place
+from notbugs.runtime.nested import flatten, numbers
+from notbugs.tracking import location
 from notbugs.tracking.client import Store
+from notbugs.tracking.facts import source_tags
 from notbugs.tracking.family import CHILDREN, PARENT, SHARED
 from notbugs.tracking.journal import Journal, journals, new_journal, now
-from notbugs.tracking.lineage import flatten, numbers, source_tags
 from notbugs.tracking.sending import send
 
 REBUILT = "notbugs.rebuilt"
@@ -68,7 +69,7 @@ def bring_up_family(family: RecordedFamily, store: Store, root: Path, project: P
         header: experiment and store of the journals.
     Returns: how many children were added.
     """
-    work = place.work_folder(project)
+    work = location.work_folder(project)
     if any(one.header.get("shared") == family.key and not one.done for one in journals(work, family.address)):
         return 0
     common = {**header, "stage": family.stage, "name": family.name, "project": str(project), "root": str(root)}

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from notbugs.runtime.process import alive
 from notbugs.tracking import family
 from notbugs.tracking.client import Store
 from notbugs.tracking.journal import Journal
-from notbugs.tracking.process import alive
 
 _AT_ONCE = 1000
 """Numbers collected before they are sent together."""

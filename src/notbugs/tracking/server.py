@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from notbugs.runtime.errors import UserError
-from notbugs.tracking import place
+from notbugs.runtime.process import as_interrupts
+from notbugs.tracking import location
 from notbugs.tracking.catching_up import experiment_name, track
 from notbugs.tracking.client import PRIVATE
-from notbugs.tracking.process import as_interrupts
 from notbugs.tracking.recorded import RecordedFamily
 
 START_SECONDS = 180.0
@@ -43,19 +43,19 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, families: Sequence[
         families: as of `track`.
     Raises: ServeError if the port is taken, the host is not this machine, or MLflow's server does not start.
     """
-    project = place.anchor(root)
-    uri = place.tracking_uri(project)
-    if place.is_server(uri):
+    project = location.anchor(root)
+    uri = location.tracking_uri(project)
+    if location.is_server(uri):
         _say_summary(root, families)
-        print(f"MLflow: {place.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
+        print(f"MLflow: {location.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
         return
     if host not in _LOOPBACK:
         raise ServeError(f"--host {host}: only this machine is served; allowed: {', '.join(_LOOPBACK)}")
     _check_port(host, port)
     _say_summary(root, families)
-    reason = place.problem(uri)
+    reason = location.problem(uri)
     if reason:
-        raise ServeError(f"MLflow at {place.shown(uri)}: {reason}")
+        raise ServeError(f"MLflow at {location.shown(uri)}: {reason}")
     log = project / ".notbugs" / "ui.log"
     address = f"http://{'localhost' if host == '::1' else host}:{port}"
     print("notbugs: starting MLflow's pages, this takes some seconds", file=sys.stderr, flush=True)
@@ -91,7 +91,7 @@ def _server(project: Path, uri: str, host: str, port: int, log: Path) -> Iterato
     log.parent.mkdir(exist_ok=True)
     names = ",".join(f"{name},{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]"))
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--artifacts-destination", place.artifact_root(project).as_uri()]
+    command += ["--artifacts-destination", location.artifact_root(project).as_uri()]
     command += ["--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", names]
     command += ["--uvicorn-opts", "--log-level warning"]
     environment = {**os.environ, **PRIVATE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -12,12 +12,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from notbugs.tracking import place
+from notbugs.runtime.process import alive
+from notbugs.tracking import location
 from notbugs.tracking.client import StoreError, open_store
 from notbugs.tracking.facts import find_facts
 from notbugs.tracking.family import Children
 from notbugs.tracking.journal import Journal, now
-from notbugs.tracking.process import SystemMonitor, alive
+from notbugs.tracking.monitor import SystemMonitor
 from notbugs.tracking.sending import begin, close_if_dead, send
 
 POLL_SECONDS = 0.1
@@ -54,7 +55,7 @@ class _Writer:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.header = journal.header
-        self.uri = place.tracking_uri(Path(self.header["project"]))
+        self.uri = location.tracking_uri(Path(self.header["project"]))
         self.next_look = 0.0
         self.ended_at: float | None = None
 
@@ -62,9 +63,9 @@ class _Writer:
         """Find the run's facts, wait until the stage has started, and try until all is sent or patience ends."""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self.journal.set_state(phase="starting")
-        reason = place.problem(self.uri)
+        reason = location.problem(self.uri)
         if reason:
-            self._fail(f"MLflow at {place.shown(self.uri)}: {reason}")
+            self._fail(f"MLflow at {location.shown(self.uri)}: {reason}")
         inputs = [Path(name) for name in self.header["inputs"]]
         self.journal.set_facts(find_facts(Path(self.header["root"]), inputs))
         self._let_it_start()
@@ -79,9 +80,9 @@ class _Writer:
 
     def _attempt(self) -> bool:
         """Send until the end, or until something fails; whether all is sent."""
-        reason = place.problem(self.uri)
+        reason = location.problem(self.uri)
         if reason:
-            self._fail(f"MLflow at {place.shown(self.uri)}: {reason}")
+            self._fail(f"MLflow at {location.shown(self.uri)}: {reason}")
             return False
         project = Path(self.header["project"])
         try:
