@@ -7,7 +7,7 @@ from notbugs.tracking.journal import KEPT, Journal, journals, new_journal
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    return new_journal(tmp_path, "fit@rand", {"stage": "fit"})
+    return new_journal(tmp_path, {"address": "fit@rand"})
 
 
 def kinds(journal: Journal, offset: int = 0) -> list[str]:
@@ -67,11 +67,15 @@ def test_damaged_files_read_as_empty(journal: Journal) -> None:
 
 
 def test_sent_journals_are_pruned_and_others_kept(tmp_path: Path) -> None:
+    def named(name: str) -> Journal:
+        journal = new_journal(tmp_path, {"address": "fit@rand"})
+        return Journal(journal.folder.rename(journal.folder.with_name(name)))
+
     for number in range(KEPT + 5):
-        journal = new_journal(tmp_path, "fit@rand", {}, f"{number:03d}")
+        journal = named(f"{number:03d}")
         if number != 1:
             journal.set_state(phase="done")
-    new_journal(tmp_path, "fit@rand", {}, "999")
+    named("999")
     names = [journal.folder.name for journal in journals(tmp_path, "fit@rand")]
     assert "001" in names
     assert "000" not in names

@@ -73,7 +73,7 @@ def git(root: Path, *arguments: str) -> None:
 
 
 def track(root: Path) -> str:
-    code = "import sys; from pathlib import Path; from notbugs.tracking import track\nprint(track(Path('.')))"
+    code = "import sys; from pathlib import Path; from notbugs.tracking.reconcile import track\nprint(track(Path('.')))"
     return run(root, sys.executable, "-c", code).strip()
 
 

@@ -14,12 +14,13 @@ from tracking_tools import Runs, silent_server, stage, the_journal, write_lock
 
 from notbugs.models import ModelSettings, create_model, save_model
 from notbugs.runtime.process import identity
-from notbugs.tracking import location, track
-from notbugs.tracking.client import Store, StoreError, mlflow_environment, open_store
+from notbugs.tracking import location
 from notbugs.tracking.journal import journals
+from notbugs.tracking.reconcile import track
 from notbugs.tracking.sending import send
+from notbugs.tracking.store import Store, StoreError, mlflow_environment, open_store
 
-pytestmark = pytest.mark.usefixtures("no_writer")
+pytestmark = pytest.mark.usefixtures("no_sender")
 CURVES = """subset,source_seed,seed,epoch,lr,train_loss,validation_accuracy,validation_adversarial_accuracy
 full,,0,1,0.1,0.5,0.75,
 full,,0,2,0.1,0.25,0.875,0.5
@@ -72,7 +73,7 @@ def test_a_live_run_is_sent_and_linked_once(project: Path, runs: Runs) -> None:
 def test_nothing_to_do_needs_no_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished_stage(project)
     assert track(project).changed
-    monkeypatch.setattr("notbugs.tracking.catching_up.open_store", None)
+    monkeypatch.setattr("notbugs.tracking.reconcile.open_store", None)
     summary = track(project)
     assert (summary.ok, summary.changed, summary.entries) == (True, False, 1)
     assert str(summary) == "1 stage in dvc.lock, runs in MLflow: up to date"
@@ -166,11 +167,11 @@ def test_a_run_that_the_user_deleted_stays_deleted(project: Path, runs: Runs) ->
     assert runs.all() == []
 
 
-def test_a_stage_killed_with_its_writer_is_closed(project: Path, runs: Runs) -> None:
+def test_a_stage_killed_with_its_sender_is_closed(project: Path, runs: Runs) -> None:
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; from notbugs.tracking import live; from tracking_tools import stage\n"
-        "live._start_writer = lambda journal: None\n"
+        "live._start_sender = lambda *arguments: None\n"
         "with stage(Path(sys.argv[1])) as run:\n"
         "    run.curve(1, {'loss': 0.5}); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -207,7 +208,7 @@ def test_a_running_stage_is_left_alone(project: Path, runs: Runs, monkeypatch: p
     with stage(project, "det") as run:
         run.curve(1, {"loss": 0.5})
         with monkeypatch.context() as patch:
-            patch.setattr("notbugs.tracking.catching_up.open_store", None)
+            patch.setattr("notbugs.tracking.reconcile.open_store", None)
             assert track(project).changed is False
         (project / ".notbugs" / "tracked.json").unlink()
         assert track(project).changed is False
@@ -284,7 +285,8 @@ def test_models_come_back_with_a_signature_and_without_pickle(project: Path, run
         run.model(folder / "full" / "seed-0.safetensors")
     track(project)
     files = {path.name for path in (project / "mlruns" / "artifacts").rglob("*") if path.is_file()}
-    assert files == {"MLmodel", "requirements.txt", "model.safetensors", "model.json"}
+    about = {"MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml"}
+    assert files == {*about, "model.safetensors", "model.json"}
     found = runs.one()
     images = torch.rand(3, 1, 8, 8)
     with runs.client() as client:

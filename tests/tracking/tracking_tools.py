@@ -12,8 +12,8 @@ import yaml
 
 from notbugs.runtime.dvc_lock import content
 from notbugs.tracking import live, location
-from notbugs.tracking.client import mlflow_environment
 from notbugs.tracking.journal import Journal, journals
+from notbugs.tracking.store import mlflow_environment
 
 
 class Runs:

@@ -15,11 +15,10 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from notbugs.runtime.errors import one_line
 from notbugs.runtime.locks import held
-from notbugs.sweeps.settings import STORAGE_VARIABLE
-from notbugs.sweeps.trial import SweepError
+from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.tracking import location
-from notbugs.tracking.client import one_line
 
 T = TypeVar("T")
 HEARTBEAT_VARIABLE = "NOTBUGS_SWEEP_HEARTBEAT"

@@ -1,7 +1,7 @@
 """The journal of a run: what a stage has to say, kept in a folder until MLflow has it.
 
 A stage only ever writes here, which takes microseconds and cannot hang; another process reads the journal
-and sends it on (`writer`), or `notbugs track` does later. So training never waits for a tracking server, and
+and sends it on (`sending`), or `notbugs track` does later. So training never waits for a tracking server, and
 what a dead server missed is not lost.
 
 Files in the folder of a journal:
@@ -31,6 +31,8 @@ from notbugs.runtime.locks import held
 
 PROCESS = "notbugs.process"
 """Tag of a run that names its process."""
+JOURNAL = "notbugs.journal"
+"""Tag of a run that names its journal; of a trial's run, its session's journal and its number."""
 KEPT = 20
 """Journals of one stage that are kept after they were sent."""
 
@@ -49,7 +51,7 @@ class Journal:
     @property
     def process(self) -> str | None:
         """The stage's process, as `process.identity` names it."""
-        name = self.header.get("tags", {}).get("notbugs.process")
+        name = self.header.get("tags", {}).get(PROCESS)
         return None if name is None else str(name)
 
     @property
@@ -61,6 +63,11 @@ class Journal:
     def facts(self) -> dict[str, Any]:
         """Contents of facts.json; keys: tags, datasets."""
         return _read(self.folder / "facts.json")
+
+    @property
+    def label(self) -> str:
+        """Its place among the project's journals, which its run in MLflow is tagged with."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
     def done(self) -> bool:
@@ -138,27 +145,23 @@ class Journal:
     def close(self) -> None:
         """Throw away what is no longer needed once all is sent."""
         shutil.rmtree(self.folder / "files", ignore_errors=True)
-        for name in ("events.jsonl", "facts.json", "writer.log", "ended"):
+        for name in ("events.jsonl", "facts.json", "sender.log", "ended"):
             (self.folder / name).unlink(missing_ok=True)
 
 
-def new_journal(work: Path, address: str, header: Mapping[str, Any], name: str | None = None) -> Journal:
+def new_journal(work: Path, header: Mapping[str, Any]) -> Journal:
     """Start a journal in `<work>/<address>/`.
 
     Args:
         work: folder of all journals.
-        address: the stage, such as `construct@rand`.
-        header: contents of run.json.
-        name: of the journal's folder; made from time and process where None.
+        header: contents of run.json; `address` names the stage, such as `construct@rand`.
     Raises: OSError if it cannot be written.
     """
-    stages = work / _safe(address)
+    stages = work / _safe(header["address"])
     stages.mkdir(parents=True, exist_ok=True)
     _prune(stages)
-    if name is None:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        name = f"{stamp}-{os.getpid()}-{time.monotonic_ns() % 10**9:09d}"
-    folder = stages / name
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    folder = stages / f"{stamp}-{os.getpid()}-{time.monotonic_ns() % 10**9:09d}"
     folder.mkdir()
     (folder / "events.jsonl").touch()
     _write(folder / "run.json", header)

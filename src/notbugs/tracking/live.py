@@ -11,43 +11,54 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import notbugs
 from notbugs.runtime.dvc_lock import content
-from notbugs.runtime.nested import flatten, numbers
+from notbugs.runtime.nested import numbers
 from notbugs.runtime.process import identity
 from notbugs.tracking import location
-from notbugs.tracking.facts import source_tags
-from notbugs.tracking.family import Family
+from notbugs.tracking.description import run_params, run_tags
 from notbugs.tracking.journal import PROCESS, Journal, new_journal, now
 
-_WRITER = (
-    "import sys; sys.path.append(sys.argv[2]); from notbugs.tracking.writer import main; sys.exit(main(sys.argv[1]))"
+_SENDER = (
+    "import sys; sys.path.append(sys.argv[2]); from notbugs.tracking.sending import main; sys.exit(main(sys.argv[1]))"
 )
-_writers: list[subprocess.Popen[bytes]] = []
-"""Writers that may outlive their run; kept so that they are not reported as forgotten, and reaped later."""
+_senders: list[subprocess.Popen[bytes]] = []
+"""Senders that may outlive their run; kept so that they are not reported as forgotten, and reaped later."""
+
+
+@dataclass(frozen=True)
+class SharedRun:
+    """A study's run, which all its sessions share, and from which the runs of its trials hang.
+
+    Attributes:
+        key: names the study among all there ever were.
+        trials: "package.module:function" that gives the trials as `rebuilding.RecordedRun`s, called with the stage's
+            folder, the study's name and its key, in another process and as often as need be.
+        environment: variables that the function reads, such as a database's URL; they are written nowhere.
+    """
+
+    key: str
+    trials: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Run:
     """What a stage tells about itself while it runs. No method raises or waits for a server."""
 
-    def __init__(self, journal: Journal | None, writer: "subprocess.Popen[bytes] | None" = None) -> None:
+    def __init__(self, journal: Journal | None, sender: "subprocess.Popen[bytes] | None" = None) -> None:
         self._journal = journal
-        self._writer = writer
+        self._sender = sender
         self._warned = False
         self._looked = time.monotonic()
 
     @property
-    def sender(self) -> str | None:
-        """What names the process that sends this run, for the runs of its children; None where nothing is tracked."""
-        return None if self._journal is None else self._journal.folder.name
-
-    @property
     def label(self) -> str | None:
-        """The run's tag `notbugs.journal`, by which it is found in MLflow."""
-        return None if self._journal is None else f"{self._journal.header['address']}/{self._journal.folder.name}"
+        """The run's journal, by which it is found in MLflow (tag `notbugs.journal`); None where nothing is tracked."""
+        return None if self._journal is None else self._journal.label
 
     def curve(self, step: int, values: Mapping[str, float | None]) -> None:
         """A point on learning curves; what is None or not finite is left out.
@@ -109,7 +120,7 @@ class Run:
             self._journal = None
 
     def _look(self) -> None:
-        """See once a second whether the writer is in trouble, and say so once."""
+        """See once a second whether the sender is in trouble, and say so once."""
         if self._journal is None or self._warned or time.monotonic() - self._looked < 1:
             return
         self._looked = time.monotonic()
@@ -121,8 +132,8 @@ class Run:
         error = self._journal.state.get("error")
         if error:
             self._warn(f"{error}; `notbugs track` adds this run later")
-        elif self._writer is not None and self._writer.poll() not in (None, 0):
-            self._warn(f"the tracking process failed, see {self._journal.folder / 'writer.log'}")
+        elif self._sender is not None and self._sender.poll() not in (None, 0):
+            self._warn(f"the tracking process failed, see {self._journal.folder / 'sender.log'}")
 
     def _warn(self, text: str) -> None:
         if not self._warned:
@@ -134,7 +145,7 @@ class Run:
         deadline = time.monotonic() + wait_seconds
         while self._journal is not None and time.monotonic() < deadline and not self._warned:
             state = self._journal.state
-            if self._writer is None or self._writer.poll() is not None or state.get("phase") != "open":
+            if self._sender is None or self._sender.poll() is not None or state.get("phase") != "open":
                 break  # sent, or in trouble, or still starting: then it goes on by itself
             time.sleep(0.02)
         self._report_trouble()
@@ -153,7 +164,7 @@ def live_run(
     outputs: Sequence[Path],
     metrics_file: Path | None,
     wait_seconds: float = 3.0,
-    family: Family | None = None,
+    study: SharedRun | None = None,
 ) -> Iterator[Run]:
     """Track one execution of a stage as one MLflow run, live.
 
@@ -169,21 +180,38 @@ def live_run(
         inputs: datasets and models read.
         outputs: all files and folders written.
         metrics_file: JSON whose numbers become the run's metrics once the block ended well.
-        wait_seconds: how long to wait at the end for a writer that is sending; one that is still starting, or
+        wait_seconds: how long to wait at the end for a sender that is sending; one that is still starting, or
             stuck, is left to finish by itself.
-        family: for a run that several sessions share, or one of its children; see `tracking.family`.
+        study: for the run of a study.
     """
-    address = f"{stage}@{name}" if name else stage
-    journal, writer = None, None
-    if _wanted():
+    journal, sender = None, None
+    if _is_wanted():
         try:
-            header = _header(stage, name, address, root, experiment, params, seed, inputs)
-            header |= family.header(header) if family else {}
-            journal = new_journal(location.work_folder(location.anchor(root)), header["address"], header)
-            writer = None if family and family.sender else _start_writer(journal)
+            project = location.anchor(root)
+            experiment_name = os.environ.get("DVC_EXP_NAME")
+            header = {
+                "name": name,
+                "address": f"{stage}@{name}" if name else stage,
+                "project": str(project),
+                "root": str(root.absolute()),
+                "store": location.store_name(project, location.tracking_uri(project)),
+                "experiment": experiment,
+                "params": run_params(params),
+                "tags": {
+                    **run_tags(stage, name, seed),
+                    PROCESS: identity(),
+                    **({"dvc.experiment": experiment_name} if experiment_name else {}),
+                },
+                "inputs": [str(path.absolute()) for path in inputs],
+                "started": now(),
+                "pid": os.getpid(),
+                "study": {"key": study.key, "trials": study.trials} if study else None,
+            }
+            journal = new_journal(location.work_folder(project), header)
+            sender = _start_sender(journal, study.environment if study else {})
         except Exception as error:  # whatever it is, the stage goes on
             print(f"notbugs: tracking: this run is not tracked: {error}", file=sys.stderr, flush=True)
-    run = Run(journal, writer)
+    run = Run(journal, sender)
     try:
         yield run
     except BaseException as error:
@@ -197,7 +225,7 @@ def live_run(
         run._end("FINISHED", None, _contents(root, outputs), wait_seconds)
 
 
-def _wanted() -> bool:
+def _is_wanted() -> bool:
     if os.environ.get(location.MODE_VARIABLE, "").lower() in ("off", "0", "false", "no"):
         return False
     if os.environ.get("RANK", "0") != "0":
@@ -208,59 +236,22 @@ def _wanted() -> bool:
     return True
 
 
-def _header(
-    stage: str,
-    name: str | None,
-    address: str,
-    root: Path,
-    experiment: str,
-    params: Mapping[str, Any],
-    seed: int,
-    inputs: Sequence[Path],
-) -> dict[str, Any]:
-    project = location.anchor(root)
-    tags = {"stage": stage, "seed": str(seed), **source_tags(stage, name)}
-    if name:
-        tags["name"] = name
-    experiment_name = os.environ.get("DVC_EXP_NAME")
-    if experiment_name:
-        tags["dvc.experiment"] = experiment_name
-    return {
-        "stage": stage,
-        "name": name,
-        "address": address,
-        "project": str(project),
-        "root": str(root.absolute()),
-        "store": location.store_name(project, location.tracking_uri(project)),
-        "experiment": experiment,
-        "params": {key: _text(value) for key, value in flatten(params).items()},
-        "tags": tags | {PROCESS: identity()},
-        "inputs": [str(path.absolute()) for path in inputs],
-        "started": now(),
-        "pid": os.getpid(),
-    }
-
-
-def _text(value: Any) -> str:
-    return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _start_writer(journal: Journal) -> "subprocess.Popen[bytes]":
+def _start_sender(journal: Journal, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start the process that sends the journal; in its own session, so that Ctrl-C only ends the stage."""
-    _writers[:] = [writer for writer in _writers if writer.poll() is None]
+    _senders[:] = [sender for sender in _senders if sender.poll() is None]
     source = str(Path(notbugs.__file__).parents[1])
-    with (journal.folder / "writer.log").open("wb") as log:
-        writer = subprocess.Popen(
-            [sys.executable, "-P", "-c", _WRITER, str(journal.folder), source],
+    with (journal.folder / "sender.log").open("wb") as log:
+        sender = subprocess.Popen(
+            [sys.executable, "-P", "-c", _SENDER, str(journal.folder), source],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
             cwd=journal.header["project"],
             start_new_session=True,
         )
-    _writers.append(writer)
-    return writer
+    _senders.append(sender)
+    return sender
 
 
 def _take_metrics(run: Run, path: Path) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.process import as_interrupts
 from notbugs.tracking import location
-from notbugs.tracking.catching_up import experiment_name, track
-from notbugs.tracking.client import PRIVATE
-from notbugs.tracking.recorded import RecordedFamily
+from notbugs.tracking.rebuilding import StudyRuns
+from notbugs.tracking.reconcile import experiment_name, track
+from notbugs.tracking.store import PRIVATE
 
 START_SECONDS = 180.0
 _local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -30,7 +30,7 @@ class ServeError(UserError):
     """The pages cannot be served."""
 
 
-def serve(root: Path, port: int, host: str = "127.0.0.1", *, families: Sequence[RecordedFamily] = ()) -> None:
+def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[StudyRuns] = ()) -> None:
     """Bring MLflow up to date and serve its pages until Ctrl-C.
 
     Only this machine can reach them, and only under its own name (a page elsewhere on the web cannot). If
@@ -40,19 +40,19 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, families: Sequence[
         root: folder with dvc.lock.
         port: to listen on.
         host: a loopback address.
-        families: as of `track`.
+        studies: as of `track`.
     Raises: ServeError if the port is taken, the host is not this machine, or MLflow's server does not start.
     """
     project = location.anchor(root)
     uri = location.tracking_uri(project)
     if location.is_server(uri):
-        _say_summary(root, families)
+        _say_summary(root, studies)
         print(f"MLflow: {location.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
         return
     if host not in _LOOPBACK:
         raise ServeError(f"--host {host}: only this machine is served; allowed: {', '.join(_LOOPBACK)}")
     _check_port(host, port)
-    _say_summary(root, families)
+    _say_summary(root, studies)
     reason = location.problem(uri)
     if reason:
         raise ServeError(f"MLflow at {location.shown(uri)}: {reason}")
@@ -67,8 +67,8 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, families: Sequence[
         raise ServeError(f"MLflow's server ended, see {log}")
 
 
-def _say_summary(root: Path, families: Sequence[RecordedFamily]) -> None:
-    summary = track(root, families=families)
+def _say_summary(root: Path, studies: Sequence[StudyRuns]) -> None:
+    summary = track(root, studies=studies)
     print(f"notbugs: tracking: {summary}", file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
 import subprocess
 from pathlib import Path
 
-from notbugs.tracking.facts import git_tags
+from notbugs.tracking.description import git_tags
 
 
 def git(folder: Path, *arguments: str) -> None:

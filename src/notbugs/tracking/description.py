@@ -1,4 +1,4 @@
-"""What is found out about a run beside the running stage: Git, and the hashes and manifests of its inputs."""
+"""What a run is described by, live or rebuilt: its tags, its params, the datasets that it read."""
 
 import getpass
 import json
@@ -10,17 +10,39 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, content
+from notbugs.runtime.nested import flatten
 
 _WRITTEN = ("dvc.lock", "data", "metrics", "models", "plots", "reports")
 
 
-def find_facts(root: Path, inputs: list[Path]) -> dict[str, Any]:
-    """Hash the inputs and ask Git.
+def run_tags(stage: str, name: str | None, seed: Any = None) -> dict[str, str]:
+    """What was run and by whom, as MLflow's pages show it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for the user
+        user = "unknown"
+    command = f"notbugs {stage} {name or ''}".rstrip()
+    tags = {"stage": stage, "mlflow.user": user, "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+    named = {"name": name, "seed": seed}
+    return tags | {key: str(value) for key, value in named.items() if value is not None}
+
+
+def run_params(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Nested settings as MLflow takes them: dotted names, text; lists as JSON."""
+    return {key: _text(value) for key, value in flatten(settings).items()}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
+
+
+def input_facts(root: Path, inputs: list[Path]) -> dict[str, Any]:
+    """Hash a stage's inputs and ask Git, beside the running stage.
 
     Args:
         root: folder that the stage works in.
         inputs: files and folders; those with a manifest.json are datasets.
-    Returns: `tags` and `datasets`, as `sending` takes them.
+    Returns: `tags` and `datasets` of the run.
     """
     tags, datasets = git_tags(root), []
     for path in inputs:
@@ -30,23 +52,20 @@ def find_facts(root: Path, inputs: list[Path]) -> dict[str, Any]:
                 continue
             relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
             tags[f"dvc.dep.{relative}"] = there.label
-            about = manifest(path)
-            if about:
-                datasets.append(dataset(path, relative, about, there))
+            found = dataset(path, relative, there)
+            if found:
+                datasets.append(found)
     return {"tags": tags, "datasets": datasets}
 
 
-def manifest(path: Path) -> dict[str, Any]:
-    """Contents of a dataset's manifest.json; empty if `path` is no dataset."""
+def dataset(path: Path, relative: str, there: Content) -> dict[str, Any] | None:
+    """An input as MLflow shows it, without loading it; None if no manifest.json says that it is a dataset."""
     try:
-        value = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        about = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def dataset(path: Path, relative: str, about: Mapping[str, Any], there: Content) -> dict[str, Any]:
-    """An input as MLflow shows it, without loading it."""
+        return None
+    if not about or not isinstance(about, dict):
+        return None
     return {
         "name": str(about.get("name") or path.name),
         "digest": there.label,
@@ -54,16 +73,6 @@ def dataset(path: Path, relative: str, about: Mapping[str, Any], there: Content)
         "context": path.name if path.name in ("validation", "test") else "training",
         "profile": {key: about[key] for key in ("num_examples", "image_shape", "source") if key in about},
     }
-
-
-def source_tags(stage: str, name: str | None) -> dict[str, str]:
-    """Who ran what, as MLflow's pages show it."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container without an entry for the user
-        user = "unknown"
-    command = f"notbugs {stage} {name or ''}".rstrip()
-    return {"mlflow.user": user, "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
 
 
 def git_tags(folder: Path) -> dict[str, str]:
