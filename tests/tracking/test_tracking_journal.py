@@ -60,9 +60,9 @@ def test_artifacts_are_kept_as_they_were(journal: Journal, tmp_path: Path) -> No
 
 def test_damaged_files_read_as_empty(journal: Journal) -> None:
     (journal.folder / "state.json").write_text('{"phase": "do')
-    (journal.folder / "facts.json").write_text("[]")
+    (journal.folder / "run.json").write_text("[]")
     assert journal.state == {}
-    assert journal.facts == {}
+    assert journal.header == {}
     assert not journal.done
 
 

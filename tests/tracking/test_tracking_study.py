@@ -129,7 +129,7 @@ def test_a_trial_that_the_user_deleted_stays_deleted(project: Path, runs: Runs) 
     with runs.client() as client:
         client.delete_run(by_name(runs)["trial 0"].info.run_id)
     trials = lambda: [trial(0, parent.label), trial(1, parent.label)]  # noqa: E731
-    study = StudyRuns("fit", "rand", KEY, {}, {}, (), trials)
+    study = StudyRuns("fit@rand", KEY, {}, {}, (), trials)
     assert track(project, studies=[study]).recorded == 1
     assert sorted(by_name(runs)) == ["fit@rand", "trial 1"]
 
@@ -141,9 +141,9 @@ def test_a_finished_study_is_recorded_once(project: Path, runs: Runs) -> None:
     def broken_off() -> list[RecordedRun]:
         raise OSError("the disk is gone")
 
-    study = StudyRuns("fit", "rand", KEY, {"sweep": {"kinds": ["rand"]}}, {"points": 2}, (), broken_off)
+    study = StudyRuns("fit@rand", KEY, {"sweep": {"kinds": ["rand"]}}, {"points": 2}, (), broken_off)
     assert not track(project, studies=[study]).ok
-    study = StudyRuns("fit", "rand", KEY, {"sweep": {"kinds": ["rand"]}}, {"points": 2}, (), lambda: told)
+    study = StudyRuns("fit@rand", KEY, {"sweep": {"kinds": ["rand"]}}, {"points": 2}, (), lambda: told)
     assert track(project, studies=[study]).recorded == 2
     assert track(project, studies=[study]).changed is False
     found = by_name(runs)

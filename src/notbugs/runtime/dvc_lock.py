@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def content(path: Path, limit: int = HASH_LIMIT) -> Content | None:
     entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
     digest = hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
     return Content(f"{digest}.dir", size, len(files))
+
+
+def contents(root: Path, paths: Iterable[Path], limit: int = HASH_LIMIT) -> dict[str, Content]:
+    """What lies at some paths, by their names relative to `root`; without what is not there or cannot be read."""
+    root, found = root.absolute(), {}
+    for path in map(Path.absolute, paths):
+        with suppress(OSError):
+            there = content(path, limit)
+            if there is not None:
+                found[(path.relative_to(root) if path.is_relative_to(root) else path).as_posix()] = there
+    return found
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -122,8 +122,7 @@ def _retries(root: Path, name: str) -> int:
 def _runs(root: Path, study: RecordedStudy) -> StudyRuns:
     files = [study.folder / name for name in ("trials.csv", "importance.csv", "study.json")]
     return StudyRuns(
-        stage="sweep",
-        name=study.name,
+        address=f"sweep@{study.name}",
         key=study.key,
         params={"sweep": {study.name: study.about["sweep"]}},
         metrics={"points": study.about.get("points"), "states": study.about.get("states", {})},

@@ -2,14 +2,12 @@
 
 import getpass
 import json
-import os
-import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, content
+from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, contents
+from notbugs.runtime.git import git
 from notbugs.runtime.nested import flatten
 
 _WRITTEN = ("dvc.lock", "data", "metrics", "models", "plots", "reports")
@@ -44,18 +42,12 @@ def input_facts(root: Path, inputs: list[Path]) -> dict[str, Any]:
         inputs: files and folders; those with a manifest.json are datasets.
     Returns: `tags` and `datasets` of the run.
     """
-    tags, datasets = git_tags(root), []
-    for path in inputs:
-        with suppress(OSError):
-            there = content(path, BACKGROUND_HASH_LIMIT)
-            if there is None:
-                continue
-            relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-            tags[f"dvc.dep.{relative}"] = there.label
-            found = dataset(path, relative, there)
-            if found:
-                datasets.append(found)
-    return {"tags": tags, "datasets": datasets}
+    there = contents(root, inputs, BACKGROUND_HASH_LIMIT)
+    found = [dataset(root / path, path, content) for path, content in there.items()]
+    return {
+        "tags": git_tags(root) | {f"dvc.dep.{path}": content.label for path, content in there.items()},
+        "datasets": [one for one in found if one],
+    }
 
 
 def dataset(path: Path, relative: str, there: Content) -> dict[str, Any] | None:
@@ -80,24 +72,10 @@ def git_tags(folder: Path) -> dict[str, str]:
 
     What the pipeline itself writes does not count: DVC removes a stage's outputs before it runs.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
+    commit = git(folder, "rev-parse", "HEAD")
     if not commit:
         return {}
     paths = [".", *(f":(exclude){path}" for path in _WRITTEN)]
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths)
+    changes = git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths)
     dirty = "unknown" if changes is None else str(bool(changes)).lower()
     return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -8,9 +8,8 @@ Files in the folder of a journal:
     run.json      what is known at the start: stage, params, tags, experiment, process (written once)
     events.jsonl  what happened since, one JSON object a line (only appended to)
     ended         there once the stage has said its last word
-    facts.json    hashes of the inputs and the Git commit, found out beside the running stage
     files/        copies of artifacts and models, as they were when the stage handed them in
-    state.json    how much of it MLflow has, under which run id
+    state.json    how much of it MLflow has, under which run id, and what was found out beside the running stage
     lock          held by the process that is sending
 Once all is sent only run.json and state.json remain.
 """
@@ -56,13 +55,8 @@ class Journal:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Contents of state.json; keys: phase, error, run_id, offset, outputs, pipeline_key."""
+        """Contents of state.json; keys: phase, error, facts, run_id, offset, outputs, pipeline_key."""
         return _read(self.folder / "state.json")
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Contents of facts.json; keys: tags, datasets."""
-        return _read(self.folder / "facts.json")
 
     @property
     def label(self) -> str:
@@ -77,10 +71,6 @@ class Journal:
     def set_state(self, **changes: Any) -> None:
         """Change some keys of state.json."""
         _write(self.folder / "state.json", {**self.state, **changes})
-
-    def set_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write facts.json."""
-        _write(self.folder / "facts.json", facts)
 
     def append(self, kind: str, **values: Any) -> None:
         """Add an event; safe from several threads and processes at once.
@@ -120,7 +110,7 @@ class Journal:
             yield offset, event
 
     def keep(self, source: Path) -> str:
-        """Copy a file or folder into the journal.
+        """Copy a file or folder into the journal; of a classifier's weights, their description too.
 
         Returns: its place, relative to the journal's folder.
         Raises: OSError.
@@ -134,6 +124,9 @@ class Journal:
             shutil.copytree(source, target)
         else:
             shutil.copyfile(source, target)
+            description = source.with_suffix(".json")
+            if source.suffix == ".safetensors" and description.exists():
+                shutil.copyfile(description, target.with_suffix(".json"))
         return target.relative_to(self.folder).as_posix()
 
     @contextmanager
@@ -145,7 +138,7 @@ class Journal:
     def close(self) -> None:
         """Throw away what is no longer needed once all is sent."""
         shutil.rmtree(self.folder / "files", ignore_errors=True)
-        for name in ("events.jsonl", "facts.json", "sender.log", "ended"):
+        for name in ("events.jsonl", "sender.log", "ended"):
             (self.folder / name).unlink(missing_ok=True)
 
 

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import notbugs
-from notbugs.runtime.dvc_lock import content
+from notbugs.runtime.dvc_lock import contents
 from notbugs.runtime.nested import numbers
 from notbugs.runtime.process import identity
 from notbugs.tracking import location
@@ -67,12 +67,14 @@ class Run:
             step: such as the epoch.
             values: curve -> value; `accuracy/seed-0` and `accuracy/seed-1` are drawn side by side.
         """
-        self._metrics(numbers(values), step)
+        self.metrics(values, step)
         self._look()
 
-    def metrics(self, values: Mapping[str, Any]) -> None:
+    def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Single numbers; nested mappings become dotted names, what is no finite number is left out."""
-        self._metrics(numbers(values), 0)
+        found = numbers(values)
+        if found:
+            self._append("metrics", step=int(step), values=found)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file or folder to keep with the run, as it is now.
@@ -89,22 +91,13 @@ class Run:
         Each becomes an MLflow model with a signature, without pickle: `mlflow.pyfunc.load_model(...).predict`
         takes images (N, C, H, W) in [0, 1] and gives logits (N, classes).
         """
-        if path.suffix != ".safetensors":
-            self._keep("model", path, name="")
-            return
-        self._keep("model", path, name=path.stem, description=path.with_suffix(".json"))
+        self._keep("model", path, name=path.stem)
 
-    def _metrics(self, values: Mapping[str, float], step: int) -> None:
-        if values:
-            self._append("metrics", step=int(step), values=dict(values))
-
-    def _keep(self, kind: str, path: Path, description: Path | None = None, **values: Any) -> None:
+    def _keep(self, kind: str, path: Path, **values: Any) -> None:
         if self._journal is None:
             return
         try:
             kept = self._journal.keep(path)
-            if description is not None:
-                (self._journal.folder / kept).with_suffix(".json").write_bytes(description.read_bytes())
         except OSError as error:
             self._warn(f"{path} is not kept with the run: {error.strerror or error}")
             return
@@ -119,16 +112,11 @@ class Run:
             self._warn(f"this run is no longer tracked: {error}")
             self._journal = None
 
-    def _look(self) -> None:
-        """See once a second whether the sender is in trouble, and say so once."""
-        if self._journal is None or self._warned or time.monotonic() - self._looked < 1:
+    def _look(self, *, at_once: bool = False) -> None:
+        """See once a second whether the sending process is in trouble, and say so once."""
+        if self._journal is None or self._warned or (time.monotonic() - self._looked < 1 and not at_once):
             return
         self._looked = time.monotonic()
-        self._report_trouble()
-
-    def _report_trouble(self) -> None:
-        if self._journal is None or self._warned:
-            return
         error = self._journal.state.get("error")
         if error:
             self._warn(f"{error}; `notbugs track` adds this run later")
@@ -148,7 +136,7 @@ class Run:
             if self._sender is None or self._sender.poll() is not None or state.get("phase") != "open":
                 break  # sent, or in trouble, or still starting: then it goes on by itself
             time.sleep(0.02)
-        self._report_trouble()
+        self._look(at_once=True)
 
 
 @contextmanager
@@ -188,7 +176,9 @@ def live_run(
     if _is_wanted():
         try:
             project = location.anchor(root)
-            experiment_name = os.environ.get("DVC_EXP_NAME")
+            tags = {**run_tags(stage, name, seed), PROCESS: identity()}
+            if os.environ.get("DVC_EXP_NAME"):
+                tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
             header = {
                 "name": name,
                 "address": f"{stage}@{name}" if name else stage,
@@ -197,11 +187,7 @@ def live_run(
                 "store": location.store_name(project, location.tracking_uri(project)),
                 "experiment": experiment,
                 "params": run_params(params),
-                "tags": {
-                    **run_tags(stage, name, seed),
-                    PROCESS: identity(),
-                    **({"dvc.experiment": experiment_name} if experiment_name else {}),
-                },
+                "tags": tags,
                 "inputs": [str(path.absolute()) for path in inputs],
                 "started": now(),
                 "pid": os.getpid(),
@@ -221,8 +207,11 @@ def live_run(
         raise
     if journal is not None:
         if metrics_file is not None:
-            _take_metrics(run, metrics_file)
-        run._end("FINISHED", None, _contents(root, outputs), wait_seconds)
+            with suppress(OSError, ValueError, AttributeError):  # none there, or none of a mapping
+                run.metrics(json.loads(metrics_file.read_text(encoding="utf-8")))
+                run.artifact(metrics_file)
+        made = {path: there.to_json() for path, there in contents(root, outputs).items()}  # finds the run in dvc.lock
+        run._end("FINISHED", None, made, wait_seconds)
 
 
 def _is_wanted() -> bool:
@@ -252,28 +241,3 @@ def _start_sender(journal: Journal, environment: Mapping[str, str]) -> "subproce
         )
     _senders.append(sender)
     return sender
-
-
-def _take_metrics(run: Run, path: Path) -> None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if isinstance(values, dict):
-        run.metrics(values)
-    run.artifact(path)
-
-
-def _contents(root: Path, paths: Sequence[Path]) -> dict[str, Any]:
-    """Hashes of the outputs, by which `track` finds this run again from dvc.lock."""
-    root, found = root.absolute(), {}
-    for path in paths:
-        try:
-            there = content(path)
-        except OSError:
-            continue
-        if there is not None:
-            path = path.absolute()
-            relative = path.relative_to(root) if path.is_relative_to(root) else path
-            found[relative.as_posix()] = there.to_json()
-    return found

@@ -137,32 +137,22 @@ def relocate_artifacts(project: Path, uri: str) -> int:
     database = project / "mlruns" / "mlflow.db"
     if database_file(uri) != database or not database.exists():
         return 0
-    here = artifact_root(project).as_uri()
     columns = {
         "experiments": "artifact_location",
         "runs": "artifact_uri",
         "logged_models": "artifact_location",
         "model_versions": "source",
     }
-    changed = 0
+    inside = f"/{_ARTIFACTS}/"
+    values = {"project": project.as_uri(), "inside": inside, "here": project.as_uri() + inside}
+    elsewhere = f"{{0}} LIKE 'file://%{inside}%' AND instr({{0}}, :here) <> 1"
+    moved = "UPDATE {1} SET {0} = :project || substr({0}, instr({0}, :inside)) WHERE " + elsewhere
+    looked = "SELECT 1 FROM experiments WHERE " + elsewhere.format(columns["experiments"])
     try:
-        with closing(sqlite3.connect(database, timeout=5)) as connection:
-            if not _strangers(connection, "experiments", "artifact_location", here):
+        with closing(sqlite3.connect(database, timeout=5)) as connection, connection:
+            if connection.execute(looked, values).fetchone() is None:  # without keeping others from writing
                 return 0
-            with connection:
-                for table, column in columns.items():
-                    for old in _strangers(connection, table, column, here):
-                        new = f"{here}/{old.split(f'/{_ARTIFACTS}/', 1)[1]}"
-                        statement = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
-                        changed += connection.execute(statement, (new, old)).rowcount
+            updates = [moved.format(column, table) for table, column in columns.items()]
+            return sum(connection.execute(update, values).rowcount for update in updates)
     except sqlite3.Error:
         return 0
-    return changed
-
-
-def _strangers(connection: sqlite3.Connection, table: str, column: str, here: str) -> list[str]:
-    """Artifact addresses that lead to an mlruns/artifacts in another place than `here`."""
-    rows = connection.execute(
-        f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE ?", (f"file://%/{_ARTIFACTS}/%",)
-    )
-    return [row[0] for row in rows if not row[0].startswith(f"{here}/")]

@@ -7,7 +7,6 @@ as it is called.
 import csv
 import importlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -71,14 +70,13 @@ class StudyRuns:
     """A finished study as its files have it: one run, and a child of it for each trial.
 
     Attributes:
-        stage, name: such as "sweep", "small".
+        address: as of a stage in dvc.lock, such as "sweep@small".
         key: names the study among all there ever were.
         params, metrics, files: of its own run, as of a `RecordedRun`.
         trials: gives the children, each with a title of its own.
     """
 
-    stage: str
-    name: str
+    address: str
     key: str
     params: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -86,14 +84,10 @@ class StudyRuns:
     trials: Callable[[], Iterable[RecordedRun]]
 
     @property
-    def address(self) -> str:
-        """As of a stage in dvc.lock."""
-        return f"{self.stage}@{self.name}"
-
-    @property
     def run(self) -> RecordedRun:
         """The study's own."""
-        tags = {**run_tags(self.stage, self.name), STUDY: self.key, REBUILT: "true"}
+        stage, _, name = self.address.partition("@")
+        tags = {**run_tags(stage, name), STUDY: self.key, REBUILT: "true"}
         return RecordedRun(self.address, tags, self.params, self.metrics, files=self.files)
 
 
@@ -119,7 +113,7 @@ def record(store: Store, run: RecordedRun, found: Found | None = None) -> str:
     for path in run.models:
         store.log_models(run_id, path, path.stem)
     if run.status != "RUNNING":
-        store.finish(run_id, run.status, run.ended or now())
+        store.set_status(run_id, run.status, run.ended or now())
     return run_id
 
 
@@ -266,20 +260,13 @@ def _curves(path: Path) -> Iterator[tuple[None, int, dict[str, float]]]:
             whose = (row.pop("subset"), row.pop("seed"), row.pop("source_seed", ""))
             epoch = int(row.pop("epoch"))
             row.pop("lr", None)
-            yield None, epoch, {curve_name(column, *whose): _number(text) for column, text in row.items()}
+            yield None, epoch, {curve_name(column, *whose): float(text) for column, text in row.items() if text}
 
 
 def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int = "") -> str:
     """Name of a learning curve: `train_loss/seed-0`; of a fit on a subset `still_y_train_loss/source-0-seed-1`."""
     source = "" if source_seed == "" else f"source-{source_seed}-"
     return f"{'' if subset == 'full' else f'{subset}_'}{column}/{source}seed-{seed}"
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan  # which no run has
 
 
 def _is_dataset(path: Path) -> bool:

@@ -124,7 +124,7 @@ class _Reconciliation:
         self.work = location.work_folder(self.project)
         self.uri = location.tracking_uri(self.project)
         self.store_name = location.store_name(self.project, self.uri)
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, Any] = Counter()
         self.skipped: list[str] = []
         self.known: str | None = None
         """A run that MLflow has."""
@@ -145,7 +145,9 @@ class _Reconciliation:
             raise StoreError(f"MLflow at {location.shown(self.uri)}: {reason}")
         self._wait_for_senders(wait_seconds)
         pending = list(self._pending())
-        if not pending and (self._has_nothing(entries) or self._is_current(experiment)):
+        database = location.database_file(self.uri)
+        nothing = not entries and not self.studies and database is not None and not database.exists()
+        if not pending and (nothing or self._is_current(experiment)):
             return TrackSummary(entries=len(entries))
         for name in {journal.header["experiment"] for journal in pending} | {experiment}:
             with open_store(self.uri, name, self.project) as store:
@@ -159,13 +161,7 @@ class _Reconciliation:
                     self._bring_up_study(study, store)
         if not self.skipped and not self.counts["waiting"]:
             write_text(self.memory, json.dumps({"run": self.known, "when": self._state(experiment)}))
-        counts: dict[str, Any] = dict(self.counts)
-        return TrackSummary(entries=len(entries), skipped=tuple(self.skipped), **counts)
-
-    def _has_nothing(self, entries: list[LockEntry]) -> bool:
-        """Whether there is nothing to tell, and no database that should hold less."""
-        database = location.database_file(self.uri)
-        return not entries and not self.studies and database is not None and not database.exists()
+        return TrackSummary(entries=len(entries), skipped=tuple(self.skipped), **self.counts)
 
     def _journals(self, address: str | None = None) -> list[Journal]:
         """Journals that belong to the tracking store in use."""
@@ -201,7 +197,7 @@ class _Reconciliation:
         for run in store.running():
             own = run.tags.get(JOURNAL)
             if own and not (self.work / own / "run.json").exists() and alive(run.tags.get(PROCESS)) is False:
-                store.finish(run.run_id, "KILLED", run.last_time)
+                store.set_status(run.run_id, "KILLED", run.last_time)
                 self.counts["closed"] += 1
 
     def _bring_up(self, entry: LockEntry, store: Store) -> None:
@@ -274,8 +270,8 @@ class _Reconciliation:
         except urllib.error.HTTPError as error:
             error.close()
             return error.code != 404
-        except OSError:
-            return True
+        except OSError:  # it is away: who knows
+            pass
         return True
 
 
@@ -297,7 +293,8 @@ def _claim(journal: Journal, entry: LockEntry, store: Store) -> bool:
     state = journal.state
     if not journal.done or state.get("pipeline_key") or state.get("status") != "FINISHED":
         return False
-    if not _made(state["outputs"], entry):
+    made = {path: Content.from_json(there) for path, there in state["outputs"].items()}
+    if not entry.outs or not all(path in made and made[path].fits(there) for path, there in entry.outs.items()):
         return False
     run = store.get(state["run_id"])
     if run is None or run.deleted:
@@ -305,9 +302,3 @@ def _claim(journal: Journal, entry: LockEntry, store: Store) -> bool:
     store.log(state["run_id"], tags={"pipeline.key": entry.key, **entry.hash_tags()})
     journal.set_state(pipeline_key=entry.key)
     return True
-
-
-def _made(outputs: Mapping[str, Any], entry: LockEntry) -> bool:
-    return bool(entry.outs) and all(
-        path in outputs and Content.from_json(outputs[path]).fits(there) for path, there in entry.outs.items()
-    )

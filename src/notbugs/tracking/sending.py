@@ -43,10 +43,14 @@ def send(store: Store, journal: Journal, trials: Trials | None = None) -> bool:
     """
     trials = trials or Trials.of(journal)
     run_id = _run_id(store, journal)
-    _send_facts(store, journal, run_id)
+    state = journal.state
+    if state.get("facts") and not state.get("facts_sent"):
+        store.log(run_id, tags=state["facts"]["tags"])
+        store.log_datasets(run_id, state["facts"]["datasets"])
+        journal.set_state(facts_sent=True)
     trials.update(store, run_id)
     waiting: list[tuple[str, float, int, int]] = []
-    for offset, event in journal.events(int(journal.state.get("offset", 0))):
+    for offset, event in journal.events(int(state.get("offset", 0))):
         if event["kind"] == "metrics":
             waiting += [(key, value, event["time"], event["step"]) for key, value in event["values"].items()]
             if len(waiting) < _AT_ONCE:
@@ -112,7 +116,7 @@ def _run_id(store: Store, journal: Journal) -> str:
     found = begun[0] if begun else study_run(store, study["key"]) if study else None
     if found:
         run_id = found.run_id
-        store.reopen(run_id)
+        store.set_status(run_id, "RUNNING")
         lineage = {key: value for key, value in header["tags"].items() if key.startswith(("pipeline.", "dvc."))}
         store.log(run_id, tags=lineage)
     else:
@@ -123,21 +127,13 @@ def _run_id(store: Store, journal: Journal) -> str:
     return run_id
 
 
-def _send_facts(store: Store, journal: Journal, run_id: str) -> None:
-    facts = journal.facts
-    if facts and not journal.state.get("facts_sent"):
-        store.log(run_id, tags=facts["tags"])
-        store.log_datasets(run_id, facts["datasets"])
-        journal.set_state(facts_sent=True)
-
-
 def _finish(store: Store, journal: Journal, run_id: str, event: dict[str, Any]) -> None:
     outputs = event["outputs"]
     tags = {f"dvc.out.{path}": there["md5"] for path, there in outputs.items() if there["md5"]}
     if event.get("error"):
         tags["notbugs.error"] = event["error"]
     store.log(run_id, tags=tags)
-    store.finish(run_id, event["status"], event.get("at") or event["time"])
+    store.set_status(run_id, event["status"], event.get("at") or event["time"])
     key = journal.header["tags"].get("pipeline.key")
     journal.set_state(phase="done", error=None, status=event["status"], outputs=outputs, pipeline_key=key)
     journal.close()
@@ -163,22 +159,26 @@ class _Sender:
         self.journal = journal
         self.header = journal.header
         self.uri = location.tracking_uri(Path(self.header["project"]))
-        self.next_look = 0.0
-        self.ended_at: float | None = None
 
     def work(self) -> None:
-        """Find the run's facts, wait until the stage has started, and try until all is sent or patience ends."""
+        """Find out the run's facts, wait until the stage has started, and try until all is sent or patience ends."""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self.journal.set_state(phase="starting")
         self._can_send()
         inputs = [Path(name) for name in self.header["inputs"]]
-        self.journal.set_facts(input_facts(Path(self.header["root"]), inputs))
+        self.journal.set_state(facts=input_facts(Path(self.header["root"]), inputs))
         head_start = self.header["started"] + 1000 * HEAD_START_SECONDS
         while now() < head_start and not self.journal.ended:  # the processors are the stage's while it imports torch
             time.sleep(POLL_SECONDS)
-        while not self._attempt() and self._is_patient():
+        given_up = None
+        while not self._attempt():
+            ended = close_if_dead(self.journal)
+            if ended:
+                given_up = given_up or time.monotonic() + PATIENCE_SECONDS
+                if time.monotonic() > given_up:
+                    return
             until = time.monotonic() + RETRY_SECONDS
-            while time.monotonic() < until and not self._sees_end():
+            while time.monotonic() < until and (ended or not close_if_dead(self.journal)):
                 time.sleep(POLL_SECONDS)
 
     def _can_send(self) -> bool:
@@ -207,31 +207,13 @@ class _Sender:
             return True
         with store.system_metrics(self.journal.state["run_id"], int(self.header["pid"])):
             while not send(store, self.journal, trials):
-                self._sees_end()
+                close_if_dead(self.journal)
                 time.sleep(POLL_SECONDS)
         return True
 
-    def _is_patient(self) -> bool:
-        self._sees_end()
-        return self.ended_at is None or time.monotonic() - self.ended_at < PATIENCE_SECONDS
-
-    def _sees_end(self) -> bool:
-        """Whether the stage has ended since the last look; one that died is given its end."""
-        if self.ended_at is not None:
-            return False
-        dead = False
-        if time.monotonic() >= self.next_look:
-            self.next_look = time.monotonic() + 1
-            dead = close_if_dead(self.journal)
-        if dead or self.journal.ended:
-            self.ended_at = time.monotonic()
-        return self.ended_at is not None
-
     def _watch(self) -> None:
         """End this process if a call hangs long after the stage has ended."""
-        gone_since = None
-        while gone_since is None or time.monotonic() - gone_since < 2 * PATIENCE_SECONDS:
+        while not self.journal.ended and alive(self.journal.process) is not False:
             time.sleep(1)
-            if gone_since is None and (self.journal.ended or alive(self.journal.process) is False):
-                gone_since = time.monotonic()
+        time.sleep(2 * PATIENCE_SECONDS)
         os._exit(3)

@@ -75,14 +75,11 @@ def _say_summary(root: Path, studies: Sequence[StudyRuns]) -> None:
 def _check_port(host: str, port: int) -> None:
     if not 0 < port < 65536:
         raise ServeError(f"--port {port}: must be 1 to 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind((host, port))
-        except OSError as error:
-            text = (error.strerror or str(error)).lower()
-            raise ServeError(f"port {port} cannot be used: {text}; choose another with --port") from None
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        text = (error.strerror or str(error)).partition(" (while")[0].lower()
+        raise ServeError(f"port {port} cannot be used: {text}; choose another with --port") from None
 
 
 @contextlib.contextmanager
@@ -127,7 +124,9 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", address: str, log: Path) -
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise ServeError(f"MLflow's server did not start: {_last_line(log)} (see {log})")
+            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+            said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+            raise ServeError(f"MLflow's server did not start: {said.strip()[:300]} (see {log})")
         try:
             _local.open(f"{address}/health", timeout=2).close()
             return
@@ -145,8 +144,3 @@ def _runs_page(address: str, experiment: str) -> str:
     except (OSError, ValueError, KeyError):
         return address
     return f"{address}/#/experiments/{number}/runs?workflowType=machine_learning"
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"

@@ -12,16 +12,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
 from notbugs.runtime.errors import one_line
 from notbugs.runtime.locks import held
 from notbugs.tracking import location
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -106,23 +104,13 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
         try:
-            with _alone(project, uri):
+            (project / ".notbugs").mkdir(exist_ok=True)
+            with held(project / ".notbugs" / "open.lock", _OPEN_SECONDS):  # MLflow cannot make a database twice
                 client = MlflowClient(uri)
                 experiment_id = _experiment(client, experiment, uri, project)
             yield Store(client, experiment_id, uri)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise StoreError(f"MLflow at {location.shown(uri)}: {one_line(error)}") from error
-
-
-@contextmanager
-def _alone(project: Path, uri: str) -> Iterator[None]:
-    """Keep two processes from making the same new database at once, which MLflow does not bear."""
-    if location.is_server(uri):
-        yield
-        return
-    (project / ".notbugs").mkdir(exist_ok=True)
-    with held(project / ".notbugs" / "open.lock", _OPEN_SECONDS):
-        yield
 
 
 def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
@@ -175,9 +163,8 @@ class Store:
         """Log numbers (key, value, time in ms, step), params and tags; the same again changes nothing."""
         from mlflow.entities import Metric, Param, RunTag
 
-        for some in _batches(
-            [Metric(_clean(key), value, time, step) for key, value, time, step in metrics], 10 * _BATCH
-        ):
+        rows = [Metric(_clean(key), value, time, step) for key, value, time, step in metrics]
+        for some in _batches(rows, 10 * _BATCH):
             self._client.log_batch(run_id, metrics=some)
         for some in _batches([Param(_clean(key), value[:6000]) for key, value in (params or {}).items()], _BATCH):
             self._client.log_batch(run_id, params=some)
@@ -242,10 +229,8 @@ class Store:
         model = found[0] if found else make(self._experiment_id, name, run_id, model_type="classifier")
         description = weights.with_suffix(".json")
         about = json.loads(description.read_text(encoding="utf-8"))
-        image, logits = (
-            np.zeros((1, *about["image_shape"]), "float32"),
-            np.zeros((1, len(about["class_names"])), "float32"),
-        )
+        images = np.zeros((1, *about["image_shape"]), "float32")
+        logits = np.zeros((1, len(about["class_names"])), "float32")
         with tempfile.TemporaryDirectory() as folder:
             data, written = Path(folder) / "data", Path(folder) / "model"
             data.mkdir()
@@ -256,7 +241,7 @@ class Store:
                 loader_module=__name__,
                 data_path=data,
                 mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
-                signature=infer_signature(image, logits),
+                signature=infer_signature(images, logits),
                 pip_requirements=[f"{library}=={version(library)}" for library in ("mlflow", "torch", "safetensors")],
             )
             self._client.log_model_artifacts(model.model_id, str(written))
@@ -293,13 +278,12 @@ class Store:
         finally:
             monitor.finish()
 
-    def finish(self, run_id: str, status: str, end_time: int) -> None:
-        """End a run."""
-        self._client.set_terminated(run_id, status, end_time)
-
-    def reopen(self, run_id: str) -> None:
-        """Let a run count as running again."""
-        self._client.update_run(run_id, status="RUNNING")
+    def set_status(self, run_id: str, status: str, end_time: int | None = None) -> None:
+        """End a run, or let it count as running again."""
+        if end_time is None:
+            self._client.update_run(run_id, status=status)
+        else:
+            self._client.set_terminated(run_id, status, end_time)
 
     def get(self, run_id: str) -> Found | None:
         """A run by its id, None if there is none."""
@@ -353,24 +337,21 @@ def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {_clean(key): value[:5000] for key, value in tags.items()}
 
 
-class Predictor:
-    """A logged classifier as MLflow gives it back: `mlflow.pyfunc.load_model(uri).predict(images)`."""
+def _load_pyfunc(path: str) -> SimpleNamespace:
+    """Called by MLflow with the folder of a logged classifier's data: `mlflow.pyfunc.load_model(uri)`.
 
-    def __init__(self, path: Path) -> None:
-        from notbugs.models import load_model
+    Returns: what can `predict`: images (N, C, H, W) float32 in [0, 1] -> logits (N, classes) float32.
+    """
+    import numpy as np
+    import torch
 
-        self.model = load_model(path)
+    from notbugs.models import load_model
 
-    def predict(self, images: "np.ndarray[Any, Any]", params: dict[str, Any] | None = None) -> "np.ndarray[Any, Any]":
-        """Images (N, C, H, W) float32 in [0, 1] -> logits (N, classes) float32; `params` has no effect."""
-        import numpy as np
-        import torch
+    model = load_model(Path(path) / "model.safetensors")
 
+    def predict(images: Any, params: dict[str, Any] | None = None) -> Any:
+        """Logits of a batch of images; `params` is part of MLflow's interface and has no effect."""
         with torch.no_grad():
-            logits: np.ndarray[Any, Any] = self.model(torch.from_numpy(np.ascontiguousarray(images))).numpy()
-        return logits
+            return model(torch.from_numpy(np.ascontiguousarray(images))).numpy()
 
-
-def _load_pyfunc(path: str) -> Predictor:
-    """Called by MLflow with the folder of the model's data."""
-    return Predictor(Path(path) / "model.safetensors")
+    return SimpleNamespace(predict=predict)
