@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from notbugs.cli import main
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
+from notbugs.evaluation import one_model
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
+from notbugs.pipeline.running import context
 
 FACTORY = """
 import torch
@@ -51,6 +53,7 @@ def folder(
     weights = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
     save_file({"1.weight": weights, "1.bias": torch.zeros(10)}, tmp_path / "mine.safetensors")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # the tests' own number stays
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     return tmp_path
 
@@ -123,6 +126,29 @@ def test_the_seed_is_that_of_params(folder: Path) -> None:
     (folder / "params.yaml").write_text("seed: 7\nevaluate: {eps: [0.3], headline_eps: 0.3, num_steps: 2}\n")
     assert call(*given)[0] == 0
     assert json.loads((folder / "found.json").read_text())["seed"] == 7
+
+
+def test_device_and_threads_are_those_of_params(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for one that is not the CPU."""
+    asked: list[int] = []
+    placed: list[torch.device] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    (folder / "params.yaml").write_text("num_threads: 3\nevaluate: {eps: [0.3], headline_eps: 0.3, num_steps: 2}\n")
+    given = ("--model", "standard.safetensors", "--data", "test")
+    assert call(*given)[0] == 0
+    assert asked == [3]
+    monkeypatch.setattr(context, "choose_device", lambda *_, **__: (torch.device("meta"), None))
+    monkeypatch.setattr(one_model, "_check_fits", lambda network, *_: placed.append(next(network.parameters()).device))
+    call(*given)
+    assert placed == [torch.device("meta")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_a_device_that_is_not_there_is_one_line(folder: Path) -> None:
+    (folder / "params.yaml").write_text("device: cuda\nevaluate: {eps: [0.3], headline_eps: 0.3, num_steps: 2}\n")
+    code, text = call("--model", "standard.safetensors", "--data", "test")
+    assert code == 2
+    assert "params.yaml: device = 'cuda': this machine has no CUDA device" in text
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from notbugs.pipeline.estimator import estimator
 from notbugs.pipeline.running.context import open_project
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
+from notbugs.science import estimator as module
 from notbugs.science.estimator import (
     EstimatorSettings,
     blend,
@@ -106,6 +107,25 @@ def test_still_y_is_counted_among_the_images_that_the_judge_knew(digits, standar
         standard_model, config(), ModelSettings(width=4), data, pairs, digits[1].select(slice(0, 20)), seed=0, stream=()
     )
     assert found["masks"]["still_y"].shape == (knew,)
+
+
+def test_the_fit_and_its_pixel_control_differ_by_their_images_alone(digits, standard_model, monkeypatch):
+    """Given the same images, they are the same fit: initialisation, batches and the attack's starts are shared."""
+    data = digits[0].select(slice(0, 60))
+    monkeypatch.setattr(module, "blend", lambda data, pairs, inverted: inverted)
+    settings = validate({**SECTION, "attack": {**SECTION["attack"], "random_start": True}}, "e", EstimatorSettings)
+    found = measure_estimator(
+        standard_model,
+        settings,
+        ModelSettings(width=4),
+        data,
+        Pairs(torch.arange(20), torch.arange(30, 50)),
+        digits[1].select(slice(0, 60)),
+        seed=0,
+        stream=("estimator", 0),
+    )["masks"]
+    for measured in ("clean", "attacked"):
+        assert torch.equal(found[f"fit_{measured}"], found[f"blend_{measured}"])
 
 
 def test_the_stage_measures_every_estimator(tiny_project, tmp_path):

@@ -1,11 +1,15 @@
 """`notbugs evaluate`: the stage, or one model measured."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from notbugs.cli.project import open_project, project_root
 from notbugs.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @click.command()
@@ -43,7 +47,21 @@ def evaluate(
         raise UserError("notbugs evaluate: --model and --data must be given together")
     from notbugs.evaluation.one_model import measure_file, print_found, save_found
 
-    found = measure_file(model, data, weights=weights, transfer_from=transfer_from, changes=given)
+    found = measure_file(
+        model, data, weights=weights, transfer_from=transfer_from, changes=given, device=_device_of_params()
+    )
     print_found(found)
     if out is not None:
         save_found(found, out)
+
+
+def _device_of_params() -> "torch.device":
+    """Set threads and device as params.yaml here asks for, if there is a valid one; else as its defaults do."""
+    from notbugs.pipeline.running.context import set_up_torch
+    from notbugs.runtime.config import Runtime, find_root, read_params, runtime
+
+    try:
+        shared = runtime(read_params(find_root() / "params.yaml"))
+    except UserError:
+        shared = Runtime()
+    return set_up_torch(shared)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from notbugs.attacks.engine import frozen
@@ -33,6 +34,7 @@ def measure_file(
     transfer_from: Path | None = None,
     changes: dict[str, Any] | None = None,
     seed: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Attack a model as stage `evaluate` does, its suite and checks included.
 
@@ -44,17 +46,18 @@ def measure_file(
         transfer_from: a model of the registry whose adversarial images are tried on this one.
         changes: settings that differ from the section `evaluate` of params.yaml here, if there is one.
         seed: of everything random; None takes that of params.yaml here, 0 if there is none.
+        device: where the models run.
     Returns: model, data, settings, and lists `accuracies`, `minimum_norms`, `checks`, `certificate`; no paths of the
         machine but those given.
     Raises: UserError for what is missing, cannot be read, or does not fit the data.
     """
     config = _settings(changes or {})
-    network = _load(model, weights)
+    network = _load(model, weights).to(device)
     images = load_dataset(data)
     _check_fits(network, images, model)
     other = None
     if transfer_from is not None:
-        other = load_model(transfer_from)
+        other = load_model(transfer_from).to(device)
         _check_fits(other, images, str(transfer_from))
     seed = _seed() if seed is None else seed
     generator = make_generator(seed, *RANDOM_STARTS)

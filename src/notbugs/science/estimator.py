@@ -209,8 +209,9 @@ def measure_estimator(
     masks = {"still_y": still_y, **_tested("g", g, settings, test, seed, stream)}
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
         made = ImageData(images, labels, data.class_names)
-        fitted = _new(model, made, make_generator(seed, *stream, name, "weights")).to(model_device(g))
-        train(fitted, made, settings.fit, generator=make_generator(seed, *stream, name, "batches"))
+        # The fit and its control are compared, so that they share initialisation and order of batches.
+        fitted = _new(model, made, make_generator(seed, *stream, "fit", "weights")).to(model_device(g))
+        train(fitted, made, settings.fit, generator=make_generator(seed, *stream, "fit", "batches"))
         masks |= _tested(name, fitted, settings, test, seed, stream)
     ratio = own["to_target"] / own["start_to_target"].clamp(min=1e-12)
     distances = {"pixels_to_target": pixels["to_target"], "pixels_to_start": pixels["to_start"], "reached": ratio}
@@ -220,7 +221,7 @@ def measure_estimator(
 def _tested(
     name: str, model: Classifier, settings: EstimatorSettings, test: Images, seed: int, stream: Sequence[str | int]
 ) -> dict[str, Tensor]:
-    generator = make_generator(seed, *stream, name, "attack")
+    generator = make_generator(seed, *stream, "attack")
     return {
         f"{name}_clean": called_by(model, test) == test.labels,
         f"{name}_attacked": adversarially_correct(model, test, settings.attack, generator=generator),

@@ -113,6 +113,16 @@ def open_project(root: Path) -> Context:
     params = read_params(root / "params.yaml")
     finish_moves(root)
     shared = runtime(params)
+    device = set_up_torch(shared)
+    return Context(root, params, shared, device, track if _speaks() else silent)
+
+
+def set_up_torch(shared: Runtime) -> torch.device:
+    """Make torch deterministic: threads, device, kernels.
+
+    Returns: the device of the params; a line says so where one that is there is not taken.
+    Raises: ConfigError for a device that is not there.
+    """
     device, note = choose_device(
         shared, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), probe=_probe_mps
     )
@@ -121,10 +131,14 @@ def open_project(root: Path) -> Context:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    first = os.environ.get("RANK", "0") == "0"
-    if note and first:
+    if note and _speaks():
         print(note, file=sys.stderr, flush=True)
-    return Context(root, params, shared, device, track if first else silent)
+    return device
+
+
+def _speaks() -> bool:
+    """Whether this process is the one of several that shows something, before they are joined."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def choose_device(
