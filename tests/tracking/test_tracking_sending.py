@@ -18,7 +18,7 @@ from notbugs.tracking import location
 from notbugs.tracking.journal import journals
 from notbugs.tracking.reconcile import track
 from notbugs.tracking.sending import send
-from notbugs.tracking.store import Store, StoreError, mlflow_environment, open_store
+from notbugs.tracking.store import Store, TrackingError, mlflow_environment, open_store
 
 pytestmark = pytest.mark.usefixtures("no_sender")
 CURVES = """subset,source_seed,seed,epoch,lr,train_loss,validation_accuracy,validation_adversarial_accuracy
@@ -248,7 +248,7 @@ def test_sending_can_be_broken_off_anywhere(project: Path, store: Store, runs: R
                 result = getattr(store, name)(*args, **kwargs)
                 self.calls -= 1
                 if self.calls == 0:
-                    raise StoreError("the network is gone")
+                    raise TrackingError("the network is gone")
                 return result
 
             return call
@@ -258,7 +258,7 @@ def test_sending_can_be_broken_off_anywhere(project: Path, store: Store, runs: R
         try:
             assert send(Dying(calls), journal)  # type: ignore[arg-type]
             break
-        except StoreError:
+        except TrackingError:
             failures += 1
     assert failures >= 4
     assert journal.done
@@ -271,7 +271,7 @@ def test_sending_can_be_broken_off_anywhere(project: Path, store: Store, runs: R
 def test_a_new_database_gets_what_the_old_one_had_in_part(project: Path, store: Store, runs: Runs) -> None:
     with stage(project) as run:
         run.curve(1, {"loss": 0.5})
-    the_journal(project).set_state(run_id="0" * 32, offset=10_000, facts_sent=True)
+    the_journal(project).set_state(run_id="0" * 32, offset=10_000, inputs_sent=True)
     assert track(project).sent == 1
     assert runs.curve(runs.one(), "loss") == [(1, 0.5)]
 

@@ -100,15 +100,17 @@ def _frozen(root: Path, study: RecordedStudy, trials: Iterable[RecordedTrial]) -
         choice = study.choice(trial.point)
         spaces: dict[str, BaseDistribution] = {name: distribution(settings, name) for name in choice}
         state = TrialState[trial.state]
-        facts: dict[str, Any] = {SLOT: trial.number, POINT: trial.point.as_dict()}
+        attributes: dict[str, Any] = {SLOT: trial.number, POINT: trial.point.as_dict()}
         values = None
         if state == TrialState.COMPLETE:
             values = objective_values(settings.objectives, trial.rows)
-            facts |= {ROWS: list(trial.rows), CURVES: curves(trial.point, [row["seed"] for row in trial.rows])}
+            attributes |= {ROWS: list(trial.rows), CURVES: curves(trial.point, [row["seed"] for row in trial.rows])}
         elif state == TrialState.FAIL:
-            facts |= {ENDED: "error", ERROR: NOT_KEPT}
+            attributes |= {ENDED: "error", ERROR: NOT_KEPT}
         for _ in range(1 + retries if state == TrialState.FAIL else 1):
-            yield optuna.create_trial(state=state, params=choice, distributions=spaces, values=values, user_attrs=facts)
+            yield optuna.create_trial(
+                state=state, params=choice, distributions=spaces, values=values, user_attrs=attributes
+            )
 
 
 def _retries(root: Path, name: str) -> int:

@@ -58,12 +58,12 @@ def trial_runs(root: Path, name: str, key: str) -> list[RecordedRun]:
 
 def trial_run(study: str, number: int, trial: FrozenTrial) -> RecordedRun:
     """The run of one trial that has a point."""
-    facts = trial.user_attrs
-    point = Point(**facts[POINT])
+    attributes = trial.user_attrs
+    point = Point(**attributes[POINT])
     tags = {"sweep.study": study, "sweep.trial": str(number), "kind": point.kind}
     for tag, fact in ((JOURNAL, TRACKED), (PROCESS, WORKER), ("notbugs.error", ERROR)):
-        if facts.get(fact):
-            tags[tag] = facts[fact]
+        if attributes.get(fact):
+            tags[tag] = attributes[fact]
     status = _status(trial)
     if status == "KILLED":
         tags.setdefault("notbugs.error", "the process was killed")
@@ -72,7 +72,7 @@ def trial_run(study: str, number: int, trial: FrozenTrial) -> RecordedRun:
         tags=tags,
         params={"sweep": point.as_dict()},
         metrics=_metrics(trial),
-        curves=tuple((time, epoch, values) for time, epoch, values in facts.get(CURVES, [])),
+        curves=tuple((time, epoch, values) for time, epoch, values in attributes.get(CURVES, [])),
         status=status,
         started=_milliseconds(trial.datetime_start),
         ended=_milliseconds(trial.datetime_complete),

@@ -34,7 +34,7 @@ def _text(value: Any) -> str:
     return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
 
 
-def input_facts(root: Path, inputs: list[Path]) -> dict[str, Any]:
+def describe_inputs(root: Path, inputs: list[Path]) -> dict[str, Any]:
     """Hash a stage's inputs and ask Git, beside the running stage.
 
     Args:

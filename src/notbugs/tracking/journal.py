@@ -55,7 +55,7 @@ class Journal:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Contents of state.json; keys: phase, error, facts, run_id, offset, outputs, pipeline_key."""
+        """Contents of state.json; keys: phase, error, inputs, run_id, offset, outputs, pipeline_key."""
         return _read(self.folder / "state.json")
 
     @property

@@ -143,11 +143,12 @@ class Trials:
         """The trials of a session, by its journal; none if it is no session of a study."""
         header, work = journal.header, journal.folder.parents[1]
         study = header.get("study")
-        if not study:
-            return cls(work, tuple, journal.label)
-        module, _, function = study["trials"].partition(":")
-        source = getattr(importlib.import_module(module), function)
-        return cls(work, lambda: source(Path(header["root"]), header["name"], study["key"]), journal.label)
+        if study:
+            module, _, function = study["trials"].partition(":")
+            with suppress(ImportError):  # without Optuna there are no trials
+                source = getattr(importlib.import_module(module), function)
+                return cls(work, lambda: source(Path(header["root"]), header["name"], study["key"]), journal.label)
+        return cls(work, tuple, journal.label)
 
     def update(self, store: Store, parent: str, *, last: bool = False) -> int:
         """Bring the runs in line with the trials; looks once a second at most, or at once if it is the last time.

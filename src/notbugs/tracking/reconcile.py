@@ -21,7 +21,7 @@ from notbugs.tracking import location
 from notbugs.tracking.journal import JOURNAL, PROCESS, Journal, journals
 from notbugs.tracking.rebuilding import REBUILT, STUDY, StudyRuns, Trials, rebuild, record, study_run
 from notbugs.tracking.sending import begin, close_if_dead, send
-from notbugs.tracking.store import Store, StoreError, open_store
+from notbugs.tracking.store import Store, TrackingError, open_store
 
 WAIT_SECONDS = 20.0
 """How long to wait for the senders of stages that have just ended."""
@@ -101,7 +101,7 @@ def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, studies: Sequence[S
             if not mine:
                 return TrackSummary(ok=False, problem="another `notbugs track` is at work")
             return work.run(wait_seconds)
-    except (StoreError, LockError, ConfigError, OSError) as error:
+    except (TrackingError, LockError, ConfigError, OSError) as error:
         return TrackSummary(ok=False, problem=str(error))
 
 
@@ -135,14 +135,14 @@ class _Reconciliation:
 
         Args:
             wait_seconds: how long to wait for the senders of stages that have just ended.
-        Raises: StoreError if MLflow is away; LockError, ConfigError.
+        Raises: TrackingError if MLflow is away; LockError, ConfigError.
         """
         entries = _named(read_lock(self.root / "dvc.lock"), self.root)
         experiment = experiment_name(self.root)
         location.relocate_artifacts(self.project, self.uri)
         reason = location.problem(self.uri)
         if reason:
-            raise StoreError(f"MLflow at {location.shown(self.uri)}: {reason}")
+            raise TrackingError(f"MLflow at {location.shown(self.uri)}: {reason}")
         self._wait_for_senders(wait_seconds)
         pending = list(self._pending())
         database = location.database_file(self.uri)
@@ -152,13 +152,11 @@ class _Reconciliation:
         for name in {journal.header["experiment"] for journal in pending} | {experiment}:
             with open_store(self.uri, name, self.project) as store:
                 self._send([journal for journal in pending if journal.header["experiment"] == name], store)
-                self._close_leftovers(store)
-                if name != experiment:
-                    continue
-                for entry in entries:
+                for entry in entries if name == experiment else []:
                     self._bring_up(entry, store)
-                for study in self.studies.values():
+                for study in self.studies.values() if name == experiment else []:
                     self._bring_up_study(study, store)
+                self._close_leftovers(store)
         if not self.skipped and not self.counts["waiting"]:
             write_text(self.memory, json.dumps({"run": self.known, "when": self._state(experiment)}))
         return TrackSummary(entries=len(entries), skipped=tuple(self.skipped), **self.counts)

@@ -14,10 +14,10 @@ from typing import Any
 
 from notbugs.runtime.process import alive
 from notbugs.tracking import location
-from notbugs.tracking.description import input_facts
+from notbugs.tracking.description import describe_inputs
 from notbugs.tracking.journal import JOURNAL, Journal, now
 from notbugs.tracking.rebuilding import STUDY, Trials, study_run
-from notbugs.tracking.store import Store, StoreError, open_store
+from notbugs.tracking.store import Store, TrackingError, open_store
 
 POLL_SECONDS = 0.1
 HEAD_START_SECONDS = 3.0
@@ -39,15 +39,15 @@ def send(store: Store, journal: Journal, trials: Trials | None = None) -> bool:
     Args:
         trials: of the study, if it is one and this is not the first call.
     Returns: whether the run has ended and all of it is sent.
-    Raises: StoreError or what MLflow raises; `open_store` turns it into a StoreError.
+    Raises: TrackingError or what MLflow raises; `open_store` turns it into a TrackingError.
     """
     trials = trials or Trials.of(journal)
     run_id = _run_id(store, journal)
     state = journal.state
-    if state.get("facts") and not state.get("facts_sent"):
-        store.log(run_id, tags=state["facts"]["tags"])
-        store.log_datasets(run_id, state["facts"]["datasets"])
-        journal.set_state(facts_sent=True)
+    if state.get("inputs") and not state.get("inputs_sent"):
+        store.log(run_id, tags=state["inputs"]["tags"])
+        store.log_datasets(run_id, state["inputs"]["datasets"])
+        journal.set_state(inputs_sent=True)
     trials.update(store, run_id)
     waiting: list[tuple[str, float, int, int]] = []
     for offset, event in journal.events(int(state.get("offset", 0))):
@@ -122,7 +122,7 @@ def _run_id(store: Store, journal: Journal) -> str:
     else:
         tags = {**header["tags"], JOURNAL: journal.label, **({STUDY: study["key"]} if study else {})}
         run_id = store.create(header["address"], tags, header["started"])
-    journal.set_state(run_id=run_id, offset=0, facts_sent=False)
+    journal.set_state(run_id=run_id, offset=0, inputs_sent=False)
     store.log(run_id, params=header["params"])
     return run_id
 
@@ -161,12 +161,12 @@ class _Sender:
         self.uri = location.tracking_uri(Path(self.header["project"]))
 
     def work(self) -> None:
-        """Find out the run's facts, wait until the stage has started, and try until all is sent or patience ends."""
+        """Hash the inputs and ask Git, wait until the stage has started, and try until all is sent or patience ends."""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self.journal.set_state(phase="starting")
         self._can_send()
         inputs = [Path(name) for name in self.header["inputs"]]
-        self.journal.set_state(facts=input_facts(Path(self.header["root"]), inputs))
+        self.journal.set_state(inputs=describe_inputs(Path(self.header["root"]), inputs))
         head_start = self.header["started"] + 1000 * HEAD_START_SECONDS
         while now() < head_start and not self.journal.ended:  # the processors are the stage's while it imports torch
             time.sleep(POLL_SECONDS)
@@ -196,7 +196,7 @@ class _Sender:
             with open_store(self.uri, self.header["experiment"], Path(self.header["project"])) as store:
                 self.journal.set_state(phase="open", error=None)
                 return not begin(store, self.journal) or self._follow(store)
-        except StoreError as error:
+        except TrackingError as error:
             self.journal.set_state(phase="failed", error=str(error))
             return False
 

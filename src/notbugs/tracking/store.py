@@ -55,7 +55,7 @@ class Found:
     """The same: of the newest number, or the start."""
 
 
-class StoreError(Exception):
+class TrackingError(Exception):
     """MLflow cannot be used; the message says why in one line."""
 
 
@@ -90,7 +90,7 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
         uri: tracking URI.
         experiment: name.
         project: where artifacts go if `uri` is a database.
-    Raises: StoreError, with the reason in one line, from anything that goes wrong in the block too.
+    Raises: TrackingError, with the reason in one line, from anything that goes wrong in the block too.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -100,7 +100,7 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
         except Exception as error:  # a broken installation shows in many ways
-            raise StoreError(f"MLflow cannot be imported: {one_line(error)}") from error
+            raise TrackingError(f"MLflow cannot be imported: {one_line(error)}") from error
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
         try:
@@ -110,13 +110,13 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
                 experiment_id = _experiment(client, experiment, uri, project)
             yield Store(client, experiment_id, uri)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise StoreError(f"MLflow at {location.shown(uri)}: {one_line(error)}") from error
+            raise TrackingError(f"MLflow at {location.shown(uri)}: {one_line(error)}") from error
 
 
 def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
     """The id of the experiment, made if there is none.
 
-    Raises: StoreError if it was deleted.
+    Raises: TrackingError if it was deleted.
     """
     from mlflow.exceptions import MlflowException
 
@@ -127,14 +127,13 @@ def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
             folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".") or "-"
             artifacts = (location.artifact_root(project) / folder).as_uri()
         try:
-            made = client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS)
-            return str(made)
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was quicker
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
-        raise StoreError(
+        raise TrackingError(
             f"the MLflow experiment {name!r} was deleted: `mlflow experiments restore --experiment-id "
             f"{found.experiment_id}`, or another `experiment` in params.yaml"
         )
