@@ -30,10 +30,9 @@ from notbugs.tracking.journal import now
 
 POLL_SECONDS = 1.0
 """Between two looks whether another worker's trial has become free."""
-CURVES_SECONDS = 1.0
-"""Between two notes of a trial's learning curves."""
 HURRY_SECONDS = 3.0
 """How long an interrupted worker waits for the database."""
+_ONCE = Patience(lambda _: None, 0)
 
 
 def work(
@@ -69,7 +68,7 @@ class _Worker:
         self.lab, self.shared, self.patience, self.session = lab, shared, patience, session
         self.settings = shared.plan.settings
         self.curves: list[tuple[int, int, dict[str, float]]] = []
-        self.noted_at = 0.0
+        self.noting = threading.Lock()
         params = lab.project.params
         self.dimensions: dict[str, list[str]] = {
             kind: dimensions(params, self.settings, kind) for kind in self.settings.kinds
@@ -77,8 +76,10 @@ class _Worker:
 
     def run(self, trial: optuna.Trial) -> None:
         """From the choice of the point to its result; an error fails the trial and not the worker."""
+        self.curves = []
         try:
-            with _heartbeat(self.shared.storage, trial._trial_id, self.patience):
+            storage, note = self.shared.storage, lambda: self._note_curves(trial, _ONCE)
+            with _heartbeat(storage, trial._trial_id, self.patience, note):
                 self._say(self._run(trial))
         except UpdateFinishedTrialError:  # no sign of life got through, so others gave it up and try the point again
             self._say(f"trial {trial.number} had been given up as lost; what it computed is kept")
@@ -111,15 +112,11 @@ class _Worker:
 
     def _measure(self, trial: optuna.Trial, point: Point) -> tuple[TrialState, list[dict[str, Any]]]:
         """State and one row a seed; what is known is stored before the trial is settled."""
-        self.curves, self.noted_at = [], time.monotonic()
         one = Trial(self.lab, point, self.settings.seeds, keep_dataset=self.settings.keep_datasets)
 
         def on_epoch(seed: int, epoch: int, values: Mapping[str, float | None]) -> None:
             """Note an epoch; on the first seed, let the pruner end the trial."""
             self.curves.append((now(), epoch, numbers(values)))
-            if time.monotonic() - self.noted_at > CURVES_SECONDS:
-                self._note(trial, CURVES, self.curves)
-                self.noted_at = time.monotonic()
             accuracy = values.get(f"validation_accuracy/seed-{seed}")
             if self.settings.pruner != "none" and seed == self.settings.seeds[0] and accuracy is not None:
                 self.patience(lambda: self._prune(trial, epoch, accuracy))
@@ -127,20 +124,24 @@ class _Worker:
         try:
             results = {seed: one.measure(seed, on_epoch) for seed in self.settings.seeds}
         except optuna.TrialPruned:
-            self._note(trial, CURVES, self.curves)
+            self._note_curves(trial, self.patience)
             return TrialState.PRUNED, []
         rows = [
             {"seed": seed, "source_seed": one.source_seed(seed), "work": one.work, **_measured(result)}
             for seed, result in results.items()
         ]
         seconds = {str(seed): result["seconds"] for seed, result in results.items()}
-        self._note(trial, CURVES, self.curves)
+        self._note_curves(trial, self.patience)
         self._note(trial, SECONDS, seconds)
         self._note(trial, ROWS, rows)
         return TrialState.COMPLETE, rows
 
     def _note(self, trial: optuna.Trial, attribute: str, value: Any) -> None:
         self.patience(lambda: trial.set_user_attr(attribute, value))
+
+    def _note_curves(self, trial: optuna.Trial, patience: Patience) -> None:
+        with self.noting:  # or an older note of the heartbeat's would come after the last one
+            patience(lambda: self.shared.storage.set_trial_user_attr(trial._trial_id, CURVES, self.curves))
 
     def _prune(self, trial: optuna.Trial, epoch: int, accuracy: float) -> None:
         if epoch not in self.shared.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
@@ -150,9 +151,9 @@ class _Worker:
 
     def _fail(self, trial: optuna.Trial, how: str, why: str) -> None:
         patience = self.patience if how == "error" else Patience(lambda _: None, HURRY_SECONDS)
-        patience(lambda: trial.set_user_attr(CURVES, self.curves))
         patience(lambda: trial.set_user_attr(ENDED, how))
         patience(lambda: trial.set_user_attr(ERROR, why))
+        self._note_curves(trial, patience)
         patience(lambda: self.shared.end(trial, TrialState.FAIL))
 
     def _say(self, text: str) -> None:
@@ -191,16 +192,20 @@ def session_run(lab: Laboratory, plan: Plan, url: str, outputs: tuple[Path, ...]
 
 
 @contextmanager
-def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience) -> Iterator[None]:
-    """Show signs of life while the block runs, also after the database was away."""
+def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience, note: Callable[[], None]) -> Iterator[None]:
+    """Show signs of life while the block runs, also after the database was away, and note how far it is.
+
+    In a thread, for an interrupt reaches only the main one: it breaks off no call of the database then.
+    """
     over = threading.Event()
     interval = float(storage.heartbeat_interval or 1)
 
     def beat() -> None:
         """Record that the trial lives, until it is over."""
         while not over.wait(interval):
-            with suppress(DatabaseAwayError):
+            with suppress(DatabaseAwayError, UpdateFinishedTrialError):
                 patience(lambda: storage.record_heartbeat(trial_id))
+                note()
         storage.remove_session()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
