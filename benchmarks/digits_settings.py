@@ -20,15 +20,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from notbugs.attacks import AttackSettings
-from notbugs.construction.recipes import construct, construct_settings, describe, summarise
+from notbugs.construction.building import construct
+from notbugs.construction.describe import describe, summarise
+from notbugs.construction.settings import construct_settings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources import DataSettings, load_source
 from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_labels
 from notbugs.models import set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import read_params, settings
-from notbugs.training.loop import FitSettings, TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import FitSettings, TrainSettings
 
 ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "presets" / "digits.yaml"
@@ -93,7 +95,7 @@ def trained(params: dict[str, Any], data: ImageData, config: TrainSettings, *pur
         torch.manual_seed(generator.initial_seed())
         model = Net(*params["shape"])
     set_normalisation(model, data.images)
-    train(model, data, config, generator=make_generator(params["seed"], *purpose, "batches"))
+    train(model, data, **config.arguments(), generator=make_generator(params["seed"], *purpose, "batches"))
     return model
 
 
@@ -105,8 +107,7 @@ def measured(model: Classifier, data: ImageData) -> dict[str, float]:
         "shifted": float((called == shifted_labels(data.labels, 10)).double().mean()),
     }
     for eps in RADII:
-        attack = AttackSettings(eps=eps, num_steps=100)
-        withstood = adversarially_correct(model, data, attack, generator=make_generator(0, "benchmark"))
+        withstood = adversarially_correct(model, data, eps=eps, num_steps=100)
         row[f"adversarial_{eps}"] = float(withstood.double().mean())
     return row
 
@@ -129,7 +130,7 @@ def rows_of(changes: dict[str, Any], split: str, source_seed: int) -> Iterator[d
     for name, dataset in DATASETS.items():
         recipe = construct_settings(params["construct"][name], f"construct.{name}")
         model = source[recipe.model]
-        made = construct(model, data, recipe, generator=make_generator(params["seed"], "construct", name))
+        made = construct(model, data, **recipe.arguments(), generator=make_generator(params["seed"], "construct", name))
         columns = describe(made, data, model, source["robust"])
         facts = summarise(columns)
         about = {

@@ -36,7 +36,8 @@ from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_
 from notbugs.models import ModelSettings, create_model, load_model, save_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import read_params, settings
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 HERE = Path(__file__).parent
 MODELS = {
@@ -76,6 +77,13 @@ def digits(pixels: int) -> tuple[ImageData, ImageData]:
     return enlarge(train_data), enlarge(test_data)
 
 
+def new_model(settings: ModelSettings, data: ImageData) -> Classifier:
+    """An untrained network for such images, the same each time."""
+    return create_model(
+        settings.architecture, data.image_shape, data.class_names, width=settings.width, generator=make_generator(0)
+    )
+
+
 def trained(name: str, device: torch.device, section: str | None = None) -> tuple[Classifier, ImageData, ImageData]:
     """A trained network (kept for the next run) with its training and test images.
 
@@ -86,14 +94,14 @@ def trained(name: str, device: torch.device, section: str | None = None) -> tupl
     kept = HERE.parent / ".notbugs" / "benchmarks" / f"{name}-{section}.safetensors"
     if kept.exists():
         return load_model(kept, device=device), data, test
-    model = create_model(model_settings, tuple(data.images.shape[1:]), data.class_names, generator=make_generator(0))
+    model = new_model(model_settings, data)
     set_normalisation(model, data.images)
     if section is None:
         epochs = {"resnet18-16": 6, "resnet18-64": 2, "resnet50-64": 2}.get(name, 20)
         config = TrainSettings(epochs=epochs, batch_size=64, lr=0.05, schedule="one_cycle")
     else:
         config = settings(read_params(HERE.parent / "presets" / "digits.yaml"), f"train.{section}", TrainSettings)
-    train(model.to(device), data, config, generator=make_generator(1))
+    train(model.to(device), data, **config.arguments(), generator=make_generator(1))
     save_model(model, kept)
     return model.eval(), data, test
 
@@ -186,7 +194,7 @@ def epoch_run(implementation: str, device: torch.device) -> Callable[[], Any]:
     data = data.select(torch.arange(count) % len(data)).to(device)
     attack = AttackSettings(eps=0.5, num_steps=7, step_size=0.1)
     config = TrainSettings(epochs=1, batch_size=128, lr=0.01, schedule="constant", attack=attack)
-    model = create_model(model_settings, tuple(data.images.shape[1:]), data.class_names, generator=make_generator(0))
+    model = new_model(model_settings, data)
     set_normalisation(model, data.images.cpu())
     model.to(device)
 
@@ -194,7 +202,7 @@ def epoch_run(implementation: str, device: torch.device) -> Callable[[], Any]:
         if implementation == "robustness":
             textbook_epoch(model, data.images, data.labels, config)
         else:
-            train(model, data, config, generator=make_generator(0))
+            train(model, data, **config.arguments(), generator=make_generator(0))
 
     return run
 
@@ -218,7 +226,7 @@ def evaluation_run(implementation: str, section: str, eps: float, device: torch.
 
     def run() -> float:
         if implementation == "notbugs":
-            withstood = adversarially_correct(model, test, attack, generator=make_generator(0))
+            withstood = adversarially_correct(model, test, **attack.arguments())
         else:
             withstood = predict(model, PEERS[implementation](model, x, y, task)).argmax(dim=1) == y.cpu()
         return round(float(withstood.double().mean()), 5)
@@ -248,7 +256,7 @@ def radius_that_keeps(model: nn.Module, test: ImageData, share: float) -> float:
     for _ in range(7):
         middle = (low + high) / 2
         attack = AttackSettings(eps=middle, num_steps=20)
-        withstood = adversarially_correct(model, test, attack, generator=make_generator(0))
+        withstood = adversarially_correct(model, test, **attack.arguments())
         low, high = (middle, high) if float(withstood.double().mean()) > share else (low, middle)
     return round(high, 2)
 
@@ -257,7 +265,7 @@ def scaling_run(steps: int, images: int, batch: int, width: int, device: torch.d
     """Our attack on so many images, in batches, by a ResNet-18 of a width."""
     data = digits(32)[1]
     model_settings = ModelSettings(architecture="resnet18", width=width)
-    model = create_model(model_settings, (3, 32, 32), data.class_names, generator=make_generator(0)).to(device)
+    model = new_model(model_settings, data).to(device)
     x, y = data.images[:images].to(device), data.labels[:images].to(device)
     engine, task = Engine(model, x[:8]), Task("l2", 0.5, 0.1, steps)
 

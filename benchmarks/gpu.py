@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.engine import Engine
 from notbugs.data.images import ImageData, make_generator
-from notbugs.models import ModelSettings, create_model
+from notbugs.models import create_model
 from notbugs.runtime.devices import full_precision
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 HERE = Path(__file__).parent
 CLASSES = tuple("abcdefghij")
@@ -56,8 +57,7 @@ FULL, TINY = Size(1000, 45_000, 64, 3), Size(16, 128, 4, 1)
 
 
 def network(name: str, size: Size, device: torch.device) -> nn.Module:
-    settings = ModelSettings(architecture=name, width=size.width)
-    model = create_model(settings, (3, 32, 32), CLASSES, generator=make_generator(0))
+    model = create_model(name, (3, 32, 32), CLASSES, width=size.width, generator=make_generator(0))
     return model.to(device).eval()
 
 
@@ -128,10 +128,15 @@ def epochs(name: str, size: Size, device: torch.device) -> Iterator[dict[str, An
             model = network(name, size, device)
             part = data.select(slice(0, size.trained // share))
             common = {"batch_size": batch_size, "lr": 0.01, "schedule": "constant", "attack": attack}
-            train(model, data.select(slice(0, 4 * 128)), TrainSettings(epochs=1, **common), generator=make_generator(2))
+            train(
+                model,
+                data.select(slice(0, 4 * 128)),
+                **TrainSettings(epochs=1, **common).arguments(),
+                generator=make_generator(2),
+            )
             taken = seconds(
                 lambda model=model, part=part, common=common: train(
-                    model, part, TrainSettings(epochs=1, **common), generator=make_generator(2)
+                    model, part, **TrainSettings(epochs=1, **common).arguments(), generator=make_generator(2)
                 ),
                 device,
             )

@@ -20,17 +20,20 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from notbugs.construction.recipes import TargetSettings, describe, parts, set_up
-from notbugs.data.batches import Feed
+from notbugs.construction.building import parts, set_up
+from notbugs.construction.describe import describe
+from notbugs.construction.settings import TargetSettings
+from notbugs.data.batches import BatchReader
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import DatasetWriter, StoredDataset, load_dataset
-from notbugs.evaluation.accuracy import EvaluateSettings, evaluate
+from notbugs.evaluation.accuracy import evaluate
 from notbugs.evaluation.neighbours import neighbour_reference
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.files import whole_folder
 from notbugs.runtime.memory import keep_freed_memory
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 HERE = Path(__file__).parent
 CLASSES = tuple("abcdefghij")
@@ -52,12 +55,12 @@ def make(folder: Path, count: int) -> None:
 def construct(model: Classifier, data: StoredDataset) -> None:
     """D_det with the facts of every example, as the stage makes it."""
     config = TargetSettings(recipe="deterministic_target", model="standard", eps=0.5, num_steps=2, step_size=0.2)
-    recipe = set_up(model, data, config, generator=make_generator(2))
+    recipe = set_up(model, data, **config.scalars(), generator=make_generator(2))
     reference = neighbour_reference(data)
     facts = []
     with whole_folder(data.path.parent / "made") as unfinished:
         writer = DatasetWriter(unfinished)
-        for rows, part in parts(recipe, len(data), config):
+        for rows, part in parts(recipe, len(data)):
             writer.add(part.data)
             told = describe(part, data, model, model, first=rows.start, reference=reference)
             facts.append(pd.DataFrame({name: values.numpy() for name, values in told.items()}))
@@ -68,14 +71,13 @@ def fit(model: Classifier, data: StoredDataset) -> None:
     """One epoch, the dataset measured as validation besides."""
     config = TrainSettings(epochs=1, batch_size=128, lr=0.1, crop_padding=4, flip=True)
     set_normalisation(model, data)
-    assert not Feed(data, torch.device("cpu")).resident
-    train(model, data, config, generator=make_generator(2), validation=data)
+    assert not BatchReader(data, torch.device("cpu")).resident
+    train(model, data, **config.arguments(), generator=make_generator(2), validation=data)
 
 
 def measure(model: Classifier, data: StoredDataset) -> None:
     """Clean accuracy and two attacks."""
-    config = EvaluateSettings(eps=(0.25,), num_steps=2, headline_eps=0.25, headline_num_steps=3)
-    evaluate(model, data, config, generator=make_generator(2))
+    evaluate(model, data, eps=(0.25,), num_steps=2, headline_eps=0.25, headline_num_steps=3)
 
 
 WORKS = {"construct": construct, "train": fit, "evaluate": measure}
@@ -109,7 +111,9 @@ def work(kind: str, folder: Path) -> None:
     torch.set_num_threads(2)
     keep_freed_memory()
     data = load_dataset(folder)
-    model = create_model(MODEL, data.image_shape, CLASSES, generator=make_generator(1)).eval()
+    model = create_model(
+        MODEL.architecture, data.image_shape, CLASSES, width=MODEL.width, generator=make_generator(1)
+    ).eval()
     before = status_mib("VmRSS")
     with watched_anonymous() as values:
         WORKS[kind](model, data)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from notbugs.attacks import LOSSES, pgd
 from notbugs.attacks.engine import Engine
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 warnings.simplefilter("ignore")
 

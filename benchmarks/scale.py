@@ -81,7 +81,7 @@ def table(name: str) -> str:
     num_validation = round(pool * params["data"]["validation_fraction"])
     num_train = pool - num_validation
     settings = validate(params["model"], "model", ModelSettings)
-    model = create_model(settings, (3, side, side), ("a", "b"), generator=torch.Generator()).eval()
+    model = create_model(settings.architecture, (3, side, side), ("a", "b"), width=settings.width).eval()
     each = multiply_adds(model, torch.zeros(1, 3, side, side))
     passes = work(params, num_train, num_validation, num_test)
     lines = [

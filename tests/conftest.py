@@ -13,9 +13,10 @@ from torch import nn
 
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, make_generator, stratified_split
-from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models import create_model, set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 settings.register_profile("notbugs", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("notbugs")
@@ -71,9 +72,10 @@ def new_model() -> Callable[..., Classifier]:
     """Build an untrained classifier: new_model(data, seed=0, architecture="small_cnn", width=16)."""
 
     def build(data: ImageData, seed: int = 0, architecture: str = "small_cnn", width: int | None = 16) -> Classifier:
-        chosen = ModelSettings(architecture=architecture, width=width)
         shape = tuple(data.images.shape[1:])
-        model = create_model(chosen, shape, data.class_names, generator=make_generator(seed, "weights"))
+        model = create_model(
+            architecture, shape, data.class_names, width=width, generator=make_generator(seed, "weights")
+        )
         set_normalisation(model, data.images)
         return model
 
@@ -85,7 +87,7 @@ def standard_model(digits: tuple[ImageData, ImageData], new_model: Callable[...,
     """Small CNN trained as usual. Shared by all tests: not to be changed."""
     model = new_model(digits[0])
     config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle")
-    train(model, digits[0], config, generator=make_generator(0, "standard"))
+    train(model, digits[0], **config.arguments(), generator=make_generator(0, "standard"))
     return model
 
 
@@ -95,7 +97,7 @@ def robust_model(digits: tuple[ImageData, ImageData], new_model: Callable[..., C
     model = new_model(digits[0])
     attack = AttackSettings(eps=0.75, num_steps=3, step_size=0.3)
     config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle", attack=attack)
-    train(model, digits[0], config, generator=make_generator(0, "robust"))
+    train(model, digits[0], **config.arguments(), generator=make_generator(0, "robust"))
     return model
 
 

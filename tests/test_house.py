@@ -22,6 +22,7 @@ ROOMS = (
     "pipeline",
     "sweeps",
     "cli",
+    "testing",
 )
 """From the top of the table in CONTRIBUTING.md to its bottom."""
 FILES = {

@@ -16,9 +16,9 @@ _HOMES = {
     "create_model": "notbugs.models",
     "pgd": "notbugs.attacks",
     "train": "notbugs.training.loop",
-    "construct": "notbugs.construction.recipes",
+    "construct": "notbugs.construction.building",
     "evaluate": "notbugs.evaluation.accuracy",
-    "SuiteSettings": "notbugs.evaluation.levels",
+    "adversarially_correct": "notbugs.evaluation.accuracy",
     "audit": "notbugs.evaluation.suite",
     "wilson_interval": "notbugs.evaluation.intervals",
 }

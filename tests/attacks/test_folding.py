@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
-from notbugs.models import ModelSettings, create_model
+from notbugs.models import create_model
 
 
 def settle(model: nn.Module) -> nn.Module:
@@ -73,7 +73,7 @@ class Shared(nn.Module):
 
 
 NETWORKS = {
-    "resnet18": (lambda: create_model(ModelSettings(architecture="resnet18", width=8), (3, 32, 32), tuple("abc"),
+    "resnet18": (lambda: create_model("resnet18", (3, 32, 32), tuple("abc"), width=8,
                                       generator=torch.Generator().manual_seed(0)), 20),
     "torchvision mobilenet": (lambda: torchvision.models.mobilenet_v2(num_classes=5), 52),
     "branching": (Branching, 1),

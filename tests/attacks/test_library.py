@@ -10,16 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks import NORMS, pgd
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import (
     FIXED_EPS,
     MINIMUM_NORM,
     _Plain,
     allows,
-    distances,
     library_attack,
-    library_minimum,
 )
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, predict
@@ -33,6 +31,10 @@ ALL_MINIMUM = [(norm, name) for norm, names in MINIMUM_NORM.items() for name in 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def distances(delta: Tensor, norm: str) -> Tensor:
+    return NORMS[norm].length(delta)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_fixed_eps_attacks_stay_in_the_ball_and_fool(name, norm, standard_model,
 @pytest.mark.parametrize(("norm", "name"), ALL_MINIMUM)
 def test_minimum_norm_attacks_fool_almost_every_image(norm, name, standard_model, few):
     steps = 100 if name == "cw" else 30
-    x_adv = library_minimum(
+    x_adv = library_attack(
         name, standard_model, few.images, few.labels, norm=norm, num_steps=steps, generator=generator()
     )
     assert float(x_adv.min()) >= 0
@@ -122,7 +124,7 @@ def test_a_linear_model_is_fooled_at_its_distance():
     labels = (score > 0).long()
     expected = (score.abs() / w.norm()).double()
     for name, steps in (("ddn", 300), ("cw", 300)):
-        x_adv = library_minimum(name, model, x, labels, num_steps=steps, generator=generator())
+        x_adv = library_attack(name, model, x, labels, num_steps=steps, generator=generator())
         found = distances(x_adv - x, "l2")
         assert float((found / expected).min()) > 0.999
         assert float((found / expected).max()) < 1.06
@@ -164,7 +166,7 @@ def test_every_attack_runs_on_odd_sizes(norm, name, side):
             name, model, data.images, data.labels, norm=norm, eps=1.0, num_steps=5, generator=generator()
         )
     else:
-        x_adv = library_minimum(name, model, data.images, data.labels, norm=norm, num_steps=30, generator=generator())
+        x_adv = library_attack(name, model, data.images, data.labels, norm=norm, num_steps=30, generator=generator())
         assert fooled(model, x_adv, data).all()
     assert x_adv.shape == data.images.shape
 
@@ -195,7 +197,7 @@ def test_the_size_of_the_logits_plays_no_part(norm, name, standard_model, few):
             x_adv = library_attack(name, model, few.images, few.labels, eps=eps, **arguments)
             counts[factor] = int(fooled(model, x_adv, few).sum())
         else:
-            x_adv = library_minimum(name, model, few.images, few.labels, **arguments)
+            x_adv = library_attack(name, model, few.images, few.labels, **arguments)
             near = distances(x_adv - few.images, norm) <= eps
             counts[factor] = int((fooled(model, x_adv, few) & near).sum())
     assert counts[1] > 0
@@ -222,7 +224,7 @@ def test_what_is_not_defined_is_refused(few):
     with pytest.raises(ValueError, match=r"name must be one of apgd_ce, .*, not 'pgd'"):
         library_attack("pgd", two, few.images, labels, eps=EPS, num_steps=2, generator=generator())
     with pytest.raises(ValueError, match="must be one of fmn for linf, not 'cw'"):
-        library_minimum("cw", two, few.images, labels, norm="linf", num_steps=2, generator=generator())
+        library_attack("cw", two, few.images, labels, norm="linf", num_steps=2, generator=generator())
     with pytest.raises(ValueError, match=r"eps must be > 0, not 0\.0"):
         library_attack("square", two, few.images, labels, eps=0.0, num_steps=2, generator=generator())
 
@@ -273,7 +275,7 @@ def agree_within_a_point(model: nn.Module, data: ImageData, theirs: Tensor) -> N
     accuracy = [float((~fooled(model, x_adv, data)).double().mean()) for x_adv in (ours, theirs)]
     assert 0.05 < accuracy[0] < 0.95
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.01)
-    stood = adversarially_correct(model, data, AttackSettings(eps=EPS, num_steps=100), generator=generator())
+    stood = adversarially_correct(model, data, eps=EPS, num_steps=100)
     assert float(stood.double().mean()) == pytest.approx(accuracy[1], abs=0.01)
 
 
@@ -285,7 +287,7 @@ def test_carlini_wagner_agrees_with_foolboxs_own_settings(foolbox, standard_mode
     data = few.select(right)
     theirs = attack.run(bounded, data.images, foolbox.criteria.Misclassification(data.labels))
     engine = Engine(standard_model, data.images[:8])
-    ours = library_minimum("cw", engine, data.images, data.labels, num_steps=100, generator=generator())
+    ours = library_attack("cw", engine, data.images, data.labels, num_steps=100, generator=generator())
     medians = []
     for x_adv in (ours, theirs):
         norms = distances(x_adv - data.images, "l2")

@@ -19,19 +19,18 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.modules import UnsteadyError, all_modules, check_steady, in_train_mode
 from notbugs.cli import main
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import adversarially_correct, predict
-from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.suite import audit
 
 EPS = 0.5
-ATTACK = AttackSettings(eps=EPS, num_steps=10)
-SETTINGS = SuiteSettings(eps=(EPS,), headline_eps=EPS, num_steps=10, headline_num_steps=20)
+ATTACK = {"eps": EPS, "num_steps": 10}
+SETTINGS = {"eps": (EPS,), "headline_eps": EPS, "num_steps": 10, "headline_num_steps": 20}
 
 
 class Plain(nn.Module):
@@ -264,8 +263,8 @@ def numbers_of(network: nn.Module, data: ImageData) -> dict[str, object]:
     x_adv, success = pgd(network, data.images, data.labels, eps=EPS, step_size=EPS / 4, num_steps=10)
     assert x_adv.isfinite().all()
     assert float((x_adv - data.images).flatten(1).norm(dim=1).max()) <= EPS * (1 + 1e-5)
-    withstood = adversarially_correct(network, data, ATTACK, generator=generator())
-    found = audit(network, data, SETTINGS, generator=generator())
+    withstood = adversarially_correct(network, data, **ATTACK)
+    found = audit(network, data, **SETTINGS, generator=generator())
     return {
         "pgd": success.tolist(),
         "adversarially_correct": withstood.tolist(),
@@ -301,8 +300,8 @@ def test_a_network_that_computes_with_its_batch_is_refused(case, plain, few):
     message = "its logits of one image change with the other images of the batch"
     for measure in (
         lambda: pgd(network, few.images, few.labels, eps=EPS, step_size=0.1, num_steps=2),
-        lambda: adversarially_correct(network, few, ATTACK, generator=generator()),
-        lambda: audit(network, few, SETTINGS, generator=generator()),
+        lambda: adversarially_correct(network, few, **ATTACK),
+        lambda: audit(network, few, **SETTINGS, generator=generator()),
         lambda: Engine(network, few.images[:4]),
     ):
         with pytest.raises(UnsteadyError, match=message):
@@ -343,10 +342,10 @@ def test_logits_that_are_no_numbers_fool_nobody_and_are_named(plain, few):
     """Whoever leaves the sixteenths gets NaN: no attack succeeds, and the check says for how many images."""
     network = filled(Numberless(), plain)
     clean = predict(network, few.images).argmax(dim=1) == few.labels
-    assert torch.equal(adversarially_correct(network, few, ATTACK, generator=generator()), clean)
+    assert torch.equal(adversarially_correct(network, few, **ATTACK), clean)
     found = pgd(network, few.images, few.labels, eps=EPS, step_size=EPS / 4, num_steps=10)
     assert not found.success[clean].any()
-    audited = audit(network, few, SETTINGS, generator=generator())
+    audited = audit(network, few, **SETTINGS, generator=generator())
     assert torch.equal(audited.outcomes[-1].correct, clean)
     assert audited.norms["ddn50"][clean].isinf().all()
     checks = {check.check: check for check in audited.checks}
@@ -362,9 +361,9 @@ def test_an_image_whose_own_logits_are_no_numbers_is_wrong_with_and_without_atta
             return evaluating(x) * torch.nan
 
     for random_start in (False, True):
-        attack = AttackSettings(eps=EPS, num_steps=3, random_start=random_start)
-        assert not adversarially_correct(Broken(), few, attack, generator=generator()).any()
-    assert not audit(Broken(), few, SETTINGS, generator=generator()).outcomes[0].correct.any()
+        attack = {"eps": EPS, "num_steps": 3, "random_start": random_start}
+        assert not adversarially_correct(Broken(), few, **attack, generator=generator()).any()
+    assert not audit(Broken(), few, **SETTINGS, generator=generator()).outcomes[0].correct.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -555,6 +555,8 @@ def test_representation_distance_never_computes_the_head(standard_model, digits)
         ({"step_size": 0.0}, r"step_size must be > 0, not 0\.0"),
         ({"step_size": -1.0}, r"step_size must be > 0, not -1\.0"),
         ({"step_size": math.nan}, "step_size must be > 0, not nan"),
+        ({"step_size": math.inf}, "step_size must be finite"),
+        ({"norm": "box", "eps": math.inf, "step_size": None}, r"step_size must be finite; .* it must be given"),
         ({"norm": "l3"}, "norm must be one of l2, linf, box, not 'l3'"),
         ({"loss": "hinge"}, "loss must be one of cross_entropy, margin, representation_distance, not 'hinge'"),
         ({"num_restarts": 0}, "num_restarts must be 1, or more with random_start, not 0"),
@@ -573,6 +575,29 @@ def test_impossible_arguments_are_refused(change, message):
     labels = arguments.pop("labels")
     with pytest.raises(ValueError, match=message):
         pgd(Linear(weights()), draw(2, 3, 2, 2), labels, **arguments)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_no_step_size_is_the_usual_one(busy_model, norm):
+    inputs, labels = draw(4, 2, 6, 6), torch.arange(4)
+    found = pgd(busy_model, inputs, labels, norm=norm, eps=0.3, num_steps=5)
+    told = pgd(busy_model, inputs, labels, norm=norm, eps=0.3, num_steps=5, step_size=2.5 * 0.3 / 5)
+    assert torch.equal(found.x_adv, told.x_adv)
+    twenty = pgd(busy_model, inputs, labels, norm=norm, eps=0.3, num_steps=20)
+    assert torch.equal(pgd(busy_model, inputs, labels, norm=norm, eps=0.3).x_adv, twenty.x_adv)
+
+
+def test_settings_become_arguments(busy_model):
+    settings = AttackSettings(eps=0.3, num_steps=3, random_start=True, num_restarts=2)
+    inputs, labels = draw(4, 2, 6, 6), torch.arange(4)
+    found, told = (
+        pgd(busy_model, inputs, labels, generator=torch.Generator().manual_seed(0), **arguments).x_adv
+        for arguments in (
+            settings.arguments(),
+            {"eps": 0.3, "num_steps": 3, "step_size": 0.25, "random_start": True, "num_restarts": 2},
+        )
+    )
+    assert torch.equal(found, told)
 
 
 def test_attack_settings():

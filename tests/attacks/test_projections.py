@@ -11,12 +11,12 @@ from torch import Tensor
 
 from notbugs.attacks.projections import (
     NORMS,
+    Ball,
     project_l2,
     project_linf,
     random_l2,
     random_linf,
     steepest_l2,
-    steepest_linf,
 )
 
 PROJECTIONS = {"l2": project_l2, "linf": project_linf}
@@ -103,7 +103,10 @@ def test_impossible_radius_is_refused(project, eps):
 
 def test_box_leaves_delta_alone():
     delta = draw((2, 2), 3, 1e6, torch.float32)
-    assert torch.equal(NORMS["box"].project(delta, math.inf), delta)
+    x = 0.5 + delta.clamp(-0.5, 0.5)
+    moved = x.clone()
+    NORMS["box"](torch.zeros_like(x), 0.1).project_(moved)
+    assert torch.equal(moved, x)
 
 
 @given(shapes, st.integers(-37, 37), dtypes)
@@ -122,12 +125,31 @@ def test_steepest_l2_has_length_one_whatever_the_scale(shape, exponent, dtype):
 def test_steepest_directions_of_zero_are_zero(dtype):
     zero = torch.zeros(2, 1, 3, dtype=dtype)
     assert torch.equal(steepest_l2(zero), zero)
-    assert torch.equal(steepest_linf(zero), zero)
+    for ball in NORMS.values():
+        assert torch.equal(climbed(ball, zero, 0.25), zero + 0.5)
 
 
-def test_steepest_linf_is_the_sign():
+def climbed(ball: type[Ball], gradient: Tensor, step_size: float) -> Tensor:
+    """Where a step from the grey image leads."""
+    x = torch.full_like(gradient, 0.5)
+    ball(x.clone(), 0.5).climb_(x, gradient.clone(), step_size)
+    return x
+
+
+def test_steps_in_linf_go_by_the_sign():
     gradient = torch.tensor([[1e-30, -2.0, 0.0]])
-    assert torch.equal(steepest_linf(gradient), torch.tensor([[1.0, -1.0, 0.0]]))
+    assert torch.equal(climbed(NORMS["linf"], gradient, 0.25), torch.tensor([[0.75, 0.25, 0.5]]))
+
+
+@given(norms, shapes, st.integers(-30, 30))
+def test_a_norm_measures_its_own_steps_and_holds_every_image(norm, shape, exponent):
+    gradient = draw(shape, 3, 10.0**exponent, torch.float64)
+    moved = climbed(NORMS[norm], gradient, 0.25) - 0.5
+    torch.testing.assert_close(NORMS[norm].length(moved), torch.full((3,), 0.25).double(), rtol=1e-5, atol=0)
+    corner = torch.ones(1, *shape)
+    torch.testing.assert_close(
+        NORMS[norm].length(corner), torch.tensor([NORMS[norm].largest_radius(corner[0])]).double()
+    )
 
 
 @given(norms, shapes, st.integers(0, 4), st.floats(0, 1e3), dtypes)

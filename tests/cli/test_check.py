@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.cli.check import READ, check, check_data
+from notbugs.cli.check import check, check_data, needed_entries
+from notbugs.cli.stages import ALL_STAGES
 from notbugs.data.images import ImageData
 from notbugs.data.sources import DataSettings
 from notbugs.data.store import save_dataset
@@ -18,7 +18,6 @@ from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 def set_at(params: dict[str, Any], key: str, value: object) -> None:
@@ -48,19 +47,16 @@ def store(root: Path, counts: list[int], num_test: int = 40, **data: object) -> 
         )
 
 
-def test_the_entries_that_stages_read_are_those_of_the_pipeline() -> None:
-    for stage, entries in READ.items():
-        deps = PIPELINE[stage]["deps"]
-        made = {
-            f"{section}.{dep.removeprefix(folder)}"
-            for section, folder in (("construct", "data/"), ("fit", "models/fit/"))
-            for dep in deps
-            if dep.startswith(folder) and dep.removeprefix(folder) not in ("train", "validation", "test")
-        }
-        assert set(entries) == made
-    others = [name for name, stage in PIPELINE.items() if name not in READ and "do" not in stage]
-    for name in others:
-        assert not any(f"data/{key}" in PIPELINE[name]["deps"] for key in ("robust", "nonrobust", "rand", "det"))
+def test_the_entries_that_stages_need_are_those_that_they_read() -> None:
+    """Of dvc.yaml, whose deps are the declared inputs (test_dependencies.py)."""
+    needed = {
+        name: {entry for entry in needed_entries(stage) if "train." not in entry} for name, stage in ALL_STAGES.items()
+    }
+    assert {name: entries for name, entries in needed.items() if entries} == {
+        "transfer": {"construct.rand", "construct.det"},
+        "inversion": {"construct.robust", "construct.nonrobust", "fit.robust", "fit.nonrobust"},
+        "diversity": {"construct.robust", "construct.nonrobust"},
+    }
 
 
 def test_a_stage_whose_input_nobody_makes_is_refused() -> None:

@@ -10,21 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks import project_l2
-from notbugs.construction.recipes import (
-    Constructed,
-    InvertSettings,
-    TargetSettings,
-    construct,
-    construct_settings,
-    describe,
-    joined,
-    over_sources,
-    parts,
-    recipe_generator,
-    set_up,
-    summarise,
-    target_labels,
-)
+from notbugs.construction.building import construct, parts, recipe_generator, set_up
+from notbugs.construction.describe import describe, over_sources, summarise
+from notbugs.construction.recipe import Constructed, joined
+from notbugs.construction.settings import InvertSettings, TargetSettings, construct_settings
+from notbugs.construction.targeting import target_labels
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.neighbours import nearest_neighbour, neighbour_reference, own_neighbours
@@ -79,12 +69,20 @@ def base(digits) -> ImageData:
 
 @pytest.fixture(scope="module")
 def inverted(base, robust_model) -> Constructed:
-    return construct(robust_model, base, InvertSettings(**INVERT), generator=generator())
+    return construct(robust_model, base, **InvertSettings(**INVERT).arguments(), generator=generator())
 
 
 @pytest.fixture(scope="module")
 def targeted(base, standard_model) -> Constructed:
-    return construct(standard_model, base, TargetSettings(**TARGET), generator=generator())
+    return construct(standard_model, base, **TargetSettings(**TARGET).arguments(), generator=generator())
+
+
+def test_plain_arguments_construct_as_settings_do(base, standard_model, targeted):
+    plain = {"eps": 1.0, "num_steps": 20, "step_size": 0.1}
+    found = construct(standard_model, base, "random_target", **plain, generator=generator())
+    assert torch.equal(found.data.images, targeted.data.images)
+    with pytest.raises(ValueError, match="must be one of invert, random_target, deterministic_target, not 'x'"):
+        construct(standard_model, base, "x", **plain, generator=generator())
 
 
 # D_R and D_NR
@@ -113,7 +111,7 @@ def test_inversion_of_a_linear_representation():
     images = 0.45 + 0.1 * torch.rand(20, 1, 2, 3, generator=generator(1))
     data = ImageData(images, torch.arange(20) % 3, ("a", "b", "c"))
     config = InvertSettings(recipe="invert", model="robust", num_steps=300, step_size=0.002)
-    found = construct(linear_classifier(weight), data, config, generator=generator())
+    found = construct(linear_classifier(weight), data, **config.arguments(), generator=generator())
     x, start = images.flatten(1), images[found.start_index].flatten(1)
     expected = start + (x - start) @ weight.T @ weight
     torch.testing.assert_close(found.data.images.flatten(1), expected, rtol=0, atol=0.0025)
@@ -123,7 +121,7 @@ def test_inversion_of_a_linear_representation():
 def test_inversion_is_the_plain_loop(base, robust_model):
     """From x', descending ‖g(z) − g(x)‖₂ by normalised steps, clipped to [0, 1]; the last iterate."""
     config = InvertSettings(**{**INVERT, "num_steps": 8})
-    found = construct(robust_model, base, config, generator=generator())
+    found = construct(robust_model, base, **config.arguments(), generator=generator())
     goal = robust_model.representation(base.images).detach()
     z = base.images[found.start_index].clone()
     for _ in range(8):
@@ -140,7 +138,9 @@ def test_start_is_a_uniformly_random_other_image():
     images = torch.rand(count, 1, 2, 3, generator=generator())
     data = ImageData(images, torch.arange(count) % 3, ("a", "b", "c"))
     config = InvertSettings(recipe="invert", model="robust", num_steps=1, step_size=0.01, batch_size=6000)
-    start = construct(linear_classifier(torch.eye(2, 6)), data, config, generator=generator(1)).start_index
+    start = construct(
+        linear_classifier(torch.eye(2, 6)), data, **config.arguments(), generator=generator(1)
+    ).start_index
     rows = torch.arange(count)
     assert (start != rows).all()
     assert start.min() >= 0
@@ -154,12 +154,19 @@ def test_start_is_a_uniformly_random_other_image():
 def test_two_images_start_from_each_other():
     data = ImageData(torch.rand(2, 1, 2, 3, generator=generator()), torch.tensor([0, 1]), ("a", "b", "c"))
     config = InvertSettings(recipe="invert", model="robust", num_steps=1, step_size=0.01)
-    assert construct(linear_classifier(torch.eye(2, 6)), data, config, generator=generator()).start_index.tolist() == [
+    assert construct(
+        linear_classifier(torch.eye(2, 6)), data, **config.arguments(), generator=generator()
+    ).start_index.tolist() == [
         1,
         0,
     ]
     with pytest.raises(ValueError, match="inversion starts from another image: D needs at least 2, not 1"):
-        construct(linear_classifier(torch.eye(2, 6)), data.select(torch.tensor([0])), config, generator=generator())
+        construct(
+            linear_classifier(torch.eye(2, 6)),
+            data.select(torch.tensor([0])),
+            **config.arguments(),
+            generator=generator(),
+        )
 
 
 # D_rand and D_det
@@ -169,7 +176,7 @@ def test_two_images_start_from_each_other():
 @pytest.mark.parametrize("recipe", ["random_target", "deterministic_target"])
 def test_targeted_images_lie_in_the_ball_with_the_labels_given(base, standard_model, norm, order, eps, recipe):
     config = TargetSettings(**{**TARGET, "recipe": recipe, "norm": norm, "eps": eps, "step_size": eps / 5})
-    found = construct(standard_model, base, config, generator=generator())
+    found = construct(standard_model, base, **config.arguments(), generator=generator())
     delta = (found.data.images - base.images).flatten(1)
     lengths = torch.linalg.vector_norm(delta, ord=order, dim=1)
     assert (lengths <= eps * (1 + 1e-5)).all()
@@ -187,7 +194,7 @@ def test_targeted_images_lie_in_the_ball_with_the_labels_given(base, standard_mo
 def test_target_is_the_plain_loop(base, standard_model):
     """Every example takes all steps and the last iterate stays, also where t is reached at once."""
     config = TargetSettings(**{**TARGET, "num_steps": 6})
-    found = construct(standard_model, base, config, generator=generator())
+    found = construct(standard_model, base, **config.arguments(), generator=generator())
     x = base.images.clone()
     for _ in range(6):
         x.requires_grad_()
@@ -226,7 +233,9 @@ def test_random_targets_are_uniform_over_all_classes():
 def test_batches_do_not_matter(base, standard_model, which, change):
     config = InvertSettings(**{**INVERT, **change}) if which == "invert" else TargetSettings(**TARGET)
     found = [
-        construct(standard_model, base, config.model_copy(update={"batch_size": size}), generator=generator())
+        construct(
+            standard_model, base, **config.model_copy(update={"batch_size": size}).arguments(), generator=generator()
+        )
         for size in (500, 120, 17)
     ]
     for other in found[1:]:
@@ -240,7 +249,9 @@ def test_batches_do_not_matter(base, standard_model, which, change):
 @pytest.mark.parametrize("which", ["invert", "target"])
 def test_same_seed_gives_the_same_bytes(base, standard_model, which):
     config = InvertSettings(**{**INVERT, "num_steps": 5}) if which == "invert" else TargetSettings(**TARGET)
-    first, again, other = (construct(standard_model, base, config, generator=generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        construct(standard_model, base, **config.arguments(), generator=generator(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(first.data.images, again.data.images)
     assert torch.equal(first.data.labels, again.data.labels)
     assert torch.equal(first.start_index, again.start_index)
@@ -254,10 +265,10 @@ def test_the_model_is_left_in_its_mode(base, new_model, which):
     modes = [module.training for module in model.modules()]
     buffers = [value.clone() for value in model.buffers()]
     config = InvertSettings(**{**INVERT, "num_steps": 2}) if which == "invert" else TargetSettings(**TARGET)
-    found = construct(model, base, config, generator=generator())
+    found = construct(model, base, **config.arguments(), generator=generator())
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(a, b) for a, b in zip(buffers, model.buffers(), strict=True))
-    evaluating = construct(model.eval(), base, config, generator=generator())
+    evaluating = construct(model.eval(), base, **config.arguments(), generator=generator())
     assert torch.equal(found.data.images, evaluating.data.images)
 
 
@@ -270,7 +281,7 @@ def test_progress_shows_the_batches(base, standard_model):
             yield item
 
     config = TargetSettings(**{**TARGET, "batch_size": 50, "num_steps": 1})
-    construct(standard_model, base, config, generator=generator(), progress=progress, description="rand")
+    construct(standard_model, base, **config.arguments(), generator=generator(), progress=progress, description="rand")
     assert shown == [("rand", 50), ("rand", 50), ("rand", 20)]
 
 
@@ -457,7 +468,7 @@ def test_random_streams_do_not_go_by_name_or_model():
 
     def drawn(recipe: str, model: str, source_seed: int) -> list[int]:
         section = {**(INVERT if recipe == "invert" else TARGET), "recipe": recipe, "model": model}
-        stream = recipe_generator(0, construct_settings(section, "construct.x"), source_seed)
+        stream = recipe_generator(0, construct_settings(section, "construct.x").recipe, source_seed)
         return torch.randint(1000, (5,), generator=stream).tolist()
 
     for recipe in ("invert", "random_target"):
@@ -506,8 +517,8 @@ def test_cuda_agrees_with_the_cpu(base, new_model, which):
         if which == "invert"
         else TargetSettings(**{**TARGET, "num_steps": 3})
     )
-    expected = construct(model, base, config, generator=generator())
-    found = construct(model.cuda(), base, config, generator=generator())
+    expected = construct(model, base, **config.arguments(), generator=generator())
+    found = construct(model.cuda(), base, **config.arguments(), generator=generator())
     assert found.data.images.device.type == "cpu"
     assert torch.equal(found.data.labels, expected.data.labels)
     assert torch.equal(found.start_index, expected.start_index)
@@ -516,10 +527,10 @@ def test_cuda_agrees_with_the_cpu(base, new_model, which):
 
 def test_what_is_said_of_a_float16_dataset_holds_for_the_stored_images(base, standard_model):
     settings = TargetSettings(**TARGET, dtype="float16")
-    images = construct(standard_model, base, settings, generator=generator()).data.images
+    images = construct(standard_model, base, **settings.arguments(), generator=generator()).data.images
     assert images.dtype == torch.float32
     assert torch.equal(images, images.half().float())
-    full = construct(standard_model, base, TargetSettings(**TARGET), generator=generator()).data.images
+    full = construct(standard_model, base, **TargetSettings(**TARGET).arguments(), generator=generator()).data.images
     assert 0 < float((images - full).abs().max()) <= 2**-12
 
 
@@ -534,14 +545,16 @@ def test_parts_from_disk_are_the_whole_from_memory(tmp_path, base, robust_model,
     )
     stored = load_dataset(tmp_path / "d")
     settings = settings.model_copy(update={"batch_size": 32})
-    recipe = set_up(robust_model, stored, settings, generator=generator())
+    recipe = set_up(robust_model, stored, **settings.scalars(), generator=generator())
     made = {
         rows.start: (part, describe(part, stored, robust_model, robust_model, first=rows.start))
-        for rows, part in parts(recipe, len(stored), settings)
+        for rows, part in parts(recipe, len(stored), batch_size=settings.batch_size)
     }
     assert sorted(made) == [0, 32, 64, 96]
     together = joined([part for part, _ in made.values()])
-    at_once = construct(robust_model, base, settings.model_copy(update={"batch_size": 120}), generator=generator())
+    at_once = construct(
+        robust_model, base, **settings.model_copy(update={"batch_size": 120}).arguments(), generator=generator()
+    )
     assert torch.equal(together.data.labels, at_once.data.labels)
     assert torch.equal(together.start_index, at_once.start_index)
     torch.testing.assert_close(together.data.images, at_once.data.images, rtol=0, atol=1e-3)
@@ -553,7 +566,7 @@ def test_parts_from_disk_are_the_whole_from_memory(tmp_path, base, robust_model,
 
 def test_a_part_does_not_depend_on_the_others(base, robust_model):
     settings = InvertSettings(**{**INVERT, "num_steps": 4})
-    recipes = [set_up(robust_model, base, settings, generator=generator()) for _ in range(2)]
+    recipes = [set_up(robust_model, base, **settings.scalars(), generator=generator()) for _ in range(2)]
     recipes[0].part(slice(0, 60))
     late, alone = (recipe.part(slice(60, 120)) for recipe in recipes)
     assert torch.equal(late.data.images, alone.data.images)

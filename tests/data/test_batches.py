@@ -1,4 +1,4 @@
-"""A feed gives the same batches from memory and from disk; training on either gives the same bytes."""
+"""A reader gives the same batches from memory and from disk; training on either gives the same bytes."""
 
 import threading
 from pathlib import Path
@@ -10,11 +10,12 @@ from torch import Tensor
 
 import notbugs.data.batches
 from notbugs.attacks import AttackSettings
-from notbugs.data.batches import Feed
+from notbugs.data.batches import BatchReader
 from notbugs.data.images import ImageData, Images, Subset, as_floats, by_parts, num_parts
-from notbugs.data.store import StoredDataset, StoreError, load_dataset, save_dataset
-from notbugs.models import ModelSettings, create_model, set_normalisation
-from notbugs.training.loop import TrainSettings, train
+from notbugs.data.store import DatasetError, StoredDataset, load_dataset, save_dataset
+from notbugs.models import create_model, set_normalisation
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
 
@@ -39,10 +40,10 @@ def order(count: int = 50, size: int = 8) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("resident", [True, False])
 def test_batches_are_the_rows_asked_for(tmp_path: Path, dtype: str, resident: bool) -> None:
     data = made()
-    feed = Feed(stored(tmp_path, data, dtype), CPU, resident=resident)
-    assert len(feed) == 50
+    reader = BatchReader(stored(tmp_path, data, dtype), CPU, resident=resident)
+    assert len(reader) == 50
     expected = data.images.half().float() if dtype == "float16" else data.images
-    found = list(feed.batches(order()))
+    found = list(reader.batches(order()))
     assert [len(rows) for rows, _, _ in found] == [8] * 6 + [2]
     for rows, images, labels in found:
         assert images.dtype == torch.float32
@@ -62,13 +63,13 @@ def test_what_is_resident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """On the CPU: what is in memory anyway, or no larger than the limit."""
     data = made()
     on_disk = stored(tmp_path, data)
-    assert Feed(data, CPU).resident
-    assert Feed(on_disk, CPU).resident
+    assert BatchReader(data, CPU).resident
+    assert BatchReader(on_disk, CPU).resident
     monkeypatch.setattr(notbugs.data.batches, "CPU_BYTES", 50 * 3 * 8 * 8)
-    assert Feed(on_disk, CPU).resident
+    assert BatchReader(on_disk, CPU).resident
     monkeypatch.setattr(notbugs.data.batches, "CPU_BYTES", 50 * 3 * 8 * 8 - 1)
-    assert not Feed(on_disk, CPU).resident
-    assert Feed(Subset(on_disk, torch.arange(49)), CPU).resident
+    assert not BatchReader(on_disk, CPU).resident
+    assert BatchReader(Subset(on_disk, torch.arange(49)), CPU).resident
 
 
 def test_few_batches_are_read_ahead_and_the_reader_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,20 +77,20 @@ def test_few_batches_are_read_ahead_and_the_reader_ends(tmp_path: Path, monkeypa
     read: list[int] = []
     raw = on_disk.raw
     monkeypatch.setattr(on_disk, "raw", lambda rows: read.append(len(rows)) or raw(rows))
-    batches = Feed(on_disk, CPU, resident=False).batches(order())
+    batches = BatchReader(on_disk, CPU, resident=False).batches(order())
     read.clear()
     next(batches)
     assert len(read) <= 3
     batches.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
     assert len(read) <= 3
 
 
 def test_an_error_of_the_reader_is_the_feeds(tmp_path: Path) -> None:
-    feed = Feed(stored(tmp_path, made()), CPU, resident=False)
+    reader = BatchReader(stored(tmp_path, made()), CPU, resident=False)
     (tmp_path / "uint8" / "images-00001.safetensors").write_bytes(b"nothing")
-    with pytest.raises(StoreError, match=r"images-00001\.safetensors: cannot be read"):
-        list(feed.batches(order()))
+    with pytest.raises(DatasetError, match=r"images-00001\.safetensors: cannot be read"):
+        list(reader.batches(order()))
 
 
 ATTACK = AttackSettings(eps=0.5, num_steps=2, random_start=True)
@@ -107,13 +108,15 @@ def test_training_gives_the_same_bytes_from_memory_and_from_disk(
 
     def trained(source: Images) -> tuple[dict[str, Tensor], list]:
         model = create_model(
-            ModelSettings(architecture="small_cnn", width=4),
+            "small_cnn",
             source.image_shape,
             source.class_names,
             generator=torch.Generator().manual_seed(5),
         )
         set_normalisation(model, source)
-        records = train(model, source, config, generator=torch.Generator().manual_seed(7), validation=source)
+        records = train(
+            model, source, **config.arguments(), generator=torch.Generator().manual_seed(7), validation=source
+        )
         return model.state_dict(), records
 
     weights, records = trained(data)
@@ -143,7 +146,7 @@ def test_normalisation_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert num_parts(data) == 8
     assert [len(part) for part in by_parts(data)] == [7] * 7 + [1]
     for source in (data, stored(tmp_path, data)):
-        model = create_model(ModelSettings(), (3, 8, 8), data.class_names, generator=torch.Generator().manual_seed(0))
+        model = create_model("small_cnn", (3, 8, 8), data.class_names, generator=torch.Generator().manual_seed(0))
         set_normalisation(model, source)
         torch.testing.assert_close(model.normalise.mean.flatten().double(), mean, rtol=1e-7, atol=0)
         torch.testing.assert_close(model.normalise.std.flatten().double(), std, rtol=1e-7, atol=0)
@@ -153,8 +156,8 @@ def test_normalisation_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("resident", [True, False])
 def test_batches_arrive_on_the_device(tmp_path: Path, resident: bool) -> None:
     data = made()
-    feed = Feed(stored(tmp_path, data), torch.device("cuda"), resident=resident)
-    for rows, images, labels in feed.batches(order()):
+    reader = BatchReader(stored(tmp_path, data), torch.device("cuda"), resident=resident)
+    for rows, images, labels in reader.batches(order()):
         assert images.is_cuda
         assert labels.is_cuda
         torch.testing.assert_close(images.cpu(), data.images[rows], rtol=0, atol=1e-7)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from notbugs.data.images import ImageData
-from notbugs.data.store import DatasetWriter, StoreError, load_dataset, save_dataset
+from notbugs.data.store import DatasetError, DatasetWriter, load_dataset, save_dataset
 from notbugs.runtime.files import sha256
 
 NAMES = ("cat", "dog", "owl")
@@ -99,7 +99,7 @@ def test_damage_is_named(tmp_path: Path, file: str, damage: str) -> None:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     message = "missing, though" if damage == "missing" else "truncated or altered"
-    with pytest.raises(StoreError, match=f"{file}: {message}"):
+    with pytest.raises(DatasetError, match=f"{file}: {message}"):
         load_dataset(tmp_path / "x")
 
 
@@ -107,7 +107,7 @@ def test_unverified_damage_is_still_an_error_of_the_store(tmp_path: Path) -> Non
     save(tmp_path / "x", example_data())
     path = tmp_path / "x" / "images-00000.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(StoreError, match=r"images-00000\.safetensors: cannot be read"):
+    with pytest.raises(DatasetError, match=r"images-00000\.safetensors: cannot be read"):
         load_dataset(tmp_path / "x", verify=False)
 
 
@@ -125,7 +125,7 @@ def test_unverified_contents_that_cannot_be_are_errors_of_the_store(tmp_path: Pa
     save(tmp_path / "x", example_data())
     save_file({"images": images, "labels": labels}, tmp_path / "x" / "images-00000.safetensors")
     for read in (lambda stored: stored.data(), lambda stored: stored.select(torch.tensor([0]))):
-        with pytest.raises(StoreError, match=message) as caught:
+        with pytest.raises(DatasetError, match=message) as caught:
             read(load_dataset(tmp_path / "x", verify=False))
         assert "\n" not in str(caught.value)
 
@@ -145,12 +145,12 @@ def test_bad_manifests(tmp_path: Path, change: object, message: str) -> None:
     manifest = json.loads(file.read_text())
     change(manifest)  # type: ignore[operator]
     file.write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(DatasetError, match=message):
         load_dataset(tmp_path / "x")
 
 
 def test_no_dataset_there(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no dataset there .*`dvc repro` makes it"):
+    with pytest.raises(DatasetError, match=r"no dataset there .*`dvc repro` makes it"):
         load_dataset(tmp_path)
 
 

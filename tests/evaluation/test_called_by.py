@@ -13,15 +13,16 @@ from torch.nn import functional
 
 from notbugs.attacks import AttackSettings
 from notbugs.attacks.losses import NO_NUMBER
-from notbugs.construction.recipes import Constructed, describe
+from notbugs.construction.describe import describe
+from notbugs.construction.recipe import Constructed
 from notbugs.data.images import ImageData
 from notbugs.data.sources.planted import CLASS_NAMES, PlantedSettings, draw
 from notbugs.evaluation.accuracy import called_by
 from notbugs.science.estimator import _tested
-from notbugs.science.inversion import accuracies
-from notbugs.science.planted import follows
+from notbugs.science.inversion.inverting import accuracies
+from notbugs.science.planted.truth import follows
 from notbugs.science.transfer import Examples, transfer_rates
-from notbugs.training.loop import TrainSettings, _measure
+from notbugs.training.loop import _measure
 
 SOURCE = Path(__file__).parents[2] / "src" / "notbugs"
 ATTACK = AttackSettings(eps=0.1, num_steps=1)
@@ -65,7 +66,7 @@ def transferred(name: str) -> Tensor:
 
 def validated() -> Tensor:
     record: Any = {}
-    _measure(Half(), labelled(), TrainSettings(epochs=1, lr=0.1), record)
+    _measure(Half(), labelled(), None, record)
     return torch.tensor([record["validation_accuracy"]]) > 0
 
 

@@ -7,7 +7,6 @@ from scipy.stats import binom, norm
 
 from notbugs.evaluation.certificate import (
     ABSTAIN,
-    CertificateSettings,
     certified_radius,
     certify,
     clopper_pearson_low,
@@ -24,8 +23,8 @@ def test_a_linear_classifiers_radius_is_its_distance():
     x = torch.rand(12, 1, 4, 4, generator=generator())
     score = x.flatten(1) @ w + bias
     distance = (score.abs() / w.norm()).double()
-    settings = CertificateSettings(sigma=sigma, num_estimate=20000, alpha=0.001, batch_size=5000)
-    found = certify(linear(w, bias), x, settings, generator=generator(1))
+    settings = {"sigma": sigma, "num_estimate": 20000, "alpha": 0.001, "batch_size": 5000}
+    found = certify(linear(w, bias), x, **settings, generator=generator(1))
     committed = found.called != ABSTAIN
     assert int(committed.sum()) >= 8
     assert torch.equal(found.called[committed], (score > 0).long()[committed])
@@ -40,8 +39,9 @@ def test_a_linear_classifiers_radius_is_its_distance():
 
 
 def test_it_abstains_on_the_boundary():
-    settings = CertificateSettings(num_estimate=500)
-    found = certify(linear(torch.ones(16), -8.0), torch.full((1, 1, 4, 4), 0.5), settings, generator=generator(2))
+    found = certify(
+        linear(torch.ones(16), -8.0), torch.full((1, 1, 4, 4), 0.5), num_estimate=500, generator=generator(2)
+    )
     assert found.called.tolist() == [ABSTAIN]
     assert found.radius.tolist() == [0.0]
 
@@ -66,8 +66,7 @@ def test_the_batch_size_does_not_matter():
     x = torch.rand(2, 1, 4, 4, generator=generator())
     model = linear(torch.linspace(-1, 1, 16), 0.1)
     found = [
-        certify(model, x, CertificateSettings(num_select=40, num_estimate=80, batch_size=size), generator=generator(4))
-        for size in (8, 1000)
+        certify(model, x, num_select=40, num_estimate=80, batch_size=size, generator=generator(4)) for size in (8, 1000)
     ]
     assert torch.equal(found[0].called, found[1].called)
     assert torch.equal(found[0].radius, found[1].radius)  # multiples of 16 numbers come from one stream

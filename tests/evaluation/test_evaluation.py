@@ -9,20 +9,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import (
     MANY_STEPS,
-    EvaluateSettings,
+    Outcome,
     adversarially_correct,
     batches,
+    curve_attacks,
     evaluate,
     measure,
     model_device,
+    outcomes,
     predict,
     shifted_labels,
+    usual_radii,
 )
 from notbugs.evaluation.intervals import wilson_interval
+from notbugs.evaluation.levels import SuiteSettings
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 
@@ -54,7 +57,7 @@ def test_shifted_labels_wrap_around():
 
 
 def test_measure_by_hand():
-    found = measure(torch.tensor([True, False, True, True]), "true", "pgd20", "l2", 0.5)
+    found = measure(Outcome("true", "pgd20", "l2", 0.5, torch.tensor([True, False, True, True])))
     low, high = wilson_interval(3, 4)
     assert (found.labels, found.attack, found.norm, found.eps) == ("true", "pgd20", "l2", 0.5)
     assert (found.accuracy, found.low, found.high, found.n) == (0.75, low, high, 4)
@@ -104,8 +107,7 @@ def plain_pgd_accuracy(model: nn.Module, data: ImageData, eps: float, num_steps:
 def test_adversarial_accuracy_agrees_with_a_plain_loop(which, standard_model, robust_model, digits):
     model = standard_model if which == "standard" else robust_model
     for eps in (0.2, 0.5):
-        attack = AttackSettings(eps=eps, num_steps=20)
-        found = adversarially_correct(model, digits[1], attack, generator=generator())
+        found = adversarially_correct(model, digits[1], eps=eps)
         expected = plain_pgd_accuracy(model, digits[1], eps, 20)
         assert int((found != expected).sum()) <= 3  # of 360: rounding
         assert 0 < int(expected.sum()) < len(expected)
@@ -115,7 +117,7 @@ def test_adversarial_accuracy_agrees_with_a_plain_loop(which, standard_model, ro
 def test_many_steps_agree_with_a_plain_loop(which, standard_model, robust_model, digits):
     """To within one image in 300 of PGD-100, and to rounding of PGD-10 and PGD-100 together."""
     model, eps = (standard_model, 0.4) if which == "standard" else (robust_model, 0.8)
-    found = adversarially_correct(model, digits[1], AttackSettings(eps=eps, num_steps=100), generator=generator())
+    found = adversarially_correct(model, digits[1], eps=eps, num_steps=100)
     fine, coarse = (plain_pgd_accuracy(model, digits[1], eps, num_steps) for num_steps in (100, 10))
     assert 0 < int(fine.sum()) < len(fine)
     assert abs(int(found.sum()) - int(fine.sum())) <= len(fine) / 300
@@ -133,17 +135,17 @@ def test_long_steps_come_before_many_short_ones():
 
     data = ImageData(torch.full((1, 1, 1, 1), 0.4), torch.tensor([0]), ("a", "b"))
     for num_steps, withstands in ((MANY_STEPS - 1, True), (MANY_STEPS, False)):
-        attack = AttackSettings(eps=0.8, num_steps=num_steps)
-        assert adversarially_correct(Hollow(), data, attack, generator=generator()).tolist() == [withstands]
+        assert adversarially_correct(Hollow(), data, eps=0.8, num_steps=num_steps).tolist() == [withstands]
 
 
 @pytest.mark.parametrize("change", [{"num_steps": 10}, {"num_steps": MANY_STEPS, "random_start": True}], ids=str)
 @pytest.mark.parametrize("attack_norm", ["l2", "linf"])
 def test_adversarial_accuracy_does_not_depend_on_the_batches(attack_norm, change, robust_model, digits):
     data = digits[1].select(torch.arange(60))
-    attack = AttackSettings(norm=attack_norm, eps=0.5 if attack_norm == "l2" else 0.1, **change)
+    attack = {"norm": attack_norm, "eps": 0.5 if attack_norm == "l2" else 0.1, **change}
     found = [
-        adversarially_correct(robust_model, data, attack, batch_size=size, generator=generator()) for size in (60, 7, 1)
+        adversarially_correct(robust_model, data, **attack, batch_size=size, generator=generator())
+        for size in (60, 7, 1)
     ]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
@@ -153,12 +155,12 @@ def test_adversarial_accuracy_does_not_depend_on_the_batches(attack_norm, change
 def test_an_image_that_is_wrong_untouched_never_withstands(random_start, standard_model, digits):
     wrong = ImageData(digits[1].images, shifted_labels(digits[1].labels, 10), digits[1].class_names)
     clean = predict(standard_model, wrong.images).argmax(dim=1) == wrong.labels
-    attack = AttackSettings(eps=0.001, num_steps=1, random_start=random_start)
-    assert torch.equal(adversarially_correct(standard_model, wrong, attack, generator=generator()), clean)
+    attack = {"eps": 0.001, "num_steps": 1, "random_start": random_start}
+    assert torch.equal(adversarially_correct(standard_model, wrong, **attack, generator=generator()), clean)
     mixed = ImageData(torch.full((2, 1, 1, 1), 0.36), torch.tensor([3, 4]), tuple("abcdefghij"))
-    attack = AttackSettings(eps=0.02, num_steps=1, random_start=random_start)
+    attack = {"eps": 0.02, "num_steps": 1, "random_start": random_start}
     for seed in range(20):  # a random start may turn the wrong "4" into a right "3" and the other way round
-        withstood = adversarially_correct(Table(), mixed, attack, generator=generator(seed))
+        withstood = adversarially_correct(Table(), mixed, **attack, generator=generator(seed))
         assert not withstood[0]
 
 
@@ -171,13 +173,14 @@ def test_an_image_is_fooled_if_any_iterate_fools():
             return torch.stack([torch.zeros_like(score), score], dim=1)
 
     data = ImageData(torch.full((1, 1, 1, 1), 0.4), torch.tensor([0]), ("a", "b"))
-    attack = AttackSettings(eps=1.0, num_steps=2, step_size=0.25)
-    assert adversarially_correct(Narrow(), data, attack, generator=generator()).tolist() == [False]
+    assert adversarially_correct(Narrow(), data, eps=1.0, num_steps=2, step_size=0.25).tolist() == [False]
 
 
 def test_evaluate_gives_every_measurement(robust_model, digits):
-    config = EvaluateSettings(eps=[0.5, 0.25, 1.0], headline_eps=0.75, num_steps=10, headline_num_steps=30)
-    rows, per_class = evaluate(robust_model, digits[1], config, generator=generator())
+    radii = [0.5, 0.25, 1.0]
+    rows, per_class = evaluate(
+        robust_model, digits[1], eps=radii, headline_eps=0.75, num_steps=10, headline_num_steps=30
+    )
     assert [(row.labels, row.attack, row.eps) for row in rows] == [
         ("true", "clean", 0.0),
         ("shifted", "clean", 0.0),
@@ -202,25 +205,36 @@ def test_evaluate_gives_every_measurement(robust_model, digits):
 def test_evaluate_by_hand():
     images = (torch.tensor([0, 1, 2, 3]) / 10).view(4, 1, 1, 1)
     data = ImageData(images, torch.tensor([0, 0, 2, 4]), tuple("abcdefghij"))
-    config = EvaluateSettings(eps=(0.01,), headline_eps=0.01, num_steps=1, headline_num_steps=2)
-    rows, per_class = evaluate(Table(), data, config, generator=generator())
+    rows, per_class = evaluate(Table(), data, eps=(0.01,), headline_eps=0.01, num_steps=1, headline_num_steps=2)
     assert [row.accuracy for row in rows] == [0.5, 0.25, 0.5, 0.5]  # called 0, 1, 2, 3; shifted labels 1, 1, 3, 5
     assert per_class == {"a": (0.5, 2), "c": (1.0, 1), "e": (0.0, 1)}  # classes without images are left out
 
 
 def test_equal_step_numbers_are_measured_once():
-    config = EvaluateSettings(eps=(0.25, 0.5), headline_eps=0.5, num_steps=20, headline_num_steps=20)
-    assert [(name, attack.eps) for name, attack in config.attacks()] == [("pgd20", 0.25), ("pgd20", 0.5)]
+    assert curve_attacks(0.5, (0.25, 0.5), 20, 20) == [(0.25, 20), (0.5, 20)]
 
 
-def test_attacks_use_the_step_size_of_the_paper():
-    config = EvaluateSettings(norm="linf", eps=(0.1,), headline_eps=0.2, num_steps=20, headline_num_steps=100)
-    found = [(name, attack.norm, attack.eps, attack.step, attack.random_start) for name, attack in config.attacks()]
-    assert found == [
-        ("pgd20", "linf", 0.1, pytest.approx(0.0125), False),
-        ("pgd20", "linf", 0.2, pytest.approx(0.025), False),
-        ("pgd100", "linf", 0.2, pytest.approx(0.005), False),
-    ]
+def test_the_headline_is_on_the_curve_and_has_steps_of_its_own():
+    assert curve_attacks(0.2, (0.1,), 20, 100) == [(0.1, 20), (0.2, 20), (0.2, 100)]
+    assert usual_radii(0.5) == (0.125, 0.25, 0.5, 0.75)
+    assert [eps for eps, _ in curve_attacks(0.5, None, 20, 100)] == [*usual_radii(0.5), 0.5]
+
+
+def test_attacks_take_the_step_size_of_the_paper(robust_model, digits):
+    """2.5·eps/num_steps, from the image itself."""
+    data = digits[1].select(slice(0, 100))
+    found = outcomes(robust_model, data, norm="linf", eps=(0.1,), headline_eps=0.1, headline_num_steps=10)
+    assert [(outcome.attack, outcome.norm) for outcome in found[2:]] == [("pgd20", "linf"), ("pgd10", "linf")]
+    for outcome, steps in zip(found[2:], (20, 10), strict=True):
+        arguments = {"norm": "linf", "eps": 0.1, "num_steps": steps, "step_size": 2.5 * 0.1 / steps}
+        assert torch.equal(outcome.correct, adversarially_correct(robust_model, data, **arguments))
+    assert 0 < int(found[2].correct.sum()) < 100
+
+
+def test_it_works_from_a_notebook_with_no_more_than_a_radius(robust_model, digits):
+    rows, _ = evaluate(robust_model, digits[1].select(slice(0, 40)), headline_eps=0.5)
+    names = [(row.attack, row.eps) for row in rows if row.labels == "true"]
+    assert names == [("clean", 0.0), *(("pgd20", eps) for eps in (0.125, 0.25, 0.5, 0.75)), ("pgd100", 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +252,7 @@ def test_attacks_use_the_step_size_of_the_paper():
 )
 def test_impossible_settings_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
-        validate({"eps": [0.5], "headline_eps": 0.5, **change}, "evaluate", EvaluateSettings)
+        validate({"eps": [0.5], "headline_eps": 0.5, **change}, "evaluate", SuiteSettings)
 
 
 @pytest.mark.cuda
@@ -246,9 +260,9 @@ def test_evaluate_on_cuda_agrees_with_the_cpu(standard_model, digits):
     import copy
 
     data = digits[1].select(torch.arange(100))
-    config = EvaluateSettings(eps=(0.25,), headline_eps=0.25, num_steps=5, headline_num_steps=5)
-    expected = evaluate(standard_model, data, config, generator=generator())
-    found = evaluate(copy.deepcopy(standard_model).cuda(), data, config, generator=generator())
+    config = {"eps": (0.25,), "headline_eps": 0.25, "num_steps": 5, "headline_num_steps": 5}
+    expected = evaluate(standard_model, data, **config)
+    found = evaluate(copy.deepcopy(standard_model).cuda(), data, **config)
     assert found[1] == expected[1]
     for ours, theirs in zip(found[0], expected[0], strict=True):
         assert ours.accuracy == pytest.approx(theirs.accuracy, abs=0.02)

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.data.images import ImageData
-from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.masking import Check, Signs, Standing, _changes_nothing, masking_checks
 from notbugs.evaluation.suite import audit
 from scaled import Scaled
 
-SETTINGS = SuiteSettings(eps=(0.5,), headline_eps=0.5, headline_num_steps=40)
+SETTINGS = {"eps": (0.5,), "headline_eps": 0.5, "headline_num_steps": 40}
 NAMES = [
     "logits_finite",
     "headline_close_to_worst",
@@ -68,7 +67,7 @@ def few(digits: tuple[ImageData, ImageData]) -> ImageData:
 
 def checks_of(model: nn.Module, data: ImageData, source: nn.Module | None = None) -> dict[str, Check]:
     generator = torch.Generator().manual_seed(0)
-    found = audit(model, data, SETTINGS, generator=generator, transfer_from=source)
+    found = audit(model, data, **SETTINGS, generator=generator, transfer_from=source)
     return {check.check: check for check in found.checks}
 
 

@@ -191,15 +191,15 @@ def test_accuracy_table(tmp_path: Path) -> None:
     first = table[0]
     assert first.clean is not None
     assert first.shifted is not None
-    assert (first.clean.mean, first.shifted.mean) == (0.99, 0.01)
-    assert {key: cell.mean for key, cell in first.adversarial.items()} == {
+    assert (first.clean.value, first.shifted.value) == (0.99, 0.01)
+    assert {key: cell.value for key, cell in first.adversarial.items()} == {
         (0.25, "pgd20"): 0.6,
         (0.5, "pgd20"): 0.31,
         (0.5, "pgd100"): 0.3,
     }
     strongest = first.under_attack(0.5)
     assert strongest is not None
-    assert strongest.mean == 0.3
+    assert strongest.value == 0.3
     assert first.under_attack(0) == first.clean
     assert first.under_attack(0.75) is None
     assert table[1].shifted is None

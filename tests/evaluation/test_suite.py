@@ -8,7 +8,6 @@ from torch import nn
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import outcomes, predict
-from notbugs.evaluation.certificate import CertificateSettings
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.masking import transfer_images
 from notbugs.evaluation.results import WORST
@@ -16,7 +15,7 @@ from notbugs.evaluation.suite import audit, audited, find, generator_of_part
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 
-SETTINGS = SuiteSettings(eps=(0.25, 0.5), headline_eps=0.5)
+SETTINGS = {"eps": (0.25, 0.5), "headline_eps": 0.5}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -29,8 +28,8 @@ def few(digits: tuple[ImageData, ImageData]) -> ImageData:
 
 
 def test_every_attack_of_the_level_is_recorded_and_only_takes_away(robust_model, few):
-    found = audit(robust_model, few, SETTINGS, generator=generator())
-    plain = outcomes(robust_model, few, SETTINGS, generator=generator())
+    found = audit(robust_model, few, **SETTINGS, generator=generator())
+    plain = outcomes(robust_model, few, **SETTINGS)
     assert [(o.labels, o.attack, o.norm, o.eps) for o in found.outcomes] == [
         *((o.labels, o.attack, o.norm, o.eps) for o in plain),
         *(("true", name, "l2", 0.5) for name in ("pgd20x3", "ddn50", "apgd_t20", "square200", WORST)),
@@ -49,22 +48,22 @@ def test_every_attack_of_the_level_is_recorded_and_only_takes_away(robust_model,
 
 
 def test_the_same_seed_gives_the_same_audit(standard_model, few):
-    first, second = (audit(standard_model, few, SETTINGS, generator=generator(3)) for _ in range(2))
+    first, second = (audit(standard_model, few, **SETTINGS, generator=generator(3)) for _ in range(2))
     assert all(torch.equal(a.correct, b.correct) for a, b in zip(first.outcomes, second.outcomes, strict=True))
     assert torch.equal(first.norms["ddn50"], second.norms["ddn50"])
     assert first.checks == second.checks
 
 
 def test_without_the_suite_there_is_only_pgd(standard_model, few):
-    found = audit(standard_model, few, SETTINGS, generator=generator(), thorough=False)
+    found = audit(standard_model, few, **SETTINGS, generator=generator(), thorough=False)
     assert {o.attack for o in found.outcomes} == {"clean", "pgd20", "pgd100"}
     assert (found.norms, found.checks, found.certificate) == ({}, [], None)
 
 
 def test_what_is_not_checked_is_attacked_as_hard(robust_model, few):
     """DDN takes only what stands, nothing is looked at besides; nobody is given back, and few stand more."""
-    whole = find(robust_model, few, SETTINGS, generator=generator())
-    lean = find(robust_model, few, SETTINGS, generator=generator(), checked=False)
+    whole = find(robust_model, few, **SETTINGS, generator=generator())
+    lean = find(robust_model, few, **SETTINGS, generator=generator(), checked=False)
     assert (lean.norms, lean.standing, lean.signs, lean.certificate) == ({}, None, None, None)
     assert [o.attack for o in lean.outcomes] == [o.attack for o in whole.outcomes]
     before = lean.outcomes[0].correct
@@ -76,23 +75,23 @@ def test_what_is_not_checked_is_attacked_as_hard(robust_model, few):
 
 
 def test_a_second_radius_is_attacked_by_all_of_the_level(robust_model, few):
-    found = find(robust_model, few, SETTINGS, generator=generator(), also_at=0.75)
-    plain = audit(robust_model, few, SETTINGS, generator=generator())
+    found = find(robust_model, few, **SETTINGS, generator=generator(), also_at=0.75)
+    plain = audit(robust_model, few, **SETTINGS, generator=generator())
     *_, pgd, worst = found.outcomes
     assert [(o.attack, o.eps) for o in (pgd, worst)] == [("pgd100", 0.75), (WORST, 0.75)]
     assert len(found.outcomes) == len(plain.outcomes) + 2
     assert not (worst.correct & ~pgd.correct).any()
-    alone = audit(robust_model, few, SETTINGS.model_copy(update={"headline_eps": 0.75}), generator=generator())
+    alone = audit(robust_model, few, **{**SETTINGS, "headline_eps": 0.75}, generator=generator())
     assert abs(int(worst.correct.sum()) - int(alone.outcomes[-1].correct.sum())) <= 1
-    same = find(robust_model, few, SETTINGS.model_copy(update={"num_steps": 100}), generator=generator(), also_at=0.25)
+    same = find(robust_model, few, num_steps=100, **SETTINGS, generator=generator(), also_at=0.25)
     names = [(o.labels, o.attack, o.eps) for o in same.outcomes]
     assert len(names) == len(set(names))  # the curve's PGD is the headline's
 
 
 def test_linf_has_a_suite_too(standard_model, few):
     data = few.select(torch.arange(30))
-    settings = SuiteSettings(norm="linf", eps=(0.05,), headline_eps=0.1, num_steps=5, headline_num_steps=10)
-    found = audit(standard_model, data, settings, generator=generator())
+    settings = {"norm": "linf", "eps": (0.05,), "headline_eps": 0.1, "num_steps": 5, "headline_num_steps": 10}
+    found = audit(standard_model, data, **settings, generator=generator())
     assert [o.attack for o in found.outcomes][-5:] == ["pgd20x3", "fmn50", "apgd_t20", "square200", WORST]
     stood = {o.attack: o.correct for o in found.outcomes if o.eps == 0.1}
     assert not (stood[WORST] & (found.norms["fmn50"] <= 0.1)).any()
@@ -104,7 +103,7 @@ def test_two_classes_go_without_the_attack_that_needs_four(digits):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    found = audit(model, data, SETTINGS, generator=generator())
+    found = audit(model, data, **SETTINGS, generator=generator())
     assert [o.attack for o in found.outcomes][-4:] == ["pgd20x3", "ddn50", "square200", WORST]
 
 
@@ -113,7 +112,7 @@ def test_quick_is_within_a_point_of_autoattack(which, standard_model, robust_mod
     from pyautoattack import AutoAttack
 
     model, data = (standard_model if which == "standard" else robust_model), digits[1].select(torch.arange(200))
-    worst = audit(model, data, SETTINGS, generator=generator()).outcomes[-1]
+    worst = audit(model, data, **SETTINGS, generator=generator()).outcomes[-1]
     assert worst.attack == WORST
     with torch.random.fork_rng(devices=[]):
         theirs = AutoAttack(model, norm="L2", eps=0.5, version="custom", attacks=["apgd-ce", "apgd-t", "fab-t"], seed=0)
@@ -127,20 +126,15 @@ def test_quick_is_within_a_point_of_autoattack(which, standard_model, robust_mod
 
 def test_a_certificate_is_made_on_request(standard_model, few):
     data = few.select(torch.arange(10))
-    settings = SuiteSettings(
-        eps=(0.5,),
-        headline_eps=0.5,
-        num_steps=2,
-        headline_num_steps=2,
-        certificate=CertificateSettings(num_estimate=200, num_examples=4),
-    )
-    found = audit(standard_model, data, settings, generator=generator()).certificate
+    settings = {"headline_eps": 0.5, "num_steps": 2, "headline_num_steps": 2}
+    settings["certificate"] = {"num_estimate": 200, "num_examples": 4}
+    found = audit(standard_model, data, **settings, generator=generator()).certificate
     assert found is not None
     assert found.called.shape == found.radius.shape == (4,)
 
 
 def test_transferred_images_fool_their_own_model_within_eps(standard_model, few):
-    x_adv = transfer_images(standard_model, few, SETTINGS)
+    x_adv = transfer_images(standard_model, few, eps=0.5)
     assert float((x_adv - few.images).flatten(1).norm(dim=1).max()) <= 0.5 * (1 + 1e-5)
     assert float((predict(standard_model, x_adv).argmax(dim=1) != few.labels).double().mean()) > 0.4
 
@@ -150,9 +144,9 @@ def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_mo
     table = pd.DataFrame({"index": range(len(few))})
     save_dataset(tmp_path / "d", few, table, name="D", source="digits", settings={}, shard_size=7)
     stored = load_dataset(tmp_path / "d")
-    settings = SETTINGS.model_copy(update={"batch_size": 16, "certificate": CertificateSettings(num_examples=20)})
+    settings = {**SETTINGS, "batch_size": 16, "certificate": {"num_examples": 20}}
     first, second = (
-        audit(standard_model, data, settings, generator=generator(), transfer_from=robust_model)
+        audit(standard_model, data, **settings, generator=generator(), transfer_from=robust_model)
         for data in (few, stored)
     )
     assert first.checks == second.checks
@@ -166,13 +160,13 @@ def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_mo
 def test_an_audit_finds_what_the_parts_find_one_by_one(standard_model, few, monkeypatch):
     """As the stage measures them: each part by itself, in any order, with a generator of its own."""
     monkeypatch.setattr("notbugs.evaluation.suite.PART", 50)
-    settings = SETTINGS.model_copy(update={"headline_num_steps": 20})
-    whole = audit(standard_model, few, settings, generator=generator(5))
+    settings = {**SETTINGS, "headline_num_steps": 20}
+    whole = audit(standard_model, few, **settings, generator=generator(5))
     parts = {}
     for first in (100, 0, 50):
         own = generator_of_part(generator(5), first)
         part = few.select(slice(first, first + 50))
-        parts[first] = find(standard_model, part, settings, generator=own, first=first)
+        parts[first] = find(standard_model, part, **settings, generator=own, first=first)
     again = audited(*(parts[first] for first in (0, 50, 100)))
     for one, other in zip(whole.outcomes, again.outcomes, strict=True):
         assert torch.equal(one.correct, other.correct), one.attack

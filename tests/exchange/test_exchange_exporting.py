@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from notbugs.data.store import StoredDataset, StoreError, load_dataset
+from notbugs.data.store import DatasetError, StoredDataset, load_dataset
 from notbugs.exchange import FORMATS
 from notbugs.exchange.base import FormatError
 from notbugs.exchange.exporting import export_dataset
@@ -194,7 +194,7 @@ def test_a_damaged_dataset_is_not_exported(store, tmp_path):
     dataset = store()
     shard = dataset / "images-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")
-    with pytest.raises(StoreError, match=r"images-00001\.safetensors: truncated or altered"):
+    with pytest.raises(DatasetError, match=r"images-00001\.safetensors: truncated or altered"):
         export_dataset(dataset, "npz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

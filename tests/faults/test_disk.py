@@ -15,7 +15,7 @@ import sys, pathlib, pandas, torch, numpy
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import write_text
 from notbugs.data.images import ImageData, make_generator
-from notbugs.models import ModelSettings, create_model, load_model, save_model
+from notbugs.models import create_model, load_model, save_model
 from notbugs.runtime.files import whole_file, whole_folder
 from notbugs.data.store import load_dataset, save_dataset
 
@@ -27,7 +27,7 @@ def dataset(count, columns):
     save_dataset(here / "data", data, rows, name="D", source="", settings={})
 
 def model(width):
-    made = create_model(ModelSettings(width=width), (3, 32, 32), tuple("ab"), generator=make_generator(0))
+    made = create_model("small_cnn", (3, 32, 32), tuple("ab"), width=width, generator=make_generator(0))
     save_model(made, here / "models" / "m.safetensors")
 
 def report(length):
@@ -81,9 +81,9 @@ import sys, pathlib, subprocess, torch
 import notbugs.training.checkpoints
 from notbugs.runtime.errors import UserError
 from notbugs.data.images import ImageData, make_generator
-from notbugs.models import ModelSettings, create_model
+from notbugs.models import create_model
 from notbugs.runtime.state_file import load_state
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
 
 here = pathlib.Path(sys.argv[1])
 file = here / "state.safetensors"
@@ -93,9 +93,9 @@ images = torch.rand(40, 1, 8, 8, generator=make_generator(1))
 data = ImageData(images, torch.arange(40) % 2, tuple("ab"))
 
 def learn(checkpoint):
-    model = create_model(ModelSettings(width=16), (1, 8, 8), data.class_names, generator=make_generator(2))
-    config = TrainSettings(epochs=3, batch_size=20, lr=0.1, schedule="constant")
-    train(model, data, config, generator=make_generator(3), checkpoint=checkpoint)
+    model = create_model("small_cnn", (1, 8, 8), data.class_names, width=16, generator=make_generator(2))
+    plain = {"epochs": 3, "batch_size": 20, "lr": 0.1, "schedule": "constant"}
+    train(model, data, **plain, generator=make_generator(3), checkpoint=checkpoint)
     return model.state_dict()
 
 try:

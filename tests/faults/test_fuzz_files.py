@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from notbugs.data.images import ImageData, make_generator
-from notbugs.data.store import StoreError, load_dataset, save_dataset
-from notbugs.models import ModelError, ModelSettings, create_model, load_model, save_model
+from notbugs.data.store import DatasetError, load_dataset, save_dataset
+from notbugs.models import ModelError, create_model, load_model, save_model
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.state_file import StateError, load_state, save_state
 
@@ -68,8 +68,8 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    small = ModelSettings(architecture="mlp", width=2)
-    save_model(create_model(small, (1, 2, 2), ("a", "b"), generator=make_generator(0)), tmp_path / "m.safetensors")
+    small = create_model("mlp", (1, 2, 2), ("a", "b"), width=2, generator=make_generator(0))
+    save_model(small, tmp_path / "m.safetensors")
     return tmp_path / "m.safetensors"
 
 
@@ -81,7 +81,7 @@ def read_all(path: Path) -> None:
 
 def test_altered_bits_of_every_byte_of_a_manifest(dataset: Path) -> None:
     """A changed bit is refused, or changes nothing that the manifest says."""
-    refusals = Refusals(dataset, StoreError)
+    refusals = Refusals(dataset, DatasetError)
     file = dataset / "manifest.json"
     whole, said = file.read_bytes(), load_dataset(dataset).manifest
 
@@ -96,7 +96,7 @@ def test_altered_bits_of_every_byte_of_a_manifest(dataset: Path) -> None:
 
 
 def test_manifests_of_any_content(dataset: Path) -> None:
-    refusals = Refusals(dataset, StoreError)
+    refusals = Refusals(dataset, DatasetError)
     file = dataset / "manifest.json"
     manifest = json.loads(file.read_bytes())
     del manifest["checksum"]  # so that not it alone refuses
@@ -119,7 +119,7 @@ def test_manifests_of_any_content(dataset: Path) -> None:
 
 
 def test_shards_of_any_header(dataset: Path) -> None:
-    _fuzz_safetensors(dataset / "images-00000.safetensors", lambda: read_all(dataset), StoreError)
+    _fuzz_safetensors(dataset / "images-00000.safetensors", lambda: read_all(dataset), DatasetError)
 
 
 def test_models_of_any_header(model: Path) -> None:

@@ -8,8 +8,7 @@ from torch import nn
 
 from notbugs.data.images import ImageData, make_generator
 from notbugs.models import (
-    BUILDERS,
-    DEFAULT_WIDTHS,
+    ARCHITECTURES,
     ModelError,
     ModelSettings,
     create_model,
@@ -23,12 +22,10 @@ from notbugs.runtime.errors import ConfigError
 
 NAMES = tuple("abcdefghij")
 CONVOLUTIONAL = ("small_cnn", "deep_cnn", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception")
-ARCHITECTURES = (*CONVOLUTIONAL, "mlp")
 
 
 def make(architecture="small_cnn", width=4, shape=(3, 32, 32), names=NAMES, seed=0) -> Classifier:
-    chosen = ModelSettings(architecture=architecture, width=width)
-    return create_model(chosen, shape, names, generator=make_generator(seed, "weights"))
+    return create_model(architecture, shape, names, width=width, generator=make_generator(seed, "weights"))
 
 
 def picture(*shape: int) -> torch.Tensor:
@@ -77,7 +74,7 @@ def test_networks_have_the_stem_for_32_pixels(architecture, side):
 def test_inception_has_the_channels_of_googlenet():
     """Szegedy et al. 2015, table 1: what the blocks 3a to 5b give on, at width 64."""
     with torch.device("meta"):
-        body = BUILDERS["inception"]((3, 32, 32), 10, 64).body
+        body = ARCHITECTURES["inception"].build((3, 32, 32), 10, 64).body
     blocks = [module for module in body if type(module).__name__ == "Inception"]
     assert [block.branch1.conv.in_channels for block in blocks] == [192, 256, 480, 512, 512, 512, 528, 832, 832]
     assert [block.branch1.conv.out_channels for block in blocks] == [64, 128, 192, 160, 128, 112, 256, 256, 384]
@@ -96,10 +93,10 @@ def test_a_perceptron_does_not_see_neighbourhood():
 @pytest.mark.parametrize("architecture", CONVOLUTIONAL)
 def test_no_width_is_the_usual_width(architecture):
     model = make(architecture, width=None, shape=(3, 8, 8))
-    assert model.description.width == DEFAULT_WIDTHS[architecture]
+    assert model.description.width == ARCHITECTURES[architecture].usual_width
     first = next(module for module in model.body.modules() if isinstance(module, torch.nn.Conv2d))
     assert first.in_channels == 3
-    wider = make(architecture, width=DEFAULT_WIDTHS[architecture] // 2, shape=(3, 8, 8))
+    wider = make(architecture, width=ARCHITECTURES[architecture].usual_width // 2, shape=(3, 8, 8))
     second = next(module for module in wider.body.modules() if isinstance(module, torch.nn.Conv2d))
     assert first.out_channels == 2 * second.out_channels
 
@@ -153,11 +150,10 @@ def test_a_constant_channel_is_no_division_by_zero():
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "vgg16", "densenet121", "inception"])
 def test_large_images_meet_imagenets_stem(architecture):
     """From 128 pixels on the first convolution and pooling quarter the sides, as published; below nothing does."""
-    settings = ModelSettings(architecture=architecture, width=4)
 
     def sides(size: int) -> list[int]:
         seen: list[int] = []
-        model = create_model(settings, (3, size, size), ("a", "b"), generator=torch.Generator().manual_seed(0)).eval()
+        model = create_model(architecture, (3, size, size), ("a", "b"), width=4).eval()
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(lambda _m, _i, out: seen.append(out.shape[-1]))
@@ -176,6 +172,12 @@ def test_large_images_meet_imagenets_stem(architecture):
 
 def test_default_settings():
     assert ModelSettings() == ModelSettings(architecture="small_cnn", width=None)
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(ModelError, match=r"architecture must be one of small_cnn, .*, inception, not 'resnet34'"):
+        create_model("resnet34", (1, 8, 8), NAMES)
+    assert {*CONVOLUTIONAL, "mlp"} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize(

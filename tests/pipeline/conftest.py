@@ -8,11 +8,8 @@ import pytest
 import yaml
 from resume_tools import PARAMS
 
-from notbugs.pipeline.construct import construct
-from notbugs.pipeline.fit import fit
-from notbugs.pipeline.prepare import prepare
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.train import train
+from notbugs.pipeline.stages import run_stage
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +22,11 @@ def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["NOTBUGS_TRACKING"] = "off"
     try:
         project = open_project(root)
-        prepare(project)
+        run_stage(project, "prepare")
         for name in ("standard", "robust"):
-            train(project, name)
-        construct(project, "rand")
-        fit(project, "rand")
+            run_stage(project, "train", name)
+        run_stage(project, "construct", "rand")
+        run_stage(project, "fit", "rand")
     finally:
         os.environ.pop("NOTBUGS_TRACKING") if tracking is None else os.environ.update(NOTBUGS_TRACKING=tracking)
     return root

@@ -3,55 +3,47 @@
 Users of the cache: the stages with unfinished work, the measurements of `evaluate`, the trials of sweeps.
 """
 
-import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 from resume_tools import set_params
 
+from notbugs.data.store import load_dataset
 from notbugs.evaluation.levels import SuiteSettings
-from notbugs.pipeline.evaluate import kept
-from notbugs.pipeline.evaluate.kept import Kept
+from notbugs.pipeline.evaluate.measuring import Bench, Task
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.running.unfinished import unfinished
+from notbugs.pipeline.running.job import Job
+from notbugs.pipeline.running.stage import Stage
+from notbugs.pipeline.stages import STAGES
 from notbugs.runtime import imports
 from notbugs.runtime.cache import digest
-from notbugs.runtime.config import settings
+from notbugs.runtime.config import runtime, settings
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.points import Point
 from notbugs.sweeps.trial import Laboratory, Trial
 
-STAGES = Path(kept.__file__).parents[1]
 SWEEP = {"kinds": ["rand"], "eps": [0.5], "num_steps": [2], "seeds": [0]}
+RESUMED = {stage.name: stage for stage in STAGES.values() if stage.resumes}
 
 
-def stages_with_unfinished_work() -> Iterator[tuple[str, str]]:
-    """File and first argument after the project of every call of `unfinished`."""
-    for file in STAGES.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "unfinished":
-                assert isinstance(node.args[1], ast.Constant)
-                yield (file.parent.name if file.stem == "__init__" else file.stem), str(node.args[1].value)
-
-
-UNFINISHED = dict(stages_with_unfinished_work())
-
-
-def key_of_unfinished(root: Path, stage: str) -> str:
+def key_of_unfinished(root: Path, stage: Stage) -> str:
     project = open_project(root)
-    with unfinished(project, stage, "x", settings={}, inputs=[project.dataset("train")]) as folder:
-        return folder.name
+    settings = runtime(project.params)  # any that can be written as JSON
+    with Job(stage, project, "x", settings).begin([project.dataset("train")]) as begun:
+        return begun.work.name
 
 
 def key_of_measurements(root: Path) -> str:
     project = open_project(root)
-    measurements = Kept(project, settings(project.params, "evaluate", SuiteSettings))
-    return measurements._results.file(measurements._key(("x",))).name
+    config = settings(project.params, "evaluate", SuiteSettings)
+    bench = Bench(project, load_dataset(project.dataset("test")), config)
+    return bench.file(Task(project.source_model("standard", 0), 0, 60, True, True, None, None)).name
 
 
 def key_of_trial(root: Path) -> str:
@@ -63,14 +55,14 @@ def key_of_study(root: Path) -> str:
     return make_plan(Laboratory.of(open_project(root)), "small").key
 
 
-USERS: dict[str, tuple[str, Callable[[Path], str]]] = {
+USERS: dict[str, tuple[tuple[str, ...], Callable[[Path], str]]] = {
     **{
-        stage: (f"notbugs.pipeline.{stage}", lambda root, stage=stage: key_of_unfinished(root, stage))  # type: ignore[misc]
-        for stage in UNFINISHED
+        name: (stage.modules, lambda root, stage=stage: key_of_unfinished(root, stage))  # type: ignore[misc]
+        for name, stage in RESUMED.items()
     },
-    "measurements": ("notbugs.pipeline.evaluate", key_of_measurements),
-    "trial": ("notbugs.sweeps.trial", key_of_trial),
-    "study": ("notbugs.sweeps.trial", key_of_study),
+    "measurements": (("notbugs.pipeline.evaluate",), key_of_measurements),
+    "trial": (("notbugs.sweeps.trial",), key_of_trial),
+    "study": (("notbugs.sweeps.trial",), key_of_study),
 }
 
 
@@ -91,8 +83,10 @@ def changed(monkeypatch: pytest.MonkeyPatch, name: str, value: Callable[..., Any
 
 
 def test_stages_name_the_module_that_does_the_work() -> None:
-    assert set(UNFINISHED) >= {"train", "construct", "fit", "transfer", "estimator"}
-    assert all(module == stage for module, stage in UNFINISHED.items())
+    assert set(RESUMED) >= {"train", "construct", "fit", "transfer", "estimator"}
+    for stage in RESUMED.values():
+        work = resolve_name(stage.study or stage.work)
+        assert work.__module__ in stage.modules
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -100,7 +94,7 @@ def test_every_module_that_is_imported_counts(user: str, root: Path, monkeypatch
     entry, key = USERS[user]
     before, source = key(root), imports.source
     assert key(root) == before
-    for module, file in imports.reached(entry)[0].items():
+    for module, file in imports.reached(*entry)[0].items():
         with changed(monkeypatch, "source", lambda path, file=file: source(path) + b"\n" * (path == file)):
             assert key(root) != before, f"{module} changed, and {user} did not notice"
     assert key(root) == before
@@ -110,7 +104,7 @@ def test_every_module_that_is_imported_counts(user: str, root: Path, monkeypatch
 def test_every_library_that_is_imported_counts(user: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry, key = USERS[user]
     before, version = key(root), imports.version
-    libraries = imports.reached(entry)[1]
+    libraries = imports.reached(*entry)[1]
     assert {"torch", "pandas"} <= libraries
     for library in libraries:
         with changed(monkeypatch, "version", lambda name, library=library: f"{version(name)}{'x' * (name == library)}"):
@@ -126,9 +120,9 @@ def test_trials_and_measurements_rest_on_what_was_once_forgotten() -> None:
 
 
 WORK = {
-    "fit": "from notbugs.pipeline.fit import fit; fit(project, 'rand')",
-    "construct": "from notbugs.pipeline.construct import construct; construct(project, 'rand')",
-    "measurements": "from notbugs.pipeline.evaluate import evaluate; evaluate(project)",
+    "fit": "run_stage(project, 'fit', 'rand')",
+    "construct": "run_stage(project, 'construct', 'rand')",
+    "measurements": "run_stage(project, 'evaluate')",
     "trial": "from notbugs.sweeps.trial import Laboratory, Trial; from notbugs.sweeps.points import Point;"
     "Trial(Laboratory.of(project), Point('rand', 0.5, 2, 0.6), (0,)).measure(0)",
 }
@@ -140,14 +134,16 @@ def test_nothing_else_is_loaded_by_the_work(user: str, root: Path) -> None:
 import sys
 from pathlib import Path
 from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 project = open_project(Path.cwd())
 {WORK[user]}
 print(*[name for name in sys.modules if name.split(".")[0] == "notbugs"])
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    loaded = {name for name in done.stdout.splitlines()[-1].split() if not imports._has_no_effect(name)}
-    reached = set(imports.reached(USERS[user][0])[0])
+    declared = {"notbugs.pipeline.stages"}  # which stages there are
+    loaded = {name for name in done.stdout.splitlines()[-1].split() if not imports._has_no_effect(name)} - declared
+    reached = set(imports.reached(*USERS[user][0])[0])
     assert loaded <= reached
 
 
@@ -157,7 +153,7 @@ def test_a_trial_is_measured_again_once_its_judge_changes(root: Path, monkeypatc
     first = Trial(Laboratory.of(open_project(root)), point, (0,)).measure(0)
     source = imports.source
     monkeypatch.setattr(
-        "notbugs.construction.recipes.nearest_neighbour", lambda images, *_, **__: images.new_zeros(len(images))
+        "notbugs.construction.describe.nearest_neighbour", lambda images, *_, **__: images.new_zeros(len(images))
     )
     with changed(monkeypatch, "source", lambda path: source(path) + b"#" * (path.name == "neighbours.py")):
         second = Trial(Laboratory.of(open_project(root)), point, (0,)).measure(0)

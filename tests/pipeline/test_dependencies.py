@@ -1,16 +1,24 @@
-"""Every stage of dvc.yaml depends on exactly the modules that it imports: DVC cannot see imports by itself."""
+"""dvc.yaml says of every stage what its declaration says, and names exactly the modules that it imports.
+
+DVC cannot see imports by itself.
+"""
 
 import ast
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 import yaml
 
+from notbugs.cli.stages import ALL_STAGES
 from notbugs.runtime.imports import NO_EFFECT, reached
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "notbugs"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+WIDTH = 250
+"""Lines of dvc.yaml at most: it is read from top to bottom."""
 
 
 def module_file(name: str) -> Path | None:
@@ -32,9 +40,9 @@ def imports_of(file: Path) -> set[str]:
     return {name for name in found if name.startswith("notbugs.") and module_file(name)}
 
 
-def closure(name: str) -> set[Path]:
-    """Files of all modules that importing `name` can load, itself included."""
-    todo, seen = [name], set()
+def closure(*names: str) -> set[Path]:
+    """Files of all modules that importing some can load, themselves included."""
+    todo, seen = list(names), set()
     while todo:
         module = todo.pop()
         if module in seen or module.startswith(NO_EFFECT):
@@ -47,19 +55,51 @@ def closure(name: str) -> set[Path]:
     return {file for module in seen if (file := module_file(module)) is not None}
 
 
-def module_of(stage: str) -> str:
-    """Where a stage's main function is."""
-    return "notbugs.sweeps.stage" if stage == "sweep" else f"notbugs.pipeline.{stage}"
-
-
 def only_says_what_it_is(file: Path) -> bool:
     """Whether a module holds no more than its docstring."""
     return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
 
 
-def source_deps(stage: str) -> list[Path]:
-    entry = STAGES[stage].get("do", STAGES[stage])
-    return [ROOT / dep for dep in entry["deps"] if dep.startswith("src/")]
+def entry(stage: str) -> dict[str, Any]:
+    """What dvc.yaml says of a stage; of one that is run by name, what it says of each."""
+    found: dict[str, Any] = STAGES[stage].get("do", STAGES[stage])
+    return found
+
+
+def deps(stage: str, *, of_code: bool) -> list[str]:
+    return [dep for dep in entry(stage)["deps"] if dep.startswith("src/") == of_code]
+
+
+def outs(stage: str) -> list[str]:
+    found = [*entry(stage)["outs"], *entry(stage).get("metrics", [])]
+    return [next(iter(out)) if isinstance(out, dict) else out for out in found]
+
+
+def as_dvc_says(*declared: str) -> list[str]:
+    return sorted(text.replace("{name}", "${key}") for text in declared)
+
+
+def test_every_stage_is_declared_once() -> None:
+    assert set(STAGES) == set(ALL_STAGES)
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= WIDTH
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_says_what_the_declaration_says(stage: str) -> None:
+    declared, found = ALL_STAGES[stage], entry(stage)
+    command = ["notbugs", stage, "${key}" if declared.by_name else "", declared.options]
+    assert found["cmd"] == " ".join(filter(None, command))
+    assert STAGES[stage].get("foreach") == (f"${{{stage}}}" if declared.by_name else None)
+    assert sorted(found["params"]) == as_dvc_says(*declared.params)
+    assert sorted(deps(stage, of_code=False)) == as_dvc_says(*declared.inputs)
+    assert sorted(outs(stage)) == as_dvc_says(*declared.outputs, *filter(None, [declared.metrics_file]))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_declaration_names_is_there(stage: str) -> None:
+    declared = ALL_STAGES[stage]
+    for place in filter(None, (declared.work, declared.study, declared.settings)):
+        assert callable(resolve_name(place))
 
 
 def covers(dep: Path, file: Path) -> bool:
@@ -68,10 +108,10 @@ def covers(dep: Path, file: Path) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_imports(stage: str) -> None:
-    files = {file for file in closure(module_of(stage)) if not only_says_what_it_is(file)}
-    deps = source_deps(stage)
-    missing = [file for file in files if not any(covers(dep, file) for dep in deps)]
-    unused = [dep for dep in deps if not any(covers(dep, file) for file in files)]
+    files = {file for file in closure(*ALL_STAGES[stage].modules) if not only_says_what_it_is(file)}
+    folders = [ROOT / dep for dep in deps(stage, of_code=True)]
+    missing = [file for file in files if not any(covers(dep, file) for dep in folders)]
+    unused = [dep for dep in folders if not any(covers(dep, file) for file in files)]
     assert not missing, f"{stage} imports, but dvc.yaml does not name: {sorted(map(str, missing))}"
     assert not unused, f"dvc.yaml names for {stage}, which does not import it: {sorted(map(str, unused))}"
 
@@ -79,15 +119,16 @@ def test_deps_are_the_imports(stage: str) -> None:
 def test_the_closure_sees_lazy_and_nested_imports() -> None:
     files = closure("notbugs.pipeline.train")
     assert PACKAGE / "attacks" / "pgd.py" in files
-    assert PACKAGE / "pipeline" / "learning.py" in files
-    assert PACKAGE / "construction" / "recipes.py" not in files
+    assert PACKAGE / "pipeline" / "running" / "models.py" in files
+    assert PACKAGE / "construction" / "building.py" not in files
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_kept_work_and_dvc_depend_on_the_same_code(stage: str) -> None:
     """The package's own walk, which makes the keys of kept work, against the one above."""
-    found = set(reached(module_of(stage))[0].values())
-    assert found == closure(module_of(stage)) | {PACKAGE / "__init__.py"}
+    modules = ALL_STAGES[stage].modules
+    found = set(reached(*modules)[0].values())
+    assert found == closure(*modules) | {PACKAGE / "__init__.py"}
 
 
 def test_the_core_imports_no_tracking_versioning_or_sweeping() -> None:

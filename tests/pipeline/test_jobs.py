@@ -13,12 +13,9 @@ import pytest
 import torch
 from resume_tools import contents, set_params
 
-from notbugs.pipeline.construct import construct
-from notbugs.pipeline.evaluate import evaluate
-from notbugs.pipeline.fit import fit
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import WorkerError, do_all, worker_count
-from notbugs.pipeline.train import train
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.config import Runtime, validate
 from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.training.loop import TrainingError
@@ -26,7 +23,7 @@ from notbugs.training.loop import TrainingError
 
 def test_stages_give_the_same_bytes_with_any_number_of_workers(project: Path) -> None:
     """All of train, construct, fit and evaluate, done anew by two workers."""
-    evaluate(set_params(project))
+    run_stage(set_params(project), "evaluate")
     folders = [project / name for name in ("data", "models", "metrics", "plots")]
     expected = contents(*folders)
     for folder in ("models", "metrics", "plots", ".notbugs"):
@@ -35,10 +32,10 @@ def test_stages_give_the_same_bytes_with_any_number_of_workers(project: Path) ->
     alone = {name: digest for name, digest in expected.items() if "metrics/prepare" in name}
     again = set_params(project, jobs=2)
     for name in ("standard", "robust"):
-        train(again, name)
-    construct(again, "rand")
-    fit(again, "rand")
-    evaluate(again)
+        run_stage(again, "train", name)
+    run_stage(again, "construct", "rand")
+    run_stage(again, "fit", "rand")
+    run_stage(again, "evaluate")
     found = contents(*folders)
     assert {name for name in expected if found.get(name) != expected[name]} == set(alone)
     assert set(found) == set(expected) - set(alone)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from notbugs.pipeline.prepare import prepare
 from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 
 
 def picture(path: Path, value: int) -> None:
@@ -31,7 +31,7 @@ def test_a_picture_in_two_splits_is_noted(
     picture(tmp_path / "pics" / "test" / "cat" / "elsewhere.png", 104)  # a dog there
     data = {"source": "folder", "path": "pics", "image_size": 8, "validation_fraction": 0.5, "dtype": dtype}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"device": "cpu", "data": data}))
-    prepare(open_project(tmp_path))
+    run_stage(open_project(tmp_path), "prepare")
     metrics = json.loads((tmp_path / "metrics" / "prepare.json").read_text())
     assert metrics["duplicates"] == {"validation": 0, "test": 2}
     said = capsys.readouterr().err
@@ -40,7 +40,7 @@ def test_a_picture_in_two_splits_is_noted(
 
     for number in range(20):  # half of them go to validation
         picture(tmp_path / "pics" / "train" / "cat" / f"{number}.png", 7)
-    prepare(open_project(tmp_path))
+    run_stage(open_project(tmp_path), "prepare")
     metrics = json.loads((tmp_path / "metrics" / "prepare.json").read_text())
     assert metrics["duplicates"] == {"validation": 10, "test": 1}
     assert "prepare: 10 of 15 validation images are in train too, pixel by pixel\n" in capsys.readouterr().err

@@ -20,9 +20,10 @@ from torch import multiprocessing, nn
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import predict
-from notbugs.runtime.distribution import own_generator, share_of, summed, world_size
+from notbugs.runtime.distribution import own_generator, own_part, summed, world_size
 from notbugs.runtime.state_file import load_state
-from notbugs.training.loop import TrainSettings, train
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 
 def run(root: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -39,7 +40,7 @@ def run(root: Path, *command: str, check: bool = True) -> subprocess.CompletedPr
 def test_one_process_has_everything():
     generator = torch.Generator().manual_seed(1)
     assert world_size() == 1
-    assert share_of(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert own_part(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
     assert summed(torch.tensor(2), 0.5) == [2.0, 0.5]
     assert own_generator(generator) is generator
 
@@ -83,7 +84,7 @@ def _learn(data: ImageData) -> dict[str, Any]:
         }
     )
     validation = data.select(torch.arange(45))
-    records = train(model, data, config, generator=generator, validation=validation)
+    records = train(model, data, **config.arguments(), generator=generator, validation=validation)
     return {"weights": model.state_dict(), "records": records, "generator": generator.get_state()}
 
 
@@ -126,7 +127,9 @@ def _learn_with_statistics(rank: int, folder: str, data: ImageData) -> None:
         )
     config = TrainSettings(epochs=2, batch_size=16, lr=0.3, validation_attack=AttackSettings(eps=0.3, num_steps=2))
     learnt, validation = data.select(torch.arange(200)), data.select(torch.arange(200, 500))
-    records = train(model, learnt, config, generator=torch.Generator().manual_seed(3), validation=validation)
+    records = train(
+        model, learnt, **config.arguments(), generator=torch.Generator().manual_seed(3), validation=validation
+    )
     right = predict(model, validation).argmax(dim=1) == validation.labels
     accuracy = float(right.double().mean())
     torch.save({"model": model.state_dict(), "records": records, "accuracy": accuracy}, f"{folder}/{rank}.pt")

@@ -14,16 +14,12 @@ from resume_tools import contents, set_params, unfinished
 
 import notbugs.evaluation.suite
 import notbugs.pipeline.evaluate.measuring
-import notbugs.pipeline.learning
 import notbugs.training.checkpoints
 import notbugs.training.loop
 from notbugs.cli import main
-from notbugs.pipeline.construct import construct
-from notbugs.pipeline.construct.shards import Shards
-from notbugs.pipeline.evaluate import evaluate
-from notbugs.pipeline.fit import fit
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.train import train
+from notbugs.pipeline.shards import Shards
+from notbugs.pipeline.stages import run_stage
 from tiny import CONSTRUCT
 
 
@@ -50,7 +46,9 @@ def _every_epoch(monkeypatch):
     monkeypatch.setattr(notbugs.training.checkpoints, "SECONDS", 0.0)
 
 
-@pytest.mark.parametrize(("stage", "name", "cut"), [(train, "standard", 6), (train, "robust", 1), (fit, "rand", 7)])
+@pytest.mark.parametrize(
+    ("stage", "name", "cut"), [("train", "standard", 6), ("train", "robust", 1), ("fit", "rand", 7)]
+)
 def test_training_goes_on_in_the_epoch_where_it_was(stage, name, cut, project, monkeypatch):
     """Two seeds of four epochs: a cut in the second seed does not repeat the first."""
     outputs = [project / part for part in ("models", "metrics", "plots")]
@@ -58,10 +56,10 @@ def test_training_goes_on_in_the_epoch_where_it_was(stage, name, cut, project, m
     with monkeypatch.context() as patched:
         cut_after(patched, notbugs.training.loop, "_train_epoch", cut)
         with pytest.raises(CutOff):
-            stage(open_project(project), name)
-    assert unfinished(project) == [f"{stage.__name__}-{name}"]
+            run_stage(open_project(project), stage, name)
+    assert unfinished(project) == [f"{stage}-{name}"]
     total = cut_after(monkeypatch, notbugs.training.loop, "_train_epoch", 1000)
-    stage(open_project(project), name)
+    run_stage(open_project(project), stage, name)
     assert contents(*outputs) == expected
     whole = {"standard": 8, "robust": 4}.get(name)
     if whole:
@@ -76,14 +74,14 @@ def test_construction_goes_on_with_the_first_missing_shard(name, project, monkey
     The robust model has one seed, D_R one source.
     """
     sources = {"rand": 2, "robust": 1}[name]
-    construct(open_project(project), name)
+    run_stage(open_project(project), "construct", name)
     outputs = [project / "data" / name, project / "metrics" / "construct"]
     expected = contents(*outputs)
     assert sum(file.endswith(".safetensors") for file in expected) == 4 * sources
     with monkeypatch.context() as patched:
         cut_after(patched, Shards, "write", 4 * sources - 2)
         with pytest.raises(CutOff):
-            construct(open_project(project), name)
+            run_stage(open_project(project), "construct", name)
     (work,) = (project / ".notbugs" / "unfinished").glob(f"construct-{name}-*")
     shards = sorted((work / "dataset").rglob("*.safetensors"))
     assert len(shards) == 4 * sources - 2
@@ -91,7 +89,7 @@ def test_construction_goes_on_with_the_first_missing_shard(name, project, monkey
     content[-1] ^= 1
     shards[0].write_bytes(content)  # it is made again
     written = cut_after(monkeypatch, Shards, "write", 100)
-    construct(open_project(project), name)
+    run_stage(open_project(project), "construct", name)
     assert written[0] == 3
     assert contents(*outputs) == expected
     assert not work.exists()
@@ -106,7 +104,7 @@ def test_the_parts_of_a_construction_are_those_of_the_whole(project):
     small = load_dataset(project / "data" / "rand" / "source-1")
     images, facts = small.data().images, small.examples
     set_params(project, construct={"rand": CONSTRUCT["rand"]})
-    construct(open_project(project), "rand")
+    run_stage(open_project(project), "construct", "rand")
     whole = load_dataset(project / "data" / "rand" / "source-1")
     assert len(whole.manifest.shards) == 1
     assert (whole.data().images - images).abs().max() < 1e-5
@@ -117,7 +115,7 @@ def test_evaluation_goes_on_within_a_model(project, monkeypatch):
     """60 test images in parts of 25: what was kept of a model is not measured again."""
     monkeypatch.setattr(notbugs.pipeline.evaluate.measuring, "PART", 25)
     set_params(project, evaluate={"level": "quick"})
-    evaluate(open_project(project))
+    run_stage(open_project(project), "evaluate")
     expected = contents(project / "metrics", project / "plots")
     kept = project / ".notbugs" / "evaluate"
     for file in kept.iterdir():
@@ -125,10 +123,10 @@ def test_evaluation_goes_on_within_a_model(project, monkeypatch):
     with monkeypatch.context() as patched:
         cut_after(patched, notbugs.pipeline.evaluate.measuring, "find", 4)
         with pytest.raises(CutOff):
-            evaluate(open_project(project))
+            run_stage(open_project(project), "evaluate")
     assert len(list(kept.iterdir())) == 4
     found = cut_after(monkeypatch, notbugs.pipeline.evaluate.measuring, "find", 1000)
-    evaluate(open_project(project))
+    run_stage(open_project(project), "evaluate")
     assert contents(project / "metrics", project / "plots") == expected
     models = len(list((project / "models").rglob("seed-*.safetensors")))
     assert found[0] == 3 * models - 4
@@ -138,16 +136,15 @@ def test_random_starts_depend_on_the_example_alone(standard_model, digits):
     """Neither batch nor part changes who withstands: two restarts from random points."""
     import torch
 
-    from notbugs.attacks import AttackSettings
     from notbugs.evaluation.accuracy import adversarially_correct
 
-    attack = AttackSettings(eps=0.5, num_steps=2, random_start=True, num_restarts=2)
+    attack = {"eps": 0.5, "num_steps": 2, "random_start": True, "num_restarts": 2}
 
     def withstood(rows: torch.Tensor, batch_size: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(4)
         part = digits[1].select(rows)
         return adversarially_correct(
-            standard_model, part, attack, batch_size=batch_size, generator=generator, numbers=rows
+            standard_model, part, **attack, batch_size=batch_size, generator=generator, numbers=rows
         )
 
     rows = torch.arange(120)
@@ -175,10 +172,10 @@ def test_work_under_other_settings_or_inputs_is_not_taken_up(change, project, mo
     with monkeypatch.context() as patched:
         cut_after(patched, notbugs.training.loop, "_train_epoch", 6)
         with pytest.raises(CutOff):
-            train(open_project(project), "standard")
+            run_stage(open_project(project), "train", "standard")
     change(project)
     trained = cut_after(monkeypatch, notbugs.training.loop, "_train_epoch", 1000)
-    train(open_project(project), "standard")
+    run_stage(open_project(project), "train", "standard")
     assert trained[0] == 8
     assert unfinished(project) == ["train-standard"]  # the stale one
 
@@ -187,10 +184,10 @@ def test_work_of_other_code_is_not_taken_up(project, monkeypatch):
     with monkeypatch.context() as patched:
         cut_after(patched, notbugs.training.loop, "_train_epoch", 6)
         with pytest.raises(CutOff):
-            train(open_project(project), "standard")
-    monkeypatch.setattr("notbugs.pipeline.running.unfinished.made_with", lambda *_: {"code": "other", "libraries": {}})
+            run_stage(open_project(project), "train", "standard")
+    monkeypatch.setattr("notbugs.pipeline.running.job.made_with", lambda *_: {"code": "other", "libraries": {}})
     trained = cut_after(monkeypatch, notbugs.training.loop, "_train_epoch", 1000)
-    train(open_project(project), "standard")
+    run_stage(open_project(project), "train", "standard")
     assert trained[0] == 8
 
 
@@ -209,7 +206,7 @@ def _touch_validation(root: Path) -> None:
 def test_a_killed_training_goes_on_with_the_same_bytes(project):
     """kill -9 in the middle of a real `notbugs train`; then the same command again."""
     set_params(project, train={"standard": {**_tiny(project), "epochs": 60, "seeds": [0]}})
-    train(open_project(project), "standard")
+    run_stage(open_project(project), "train", "standard")
     expected = contents(project / "models" / "train" / "standard")
     often = "import notbugs.training.checkpoints as c; c.SECONDS = 0.0; from notbugs.cli import main; main()"
     process = subprocess.Popen([sys.executable, "-c", often, "train", "standard"], cwd=project)
@@ -221,7 +218,7 @@ def test_a_killed_training_goes_on_with_the_same_bytes(project):
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert unfinished(project) == ["train-standard"]
-    train(open_project(project), "standard")
+    run_stage(open_project(project), "train", "standard")
     assert contents(project / "models" / "train" / "standard") == expected
     assert unfinished(project) == []
 
@@ -234,7 +231,7 @@ def test_clean_shows_and_removes_unfinished_work(project, monkeypatch):
     with monkeypatch.context() as patched:
         cut_after(patched, notbugs.training.loop, "_train_epoch", 6)
         with pytest.raises(CutOff):
-            train(open_project(project), "standard")
+            run_stage(open_project(project), "train", "standard")
     half = project / "data" / "rand.4711.tmp"
     half.mkdir()
     (half / "images-00000.safetensors.12.tmp").write_bytes(bytes(1_000_000))
@@ -262,7 +259,7 @@ def test_unfinished_work_says_what_it_was_made_from(project, monkeypatch):
     with monkeypatch.context() as patched:
         cut_after(patched, notbugs.training.loop, "_train_epoch", 6)
         with pytest.raises(CutOff):
-            train(open_project(project), "standard")
+            run_stage(open_project(project), "train", "standard")
     (file,) = (project / ".notbugs" / "unfinished").glob("*/made_from.json")
     made_from = json.loads(file.read_text())
     assert made_from["settings"]["train"]["standard"]["lr"] == 0.1

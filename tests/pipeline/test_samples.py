@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from notbugs.data.images import ImageData
-from notbugs.pipeline.construct.samples import write_samples
+from notbugs.pipeline.construct import write_samples
 
 
 def test_the_picture_shows_x_the_new_image_and_their_difference(tmp_path):

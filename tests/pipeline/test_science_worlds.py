@@ -1,9 +1,10 @@
 """The stages features, planted and gaussian on tiny settings: what they write, the same bytes again, their report."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from notbugs.data.store import save_dataset
 from notbugs.evaluation.results import ResultsError
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
-from notbugs.pipeline.features import features
-from notbugs.pipeline.gaussian import gaussian
-from notbugs.pipeline.planted import planted
 from notbugs.pipeline.running.context import Context, open_project
-from notbugs.report import science_features, science_features_figures, science_gaussian, science_planted
+from notbugs.pipeline.stages import run_stage
+from notbugs.report import features as features_section
+from notbugs.report import gaussian as gaussian_section
+from notbugs.report import planted as planted_section
+from notbugs.report.sections import Section, judge
 from notbugs.runtime.errors import ConfigError
 from tiny import FEATURES, PLANTED
 
@@ -62,30 +64,28 @@ def project(
     return open_project(tmp_path)
 
 
-def as_report(project: Context) -> SimpleNamespace:
+def as_report(project: Context) -> Any:
     """The part of the report's view of a project that the sections read."""
-    content = SimpleNamespace(root=project.root, params=project.params)
-    return SimpleNamespace(project=content, picture=lambda *_: [])
+    return SimpleNamespace(root=project.root, params=project.params)
 
 
-STAGES: dict[str, tuple[Callable[[Context], None], list[str]]] = {
-    "features": (features, ["metrics/features.json", "metrics/features.csv"]),
-    "planted": (planted, ["metrics/planted.json", "plots/planted/manifest.json", "plots/planted/examples.parquet"]),
-    "gaussian": (gaussian, ["metrics/gaussian.json"]),
+WRITES = {
+    "features": ["metrics/features.json", "metrics/features.csv"],
+    "planted": ["metrics/planted.json", "plots/planted/manifest.json", "plots/planted/examples.parquet"],
+    "gaussian": ["metrics/gaussian.json"],
 }
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", WRITES)
 def test_the_same_settings_give_the_same_bytes(project: Context, name: str) -> None:
-    stage, files = STAGES[name]
-    stage(project)
-    first = [(project.root / file).read_bytes() for file in files]
-    stage(project)
-    assert first == [(project.root / file).read_bytes() for file in files]
+    run_stage(project, name)
+    first = [(project.root / file).read_bytes() for file in WRITES[name]]
+    run_stage(project, name)
+    assert first == [(project.root / file).read_bytes() for file in WRITES[name]]
 
 
 def test_features_of_unchanged_images_keep_all_their_usefulness(project: Context) -> None:
-    features(project)
+    run_stage(project, "features")
     summary = json.loads((project.root / "metrics/features.json").read_text())
     for source in ("standard", "robust", "linear"):
         assert summary["sources"][source]["kept"]["D_rand"]["value"] == pytest.approx(1, abs=1e-6)
@@ -95,35 +95,28 @@ def test_features_of_unchanged_images_keep_all_their_usefulness(project: Context
     assert summary["sources"]["robust"]["mean_gamma"]["0.4"] > summary["sources"]["standard"]["mean_gamma"]["0.4"]
 
 
-@pytest.mark.parametrize(
-    ("name", "module"), [("features", science_features), ("planted", science_planted), ("gaussian", science_gaussian)]
-)
-def test_each_section_stands_in_the_report(project: Context, name: str, module: object) -> None:
+@pytest.mark.parametrize("section", [features_section.SECTION, planted_section.SECTION, gaussian_section.SECTION])
+def test_each_section_stands_in_the_report(project: Context, section: Section) -> None:
     content = as_report(project)
-    with pytest.raises(ResultsError, match=rf"metrics/{name}.json: not found; `dvc repro {name}` makes it"):
-        module.section(content)  # type: ignore[attr-defined]
-    STAGES[name][0](project)
-    section = module.section(content)  # type: ignore[attr-defined]
-    assert section.key == name
-    tables = [block for block in section.blocks if block.kind == "table"]
-    assert len(tables) >= 2
-    assert all(row[1].text in ("seen", "not seen", "cannot be judged") for row in tables[0].rows)
-    drawn_in = science_features_figures if name == "features" else module
-    figures = [
-        getattr(drawn_in, key) for key in ("figure", "plane_figure", "datasets_figure") if hasattr(drawn_in, key)
-    ]
-    assert figures
-    assert all(draw(content.project) is not None for draw in figures)
-    without = SimpleNamespace(project=SimpleNamespace(root=project.root, params={}), picture=content.picture)
-    assert module.section(without) is None  # type: ignore[attr-defined]
-    assert all(draw(without.project) is None for draw in figures)
+    assert section.is_in(content)
+    with pytest.raises(ResultsError, match=rf"metrics/{section.key}.json: not found; `dvc repro {section.key}` makes"):
+        section.metrics(content)
+    run_stage(project, section.key)
+    verdicts = section.verdicts(content, section.metrics(content))
+    assert len(verdicts) >= 3
+    assert all(verdict.finding in ("reproduced", "not reproduced", "inconclusive") for verdict in verdicts)
+    page = section.render(content, {}, verdicts)
+    assert page.count("<table>") >= 2
+    assert page.count('<span class="verdict">') == len(verdicts)
+    assert [name for name, _ in section.draw(content)] == list(section.figures)
+    assert not section.is_in(SimpleNamespace(root=project.root, params={}))  # type: ignore[arg-type]
 
 
 def test_a_missing_section_is_named(project: Context) -> None:
-    for name, (stage, _) in STAGES.items():
+    for name in WRITES:
         del project.params[name]
         with pytest.raises(ConfigError, match=f"{name}: not in params.yaml"):
-            stage(project)
+            run_stage(project, name)
 
 
 def test_a_missing_class_stops_the_stage_with_its_number(project: Context, digits: tuple[ImageData, ImageData]) -> None:
@@ -133,7 +126,7 @@ def test_a_missing_class_stops_the_stage_with_its_number(project: Context, digit
     table = pd.DataFrame({"index": range(len(lacking))})
     save_dataset(project.root / "data/train", lacking, table, name="D", source="digits", settings={})
     with pytest.raises(ValueError, match="class 3 has no example: usefulness needs all 10"):
-        features(project)
+        run_stage(project, "features")
 
 
 def test_verdicts_follow_the_numbers() -> None:
@@ -153,11 +146,11 @@ def test_verdicts_follow_the_numbers() -> None:
         "datasets": {"D_R": dataset, "D_rand": dataset, "D_det": dataset},
         "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never, "y_minus_shifted": sure}},
     }
-    assert [finding.seen for finding in science_planted.findings(found)] == ["seen"] * 6
+    assert [one.finding for one in judge("planted", planted_section.RULES, found)] == ["reproduced"] * 6
     # 89% in the mean, but of fits that differ so much that the interval of y minus y + 1 holds 0.
     unsure = {"value": 0.78, "low": -0.02, "high": 1.0}
     found["fits"] = {"D_det": {"seeds": [0.99, 0.79], "y": sure, "shifted": never, "y_minus_shifted": unsure}}
-    assert science_planted.findings(found)[-1].seen == "not seen"
+    assert judge("planted", planted_section.RULES, found)[-1].finding == "not reproduced"
     turned = {
         "filters": [{**row, "inside": False}],
         "models": {"standard": found["models"]["robust"], "robust": found["models"]["standard"]},
@@ -171,7 +164,7 @@ def test_verdicts_follow_the_numbers() -> None:
             }
         },
     }
-    assert [finding.seen for finding in science_planted.findings(turned)] == ["not seen"] * 6
+    assert [one.finding for one in judge("planted", planted_section.RULES, turned)] == ["not reproduced"] * 6
 
 
 def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, object]:
@@ -184,19 +177,20 @@ def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, ob
 @pytest.mark.parametrize(
     ("fitted", "expected"),
     [
-        (linear(5, 4, 0.8, 0.1), "seen"),
-        (linear(5, 0, 0.8, 0.1), "cannot be judged"),  # no interval of γ lies below 0
-        (linear(5, 4, 0.8, 0.65), "not seen"),  # the five keep 65% under attack: robust enough to classify
-        (linear(5, 1, 0.8, 0.1), "not seen"),
-        (linear(5, 4, 0.52, 0.1), "not seen"),
-        (None, "cannot be judged"),
+        (linear(5, 4, 0.8, 0.1), "reproduced"),
+        (linear(5, 0, 0.8, 0.1), "inconclusive"),  # no interval of γ lies below 0
+        (linear(5, 4, 0.8, 0.65), "not reproduced"),  # the five keep 65% under attack: robust enough to classify
+        (linear(5, 1, 0.8, 0.1), "not reproduced"),
+        (linear(5, 4, 0.52, 0.1), "not reproduced"),
+        (None, "inconclusive"),
     ],
 )
 def test_non_robust_features_are_judged_by_their_intervals_and_under_attack(fitted: object, expected: str) -> None:
     classifier = {"robust": linear(9, 9, 0.9, 0.6), "nonrobust": fitted}
     sources = {key: {"linear_classifier": classifier} for key in ("standard", "linear")}
-    finding = science_features._suffice(sources, 0.2)
-    assert finding.seen == expected
+    found = {"sources": sources, "headline_eps": 0.2}
+    (verdict,) = judge("features", [features_section.SUFFICES], found)
+    assert verdict.finding == expected
     if fitted is not None:
-        assert "under attack" in finding.sentence
-        assert "γ's interval lies below 0 for" in finding.sentence
+        assert "under attack" in verdict.sentence
+        assert "γ's interval lies below 0 for" in verdict.sentence

@@ -11,16 +11,16 @@ import torch
 from resume_tools import set_params
 
 from notbugs.cli.check import check
-from notbugs.data.store import StoreError, load_dataset, source_folders
-from notbugs.evaluation.accuracy import EvaluateSettings, called_by
+from notbugs.data.store import DatasetError, load_dataset, source_folders
+from notbugs.evaluation.accuracy import called_by
+from notbugs.evaluation.levels import SuiteSettings
 from notbugs.exchange.exporting import export_dataset
 from notbugs.models import load_model
-from notbugs.pipeline.construct import construct
-from notbugs.pipeline.evaluate import _curves, _summary, evaluate
+from notbugs.pipeline.evaluate import _curves, _summary
 from notbugs.pipeline.evaluate.measuring import Subject, _places
-from notbugs.pipeline.fit import fit
 from notbugs.pipeline.running.context import Context, open_project
-from notbugs.pipeline.running.source_models import construction_seeds, first_sources, judge_seed, source_model_of
+from notbugs.pipeline.running.models import construction_seeds, first_sources, judge_seed, source_model_of
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.errors import ConfigError
 from tiny import CONSTRUCT, TRAIN
 
@@ -62,7 +62,7 @@ def test_success_is_told_for_the_other_seeds_of_the_kind(project):
     assert made.examples["success_other_seeds"].tolist() == called.float().tolist()
     metrics = json.loads((project / "metrics" / "construct" / "rand.json").read_text())
     assert metrics["sources"]["0"]["success_other_seeds"] == pytest.approx(float(called.double().mean()))
-    construct(open_project(project), "robust")
+    run_stage(open_project(project), "construct", "robust")
     metrics = json.loads((project / "metrics" / "construct" / "robust.json").read_text())
     assert metrics["success_other_seeds"] is None
     assert examples(project, "robust", 0)["success_other_seeds"].isna().all()
@@ -73,7 +73,7 @@ def test_pairs_share_starts_and_targets(project):
     control = {**CONSTRUCT["rand"], "model": "robust", "eps": 0.7}
     lab = set_params(project, construct={"nonrobust": CONSTRUCT["nonrobust"], "rand_from_robust": control})
     for name in ("robust", "nonrobust", "rand_from_robust"):
-        construct(lab, name)
+        run_stage(lab, "construct", name)
     starts = examples(project, "nonrobust", 0)["start_index"]
     assert starts.equals(examples(project, "robust", 0)["start_index"])
     assert not starts.equals(examples(project, "nonrobust", 1)["start_index"])
@@ -84,7 +84,7 @@ def test_pairs_share_starts_and_targets(project):
 def test_source_seeds_choose_the_sources(project):
     lab = set_params(project, construct={"rand": {**CONSTRUCT["rand"], "source_seeds": [1]}})
     before = examples(project, "rand", 1)["given_label"]
-    construct(lab, "rand")
+    run_stage(lab, "construct", "rand")
     assert list(source_folders(project / "data" / "rand")) == [1]
     assert examples(project, "rand", 1)["given_label"].equals(before)  # whatever other sources there are
 
@@ -93,7 +93,7 @@ def test_a_source_seed_that_is_not_trained_is_one_line(project):
     lab = set_params(project, construct={"rand": {**CONSTRUCT["rand"], "source_seeds": [1, 7]}})
     message = r"params\.yaml: construct\.rand\.source_seeds = \[1, 7\]: must be among train\.standard\.seeds: 0, 1$"
     with pytest.raises(ConfigError, match=message):
-        construct(lab, "rand")
+        run_stage(lab, "construct", "rand")
     from test_pipeline import TINY_PARAMS
 
     params = {**TINY_PARAMS, "construct": {**TINY_PARAMS["construct"], "rand": lab.params["construct"]["rand"]}}
@@ -117,12 +117,14 @@ def test_a_stage_that_looks_at_one_source_takes_the_first_that_all_have(tmp_path
     assert first_sources(lab, "rand", "robust") == {"rand": 0, "robust": 5}
     assert source_model_of(lab, "standard", 1).name == "seed-1.safetensors"
     assert source_model_of(lab, "robust", 1).name == "seed-0.safetensors"
-    with pytest.raises(StoreError, match=r"data/nonrobust: no dataset there .*`dvc repro` makes it"):
+    with pytest.raises(DatasetError, match=r"data/nonrobust: no dataset there .*`dvc repro` makes it"):
         first_sources(lab, "rand", "nonrobust")
 
 
 def test_a_folder_of_sources_is_no_dataset(project, tmp_path):
-    with pytest.raises(StoreError, match=r"data/rand: holds a dataset for each source model: name one of source-0, so"):
+    with pytest.raises(
+        DatasetError, match=r"data/rand: holds a dataset for each source model: name one of source-0, so"
+    ):
         export_dataset(project / "data" / "rand", "npz", tmp_path / "out")
     assert len(load_dataset(project / "data" / "rand" / "source-1")) == len(load_dataset(project / "data" / "train"))
 
@@ -168,7 +170,7 @@ def test_fits_that_are_compared_differ_by_their_data_alone(project):
         project, fit={name: {**RAND, "still_y": False, "baseline": name == "rand"} for name in ("rand", "det")}
     )
     for name in ("rand", "det"):
-        fit(lab, name)
+        run_stage(lab, "fit", name)
     folder = project / "models" / "fit"
     weights = [
         (folder / place / "source-1" / "seed-1.safetensors").read_bytes()
@@ -179,7 +181,7 @@ def test_fits_that_are_compared_differ_by_their_data_alone(project):
 
 
 def test_a_baseline_is_fitted_only_where_it_is_asked_for(project):
-    fit(set_params(project, fit={"rand": {**RAND, "still_y": False}}), "rand")
+    run_stage(set_params(project, fit={"rand": {**RAND, "still_y": False}}), "fit", "rand")
     assert [path.name for path in (project / "models" / "fit" / "rand").iterdir()] == ["full"]
 
 
@@ -189,7 +191,7 @@ def test_a_baseline_is_fitted_only_where_it_is_asked_for(project):
 @pytest.fixture
 def measured(project: Path) -> Path:
     """Measured at a headline eps of 0.25; the robust model was trained at 0.5."""
-    evaluate(set_params(project, evaluate={"eps": [0.125, 0.25], "headline_eps": 0.25}))
+    run_stage(set_params(project, evaluate={"eps": [0.125, 0.25], "headline_eps": 0.25}), "evaluate")
     return project
 
 
@@ -232,7 +234,7 @@ def test_the_source_models_are_attacked_at_the_training_eps_too(measured):
 
 
 def test_suite_seeds_and_check_seeds_say_how_many(project):
-    evaluate(set_params(project, evaluate={"suite_seeds": 2, "check_seeds": 2}))
+    run_stage(set_params(project, evaluate={"suite_seeds": 2, "check_seeds": 2}), "evaluate")
     worst = [row for row in results(project) if row["attack"] == "worst"]
     assert len([row for row in worst if row["dataset"] == "D_rand"]) == 2
     checks = json.loads((project / "metrics" / "checks.json").read_text())
@@ -264,7 +266,7 @@ def test_the_means_of_the_stage_are_over_fits_then_over_sources():
         for model in models
     ]
     assert _summary(rows, [])["D_rand"]["standard"] == {"pgd2_eps_0.5": 0.5}
-    (_, name), ((row),) = _curves(rows, EvaluateSettings(eps=(0.5,), num_steps=2, headline_eps=0.5))
+    (_, name), ((row),) = _curves(rows, SuiteSettings(eps=(0.5,), num_steps=2, headline_eps=0.5))
     assert row == {"eps": 0.5, name: 0.5}
 
 

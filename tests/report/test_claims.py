@@ -1,4 +1,4 @@
-"""The verdicts: for every claim made-up results for seen, not seen, cannot be judged; what they rest on."""
+"""The verdicts: for every claim made-up results for reproduced, not reproduced, inconclusive; what they rest on."""
 
 import dataclasses
 import math
@@ -14,9 +14,10 @@ import yaml
 from notbugs.evaluation.comparison import Basis, Estimate
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.results import baseline_of
-from notbugs.report.claims import RULES, Claim, Criterion, det_words, judge
+from notbugs.report.claims import RULES, Criterion, judge
 from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.honesty import Honesty, honesty_of
+from notbugs.report.sections import Verdict, words
 
 N = 360
 PRESETS = Path(__file__).parents[2] / "presets"
@@ -28,7 +29,7 @@ TRAINING = ("true", "worst", 1.0)
 PGD = ("true", "pgd100", 0.5)
 CURVE = ("true", "pgd20", 0.25)
 Cells = dict[tuple[str, str, float], float]
-# Accuracies and judges at which every claim is seen.
+# Accuracies and judges at which every claim is reproduced.
 WORLD: dict[tuple[str, str], Cells] = {
     ("D", "standard"): {CLEAN: 0.99, HEADLINE: 0.30, TRAINING: 0.01},
     ("D", "robust"): {CLEAN: 0.96, HEADLINE: 0.77, TRAINING: 0.45},
@@ -113,15 +114,15 @@ def world(
     return Evidence(table, num_classes, 0.5, robust_eps, constructions, masks, params)
 
 
-def verdict(key: str, evidence: Evidence) -> Claim:
+def verdict(key: str, evidence: Evidence) -> Verdict:
     (claim,) = judge(evidence, only=key)
     return claim
 
 
-def test_every_claim_is_seen_in_the_world_of_the_paper() -> None:
+def test_every_claim_is_reproduced_in_the_world_of_the_paper() -> None:
     claims = judge(world())
     assert [claim.key for claim in claims] == [rule.key for rule in RULES]
-    assert {claim.key: claim.verdict for claim in claims} == dict.fromkeys((rule.key for rule in RULES), "seen")
+    assert {claim.key: claim.printed for claim in claims} == dict.fromkeys((rule.key for rule in RULES), "reproduced")
     assert all(claim.sentence.endswith(".") and "  " not in claim.sentence for claim in claims)
     assert all(claim.notes.endswith(".") and "  " not in claim.notes for claim in claims)
 
@@ -149,8 +150,8 @@ def test_every_claim_is_seen_in_the_world_of_the_paper() -> None:
         ("control_det", lambda: world({("D_det_from_robust", "standard"): {CLEAN: 0.70}})),
     ],
 )
-def test_not_seen(key: str, evidence: Callable[[], Evidence]) -> None:
-    assert verdict(key, evidence()).verdict == "not seen"
+def test_not_reproduced(key: str, evidence: Callable[[], Evidence]) -> None:
+    assert verdict(key, evidence()).printed == "not reproduced"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_not_seen(key: str, evidence: Callable[[], Evidence]) -> None:
         (
             "rand",
             lambda: world({("D_rand", "standard"): {CLEAN: 0.10}}, success={"rand": 0.17}),
-            "took its own source model to its target for 17.0% of the images only (asked: 50.0%)",
+            "took its own source model to its target for 17.0% of the images only (threshold: 50.0%)",
         ),
         (
             "det",
@@ -196,9 +197,9 @@ def test_not_seen(key: str, evidence: Callable[[], Evidence]) -> None:
         ),
     ],
 )
-def test_cannot_be_judged(key: str, evidence: Callable[[], Evidence], sentence: str) -> None:
+def test_inconclusive(key: str, evidence: Callable[[], Evidence], sentence: str) -> None:
     claim = verdict(key, evidence())
-    assert claim.verdict == "cannot be judged"
+    assert claim.printed == "inconclusive"
     assert sentence in claim.sentence
 
 
@@ -206,8 +207,8 @@ def test_unjudged_images_cannot_be_honest() -> None:
     evidence = world()
     del evidence.constructions["rand"]["robust_model"]
     claim = verdict("rand", evidence)
-    assert claim.seen == "cannot be judged"
-    assert claim.sentence == "Cannot be judged: D_rand was not judged by robust model and 1-NN."
+    assert claim.finding == "inconclusive"
+    assert claim.sentence == "Inconclusive: D_rand was not judged by robust model and 1-NN."
 
 
 # Equal recipes
@@ -217,7 +218,7 @@ def test_d_r_is_compared_with_d_fitted_as_d_r_and_not_with_d_as_it_is() -> None:
     """D standard leaves 30%, D fitted by D_R's recipe 51%: the gain is 4 points, not 25."""
     evidence = world({("D", "as_D_R"): {HEADLINE: 0.51}})
     claim = verdict("robust_features", evidence)
-    assert claim.seen == "not seen"
+    assert claim.finding == "not reproduced"
     assert "+4.0 points" in claim.sentence
     assert "over the same fits on D itself (51.0%" in claim.sentence
 
@@ -226,7 +227,7 @@ def test_d_nr_is_compared_with_the_fit_on_d_of_an_equal_recipe() -> None:
     assert "of the same fits on D itself they leave 35.0%" in verdict("nonrobust_features", world()).sentence
     other = {**PARAMS, "fit": {**PARAMS["fit"], "nonrobust": {**FIT, "lr": 0.3}}}
     claim = verdict("nonrobust_features", world(params=other))
-    assert claim.seen == "cannot be judged"
+    assert claim.finding == "inconclusive"
     assert "D was not fitted by the recipe of D_NR (params.yaml: fit.nonrobust.baseline)" in claim.sentence
 
 
@@ -234,7 +235,10 @@ def test_what_changes_no_model_does_not_make_recipes_differ() -> None:
     same = {**FIT, "measure_every": 2, "still_y": False}
     params = {**PARAMS, "fit": {**PARAMS["fit"], "nonrobust": same, "rand_from_robust": same}}
     evidence = world(params=params)
-    assert [verdict(key, evidence).seen for key in ("nonrobust_features", "control_rand")] == ["seen", "seen"]
+    assert [verdict(key, evidence).finding for key in ("nonrobust_features", "control_rand")] == [
+        "reproduced",
+        "reproduced",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -246,10 +250,10 @@ def test_what_changes_no_model_does_not_make_recipes_differ() -> None:
         ("fit", "nonrobust", {"epochs": 9}, "same_but_for_g", "(params.yaml: fit: epochs)"),
     ],
 )
-def test_unequal_recipes_cannot_be_judged(section: str, name: str, change: dict[str, Any], key: str, said: str) -> None:
+def test_unequal_recipes_are_inconclusive(section: str, name: str, change: dict[str, Any], key: str, said: str) -> None:
     params = {**PARAMS, section: {**PARAMS[section], name: {**PARAMS[section][name], **change}}}
     claim = verdict(key, world(params=params))
-    assert claim.seen == "cannot be judged"
+    assert claim.finding == "inconclusive"
     assert said in claim.sentence
 
 
@@ -258,15 +262,15 @@ def test_the_recipe_of_d_nr_does_not_hinder_d_r_against_d() -> None:
     fits = {**PARAMS["fit"], "nonrobust": {**FIT, "lr": 0.01}}
     params = {**PARAMS, "fit": fits}
     claim = verdict("robust_features", world(params=params))
-    assert claim.seen == "seen"
+    assert claim.finding == "reproduced"
     assert claim.sentence.endswith(
         "not compared with D_NR: D_R and D_NR do not share their recipe (params.yaml: fit: lr)."
     )
     as_good = {("D_NR", "standard"): {HEADLINE: 0.54}}
-    assert verdict("robust_features", world(as_good)).seen == "not seen"  # of one recipe: nothing gained
-    assert verdict("robust_features", world(as_good, params=params)).seen == "seen"
+    assert verdict("robust_features", world(as_good)).finding == "not reproduced"  # of one recipe: nothing gained
+    assert verdict("robust_features", world(as_good, params=params)).finding == "reproduced"
     no_gain = {("D_R", "standard"): {HEADLINE: 0.42}}
-    assert verdict("robust_features", world(no_gain, params=params)).seen == "not seen"
+    assert verdict("robust_features", world(no_gain, params=params)).finding == "not reproduced"
 
 
 @pytest.mark.parametrize("file", sorted(PRESETS.glob("*.yaml")), ids=lambda file: file.stem)
@@ -276,7 +280,7 @@ def test_presets_let_the_claims_about_d_r_and_d_nr_be_judged(file: Path, monkeyp
         monkeypatch.setitem(WORLD, ("D", str(baseline_of(params, key))), WORLD["D", "as_D_R"])
     evidence = world(params=params)
     keys = ("robust_features", "nonrobust_features", "same_but_for_g")
-    judged = {key for key in keys if verdict(key, evidence).seen == "seen"}
+    judged = {key for key in keys if verdict(key, evidence).finding == "reproduced"}
     of_the_paper = file.stem in ("cifar10_paper", "restricted_imagenet")  # two recipes, as it says
     assert judged == {*keys} - ({"same_but_for_g"} if of_the_paper else set())
 
@@ -287,19 +291,19 @@ def test_presets_let_the_claims_about_d_r_and_d_nr_be_judged(file: Path, monkeyp
 def test_robustness_is_what_all_attacks_leave_and_pgd_stands_beside_it() -> None:
     evidence = world({("D", "robust"): {TRAINING: 0.268, ("true", "pgd20", 1.0): 0.402}})
     claim = verdict("robust_training", evidence)
-    assert claim.seen == "not seen"
+    assert claim.finding == "not reproduced"
     assert "leave 26.8% [" in claim.sentence
     assert "(PGD-20 alone: 40.2%)" in claim.sentence
 
 
-def test_a_claim_without_the_suite_on_every_seed_cannot_be_judged() -> None:
+def test_a_claim_without_the_suite_on_every_seed_is_inconclusive() -> None:
     evidence = world({("D", "robust"): {("true", "pgd20", 1.0): 0.5}})
     table = evidence.results
     lacks = (table["estimator"] == "robust") & (table["attack"] == "worst") & (table["eps"] == 1.0)
     some = dataclasses.replace(evidence, results=table[~(lacks & (table["seed"] == 2))])
     none = dataclasses.replace(evidence, results=table[~lacks])
     assert verdict("robust_training", some).sentence == (
-        "Cannot be judged: all attacks together (worst) were not run on every seed of D, robust at eps 1 "
+        "Inconclusive: all attacks together (worst) were not run on every seed of D, robust at eps 1 "
         "(params.yaml: evaluate.suite_seeds)."
     )
     assert "were not at all run on D, robust at eps 1" in verdict("robust_training", none).sentence
@@ -309,10 +313,12 @@ def test_a_claim_without_the_suite_on_every_seed_cannot_be_judged() -> None:
 
 
 def test_an_attack_that_failed_leaves_the_edge_as_it_was() -> None:
-    close = {("D_rand", "standard"): {CLEAN: 0.33}}  # its lower end lies within a standard error of the 30% asked for
-    assert verdict("rand", world(close, success={"rand": 0.17})).verdict == "cannot be judged, on the edge"
+    close = {
+        ("D_rand", "standard"): {CLEAN: 0.33}
+    }  # its lower end lies within a standard error of the threshold of 30%
+    assert verdict("rand", world(close, success={"rand": 0.17})).printed == "inconclusive, on the edge"
     far = {("D_rand", "standard"): {CLEAN: 0.20}}
-    assert verdict("rand", world(far, success={"rand": 0.17})).verdict == "cannot be judged"
+    assert verdict("rand", world(far, success={"rand": 0.17})).printed == "inconclusive"
 
 
 def test_an_interval_s_end_within_a_standard_error_of_the_bar_is_on_the_edge() -> None:
@@ -352,12 +358,17 @@ def test_what_happens_at_the_other_eps_is_computed() -> None:
 
 @pytest.mark.parametrize(
     ("share", "expected"),
-    [(0.70, "cannot be judged"), (0.849, "cannot be judged, on the edge"), (0.850, "seen, on the edge"), (0.9, "seen")],
+    [
+        (0.70, "inconclusive"),
+        (0.849, "inconclusive, on the edge"),
+        (0.850, "reproduced, on the edge"),
+        (0.9, "reproduced"),
+    ],
 )
 def test_a_verdict_that_hangs_on_one_image_is_called_so(share: float, expected: str) -> None:
     claim = verdict("det", world(still_y={"det": (share, 0.95)}))
-    assert claim.verdict == expected
-    assert ("within a standard error (1.1 points) of the 85%" in claim.sentence) == ("edge" in expected)
+    assert claim.printed == expected
+    assert ("within a standard error (1.1 points) of the threshold of 85%" in claim.sentence) == ("edge" in expected)
 
 
 def test_source_models_that_differ_widen_the_edge() -> None:
@@ -378,12 +389,16 @@ def test_the_edge_counts_the_images_that_the_deciding_judge_knew() -> None:
 
 
 def test_a_margin_within_a_standard_error_is_on_the_edge() -> None:
-    assert verdict("robust_features", world({("D_R", "standard"): {HEADLINE: 0.455}})).verdict == "seen, on the edge"
-    assert verdict("robust_features", world({("D_R", "standard"): {HEADLINE: 0.445}})).verdict == (
-        "not seen, on the edge"
+    assert (
+        verdict("robust_features", world({("D_R", "standard"): {HEADLINE: 0.455}})).printed == "reproduced, on the edge"
+    )
+    assert verdict("robust_features", world({("D_R", "standard"): {HEADLINE: 0.445}})).printed == (
+        "not reproduced, on the edge"
     )
     both = {("D_R", "standard"): {HEADLINE: 0.445, CLEAN: 0.2}}
-    assert verdict("robust_features", world(both)).verdict == "not seen"  # the clean accuracy decides, far from the bar
+    assert (
+        verdict("robust_features", world(both)).printed == "not reproduced"
+    )  # the clean accuracy decides, far from the bar
 
 
 @pytest.mark.parametrize(
@@ -400,7 +415,7 @@ def test_the_rule_of_honest_images(least: float, images: int | None, holds: bool
 
 def test_sentences_carry_the_numbers() -> None:
     sentence = verdict("robust_features", world()).sentence
-    for number in ("98.0% [", "55.0% [", "at eps 0.5", "+20.0 points", "+33.0 points", "asked: 15 points"):
+    for number in ("98.0% [", "55.0% [", "at eps 0.5", "+20.0 points", "+33.0 points", "threshold: 15 points"):
         assert number in sentence
     sentence = verdict("rand", world(still_y={"rand": (0.9321, 0.88)}, facts={"rand": {"success_other_seeds": 0.45}}))
     for number in (
@@ -420,7 +435,7 @@ def estimate(value: float, half: float) -> Estimate:
 
 
 @pytest.mark.parametrize(
-    ("clean", "shifted", "half", "words"),
+    ("clean", "shifted", "half", "said"),
     [
         (0.348, 0.461, 0.03, "Mixed: it learnt y from the perturbations, but y + 1"),
         (0.371, 0.471, 0.03, "Mixed: it learnt y from the perturbations, but y + 1"),
@@ -433,17 +448,18 @@ def estimate(value: float, half: float) -> Estimate:
     ],
 )
 def test_the_words_of_d_det_follow_from_y_against_y_plus_one(
-    clean: float, shifted: float, half: float, words: str
+    clean: float, shifted: float, half: float, said: str
 ) -> None:
-    told = det_words(estimate(clean, half), estimate(shifted, half), estimate(clean - shifted, half), 0.3)
-    assert told.startswith(words) or words in told
+    shares = {"clean": estimate(clean, half), "shifted": estimate(shifted, half)}
+    told = words("parts", "det_words", **shares, gap=estimate(clean - shifted, half), bar=0.3)
+    assert said in told
 
 
 def test_margin_is_reached_exactly() -> None:
     # 0.45 − 0.15 is 0.30000000000000004 or 0.29999999999999993 depending on the numbers: both must count.
     for low_end in (0.01, 0.15, 0.4):
         changes = {("D", "robust"): {TRAINING: low_end + 0.3}, ("D", "standard"): {TRAINING: low_end}}
-        assert verdict("robust_training", world(changes)).seen == "seen"
+        assert verdict("robust_training", world(changes)).finding == "reproduced"
 
 
 def test_estimate_joins_test_images_and_source_models() -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.report.compare import CompareError, Line, Outcome, compare, read_run, write_comparison
+from notbugs.report.compare import CompareError, FinishedRun, Line, compare, read_run, write_comparison
 
 
 def with_science(root: Path, rank: float) -> Path:
@@ -30,7 +30,7 @@ def folders(make_project, tmp_path_factory) -> tuple[Path, Path]:
     return a, b
 
 
-def outcomes(folders: tuple[Path, Path]) -> tuple[Outcome, Outcome]:
+def outcomes(folders: tuple[Path, Path]) -> tuple[FinishedRun, FinishedRun]:
     return read_run(str(folders[0]), folders[0]), read_run(str(folders[1]), folders[0])
 
 

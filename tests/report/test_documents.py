@@ -40,13 +40,13 @@ def test_the_readme_quotes_the_worst_case_with_pgd_beside_it(checkout: Path) -> 
 def test_the_verdicts_are_the_report_s(checkout: Path) -> None:
     assert "claims" not in results_block(checkout)
     claims = [
-        {"title": "First", "verdict": "seen"},
-        {"title": "Second", "verdict": "seen"},
-        {"title": "Third", "verdict": "cannot be judged, on the edge"},
+        {"title": "First", "verdict": "reproduced"},
+        {"title": "Second", "verdict": "reproduced"},
+        {"title": "Third", "verdict": "inconclusive, on the edge"},
     ]
     (checkout / "reports").mkdir()
     (checkout / "reports/verdicts.json").write_text(json.dumps(claims))
-    assert results_block(checkout).endswith("- Seen: First; Second.\n- Cannot be judged, on the edge: Third.")
+    assert results_block(checkout).endswith("- Reproduced: First; Second.\n- Inconclusive, on the edge: Third.")
 
 
 def test_the_suite_s_table_holds_every_model(checkout: Path) -> None:

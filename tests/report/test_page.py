@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from notbugs.evaluation.results import ResultsError
-from notbugs.report import ReportSettings, write_report
+from notbugs.report import ReportSettings
 from notbugs.report.claims import judge
 from notbugs.report.evidence import evidence_of
-from notbugs.report.page import abstract, main_numbers
+from notbugs.report.page import SECTIONS, abstract, main_numbers, write_report
 from notbugs.report.project import load_project
-from notbugs.report.sections import GLOSSARY, SECTIONS
+from notbugs.report.sections import Section, environment
 from notbugs.runtime.errors import ConfigError
 
 MakeProject = Callable[..., Path]
@@ -88,17 +88,22 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert "@import" not in html
     assert "url(" not in html
     assert set(page.anchors) == {f"#{name}" for name in page.ids}
-    optional = [build for build in SECTIONS if build.__module__.startswith("notbugs.report.science")]  # not in params
+    optional = [section for section in SECTIONS if section.stage]  # not in params
     assert len(page.ids) == len(SECTIONS) - len(optional)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.key)
+def test_every_section_has_a_template_of_its_name(section: Section) -> None:
+    assert environment().get_template(f"{section.key}.html.j2").module.page  # type: ignore[attr-defined]
 
 
 def test_page_holds_every_claim_with_verdict(fake_project: Path, page: Page) -> None:
     claims = judge(evidence_of(load_project(fake_project)))
     assert len(claims) == 8
     for claim in claims:
-        for text in (claim.title, claim.statement_of_paper, claim.sentence):
+        for text in (claim.title, claim.statement, claim.sentence):
             assert " ".join(text.split()) in page.text
-    assert page.text.count("seen") >= len(claims)
+    assert page.text.count("reproduced") >= len(claims)
 
 
 def test_page_holds_tables_settings_words_and_citation(page: Page) -> None:
@@ -111,7 +116,9 @@ def test_page_holds_tables_settings_words_and_citation(page: Page) -> None:
         "176 images",
         "Adversarial Examples Are Not Bugs, They Are Features. Advances in Neural",
         "eprint = {1905.02175}",
-        *(" ".join(entry) for entry in GLOSSARY),
+        "representation g(x) Activations of the penultimate layer: the input of the last linear layer.",
+        "that it called y before the perturbation. A fit marked still y was trained on only the images that both",
+        "Where a share is below 85%, the labels t are partly simply right",
     ):
         assert text in spaced(page)
 
@@ -171,8 +178,8 @@ def test_numbers_on_the_page_follow_the_results(tmp_path: Path, make_project: Ma
     rows = [re.sub(r",0\.0,0\.8\d+,", ",0.0,0.9,", line) for line in text.splitlines() if line]
     path.write_text("\n".join(rows), encoding="utf-8")
     after = abstract(load_project(root), judge(evidence_of(load_project(root))))
-    assert "85.0% from D_rand" in " ".join(before)
-    assert "90.0% from D_rand" in " ".join(after)
+    assert "85.0% from D_rand" in before
+    assert "90.0% from D_rand" in after
 
 
 @pytest.mark.parametrize("constructions", [(), ("rand",), ("robust", "nonrobust"), ("det_from_robust",)])
@@ -191,9 +198,12 @@ def test_pipelines_without_some_constructions(
 
 def test_abstract_is_three_to_five_sentences(fake_project: Path, tmp_path: Path, make_project: MakeProject) -> None:
     project = load_project(fake_project)
-    sentences = abstract(project, judge(evidence_of(project)))
-    assert len(sentences) == 3
-    assert sentences[1] == "Of 8 claims, 8 were seen here, 0 not, and 0 cannot be judged."
+    told = abstract(project, judge(evidence_of(project)))
+    assert told.startswith("The experiments of “Adversarial Examples Are Not Bugs, They Are Features” (Ilyas et al., ")
+    counts = (
+        "were repeated with small_cnn on digits. Of 8 claims, 8 were reproduced here, 0 not, and 0 are inconclusive."
+    )
+    assert told.endswith(f"{counts} {main_numbers(project)}")
     assert main_numbers(project) == (
         "Standard training gives at eps 0.5 an adversarial accuracy of 32.5% from D (all attacks together; PGD-100 "
         "alone: 33.9%), 52.5% from D_R (all attacks together; PGD-100 alone: 53.9%) and 19.7% from D_NR (all attacks "
@@ -201,8 +211,8 @@ def test_abstract_is_three_to_five_sentences(fake_project: Path, tmp_path: Path,
         "from D_det."
     )
     bare = load_project(make_project(tmp_path / "bare", constructions=()))
-    assert abstract(bare, judge(evidence_of(bare)))[-1].startswith(
-        "Cannot be judged: Standard training on D_R gives robustness; D_NR is accurate"
+    assert "Inconclusive: Standard training on D_R gives robustness; D_NR is accurate" in abstract(
+        bare, judge(evidence_of(bare))
     )
 
 

@@ -11,21 +11,21 @@ from sweep_files import EPS, STEPS, numbers, trial_rows, write_sweep
 
 from notbugs.evaluation.comparison import Run
 from notbugs.evaluation.results import ResultsError
-from notbugs.report import sweep_figures as figures
-from notbugs.report.blocks import Text
+from notbugs.report import studies as figures
 from notbugs.report.honesty import Honesty
-from notbugs.report.sweep_answer import answer, y_against_shifted
-from notbugs.report.sweeps import Study, draw, load_studies, load_study, sweep_blocks, write_figures
+from notbugs.report.sections import Picture, render
+from notbugs.report.studies import StudyResults, draw, load_studies, load_study, write_figures
+from notbugs.report.sweeps import answer, numbers_of_studies, y_against_shifted
 from notbugs.runtime.files import sha256
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path: Path) -> StudyResults:
     write_sweep(tmp_path)
     return load_study(tmp_path, "small")
 
 
-def bent(tmp_path: Path, **changed: Any) -> Study:
+def bent(tmp_path: Path, **changed: Any) -> StudyResults:
     """A study with numbers of its own: column -> function of (kind, eps, steps, what it would be)."""
 
     def values(kind: str, eps: float, steps: int) -> dict[str, float]:
@@ -36,7 +36,7 @@ def bent(tmp_path: Path, **changed: Any) -> Study:
     return load_study(tmp_path, "small")
 
 
-def test_points_are_means_over_seeds(study: Study) -> None:
+def test_points_are_means_over_seeds(study: StudyResults) -> None:
     assert len(study.points) == 2 * len(EPS) * len(STEPS)
     point = study.of("rand").set_index(["eps", "num_steps"]).loc[(1.0, 4)]
     assert point["accuracy"] == pytest.approx(0.60)
@@ -65,7 +65,7 @@ def test_failed_and_pruned_points_are_left_out(tmp_path: Path) -> None:
     assert len(load_study(tmp_path, "small").points) == 17
 
 
-def test_heatmap_shows_each_number_in_its_cell(study: Study) -> None:
+def test_heatmap_shows_each_number_in_its_cell(study: StudyResults) -> None:
     figure = figures.heatmaps(study.of("det"), "det", study.about)
     assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
         title for _, title in figures.QUANTITIES
@@ -84,7 +84,7 @@ def test_heatmap_shows_each_number_in_its_cell(study: Study) -> None:
     assert figure.axes[4].texts[0].get_text() == "0.49"  # 0.495, a length, no percentage
 
 
-def test_lines_hollow_where_images_no_longer_show_y(study: Study) -> None:
+def test_lines_hollow_where_images_no_longer_show_y(study: StudyResults) -> None:
     figure = figures.lines(study)
     assert figure is not None
     assert len(figure.axes) == 4
@@ -99,7 +99,7 @@ def test_front_is_what_none_beats() -> None:
     assert figures.pareto(points).tolist() == [True, True, False, True, False]
 
 
-def test_every_figure_of_a_grid_and_of_a_sampler(tmp_path: Path, study: Study) -> None:
+def test_every_figure_of_a_grid_and_of_a_sampler(tmp_path: Path, study: StudyResults) -> None:
     assert [name for name, _ in draw(study)] == [
         "sweep_small_rand_heatmaps",
         "sweep_small_det_heatmaps",
@@ -146,7 +146,7 @@ def test_figures_of_one_study(tmp_path: Path) -> None:
     assert files[0].parent == tmp_path / "sweeps/small/figures"
 
 
-def test_answer_for_d_rand(study: Study) -> None:
+def test_answer_for_d_rand(study: StudyResults) -> None:
     rand, _ = answer(study, 10, 10_000)
     assert rand.startswith("D_rand: with 16 steps the accuracy on y goes from 40.0% at eps 0.5 to 65.0% at eps 2 ")
     assert "(chance 10.0%, seeds ±1.4). Each judge" in rand
@@ -160,7 +160,7 @@ def test_answer_for_d_rand(study: Study) -> None:
     assert "y + 1" not in rand
 
 
-def test_answer_for_d_det(study: Study, tmp_path: Path) -> None:
+def test_answer_for_d_det(study: StudyResults, tmp_path: Path) -> None:
     clear = bent(tmp_path / "clear", accuracy_shifted=lambda kind, eps, steps, value: 0.3 if eps == 1.0 else value)
     _, det = answer(clear, 10, 10_000)
     assert "more test images y than y + 1 at eps 1, 2; at 1 the images still show y: there the perturbations" in det
@@ -178,7 +178,7 @@ def test_the_verdict_follows_the_change(tmp_path: Path, gain: float, word: str) 
     assert f"D_rand is {word} to eps" in answer(study, 10, 10_000)[0]
 
 
-def test_what_two_fits_do_not_tell_is_called_undecided(tmp_path: Path, study: Study) -> None:
+def test_what_two_fits_do_not_tell_is_called_undecided(tmp_path: Path, study: StudyResults) -> None:
     """At eps 1 y is 5 points above y + 1, but two fits that differ by 2 points leave ±13 (t, 1 degree of freedom)."""
     _, det = answer(study, 10, 10_000)
     assert "more test images y than y + 1 at eps 2, but at none of these" in det
@@ -209,7 +209,7 @@ def test_a_single_fit_is_called_so(tmp_path: Path) -> None:
     assert "y than y + 1 at eps 1, 2 (one fit a point)" in det
 
 
-def test_the_pipeline_s_own_dataset_decides_at_its_eps(study: Study) -> None:
+def test_the_pipeline_s_own_dataset_decides_at_its_eps(study: StudyResults) -> None:
     """The study's images at eps 1 pass with 90%, the pipeline's fall short with 84.9: one place decides."""
     _, alone = answer(study, 10, 10_000)
     assert "before the perturbation at eps 0.5, 1, not at 2" in alone
@@ -250,13 +250,16 @@ def test_the_answer_without_honest_points(tmp_path: Path) -> None:
 def test_studies_with_names_that_start_alike(tmp_path: Path) -> None:
     for name in ("small", "small_two"):
         write_sweep(tmp_path, name)
-    pictures = {name: b"png" + bytes(30) for study in load_studies(tmp_path) for name, _ in draw(study)}
-    shown = [block.name for block in sweep_blocks(tmp_path, pictures, 10, 360) if block.kind == "picture"]  # type: ignore[union-attr]
-    assert sorted(shown) == sorted(pictures)
+    png = b"png" + bytes(30)
+    pictures = {name: Picture(png) for study in load_studies(tmp_path) for name, _ in draw(study)}
+    page = render("sweeps", pictures=pictures, verdicts=[], **numbers_of_studies(tmp_path, 10, 360))
+    assert page.count("<img ") == len(pictures)
+    before, after = page.split("Study small_two (grid)")
+    assert (before.count('of the study small"'), after.count('of the study small_two"')) == (6, 6)
 
 
 def test_no_studies_no_section(tmp_path: Path) -> None:
-    assert sweep_blocks(tmp_path, {}, 10, 360) == []
+    assert render("sweeps", pictures={}, verdicts=[], **numbers_of_studies(tmp_path, 10, 360)) == ""
 
 
 def test_errors_name_the_file_and_the_command(tmp_path: Path) -> None:
@@ -276,5 +279,6 @@ def test_studies_of_other_data_are_left_out_and_named(tmp_path: Path) -> None:
         about = write_sweep(tmp_path, name) / "study.json"
         about.write_text(json.dumps({**json.loads(about.read_text()), "data": data}))
     assert [study.name for study in load_studies(tmp_path)] == ["ours"]
-    texts = [block.text for block in sweep_blocks(tmp_path, {}, 10, 360) if isinstance(block, Text)]
-    assert any(text.endswith("than the project has now: theirs.") for text in texts)
+    page = render("sweeps", pictures={}, verdicts=[], **numbers_of_studies(tmp_path, 10, 360))
+    assert "than the project has now: theirs.</p>" in page
+    assert "Study theirs" not in page

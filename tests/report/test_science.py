@@ -16,10 +16,11 @@ import yaml
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.results import ResultsError
-from notbugs.report import science_diversity, science_estimator, science_inversion, science_transfer, write_report
-from notbugs.report.figures import FIGURES
+from notbugs.report import diversity, estimator, inversion, transfer
+from notbugs.report.drawing import report_style
+from notbugs.report.page import SECTIONS, write_report
 from notbugs.report.project import load_project
-from notbugs.report.style import report_style
+from notbugs.report.sections import words
 
 
 def share(mean: float, half: float = 0.03) -> dict[str, Any]:
@@ -139,6 +140,7 @@ def estimator_metrics(
     return {"eps": 0.6, "num_examples": 50, "num_seeds": 2, "table": table}
 
 
+BY_KEY = {section.key: section for section in SECTIONS}
 METRICS: dict[str, Callable[[], dict[str, Any]]] = {
     "transfer": transfer_metrics,
     "inversion": inversion_metrics,
@@ -212,35 +214,32 @@ def test_a_missing_file_is_named_with_its_stage(science_project, tmp_path, name)
     root = shutil.copytree(science_project, tmp_path / "lab")
     (root / f"metrics/{name}.json").unlink()
     with pytest.raises(ResultsError, match=rf"metrics/{name}\.json: not found; `dvc repro {name}` makes it"):
-        FIGURES[name](load_project(root))
+        list(BY_KEY[name].draw(load_project(root)))
 
 
 def test_a_pipeline_without_these_stages_has_no_such_sections(fake_project):
     project = load_project(fake_project)
-    assert science_transfer.transfer_figure(project) is None
-    assert science_inversion.inversion_panel(project) is None
-    assert science_diversity.diversity_figure(project) is None
-    assert science_estimator.estimator_figure(project) is None
+    assert not [name for name in METRICS if BY_KEY[name].is_in(project)]
 
 
 def test_transfer_verdicts(science_project):
     project, found = load_project(science_project), transfer_metrics()
-    transfers, rise = science_transfer.verdicts(project, found)
-    assert (transfers.seen, rise.seen) == ("seen", "seen")
+    transfers, rise = transfer.verdicts(project, found)
+    assert (transfers.finding, rise.finding) == ("reproduced", "reproduced")
     assert "targeted from 30.0% [27.0, 33.0] (net 0) to 80.0%" in transfers.sentence
     weak = transfer_metrics(success=(0.3, 0.5, 0.4, 0.08))  # its lower end 5% is below the noise's upper end 7%
-    assert science_transfer.verdicts(project, weak)[0].seen == "not seen"
+    assert transfer.verdicts(project, weak)[0].finding == "not reproduced"
     fragile = copy.deepcopy(found)
     fragile["correlation"]["D_det"]["targeted"]["rho_without_one"] = [-0.1, 1.0]
-    assert science_transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
+    assert transfer.verdicts(project, fragile)[1].finding == "inconclusive"
     chance = copy.deepcopy(found)
     chance["correlation"]["D_det"]["targeted"]["p_value"] = 0.15
-    assert science_transfer.verdicts(project, chance)[1].seen == "cannot be judged"
-    assert "15.0%" in science_transfer.verdicts(project, chance)[1].sentence
+    assert transfer.verdicts(project, chance)[1].finding == "inconclusive"
+    assert "15.0%" in transfer.verdicts(project, chance)[1].sentence
     fragile["correlation"]["D_det"]["targeted"]["spearman"] = -0.3
-    assert science_transfer.verdicts(project, fragile)[1].seen == "not seen"
+    assert transfer.verdicts(project, fragile)[1].finding == "not reproduced"
     fragile["correlation"]["D_det"]["targeted"] = None
-    assert science_transfer.verdicts(project, fragile)[1].seen == "cannot be judged"
+    assert transfer.verdicts(project, fragile)[1].finding == "inconclusive"
 
 
 def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
@@ -248,14 +247,14 @@ def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
     facts = json.loads((root / "metrics/construct/det.json").read_text())
     facts["robust_model"]["still_y"] = 0.6
     (root / "metrics/construct/det.json").write_text(json.dumps(facts))
-    sentence = science_transfer.verdicts(load_project(root), transfer_metrics())[1].sentence
+    sentence = transfer.verdicts(load_project(root), transfer_metrics())[1].sentence
     assert "Of D_det's images that they called y before the perturbation, the robust model and the 1-NN" in sentence
     assert "still call 60.0% and 91.0% y, less than 85%" in sentence
 
 
 def test_transfer_figure_draws_every_point(science_project):
     with report_style():
-        figure = science_transfer.transfer_figure(load_project(science_project))
+        figure = transfer.figure(load_project(science_project), transfer_metrics())
     assert figure is not None
     points = [tuple(np.ravel(line.get_data())) for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert (0.2, 0.3) in points
@@ -266,49 +265,61 @@ def test_transfer_figure_draws_every_point(science_project):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ("seen", "seen", "not seen")),
-        ({"standard": 0.6}, ("not seen", "seen", "not seen")),
-        ({"robust": 0.2}, ("not seen", "not seen", "not seen")),
-        ({"unseen": 0.80}, ("seen", "seen", "seen")),
+        ({}, ("reproduced", "reproduced", "not reproduced")),
+        ({"standard": 0.6}, ("not reproduced", "reproduced", "not reproduced")),
+        ({"robust": 0.2}, ("not reproduced", "not reproduced", "not reproduced")),
+        ({"unseen": 0.80}, ("reproduced", "reproduced", "reproduced")),
     ],
 )
 def test_inversion_verdicts(changes, expected):
-    assert tuple(one.seen for one in science_inversion.verdicts(inversion_metrics(**changes))) == expected
+    assert tuple(one.finding for one in inversion.verdicts(None, inversion_metrics(**changes))) == expected
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ("seen", "seen")),
-        ({"rank": 1.2, "vendi": 1.1, "spread": 1.0}, ("not seen", "seen")),
-        ({"rank": 1.2}, ("cannot be judged", "seen")),
-        ({"coverage": 0.98}, ("seen", "not seen")),
+        ({}, ("reproduced", "reproduced")),
+        ({"rank": 1.2, "vendi": 1.1, "spread": 1.0}, ("not reproduced", "reproduced")),
+        ({"rank": 1.2}, ("inconclusive", "reproduced")),
+        ({"coverage": 0.98}, ("reproduced", "not reproduced")),
     ],
 )
 def test_diversity_verdicts(changes, expected):
-    assert tuple(one.seen for one in science_diversity.verdicts(diversity_metrics(**changes))) == expected
+    assert tuple(one.finding for one in diversity.verdicts(None, diversity_metrics(**changes))) == expected
 
 
 @pytest.mark.parametrize(
     ("changes", "expected", "says"),
     [
-        ({}, ("seen", "seen", "seen", "seen"), "passes between architectures"),
-        ({"fits": (0.3, 0.3, 0.3)}, ("not seen", "seen", "seen", "seen"), "give the paper's reading no support"),
-        ({"blend": 0.5}, ("seen", "not seen", "seen", "seen"), "do the same, without any model"),
-        ({"other": (0.3, 0.3)}, ("seen", "seen", "not seen", "seen"), "Nor does nearness in pixels."),
+        ({}, ("reproduced", "reproduced", "reproduced", "reproduced"), "passes between architectures"),
+        (
+            {"fits": (0.3, 0.3, 0.3)},
+            ("not reproduced", "reproduced", "reproduced", "reproduced"),
+            "give the paper's reading no support",
+        ),
+        (
+            {"blend": 0.5},
+            ("reproduced", "not reproduced", "reproduced", "reproduced"),
+            "do the same, without any model",
+        ),
+        (
+            {"other": (0.3, 0.3)},
+            ("reproduced", "reproduced", "not reproduced", "reproduced"),
+            "Nor does nearness in pixels.",
+        ),
     ],
 )
 def test_estimator_verdicts_and_balance(science_project, changes, expected, says):
-    judged = science_estimator.verdicts(load_project(science_project), estimator_metrics(**changes))
-    assert tuple(one.seen for one in judged) == expected
-    text = science_estimator.conclusion(judged)
+    judged = estimator.verdicts(load_project(science_project), estimator_metrics(**changes))
+    assert tuple(one.finding for one in judged) == expected
+    text = words("estimator", "conclusion", verdicts=judged)
     assert says in text
-    assert ("passes between architectures" in text) == (expected[0] == expected[2] == "seen")
+    assert ("passes between architectures" in text) == (expected[0] == expected[2] == "reproduced")
 
 
 def test_estimator_figure_draws_means_against_radius(science_project):
     with report_style():
-        figure = science_estimator.estimator_figure(load_project(science_project))
+        figure = estimator.figure(load_project(science_project), estimator_metrics())
     assert figure is not None
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     assert list(lines["standard fit on what g made"]) == [0.1, 0.3, 0.5]
@@ -317,7 +328,7 @@ def test_estimator_figure_draws_means_against_radius(science_project):
 
 def test_the_panel_shows_targets_starts_and_every_inversion(science_project):
     with report_style():
-        figure = science_inversion.inversion_panel(load_project(science_project))
+        figure = inversion.panel(load_project(science_project), inversion_metrics())
     assert figure is not None
     train = load_dataset(science_project / "data/train").data()
     assert len(figure.axes) == 2 * (2 + 4)

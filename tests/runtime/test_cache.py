@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from notbugs.runtime.cache import ANEW_VARIABLE, Results, digest, kept, unfinished_work
+from notbugs.runtime.cache import ANEW_VARIABLE, ResultCache, digest, load_or_make, resumable_folder
 
 
 def test_a_result_is_found_by_what_it_is_made_from(tmp_path: Path) -> None:
-    results = Results(tmp_path / "kept")
+    results = ResultCache(tmp_path / "kept")
     assert results.get({"a": 1}) is None
     results.put({"a": 1, "b": [2.5, None]}, [1.25, "x"])
     assert results.get({"b": [2.5, None], "a": 1}) == [1.25, "x"]
@@ -20,32 +20,32 @@ def test_a_result_is_found_by_what_it_is_made_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"sha256": "0", "found": [1]}', "[1", "[]"])
 def test_a_damaged_result_is_none(tmp_path: Path, damage: str) -> None:
-    results = Results(tmp_path)
+    results = ResultCache(tmp_path)
     results.put("key", [1])
     results.file("key").write_text(damage)
     assert results.get("key") is None
-    assert results.once("key", lambda: {"new": 1}) == {"new": 1}
+    assert results.get_or_compute("key", lambda: {"new": 1}) == {"new": 1}
     assert results.get("key") == {"new": 1}
 
 
-def test_once_computes_once(tmp_path: Path) -> None:
-    results, computed = Results(tmp_path), []
+def test_a_result_is_computed_once(tmp_path: Path) -> None:
+    results, computed = ResultCache(tmp_path), []
     for _ in range(2):
-        assert results.once({"key": 1}, lambda: computed.append(1) or {"value": 7}) == {"value": 7}
+        assert results.get_or_compute({"key": 1}, lambda: computed.append(1) or {"value": 7}) == {"value": 7}
     assert computed == [1]
 
 
 def cut_off(root: Path, made: str) -> tuple[Path, str]:
     """Work that is cut off after its first part; its folder, and the part."""
     found = []
-    with suppress(KeyboardInterrupt), unfinished_work(root, "train-a", {"lr": 1}) as work:
-        found = [kept(work / "part.safetensors", lambda: made)]
+    with suppress(KeyboardInterrupt), resumable_folder(root, "train-a", {"lr": 1}) as work:
+        found = [load_or_make(work / "part.safetensors", lambda: made)]
         raise KeyboardInterrupt
     return work, found[0]
 
 
 def test_nothing_older_than_a_run_that_is_to_be_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = Results(tmp_path / "kept")
+    results = ResultCache(tmp_path / "kept")
     results.put("key", [1])
     work, part = cut_off(tmp_path, "old")
     assert part == "old"
@@ -57,8 +57,8 @@ def test_nothing_older_than_a_run_that_is_to_be_anew(tmp_path: Path, monkeypatch
     monkeypatch.setenv(ANEW_VARIABLE, str(int(old) + 50))
     assert results.get("key") is None
     assert cut_off(tmp_path, "new") == (work, "new")
-    with unfinished_work(tmp_path, "train-a", {"lr": 1}):  # of this run: it goes on
-        assert kept(work / "part.safetensors", lambda: "newest") == "new"
+    with resumable_folder(tmp_path, "train-a", {"lr": 1}):  # of this run: it goes on
+        assert load_or_make(work / "part.safetensors", lambda: "newest") == "new"
     assert not work.exists()
 
 

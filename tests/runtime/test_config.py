@@ -8,7 +8,7 @@ import yaml
 from notbugs.cli.check import check
 from notbugs.runtime.config import Runtime, find_root, read_params, runtime, settings
 from notbugs.runtime.errors import ConfigError
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 PRESET = Path(__file__).parents[2] / "presets" / "digits.yaml"
 

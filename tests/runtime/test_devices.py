@@ -9,16 +9,17 @@ from torch import nn
 from notbugs.attacks import AttackSettings, pgd
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.gradients import look
-from notbugs.construction.recipes import InvertSettings, TargetSettings, construct
-from notbugs.data.batches import Feed
+from notbugs.construction.building import construct
+from notbugs.construction.settings import InvertSettings, TargetSettings
+from notbugs.data.batches import BatchReader
 from notbugs.data.images import make_generator
 from notbugs.evaluation.accuracy import adversarially_correct, predict
-from notbugs.evaluation.certificate import CertificateSettings, certify
-from notbugs.evaluation.levels import SuiteSettings
+from notbugs.evaluation.certificate import certify
 from notbugs.evaluation.suite import audit
 from notbugs.runtime.devices import TRAITS, Traits, full_precision, is_out_of_memory, noise_generator, traits
-from notbugs.runtime.out_of_memory import Halving, MemoryExhaustedError
-from notbugs.training.loop import TrainSettings, train
+from notbugs.runtime.out_of_memory import BatchSplitter, MemoryExhaustedError
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 LIKE_CUDA = Traits(
     attack_precision=torch.bfloat16,
@@ -48,9 +49,9 @@ def test_unknown_devices_are_treated_as_the_cpu_is():
 def test_construction_in_half_precision(like_cuda, monkeypatch, standard_model, digits, settings):
     """The images are others by rounding; what the source model says of them is not."""
     data = digits[0].select(slice(0, 100))
-    half = construct(standard_model, data, settings, generator=make_generator(0))
+    half = construct(standard_model, data, **settings.arguments(), generator=make_generator(0))
     monkeypatch.setitem(TRAITS, "cpu", Traits())
-    full = construct(standard_model, data, settings, generator=make_generator(0))
+    full = construct(standard_model, data, **settings.arguments(), generator=make_generator(0))
     assert torch.equal(half.data.labels, full.data.labels)
     assert torch.equal(half.start_index, full.start_index)
     assert not torch.equal(half.data.images, full.data.images)
@@ -71,7 +72,9 @@ def test_adversarial_training_in_half_precision_learns(like_cuda, digits, new_mo
     model = new_model(data)
     attack = AttackSettings(eps=0.5, num_steps=2, random_start=True)
     config = TrainSettings(epochs=10, batch_size=32, lr=0.2, schedule="one_cycle", attack=attack, measure_every=10)
-    records = train(model, data, config, generator=make_generator(1), validation=digits[1].select(slice(0, 100)))
+    records = train(
+        model, data, **config.arguments(), generator=make_generator(1), validation=digits[1].select(slice(0, 100))
+    )
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert records[-1]["validation_accuracy"] > 0.6
     assert records[-1]["train_loss"] < records[0]["train_loss"]
@@ -79,10 +82,9 @@ def test_adversarial_training_in_half_precision_learns(like_cuda, digits, new_mo
 
 def test_evaluation_in_half_precision_is_judged_in_full(like_cuda, monkeypatch, standard_model, digits):
     data = digits[1].select(slice(0, 300))
-    attack = AttackSettings(eps=0.6, num_steps=60)
-    half = adversarially_correct(standard_model, data, attack, generator=make_generator(0))
+    half = adversarially_correct(standard_model, data, eps=0.6, num_steps=60)
     monkeypatch.setitem(TRAITS, "cpu", Traits())
-    full = adversarially_correct(standard_model, data, attack, generator=make_generator(0))
+    full = adversarially_correct(standard_model, data, eps=0.6, num_steps=60)
     assert int((half != full).sum()) <= 3
     assert 0 < int(full.sum()) < 300
 
@@ -103,8 +105,8 @@ class Blunted(nn.Module):
 @pytest.mark.parametrize(("blunt", "passes"), [(False, True), (True, False)])
 def test_a_check_compares_half_precision_with_full(like_cuda, standard_model, digits, blunt, passes):
     model = Blunted(standard_model).eval() if blunt else standard_model
-    settings = SuiteSettings(eps=(0.6,), headline_eps=0.6, num_steps=10, headline_num_steps=20)
-    found = audit(model, digits[1].select(slice(0, 60)), settings, generator=make_generator(0))
+    few = digits[1].select(slice(0, 60))
+    found = audit(model, few, eps=(0.6,), headline_eps=0.6, num_steps=10, headline_num_steps=20)
     (check,) = (check for check in found.checks if check.check == "half_precision_misses_nothing")
     assert check.passed == passes
 
@@ -132,9 +134,9 @@ def test_noise_for_a_device_comes_from_its_own_generator(monkeypatch):
 
 
 def test_certificates_draw_from_it(like_cuda, standard_model, digits):
-    settings = CertificateSettings(sigma=0.1, num_select=20, num_estimate=50)
+    settings = {"sigma": 0.1, "num_select": 20, "num_estimate": 50}
     first, second = (
-        certify(standard_model, digits[1].images[:4], settings, generator=make_generator(0)) for _ in range(2)
+        certify(standard_model, digits[1].images[:4], **settings, generator=make_generator(0)) for _ in range(2)
     )
     assert torch.equal(first.radius, second.radius)
     assert float(first.radius.max()) > 0
@@ -142,9 +144,9 @@ def test_certificates_draw_from_it(like_cuda, standard_model, digits):
 
 def test_a_dataset_stays_on_the_host_where_the_device_is_too_small(monkeypatch, digits):
     monkeypatch.setattr("notbugs.data.batches.free_memory", lambda device: 10**9)
-    assert Feed(digits[0], torch.device("cpu")).resident
+    assert BatchReader(digits[0], torch.device("cpu")).resident
     monkeypatch.setattr("notbugs.data.batches.free_memory", lambda device: 10**5)
-    assert not Feed(digits[0], torch.device("cpu")).resident
+    assert not BatchReader(digits[0], torch.device("cpu")).resident
 
 
 @pytest.mark.parametrize(
@@ -172,12 +174,12 @@ def test_allocation_failures_of_every_library_halve_the_batch(error, short, capf
 
     if not short:
         with pytest.raises(type(error)):
-            Halving("a work").over(8, 8, work)
+            BatchSplitter("a work").map(8, 8, work)
         return
-    assert Halving("a work").over(8, 8, work) == [2, 2, 2, 2]
+    assert BatchSplitter("a work").map(8, 8, work) == [2, 2, 2, 2]
     assert sizes == [8, 4, 2, 2, 2, 2]
     with pytest.raises(MemoryExhaustedError, match="a work: out of memory with 3 images at a time"):
-        Halving("a work", smallest=3).over(3, 3, work)
+        BatchSplitter("a work", smallest=3).map(3, 3, work)
 
 
 def test_an_engine_takes_the_traits_of_its_device(like_cuda, standard_model, digits):

@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.runtime.cleaning import remnants, remove
+from notbugs.runtime.cleaning import leftovers, remove
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import WriteError, finish_moves, whole_file, whole_folder, write_csv, write_text
 
@@ -254,7 +254,7 @@ def test_clean_finishes_a_move_and_removes_what_was_moved_away(tmp_path: Path, d
     for name, content in ((f"x.{dead_process}.old.tmp", "old"), (f"x.{dead_process}.tmp", "new")):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / content).touch()
-    (found,) = remnants(tmp_path)
+    (found,) = leftovers(tmp_path)
     remove(found)
     assert names(tmp_path / "data") == ["x"]
     assert names(tmp_path / "data" / "x") == ["new"]

@@ -92,10 +92,10 @@ import sys, warnings
 sys.modules["fcntl"] = None
 warnings.simplefilter("ignore")  # filelock says that its lock is a plain file
 from pathlib import Path
-from notbugs.runtime.locks import held
-with held(Path(sys.argv[1])) as first, held(Path(sys.argv[1])) as second:
+from notbugs.runtime.locks import file_lock
+with file_lock(Path(sys.argv[1])) as first, file_lock(Path(sys.argv[1])) as second:
     print(first, second)
-with held(Path(sys.argv[1])) as third:
+with file_lock(Path(sys.argv[1])) as third:
     print(third)
 """
 

@@ -5,12 +5,12 @@ import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 from notbugs.runtime.process import alive, identity
 
 
 def _hold(path: Path, held_event: Event, release: Event) -> None:
-    with held(path):
+    with file_lock(path):
         held_event.set()
         release.wait(20)
 
@@ -21,11 +21,11 @@ def test_the_lock_is_one_processes_until_it_dies(tmp_path: Path) -> None:
     other = context.Process(target=_hold, args=(tmp_path / "lock", taken, release))
     other.start()
     assert taken.wait(20)
-    with held(tmp_path / "lock", 0.1) as mine:
+    with file_lock(tmp_path / "lock", 0.1) as mine:
         assert not mine
     other.kill()
     other.join()
-    with held(tmp_path / "lock") as mine:
+    with file_lock(tmp_path / "lock") as mine:
         assert mine
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from notbugs.construction.recipes import InvertSettings, TargetSettings, construct
+from notbugs.construction.building import construct
+from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import save_dataset
 from notbugs.models import save_model
@@ -77,12 +78,16 @@ def tiny_project(tmp_path_factory, digits, standard_model, robust_model) -> Path
     target = {"model": "standard", "num_steps": 10, "step_size": 0.3, "eps": 1.0}
     for key, by in (("robust", "robust"), ("nonrobust", "standard")):
         config = InvertSettings(model=by, **invert)
-        _save(root / "data" / key / "source-0", construct(models[by], base, config, generator=make_generator(0)).data)
+        _save(
+            root / "data" / key / "source-0",
+            construct(models[by], base, **config.arguments(), generator=make_generator(0)).data,
+        )
         save_model(standard_model, root / f"models/fit/{key}/full/source-0/seed-0.safetensors")
     for key, recipe in (("rand", "random_target"), ("det", "deterministic_target")):
         config = TargetSettings(recipe=recipe, **target)
         _save(
-            root / "data" / key / "source-0", construct(standard_model, base, config, generator=make_generator(1)).data
+            root / "data" / key / "source-0",
+            construct(standard_model, base, **config.arguments(), generator=make_generator(1)).data,
         )
     _save(root / "data" / "train", base)
     _save(root / "data" / "test", test)

@@ -10,8 +10,8 @@ import yaml
 
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset
-from notbugs.pipeline.diversity import diversity
 from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.science.diversity import (
@@ -158,7 +158,7 @@ def test_a_limit_takes_the_same_rows_everywhere():
 
 def test_the_stage_compares_three_datasets_in_three_spaces(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
-    diversity(open_project(root))
+    run_stage(open_project(root), "diversity")
     written = (root / "metrics/diversity.json").read_bytes()
     found = json.loads(written)
     assert set(found["spaces"]) == {"pixels", "robust", "standard"}
@@ -168,7 +168,7 @@ def test_the_stage_compares_three_datasets_in_three_spaces(tiny_project, tmp_pat
         assert all(entry["low"] <= entry["ratio"] <= entry["high"] for entry in space["D_R"].values())
     assert sum(found["sizes"].values()) == 240
     assert found["nearest_own_mean"]["D"]["n"] == 240
-    diversity(open_project(root))
+    run_stage(open_project(root), "diversity")
     assert (root / "metrics/diversity.json").read_bytes() == written
 
 
@@ -178,7 +178,7 @@ def test_a_class_with_few_images_does_not_stop_the_stage(tiny_project, tmp_path,
     counts = load_dataset(root / "data" / "train").labels.bincount()
     params["diversity"]["num_neighbours"] = int(counts.median()) // 2 - 2
     (root / "params.yaml").write_text(yaml.safe_dump(params))
-    diversity(open_project(root))
+    run_stage(open_project(root), "diversity")
     found = json.loads((root / "metrics/diversity.json").read_text())
     small = {str(label): int(count) for label, count in enumerate(counts) if count < int(counts.median()) // 2 * 2}
     assert found["left_out"] == small

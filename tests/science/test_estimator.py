@@ -9,8 +9,8 @@ import yaml
 
 from notbugs.data.images import ImageData
 from notbugs.models import ModelSettings
-from notbugs.pipeline.estimator import estimator
 from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.science import estimator as module
@@ -23,7 +23,7 @@ from notbugs.science.estimator import (
     measure_estimator,
     recipe_at,
 )
-from notbugs.science.inversion import Pairs, resemblance
+from notbugs.science.inversion.inverting import Pairs, resemblance
 
 SECTION = {
     "eps": [0, 0.5, 2.0],
@@ -130,7 +130,7 @@ def test_the_fit_and_its_pixel_control_differ_by_their_images_alone(digits, stan
 
 def test_the_stage_measures_every_estimator(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
-    estimator(open_project(root))
+    run_stage(open_project(root), "estimator")
     written = (root / "metrics/estimator.json").read_bytes()
     found = json.loads(written)
     assert list(found["table"]) == ["eps 0", "eps 0.5", "untrained", "mlp, eps 0", "mlp, eps 0.5"]
@@ -140,7 +140,7 @@ def test_the_stage_measures_every_estimator(tiny_project, tmp_path):
         assert facts["still_y"]["n"] == 40
         assert len(facts["seeds"]["fit_attacked"]) == 2
         assert facts["fit_attacked"]["mean"] <= facts["fit_clean"]["mean"]
-    estimator(open_project(root))
+    run_stage(open_project(root), "estimator")
     assert (root / "metrics/estimator.json").read_bytes() == written
 
 
@@ -150,4 +150,4 @@ def test_more_examples_than_images_is_one_line(tiny_project, tmp_path):
     params["estimator"]["num_examples"] = 241
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(ConfigError, match=r"estimator\.num_examples = 241: must be in 10\.\.240"):
-        estimator(open_project(root))
+        run_stage(open_project(root), "estimator")

@@ -11,9 +11,10 @@ from sklearn.decomposition import PCA
 from notbugs.data.images import ImageData, make_generator
 from notbugs.models.base import Classifier
 from notbugs.runtime.errors import UserError
-from notbugs.science.circles import CirclesSettings, circles
-from notbugs.science.feature_maps import LinearFeatures, Probabilities, principal_components
-from notbugs.science.features import (
+from notbugs.science.features.circles import CirclesSettings, circles
+from notbugs.science.features.maps import LinearFeatures, Probabilities, principal_components
+from notbugs.science.features.study import FeaturesSettings, Worlds, linear_classifier, study
+from notbugs.science.features.usefulness import (
     FeatureError,
     choose,
     features_of,
@@ -22,7 +23,6 @@ from notbugs.science.features import (
     scale,
     worst,
 )
-from notbugs.science.features_study import FeaturesSettings, Worlds, linear_classifier, study
 
 
 def two_classes(count: int, seed: int) -> ImageData:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from notbugs.data.images import make_generator
 from notbugs.runtime.errors import UserError
-from notbugs.science.gaussian import (
+from notbugs.science.gaussian.checks import minimax, monte_carlo
+from notbugs.science.gaussian.theory import (
     GaussianError,
     GaussianSettings,
     TwoGaussians,
@@ -26,7 +27,6 @@ from notbugs.science.gaussian import (
     spent_budget,
     worst_alignment,
 )
-from notbugs.science.gaussian_checks import minimax, monte_carlo
 
 PLANE = TwoGaussians(torch.tensor([2.0, 1.0]).double(), torch.tensor([[3.0, 1.2], [1.2, 0.8]]).double())
 

@@ -8,14 +8,24 @@ import torch
 import yaml
 from torch import nn
 
-from notbugs.construction.recipes import InvertSettings, construct
+from notbugs.construction.building import construct
+from notbugs.construction.settings import InvertSettings
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset
 from notbugs.models.base import Classifier
-from notbugs.pipeline.inversion import inversion
 from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.errors import ConfigError
-from notbugs.science.inversion import OBJECTIVES, Pairs, cosine_distance, features, invert, median, resemblance, summary
+from notbugs.science.inversion.inverting import (
+    OBJECTIVES,
+    Pairs,
+    cosine_distance,
+    features,
+    invert,
+    median,
+    resemblance,
+    summary,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -25,7 +35,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_the_representation_objective_is_the_papers_recipe(digits, robust_model):
     base = digits[0].select(torch.arange(60))
     config = InvertSettings(recipe="invert", model="robust", num_steps=30, step_size=0.05)
-    expected = construct(robust_model, base, config, generator=generator())
+    expected = construct(robust_model, base, **config.arguments(), generator=generator())
     starts = base.images[expected.start_index]
     found = invert(robust_model, base.images, starts, "representation", num_steps=30, step_size=0.05)
     torch.testing.assert_close(found, expected.data.images, rtol=0, atol=1e-3)
@@ -51,7 +61,7 @@ def test_cosine_distance():
 @pytest.mark.parametrize("batch", [1000, 4, 1])
 def test_resemblance_by_hand(monkeypatch, batch):
     """One-pixel images at 0.0, 0.1, ..., labels alternating; g doubles the pixel. D is looked at in parts."""
-    monkeypatch.setattr("notbugs.science.inversion.BATCH", batch)
+    monkeypatch.setattr("notbugs.science.inversion.inverting.BATCH", batch)
     images = torch.arange(6, dtype=torch.float32).view(6, 1, 1, 1) / 10
     data = ImageData(images, torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"))
     g = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False)), 1, 1, 2)
@@ -97,7 +107,7 @@ def test_the_bootstrap_interval_of_a_median_covers():
 
 def test_the_stage_writes_panel_and_metrics(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
-    inversion(open_project(root))
+    run_stage(open_project(root), "inversion")
     metrics, images = (root / "metrics/inversion.json").read_bytes(), load_dataset(root / "data/inversion")
     found = json.loads(metrics)
     assert set(found["resemblance"]) == {"robust", "standard"}
@@ -113,7 +123,7 @@ def test_the_stage_writes_panel_and_metrics(tiny_project, tmp_path):
     train = load_dataset(root / "data/train").data()
     moved = images.data().images - train.images[torch.tensor(table["source_index"].to_numpy(copy=True))]
     assert moved.flatten(1).norm(dim=1).tolist() == pytest.approx(table["pixels_to_target"].tolist(), abs=1e-4)
-    inversion(open_project(root))
+    run_stage(open_project(root), "inversion")
     assert (root / "metrics/inversion.json").read_bytes() == metrics
 
 
@@ -125,11 +135,11 @@ def test_too_many_examples_and_a_missing_class_are_one_line(tiny_project, tmp_pa
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     if count == 300:
         with pytest.raises(ConfigError, match=r"inversion\.num_examples = 300: must be in 10\.\.240"):
-            inversion(open_project(root))
+            run_stage(open_project(root), "inversion")
         return
     manifest = json.loads((root / "data/train/manifest.json").read_text())
     manifest["class_names"].append("ten")
     manifest["checksum"] = None
     (root / "data/train/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match=r"no image of class ten"):
-        inversion(open_project(root))
+        run_stage(open_project(root), "inversion")

@@ -5,15 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from notbugs.construction.recipes import Constructed, construct
+from notbugs.construction.building import construct
+from notbugs.construction.recipe import Constructed
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, draw, patterns
 from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.science import planted_study
-from notbugs.science.feature_maps import LinearFeatures
-from notbugs.science.features import features_of, worst
-from notbugs.science.planted import (
+from notbugs.science.features.maps import LinearFeatures
+from notbugs.science.features.usefulness import features_of, worst
+from notbugs.science.planted import study as planted_study
+from notbugs.science.planted.study import PlantedStudy, PlantedStudySettings, over_fits, study
+from notbugs.science.planted.truth import (
     PlantedError,
     conflicting,
     filter_features,
@@ -22,7 +24,6 @@ from notbugs.science.planted import (
     says,
     truth,
 )
-from notbugs.science.planted_study import PlantedStudy, PlantedStudySettings, over_fits, study
 
 PRESET = Path(__file__).parents[2] / "presets" / "digits.yaml"
 WORLD = PlantedSettings(num_train=400, num_test=400)
@@ -187,7 +188,7 @@ def test_the_fits_are_pairs_and_share_their_targets(monkeypatch: pytest.MonkeyPa
         made.append((description, generator.initial_seed()))
         return construct(*args, generator=generator, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(planted_study, "train", trained)
+    monkeypatch.setattr("notbugs.science.common.training.train", trained)
     monkeypatch.setattr(planted_study, "construct", constructed)
     for part in ("invert", "rand", "det"):
         section[part]["num_steps"] = 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 
 pytestmark = pytest.mark.slow
 
@@ -15,12 +16,14 @@ class CutOff(Exception):  # noqa: N818
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize(("stage", "part", "whole"), [("transfer", "_architecture", 3), ("estimator", "_measured", 10)])
+@pytest.mark.parametrize(
+    ("stage", "part", "whole"), [("transfer", "_measure_architecture", 3), ("estimator", "_measure_seed", 10)]
+)
 def test_a_stage_that_was_cut_off_goes_on(stage, part, whole, tiny_project: Path, tmp_path, monkeypatch):
     project = shutil.copytree(tiny_project, tmp_path / "project")
-    module = importlib.import_module(f"notbugs.pipeline.{stage}")
-    run, original, metrics = getattr(module, stage), getattr(module, part), project / "metrics" / f"{stage}.json"
-    run(open_project(project))
+    module = importlib.import_module(f"notbugs.science.{stage}")
+    original, metrics = getattr(module, part), project / "metrics" / f"{stage}.json"
+    run_stage(open_project(project), stage)
     expected = metrics.read_bytes()
     metrics.unlink()
     calls, most = [0], [2]
@@ -33,9 +36,9 @@ def test_a_stage_that_was_cut_off_goes_on(stage, part, whole, tiny_project: Path
 
     monkeypatch.setattr(module, part, counted)
     with pytest.raises(CutOff):
-        run(open_project(project))
+        run_stage(open_project(project), stage)
     most[0] = 1000
-    run(open_project(project))
+    run_stage(open_project(project), stage)
     assert calls[0] == whole
     assert metrics.read_bytes() == expected
     assert not list((project / ".notbugs" / "unfinished").iterdir())

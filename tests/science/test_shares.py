@@ -7,7 +7,7 @@ import torch
 from scipy.stats import t as student
 
 from notbugs.evaluation.intervals import wilson_interval
-from notbugs.science.shares import nested, pooled_spread, share, share_table
+from notbugs.science.common.shares import nested, pooled_spread, share, share_table
 
 
 def mask(right: int, n: int = 100) -> torch.Tensor:

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from notbugs.data.images import ImageData
-from notbugs.data.store import StoreError
+from notbugs.data.store import DatasetError
 from notbugs.models import ModelError
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.transfer import transfer
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
+from notbugs.science.common.training import Attack
 from notbugs.science.transfer import (
     Examples,
-    TransferAttack,
     TransferSettings,
     adversarial_examples,
     correlation,
@@ -69,7 +69,7 @@ def test_rates_are_counted_as_defined():
 
 def test_examples_of_the_source_stay_in_the_ball_and_fool_it(digits, standard_model):
     data = digits[1].select(torch.arange(80))
-    attack = TransferAttack(eps=1.2, num_steps=20)
+    attack = Attack(eps=1.2, num_steps=20)
     found = adversarial_examples(standard_model, data, attack, generator=torch.Generator().manual_seed(0))
     for name in ("untargeted", "targeted", "noise"):
         lengths = (found.images[name] - data.images).flatten(1).norm(dim=1)
@@ -121,7 +121,7 @@ def test_correlation_needs_three_points_that_vary():
 
 def test_the_stage_measures_every_architecture(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
-    transfer(open_project(root))
+    run_stage(open_project(root), "transfer")
     written = (root / "metrics/transfer.json").read_bytes()
     found = json.loads(written)
     assert list(found["architectures"]) == ["cnn", "mlp", "deep"]
@@ -134,7 +134,7 @@ def test_the_stage_measures_every_architecture(tiny_project, tmp_path):
             assert set(rates) == {"conditional", "unconditional", "clean", "noise"}
             assert rates["unconditional"]["n"] == 60
             assert rates["conditional"] is None or rates["conditional"]["n"] <= 60
-    transfer(open_project(root))
+    run_stage(open_project(root), "transfer")
     assert (root / "metrics/transfer.json").read_bytes() == written
 
 
@@ -147,8 +147,8 @@ def test_one_seed_of_an_architecture_starts_alike_on_every_dataset(tiny_project,
         architecture, seed = description.split(" on ")[0], description.split(", ")[1]
         seen.setdefault(f"{architecture}, {seed}", []).append((weights, generator.initial_seed()))
 
-    monkeypatch.setattr("notbugs.pipeline.transfer.train", trained)
-    transfer(open_project(shutil.copytree(tiny_project, tmp_path / "lab")))
+    monkeypatch.setattr("notbugs.science.common.training.train", trained)
+    run_stage(open_project(shutil.copytree(tiny_project, tmp_path / "lab")), "transfer")
     assert [len(models) for models in seen.values()] == [3] * 6  # three architectures, two seeds
     for (weights, order), *others in seen.values():
         assert all(torch.equal(weights, other) and order == stream for other, stream in others)
@@ -158,12 +158,12 @@ def test_one_seed_of_an_architecture_starts_alike_on_every_dataset(tiny_project,
 def test_what_is_missing_is_named_with_its_command(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
     shutil.move(root / "data" / "det", tmp_path / "det")
-    with pytest.raises(StoreError, match=r"data/det: no dataset there .*`dvc repro` makes it"):
-        transfer(open_project(root))
+    with pytest.raises(DatasetError, match=r"data/det: no dataset there .*`dvc repro` makes it"):
+        run_stage(open_project(root), "transfer")
     shutil.move(tmp_path / "det", root / "data" / "det")
     (root / "models/train/standard/seed-0.safetensors").unlink()
     with pytest.raises(ModelError, match=r"seed-0\.safetensors: no model there; `dvc repro` trains it"):
-        transfer(open_project(root))
+        run_stage(open_project(root), "transfer")
 
 
 def test_an_unknown_architecture_is_one_line():

@@ -17,9 +17,8 @@ import yaml
 from sweep_tools import BINARIES, PARAMS, Postgres
 
 from notbugs.evaluation.trials import MEASURED
-from notbugs.pipeline.prepare import prepare
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.train import train
+from notbugs.pipeline.stages import run_stage
 from notbugs.sweeps.trial import Trial
 
 
@@ -32,9 +31,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = os.environ.get("NOTBUGS_TRACKING")
     os.environ["NOTBUGS_TRACKING"] = "off"
     try:
-        prepare(open_project(root))
+        run_stage(open_project(root), "prepare")
         for name in ("standard", "robust"):
-            train(open_project(root), name)
+            run_stage(open_project(root), "train", name)
     finally:
         os.environ.pop("NOTBUGS_TRACKING")
         if before is not None:

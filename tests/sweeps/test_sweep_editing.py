@@ -11,10 +11,8 @@ import pytest
 import yaml
 from sweep_tools import PARAMS, set_params
 
-from notbugs.pipeline.construct import construct
-from notbugs.pipeline.evaluate import evaluate
-from notbugs.pipeline.fit import fit
 from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 from notbugs.report.honesty import Honesty
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_json
@@ -115,9 +113,9 @@ def test_apply_and_the_stages_again(project: Path) -> None:
     assert own["step_size"] == chosen["step_size"].iloc[0]
 
     set_params(project, fit={"det": changed["fit"]["det"]})
-    construct(open_project(project), "det")
-    fit(open_project(project), "det")
-    evaluate(open_project(project))
+    run_stage(open_project(project), "construct", "det")
+    run_stage(open_project(project), "fit", "det")
+    run_stage(open_project(project), "evaluate")
     fitted = json.loads((project / "metrics/fit/det.json").read_text())["full"]["seeds"]
     with (project / "metrics/results.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["dataset"] == "D_det"]

@@ -217,7 +217,7 @@ def test_other_code_is_another_study(project: Path, monkeypatch: pytest.MonkeyPa
     before, source = rows(project), imports.source
     monkeypatch.setattr(imports, "source", lambda file: source(file) + b"#" * (file.name == "neighbours.py"))
     monkeypatch.setattr(
-        "notbugs.construction.recipes.nearest_neighbour",
+        "notbugs.construction.describe.nearest_neighbour",
         lambda images, *_, **__: torch.zeros(len(images), dtype=torch.int64),
     )
     imports.made_with.cache_clear()

@@ -17,12 +17,9 @@ from notbugs.data.store import load_dataset
 from notbugs.evaluation import suite
 from notbugs.evaluation.levels import RANDOM_STARTS
 from notbugs.models import load_model
-from notbugs.pipeline.construct import construct
-from notbugs.pipeline.evaluate import evaluate
-from notbugs.pipeline.fit import fit
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.train import train
-from notbugs.runtime.cache import Results
+from notbugs.pipeline.stages import run_stage
+from notbugs.runtime.cache import ResultCache
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256
 from notbugs.sweeps import trial as module
@@ -50,10 +47,10 @@ def rerun_by_stages(root: Path, kind: str, changed: dict[str, Any]) -> None:
     sections["fit"] = {kind: sections["fit"][kind]}
     set_params(root, **sections)
     if "train.robust.attack.eps" in changed:
-        train(open_project(root), "robust")
-    construct(open_project(root), kind)
-    fit(open_project(root), kind)
-    evaluate(open_project(root))
+        run_stage(open_project(root), "train", "robust")
+    run_stage(open_project(root), "construct", kind)
+    run_stage(open_project(root), "fit", kind)
+    run_stage(open_project(root), "evaluate")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +250,7 @@ def test_two_processes_compute_a_thing_once(tmp_path: Path) -> None:
                         file.write("x")
                     return {"value": 7}
 
-                os._exit(0 if Results(tmp_path / "kept").once({"key": 1}, compute) == {"value": 7} else 1)
+                os._exit(0 if ResultCache(tmp_path / "kept").get_or_compute({"key": 1}, compute) == {"value": 7} else 1)
             except BaseException:
                 os._exit(2)
         children.append(child)

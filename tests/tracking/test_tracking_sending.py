@@ -12,7 +12,7 @@ import pytest
 import torch
 from tracking_tools import Runs, silent_server, stage, the_journal, write_lock
 
-from notbugs.models import ModelSettings, create_model, save_model
+from notbugs.models import create_model, save_model
 from notbugs.runtime.process import identity
 from notbugs.tracking import location
 from notbugs.tracking.journal import journals
@@ -278,7 +278,7 @@ def test_a_new_database_gets_what_the_old_one_had_in_part(project: Path, store: 
 
 def test_models_come_back_with_a_signature_and_without_pickle(project: Path, runs: Runs) -> None:
     folder = project / "models" / "fit" / "rand"
-    model = create_model(ModelSettings(), (1, 8, 8), tuple("0123456789"), generator=torch.Generator().manual_seed(1))
+    model = create_model("small_cnn", (1, 8, 8), tuple("0123456789"), generator=torch.Generator().manual_seed(1))
     save_model(model, folder / "full" / "seed-0.safetensors")
     with stage(project, outputs=[folder]) as run:
         run.model(folder)
@@ -323,7 +323,7 @@ def test_pictures_and_models_of_a_rebuilt_run(project: Path, runs: Runs) -> None
         (project / folder).mkdir(parents=True)
         (project / folder / "manifest.json").write_text("{}")
         (project / folder / "images-00000.safetensors").write_bytes(b"images")
-    model = create_model(ModelSettings(), (1, 8, 8), ("a", "b"), generator=torch.Generator().manual_seed(1))
+    model = create_model("small_cnn", (1, 8, 8), ("a", "b"), generator=torch.Generator().manual_seed(1))
     save_model(model, project / "models/full/seed-0.safetensors")
     write_lock(project, outs=("plots/figures", "reports/report.html", "data/rand", "data/train", "models"))
     assert track(project).rebuilt == 1

@@ -11,13 +11,15 @@ from torch import nn
 import notbugs.training.checkpoints
 import notbugs.training.loop
 from notbugs.attacks import AttackSettings
-from notbugs.construction.recipes import TargetSettings, construct
+from notbugs.construction.building import construct
+from notbugs.construction.settings import TargetSettings
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, predict
-from notbugs.runtime.out_of_memory import Halving, MemoryExhaustedError
+from notbugs.runtime.out_of_memory import BatchSplitter, MemoryExhaustedError
 from notbugs.runtime.state_file import StateError, load_state, save_state
 from notbugs.training.checkpoints import Checkpoint
-from notbugs.training.loop import TrainingError, TrainSettings, train
+from notbugs.training.loop import TrainingError, train
+from notbugs.training.settings import TrainSettings
 
 ATTACK = AttackSettings(eps=0.3, num_steps=1, random_start=True)
 WAYS = {
@@ -53,7 +55,9 @@ def settings(**changes) -> TrainSettings:
 
 def learn(new_model, data, config, **more):
     model = new_model(data, width=4)
-    records = train(model, data, config, generator=generator(), validation=data.select(torch.arange(40)), **more)
+    records = train(
+        model, data, **config.arguments(), generator=generator(), validation=data.select(torch.arange(40)), **more
+    )
     return model, records
 
 
@@ -136,7 +140,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_last_good_state(f
     file = tmp_path / "state.safetensors"
     model = Poisoned(new_model(few, width=4), 8)
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 3, step 2 of 3; .* is in .*state.safetensors"):
-        train(model, few, settings(), generator=generator(), checkpoint=Checkpoint(file))
+        train(model, few, **settings().arguments(), generator=generator(), checkpoint=Checkpoint(file))
     kept = load_state(file)
     assert len(kept["records"]) == 2
     assert all(value.isfinite().all() for value in kept["training"]["model"].values())
@@ -166,8 +170,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(few, new_model, capsys):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
     whole, halved = network(), Large(network(), 8)
-    expected = train(whole, few, config, generator=generator())
-    records = train(halved, few, config, generator=generator(), description="train x")
+    expected = train(whole, few, **config.arguments(), generator=generator())
+    records = train(halved, few, **config.arguments(), generator=generator(), description="train x")
     assert halved.seen == [8] * 8 + [6, 7, 6, 7]
     said = capsys.readouterr().err.splitlines()
     assert said == [
@@ -181,11 +185,11 @@ def test_out_of_memory_halves_the_batch_and_says_so(few, new_model, capsys):
 
 def test_out_of_memory_with_the_smallest_batch_ends_the_training(few, new_model):
     with pytest.raises(MemoryExhaustedError, match=r"train: out of memory with 2 images at a time; a smaller"):
-        train(Large(new_model(few, width=4), 1), few, settings(), generator=generator())
+        train(Large(new_model(few, width=4), 1), few, **settings().arguments(), generator=generator())
 
 
 def test_halves_do_all_of_the_work_in_order():
-    halving = Halving("work")
+    splitter = BatchSplitter("work")
 
     def work(rows: slice) -> list[int]:
         if rows.stop - rows.start > 3:
@@ -193,21 +197,21 @@ def test_halves_do_all_of_the_work_in_order():
         return list(range(rows.start, rows.stop))
 
     for count in (10, 1, 7, 0):
-        assert list(itertools.chain(*halving(count, work))) == list(range(count))
+        assert list(itertools.chain(*splitter(count, work))) == list(range(count))
 
 
 def test_evaluation_and_construction_halve_their_batches_too(standard_model, digits, capsys):
     """The same examples withstand, and the images are the same to rounding."""
     few = digits[1].select(torch.arange(60))
-    attack = AttackSettings(eps=0.4, num_steps=4, random_start=True)
-    expected = adversarially_correct(standard_model, few, attack, generator=generator())
+    attack = {"eps": 0.4, "num_steps": 4, "random_start": True}
+    expected = adversarially_correct(standard_model, few, **attack, generator=generator())
     assert 0 < expected.sum() < 60
     settings = TargetSettings(recipe="random_target", model="standard", num_steps=3, step_size=0.2, eps=0.5)
-    wanted = construct(standard_model, few, settings, generator=generator())
+    wanted = construct(standard_model, few, **settings.arguments(), generator=generator())
     logits = predict(standard_model, few.images)
     short = OutOfMemory(standard_model, 16)
-    assert torch.equal(adversarially_correct(short, few, attack, generator=generator()), expected)
-    made = construct(short, few, settings, generator=generator())
+    assert torch.equal(adversarially_correct(short, few, **attack, generator=generator()), expected)
+    made = construct(short, few, **settings.arguments(), generator=generator())
     torch.testing.assert_close(made.data.images, wanted.data.images, rtol=0, atol=1e-5)
     torch.testing.assert_close(predict(short, few.images), logits, rtol=1e-4, atol=1e-4)
     said = capsys.readouterr().err.splitlines()

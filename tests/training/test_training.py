@@ -1,6 +1,7 @@
 """Training: it learns, repeats itself from its seed, resists attacks if taught to, and stops when told to."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -9,14 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import notbugs.training.loop
-from notbugs.attacks import AttackSettings, run_attack
+from notbugs.attacks import AttackSettings, pgd
 from notbugs.data.augmentation import augment
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, predict
 from notbugs.runtime.config import validate
 from notbugs.runtime.devices import TRAITS, Traits
 from notbugs.runtime.errors import ConfigError
-from notbugs.training.loop import FitSettings, TrainingError, TrainSettings, kept_record, train
+from notbugs.training.early_stopping import kept_record
+from notbugs.training.loop import TrainingError, train
+from notbugs.training.settings import FitSettings, TrainSettings
 
 ATTACK = AttackSettings(eps=0.5, num_steps=2, random_start=True)
 
@@ -49,7 +52,7 @@ def test_adversarial_training_makes_robust(standard_model, robust_model, digits)
     """At L2 eps 0.5 at least 20 points more of the test images withstand."""
     attack = AttackSettings(eps=0.5, num_steps=10)
     standard, robust = (
-        float(adversarially_correct(model, digits[1], attack, generator=generator()).double().mean())
+        float(adversarially_correct(model, digits[1], **attack.arguments(), generator=generator()).double().mean())
         for model in (standard_model, robust_model)
     )
     assert robust - standard > 0.2
@@ -68,7 +71,7 @@ def test_one_step_by_hand(digits, new_model):
     wanted = 0.8 * functional.one_hot(data.labels, 10) + 0.02
     loss = -(wanted * log_probabilities).sum(dim=1).mean()
     loss.backward()
-    record = train(model, data, config, generator=generator())[0]
+    record = train(model, data, **config.arguments(), generator=generator())[0]
     assert record["train_loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
     assert record["train_accuracy"] == float((log_probabilities.argmax(dim=1) == data.labels).double().mean())
     for (name, after), before in zip(model.named_parameters(), expected.parameters(), strict=True):
@@ -81,7 +84,7 @@ def test_adversarial_batches_are_the_worst_of_the_ball(standard_model, digits):
     attack = AttackSettings(eps=0.5, num_steps=7, step_size=0.1)
     standard_model.train()
     try:
-        found = run_attack(standard_model, data.images, data.labels, attack, generator=generator()).x_adv
+        found = pgd(standard_model, data.images, data.labels, **attack.arguments(), generator=generator()).x_adv
         assert standard_model.training  # goes on training
     finally:
         standard_model.eval()
@@ -95,12 +98,12 @@ def test_the_attack_is_trained_against(digits, new_model):
     data = few(digits[0], 64)
     attack = AttackSettings(eps=1.0, num_steps=3)
     model = new_model(data, width=4)
-    worst = run_attack(copy.deepcopy(model).eval(), data.images, data.labels, attack, generator=generator()).x_adv
+    worst = pgd(copy.deepcopy(model).eval(), data.images, data.labels, **attack.arguments()).x_adv
     with torch.no_grad():
         expected = functional.cross_entropy(copy.deepcopy(model).train()(worst), data.labels)
         unperturbed = functional.cross_entropy(copy.deepcopy(model).train()(data.images), data.labels)
     config = TrainSettings(epochs=1, batch_size=64, lr=0.1, attack=attack)
-    loss = train(model, data, config, generator=generator())[0]["train_loss"]
+    loss = train(model, data, **config.arguments(), generator=generator())[0]["train_loss"]
     assert loss == pytest.approx(float(expected), rel=1e-4)
     assert loss > 1.001 * float(unperturbed)
 
@@ -114,7 +117,7 @@ def test_same_seed_gives_the_same_weights(digits, new_model):
 
     def trained(seed: int) -> dict[str, Tensor]:
         model = new_model(data, width=4)
-        train(model, data, config, generator=generator(seed))
+        train(model, data, **config.arguments(), generator=generator(seed))
         return weights(model)
 
     first = trained(0)
@@ -127,7 +130,7 @@ def test_measuring_and_showing_do_not_change_the_weights(digits, new_model):
     data = few(digits[0])
     plain, watched = new_model(data, width=4), new_model(data, width=4)
     config = {"epochs": 3, "batch_size": 32, "lr": 0.1, "attack": ATTACK}
-    train(plain, data, TrainSettings(**config), generator=generator())
+    train(plain, data, **TrainSettings(**config).arguments(), generator=generator())
     shown, records = [], []
 
     def progress(iterable, description, total=None):
@@ -138,7 +141,7 @@ def test_measuring_and_showing_do_not_change_the_weights(digits, new_model):
     returned = train(
         watched,
         data,
-        TrainSettings(**config, validation_attack=ATTACK),
+        **TrainSettings(**config, validation_attack=ATTACK).arguments(),
         generator=generator(),
         validation=few(digits[1], 50),
         on_epoch=records.append,
@@ -160,14 +163,14 @@ def test_records_say_what_was_measured(digits, new_model):
     config = TrainSettings(
         epochs=5, batch_size=64, lr=0.1, measure_every=2, validation_attack=AttackSettings(eps=0.3, num_steps=3)
     )
-    records = train(model, data, config, generator=generator(), validation=validation)
+    records = train(model, data, **config.arguments(), generator=generator(), validation=validation)
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5]
     measured = [record["validation_accuracy"] is not None for record in records]
     assert measured == [False, True, False, True, True]
     last, called = records[-1], predict(model, validation.images).argmax(dim=1)
     assert last["validation_accuracy"] == float((called == validation.labels).double().mean())
     assert last["validation_accuracy_shifted"] == float((called == (validation.labels + 1) % 10).double().mean())
-    withstood = adversarially_correct(model, validation, config.validation_attack, generator=generator())
+    withstood = adversarially_correct(model, validation, **config.validation_attack.arguments(), generator=generator())
     assert last["validation_adversarial_accuracy"] == float(withstood.double().mean())
     assert 0 < last["train_accuracy"] <= 1
 
@@ -176,7 +179,7 @@ def test_without_validation_nothing_is_measured(digits, new_model):
     records = train(
         new_model(digits[0], width=4),
         few(digits[0], 64),
-        TrainSettings(epochs=1, batch_size=64, lr=0.1, validation_attack=ATTACK),
+        **TrainSettings(epochs=1, batch_size=64, lr=0.1, validation_attack=ATTACK).arguments(),
         generator=generator(),
     )
     assert records[0]["validation_accuracy"] is None
@@ -195,7 +198,7 @@ def test_without_validation_nothing_is_measured(digits, new_model):
 def test_learning_rates(digits, new_model, settings, expected):
     data = few(digits[0], 40)
     config = TrainSettings(epochs=5, batch_size=20, lr=0.1, **settings)
-    records = train(new_model(data, width=4), data, config, generator=generator())
+    records = train(new_model(data, width=4), data, **config.arguments(), generator=generator())
     assert [record["lr"] for record in records] == pytest.approx(expected)
 
 
@@ -210,7 +213,7 @@ def test_one_cycle_rises_to_lr_and_falls_to_nothing(digits, new_model, monkeypat
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     data = few(digits[0], 101)  # the last batch would be one image: BatchNorm could not take it
     config = TrainSettings(epochs=10, batch_size=20, lr=0.1, schedule="one_cycle")
-    train(new_model(data, width=4), data, config, generator=generator())
+    train(new_model(data, width=4), data, **config.arguments(), generator=generator())
     assert len(seen) == 50
     assert max(seen) == pytest.approx(0.1)
     assert 10 <= seen.index(max(seen)) <= 20
@@ -223,7 +226,7 @@ def test_one_cycle_rises_to_lr_and_falls_to_nothing(digits, new_model, monkeypat
 def test_optimisers_learn(digits, new_model, settings):
     data = few(digits[0])
     config = TrainSettings(**{"epochs": 6, "batch_size": 32, "lr": 0.05, **settings})
-    assert train(new_model(data), data, config, generator=generator())[-1]["train_accuracy"] > 0.9
+    assert train(new_model(data), data, **config.arguments(), generator=generator())[-1]["train_accuracy"] > 0.9
 
 
 # Early stopping
@@ -255,7 +258,7 @@ def test_early_stopping_restores_the_best(digits, new_model, monkeypatch, advers
     records = train(
         model,
         data,
-        config,
+        **config.arguments(),
         generator=generator(),
         validation=data,
         on_epoch=lambda record: states.append(weights(model)),
@@ -263,7 +266,7 @@ def test_early_stopping_restores_the_best(digits, new_model, monkeypatch, advers
     assert len(records) == 5  # best in epoch 2, then three without a better one
     assert same(weights(model), states[1])
     assert not same(states[1], states[4])
-    assert kept_record(records, config)["epoch"] == 2
+    assert kept_record(records, config.early_stopping, adversarial=config.attack is not None)["epoch"] == 2
 
 
 def test_without_early_stopping_the_last_weights_stay(digits, new_model):
@@ -273,7 +276,7 @@ def test_without_early_stopping_the_last_weights_stay(digits, new_model):
     train(
         model,
         data,
-        config,
+        **config.arguments(),
         generator=generator(),
         validation=data,
         on_epoch=lambda record: states.append(weights(model)),
@@ -339,25 +342,27 @@ def test_a_loss_that_is_no_number_names_the_epoch(digits, new_model):
     with pytest.raises(
         TrainingError, match="fit rand, seed 1: the loss is nan in epoch 3, step 1 of 2; a smaller lr may help"
     ):
-        train(model, data, config, generator=generator(), on_epoch=break_it, description="fit rand, seed 1")
+        train(
+            model, data, **config.arguments(), generator=generator(), on_epoch=break_it, description="fit rand, seed 1"
+        )
 
 
 def test_too_few_examples_are_refused(digits, new_model):
     with pytest.raises(ValueError, match="training needs at least 2 examples, not 1"):
-        train(new_model(digits[0], width=4), few(digits[0], 1), TrainSettings(epochs=1, lr=0.1), generator=generator())
+        train(new_model(digits[0], width=4), few(digits[0], 1), epochs=1, lr=0.1, generator=generator())
 
 
 def test_the_kept_record_is_the_last_without_early_stopping(digits, new_model):
     data = few(digits[0], 64)
     config = TrainSettings(epochs=3, batch_size=32, lr=0.1)
-    records = train(new_model(data, width=4), data, config, generator=generator(), validation=data)
-    assert kept_record(records, config) is records[-1]
+    records = train(new_model(data, width=4), data, **config.arguments(), generator=generator(), validation=data)
+    assert kept_record(records, config.early_stopping, adversarial=config.attack is not None) is records[-1]
 
 
 def test_early_stopping_without_validation_is_refused(digits, new_model):
     config = TrainSettings(epochs=1, lr=0.1, early_stopping=1)
     with pytest.raises(ValueError, match="early_stopping needs validation images"):
-        train(new_model(digits[0], width=4), few(digits[0]), config, generator=generator())
+        train(new_model(digits[0], width=4), few(digits[0]), **config.arguments(), generator=generator())
 
 
 @pytest.mark.parametrize(
@@ -390,6 +395,19 @@ def test_impossible_settings_are_refused(change, message):
         validate({"epochs": 1, "lr": 0.1, **change}, "train.standard", TrainSettings)
 
 
+def test_plain_arguments_train_as_settings_do(digits, new_model):
+    """What a notebook leaves out is what params.yaml leaves out."""
+    data = few(digits[0], 64)
+    config = TrainSettings(epochs=1, lr=0.1, attack=AttackSettings(eps=0.5, num_steps=2))
+    by_settings, by_hand = new_model(data, width=4), new_model(data, width=4)
+    train(by_settings, data, **config.arguments(), generator=generator())
+    train(by_hand, data, epochs=1, lr=0.1, attack={"eps": 0.5, "num_steps": 2}, generator=generator())
+    assert same(weights(by_settings), weights(by_hand))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    left_out = TrainSettings(epochs=1, lr=0.1).arguments()
+    assert {**left_out, **defaults, "epochs": 1, "lr": 0.1} == {**defaults, **left_out}
+
+
 def test_fits_are_filtered_by_default():
     assert FitSettings(epochs=1, lr=0.1).still_y
     with pytest.raises(ConfigError, match="unknown key"):
@@ -402,7 +420,7 @@ def test_training_in_reduced_precision_learns(monkeypatch, digits, new_model, de
     data = few(digits[0])
     model = new_model(data).to(device)
     config = TrainSettings(epochs=20, batch_size=32, lr=0.05, crop_padding=1, validation_attack=ATTACK)
-    records = train(model, data, config, generator=generator(), validation=few(digits[1], 50))
+    records = train(model, data, **config.arguments(), generator=generator(), validation=few(digits[1], 50))
     assert {parameter.device.type for parameter in model.parameters()} == {device}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert records[-1]["train_accuracy"] > 0.85

@@ -25,19 +25,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
-from notbugs.attacks.gradients import followed
+from notbugs.attacks.gradients import followed, has_derivative
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.modules import all_modules, all_tensors, check_steady, copied, evaluating_, in_train_mode
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
 from notbugs.runtime.config import EngineName
-from notbugs.runtime.devices import is_out_of_memory, traits
+from notbugs.runtime.devices import Traits, is_out_of_memory, traits
 from notbugs.runtime.errors import ConfigError
 
 SMALLEST_SHARE = 8
 """Images below which another thread is not worth it."""
 MOST_SHRUNK = 16
 """A compiled engine runs no batch smaller than the first size met divided by this; smaller ones are padded."""
-HALVED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+LOW_PRECISION = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers whose weights are stored in half precision, where that is used."""
 HALF_TOLERANCE = 0.05
 """Difference of a logit, as a share of the largest, from which half precision is refused."""
@@ -55,8 +55,8 @@ class Engine(nn.Module):
 
     Args:
         model: any module, on any device; it is copied and not changed. `refresh` follows later changes.
-        inputs: a few images as they will come, (n, ...). What is folded (or halved) must give the model's own
-            logits on them, else it is left as it is.
+        inputs: a few images as they will come, (n, ...). What is folded, or stored in half precision, must give
+            the model's own logits on them, else it is left as it is.
         compiled: use torch.compile, for the first batch size met and its halves; others are padded to them. Where it
             fails at the first batch, that is said and the network runs as it is.
         half: precision of the convolutions; "auto" takes what `devices.TRAITS` has for the images' device, None that
@@ -96,22 +96,12 @@ class Engine(nn.Module):
         wanted = self._traits.attack_precision if half == "auto" else half
         self.half_dtype: torch.dtype | None = None
         if wanted is not None and inputs.dtype == torch.float32:
-            self._halve(inputs, wanted)
+            self._lower_precision(inputs, wanted)
         self.channels_last = inputs.ndim == 4 and self._lies_channels_last(inputs)
         if self.channels_last and not (compiled or learning or self.half_dtype):
             use_winograd_(self.network, inputs)
         self._use(self.network)
-        self.smooth = not self._traits.runs_ahead or self._has_gradients(inputs)
-
-    def _has_gradients(self, inputs: Tensor) -> bool:
-        """Whether the gradient of the logits' sum is made of numbers at these images."""
-        with torch.enable_grad():
-            leaf = inputs.clone().requires_grad_()
-            total = self._run(self.network, leaf).sum()
-        if not total.requires_grad:
-            return True
-        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-        return gradient is None or bool(gradient.isfinite().all())
+        self.smooth = not self._traits.runs_ahead or has_derivative(self._runner, inputs, torch.ones_like)
 
     def in_parts(self, count: int, work: "Callable[[Engine, slice], Part]") -> "list[Part]":
         """Do a work on `count` examples, on the CPU a part of them in each of torch's threads.
@@ -152,36 +142,8 @@ class Engine(nn.Module):
         features = getattr(network, "representation", None)
         self.network = network
         if self.compiled:
-            logits, features = self._compiled(logits), features and self._compiled(features)
+            logits, features = _Compiled(logits, self._traits), features and _Compiled(features, self._traits)
         self._functions = (logits, features)
-
-    def _compiled(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The function compiled; itself, from the first batch on, where that turns out to be impossible."""
-        import torch._dynamo
-
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, RECOMPILED)
-        fast: Callable[[Tensor], Tensor] | None = torch.compile(
-            function, dynamic=False, mode=self._traits.compile_mode, backend=COMPILER
-        )
-        worked = False
-
-        def run(x: Tensor) -> Tensor:
-            nonlocal fast, worked
-            if fast is None:
-                return function(x)
-            try:
-                outputs = fast(x)
-            except Exception as error:  # compilers raise anything
-                if worked or is_out_of_memory(error):
-                    raise
-                fast = None
-                _say_uncompiled(error)
-                return function(x)
-            worked = True
-            return outputs
-
-        return run
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (N, ...) -> (N, K) in the precision of x."""
@@ -250,11 +212,11 @@ class Engine(nn.Module):
         return self._run(self.network, x)
 
     @torch.no_grad()
-    def _halve(self, inputs: Tensor, dtype: torch.dtype) -> None:
+    def _lower_precision(self, inputs: Tensor, dtype: torch.dtype) -> None:
         """Store the weights of convolutions in half precision, unless that changes what the network says."""
         expected, whole = self._run(self.network, inputs), copied(self.network)
         for module in self.network.modules():
-            if type(module) in HALVED:
+            if type(module) in LOW_PRECISION:
                 module.to(dtype)
         self.half_dtype = dtype
         if not _agree(self._run(self.network, inputs), expected, HALF_TOLERANCE):
@@ -293,11 +255,34 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cpu" and any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "c++", "clang++"))
 
 
-def _say_uncompiled(error: Exception) -> None:
-    text = " ".join(str(error).split())[:120]
-    print(
-        f"engine: torch.compile failed ({type(error).__name__}: {text}); goes on without", file=sys.stderr, flush=True
-    )
+class _Compiled:
+    """A function compiled; itself, from the first batch on, where that turns out to be impossible."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], device: Traits) -> None:
+        import torch._dynamo
+
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, RECOMPILED)
+        self._plain, self._worked = function, False
+        self._fast: Callable[[Tensor], Tensor] | None = torch.compile(
+            function, dynamic=False, mode=device.compile_mode, backend=COMPILER
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, ...) -> what the function gives."""
+        if self._fast is None:
+            return self._plain(x)
+        try:
+            outputs = self._fast(x)
+        except Exception as error:  # compilers raise anything
+            if self._worked or is_out_of_memory(error):
+                raise
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            print(f"engine: torch.compile failed ({text}); goes on without", file=sys.stderr, flush=True)
+            self._fast = None
+            return self._plain(x)
+        self._worked = True
+        return outputs
 
 
 def multiply_adds(model: nn.Module, image: Tensor) -> float:

@@ -47,6 +47,14 @@ def look(
     return seen, gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
+def has_derivative(
+    network: Callable[[Tensor], Tensor], x: Tensor, slope: Callable[[Tensor], Tensor], *, copy: bool = True
+) -> bool:
+    """Whether the gradient at x itself consists of numbers, as one that is hidden altogether does; see `look`."""
+    outputs, leaf = _from_leaf(network, x, copy)
+    return not outputs.requires_grad or bool(_back(outputs, leaf, slope(outputs.detach())).isfinite().all())
+
+
 def followed(network: Callable[[Tensor], Tensor], x: Tensor, *, copy: bool = True) -> Tensor:
     """The outputs at x, (N, K); without a gradient where the network leaves torch on the way.
 

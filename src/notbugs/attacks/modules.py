@@ -29,7 +29,7 @@ def all_modules(model: nn.Module) -> Iterator[nn.Module]:
         seen.add(id(module))
         yield module
         waiting += module.children()
-        waiting += [found for value in _attributes(module).values() for found in _modules_in(value)]
+        waiting += _modules_in(_attributes(module))
 
 
 def all_tensors(model: nn.Module) -> list[Tensor]:

@@ -31,6 +31,11 @@ class PGDResult(NamedTuple):
     success: Tensor | None
 
 
+def usual_step_size(eps: float, num_steps: int) -> float:
+    """2.5·eps/num_steps: so many steps lead from any point of the ball to any other, with some to spare."""
+    return 2.5 * eps / max(num_steps, 1)
+
+
 @in_ordinary_mode
 def pgd(
     model: nn.Module,
@@ -38,8 +43,8 @@ def pgd(
     labels: Tensor,
     *,
     eps: float,
-    step_size: float,
-    num_steps: int,
+    step_size: float | None = None,
+    num_steps: int = 20,
     norm: Literal["l2", "linf", "box"] = "l2",
     loss: str | Loss | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
     targeted: bool = False,
@@ -65,7 +70,7 @@ def pgd(
         inputs: (N, C, H, W), in [0, 1].
         labels: (N,) true labels; target labels if targeted; or whatever the loss compares with, (N, ...).
         eps: radius, pixel units; ignored for the norm "box".
-        step_size: length of a step, pixel units.
+        step_size: length of a step, pixel units; None takes 2.5·eps/num_steps.
         num_steps: gradient steps of each restart.
         norm: "l2", "linf", or "box" for no ball.
         loss: a name in LOSSES, a Loss, or a callable (logits (N, K), labels) -> (N,).
@@ -85,6 +90,8 @@ def pgd(
     Source: Madry et al. 2018; Ilyas et al. 2019, appendix C.
     """
     objective = _resolve(loss)
+    if step_size is None:
+        step_size = usual_step_size(eps, num_steps)
     _check(eps, step_size, num_steps, norm, num_restarts, random_start, iterate, objective)
     if iterate == "first_success" and not _are_classes(labels, len(inputs)):
         raise ValueError(f"first_success needs class labels ({len(inputs)},), not {tuple(labels.shape)} {labels.dtype}")
@@ -93,74 +100,14 @@ def pgd(
     inputs = inputs.detach()
     if check:
         _check_images(inputs)
-
-    def attempt(network: nn.Module, chosen: slice | Tensor, noise: Tensor | None) -> _Found:
-        """One try on some of the images; noise: where it begins beside them, (n, C, H, W)."""
-        climb = _Climb(network, objective, targeted, step_size, num_steps, traits(inputs.device).runs_ahead)
-        ball, aims = NORMS[norm].ball(inputs[chosen], eps), labels[chosen]
-        with torch.no_grad():
-            x = _start(ball, None if start is None else start[chosen], noise)
-            if iterate == "first_success":
-                return climb.to_success(ball, x, aims)
-            if iterate == "best":
-                return climb.to_the_best(ball, x, aims)
-            x = climb.to_the_end(ball, x, aims)
-            return climb.judge(x, aims) if judge or num_restarts > 1 else _Found.unjudged(x)
-
-    def attack(left: Tensor | None, noise: Tensor | None) -> _Found:
-        """One try on the images with these numbers, (n,); None for all. noise: where it begins beside them."""
-        count = len(inputs) if left is None else len(left)
-
-        def some(network: nn.Module, rows: slice) -> _Found:
-            return attempt(network, rows if left is None else left[rows], None if noise is None else noise[rows])
-
-        if isinstance(model, Engine):
-            return _Found.joined(model.in_parts(count, some))
-        return some(model, slice(0, count))
-
+    judged = judge or num_restarts > 1 or iterate != "last"
+    climb = _Climb(model, objective, targeted, step_size, num_steps, traits(inputs.device).runs_ahead)
+    attack = _Attack(climb, inputs, labels, NORMS[norm], eps, start, iterate, judged)
     with frozen(model):
         if check and not isinstance(model, Engine) and objective.reads == "logits":
             check_steady(model, inputs)
-        best = attack(None, _noise(inputs, None, norm, eps, generator) if random_start else None)
-        for _ in range(1, num_restarts):
-            # What is fooled needs no other try, unless the best of all points is asked for.
-            left = (~best.success).nonzero().flatten() if iterate == "first_success" else None
-            noise = _noise(inputs, left, norm, eps, generator)
-            if left is None:
-                best = best.or_restarted(attack(None, noise))
-            elif len(left):
-                best.write_(left, best.of(left).or_restarted(attack(left, noise)))
-    judged = judge or num_restarts > 1 or iterate != "last"
-    return PGDResult(best.x.contiguous(), best.success if judged else None)
-
-
-def _noise(
-    inputs: Tensor,
-    left: Tensor | None,
-    norm: str,
-    eps: float,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-) -> Tensor:
-    """A random point of the ball for each example that is left (None: all), the same whichever others are."""
-    random = NORMS[norm].random
-    if generator is None or isinstance(generator, torch.Generator):
-        noise = random(inputs, eps, generator)
-        return noise if left is None else noise[left]
-    like = torch.empty(1, *inputs.shape[1:], dtype=inputs.dtype)
-    own = generator if left is None else [generator[row] for row in left.tolist()]
-    return torch.cat([like[:0], *(random(like, eps, one) for one in own)]).to(inputs.device)
-
-
-def _start(ball: Ball, start: Tensor | None, noise: Tensor | None) -> Tensor:
-    """Where a descent begins, (N, C, H, W): a new tensor in the layout of the ball's centre."""
-    x = ball.centre.clone()
-    if start is not None:
-        x.copy_(start)
-    if noise is not None:
-        x += noise
-    if start is not None or noise is not None:
-        ball.project_(x)
-    return x
+        found = attack.restarted(num_restarts, generator) if random_start else attack.attempt(None, None)
+    return PGDResult(found.x.contiguous(), found.success if judged else None)
 
 
 @dataclass(frozen=True)
@@ -181,7 +128,11 @@ class _Found:
         """Parts in their order, as one."""
         if len(parts) == 1:
             return parts[0]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "score", "success")))
+        return cls(
+            torch.cat([part.x for part in parts]),
+            torch.cat([part.score for part in parts]),
+            torch.cat([part.success for part in parts]),
+        )
 
     def of(self, rows: Tensor) -> "_Found":
         """What was found for some of the examples."""
@@ -330,6 +281,84 @@ class _Climb:
         return called(outputs) == labels if self.targeted else fools(outputs, labels)
 
 
+@dataclass(frozen=True)
+class _Attack:
+    """The images of a call of `pgd`, and what each try on them shares.
+
+    In its methods `left` are the numbers, (n,), of the images that a try is about (None: all), and `noise` is what
+    is added to where they begin, (n, C, H, W) or None.
+    """
+
+    climb: _Climb
+    inputs: Tensor
+    labels: Tensor
+    norm: type[Ball]
+    eps: float
+    start: Tensor | None
+    iterate: str
+    judged: bool
+
+    def restarted(self, num_restarts: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> _Found:
+        """The best of several tries from random points."""
+        best = self.attempt(None, self.noise(None, generator))
+        for _ in range(1, num_restarts):
+            # What is fooled needs no other try, unless the best of all points is asked for.
+            left = (~best.success).nonzero().flatten() if self.iterate == "first_success" else None
+            noise = self.noise(left, generator)
+            if left is None:
+                best = best.or_restarted(self.attempt(None, noise))
+            elif len(left):
+                best.write_(left, best.of(left).or_restarted(self.attempt(left, noise)))
+        return best
+
+    def attempt(self, left: Tensor | None, noise: Tensor | None) -> _Found:
+        """One try, by an engine in parts."""
+        count = len(self.inputs) if left is None else len(left)
+
+        def some(network: nn.Module, rows: slice) -> _Found:
+            chosen = rows if left is None else left[rows]
+            return self.descend(network, chosen, None if noise is None else noise[rows])
+
+        model = self.climb.model
+        if isinstance(model, Engine):
+            return _Found.joined(model.in_parts(count, some))
+        return some(model, slice(0, count))
+
+    def descend(self, network: nn.Module, chosen: slice | Tensor, noise: Tensor | None) -> _Found:
+        """One try on some of the images with one network."""
+        climb = replace(self.climb, model=network)
+        ball, labels = self.norm(self.inputs[chosen], self.eps), self.labels[chosen]
+        with torch.no_grad():
+            x = _start(ball, None if self.start is None else self.start[chosen], noise)
+            if self.iterate == "first_success":
+                return climb.to_success(ball, x, labels)
+            if self.iterate == "best":
+                return climb.to_the_best(ball, x, labels)
+            x = climb.to_the_end(ball, x, labels)
+            return climb.judge(x, labels) if self.judged else _Found.unjudged(x)
+
+    def noise(self, left: Tensor | None, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+        """A random point of the ball for each example, the same whichever others are left."""
+        if generator is None or isinstance(generator, torch.Generator):
+            noise = self.norm.random(self.inputs, self.eps, generator)
+            return noise if left is None else noise[left]
+        like = torch.empty(1, *self.inputs.shape[1:], dtype=self.inputs.dtype)
+        own = generator if left is None else [generator[row] for row in left.tolist()]
+        return torch.cat([like[:0], *(self.norm.random(like, self.eps, one) for one in own)]).to(self.inputs.device)
+
+
+def _start(ball: Ball, start: Tensor | None, noise: Tensor | None) -> Tensor:
+    """Where a descent begins, (N, C, H, W): a new tensor in the layout of the ball's centre."""
+    x = ball.centre.clone()
+    if start is not None:
+        x.copy_(start)
+    if noise is not None:
+        x += noise
+    if start is not None or noise is not None:
+        ball.project_(x)
+    return x
+
+
 COUNTS_EVERY = 8
 """Steps between two counts of the examples that are left, where the host runs ahead of the device."""
 
@@ -381,6 +410,8 @@ def _check(
         raise ValueError(f"eps must be >= 0, not {eps}")
     if random_start and not 0 <= eps < float("inf"):
         raise ValueError(f"a random start needs a finite eps >= 0, not {eps}")
+    if step_size == float("inf"):
+        raise ValueError("step_size must be finite; without a ball (eps infinite) it must be given")
     if num_steps < 1:
         raise ValueError(f"num_steps must be >= 1, not {num_steps}")
     if not step_size > 0 and not (eps == 0 and step_size == 0):

@@ -1,8 +1,9 @@
-"""Norms: for each, the projection onto its ball, the direction of steepest ascent, and a random start."""
+"""Norms: for each, lengths, the projection onto its ball, the step of steepest ascent, and a random start."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -60,11 +61,6 @@ def project_linf(delta: Tensor, eps: float) -> Tensor:
     return delta.clamp(-eps, eps)
 
 
-def project_box(delta: Tensor, eps: float) -> Tensor:
-    """No ball at all: `delta` as it is (the attack still clips images to [0, 1])."""
-    return delta
-
-
 def steepest_l2(gradient: Tensor) -> Tensor:
     """Direction of steepest ascent in L2, per example: g/‖g‖₂ (zero where g is zero).
 
@@ -76,27 +72,22 @@ def steepest_l2(gradient: Tensor) -> Tensor:
     return (gradient / column(torch.where(norms > 0, norms, 1), gradient)).to(gradient.dtype)
 
 
-def steepest_linf(gradient: Tensor) -> Tensor:
-    """Direction of steepest ascent in L-infinity: sign(g)."""
-    return gradient.sign()
-
-
 def random_l2(like: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """Uniform in the L2 ball: a Gaussian direction, a radius eps·u^(1/d)."""
-    place = generator.device if generator else None
-    noise = torch.randn(like.shape, generator=generator, device=place).to(like)
-    radius = torch.rand(len(like), generator=generator, device=place).to(like) ** (1 / math.prod(like.shape[1:]))
+    noise = _drawn(torch.randn, like.shape, like, generator)
+    radius = _drawn(torch.rand, like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
     return steepest_l2(noise) * column(eps * radius, like)
 
 
 def random_linf(like: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """Uniform in the L-infinity ball."""
-    place = generator.device if generator else None
-    return (torch.rand(like.shape, generator=generator, device=place).to(like) * 2 - 1) * eps
+    return (_drawn(torch.rand, like.shape, like, generator) * 2 - 1) * eps
 
 
-class L2Ball:
-    """The L2 balls around a batch of images, for an attack's loop: everything in place, nothing allocated.
+class Ball(ABC):
+    """The balls around a batch of images in one norm: all that an attack asks of the norm.
+
+    `climb_` and `project_` are made for an attack's loop: everything in place, nothing allocated.
 
     Args:
         centre: images in [0, 1], (N, ...).
@@ -105,10 +96,51 @@ class L2Ball:
 
     def __init__(self, centre: Tensor, eps: float) -> None:
         self.centre, self.eps = centre, eps
+
+    @abstractmethod
+    def climb_(self, x: Tensor, gradient: Tensor, step_size: float) -> None:
+        """x ← x + step_size · (direction of steepest ascent), projected; a negative step descends."""
+
+    @abstractmethod
+    def project_(self, x: Tensor) -> None:
+        """x ← the nearest point of the ball and of [0, 1]."""
+
+    @staticmethod
+    @abstractmethod
+    def length(delta: Tensor, /) -> Tensor:
+        """‖δ‖ of each example, (N, ...) -> (N,) float64."""
+
+    @staticmethod
+    @abstractmethod
+    def random(like: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
+        """Uniform points of a ball around 0, shaped as `like` (N, ...)."""
+
+    @staticmethod
+    @abstractmethod
+    def largest_radius(image: Tensor) -> float:
+        """The radius from which the ball around any image of this shape holds all of [0, 1]^d."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The balls of some of the examples; rows: (n,) indices."""
+        return type(self)(self.centre[rows], self.eps)
+
+
+class L2Ball(Ball):
+    """Steps along g/‖g‖₂; points beyond the ball are moved straight towards its centre."""
+
+    length, random = staticmethod(lengths), staticmethod(random_l2)
+
+    def __init__(self, centre: Tensor, eps: float) -> None:
+        super().__init__(centre, eps)
         self._delta = torch.empty_like(centre)
 
+    @staticmethod
+    def largest_radius(image: Tensor) -> float:
+        """√d."""
+        return math.sqrt(image.numel())
+
     def climb_(self, x: Tensor, gradient: Tensor, step_size: float) -> None:
-        """x ← x + step_size · g/‖g‖₂, projected; a negative step descends."""
+        """x ← x + step_size · g/‖g‖₂, projected."""
         norms = lengths(gradient)
         largest = torch.finfo(x.dtype).max
         # A factor of infinity would make NaN of a gradient of 0, which is to give no step.
@@ -126,10 +158,6 @@ class L2Ball:
         torch.addcmul(self.centre, self._delta, column(factors, x).to(x.dtype), out=x)
         x.clamp_(0, 1)
 
-    def select(self, rows: Tensor) -> "L2Ball":
-        """The balls of some of the examples; rows: (n,) indices."""
-        return type(self)(self.centre[rows], self.eps)
-
 
 class Box(L2Ball):
     """No ball at all: steps of fixed L2 length, bounded by [0, 1] alone."""
@@ -139,53 +167,42 @@ class Box(L2Ball):
         x.clamp_(0, 1)
 
 
-class LinfBall:
-    """The same for L-infinity: steps along sign(g), clamped to [centre − eps, centre + eps] ∩ [0, 1]."""
+class LinfBall(Ball):
+    """Steps along sign(g), clamped to [centre − eps, centre + eps] ∩ [0, 1]."""
+
+    random = staticmethod(random_linf)
 
     def __init__(self, centre: Tensor, eps: float) -> None:
-        self.centre, self.eps = centre, eps
+        super().__init__(centre, eps)
         self._low, self._high = (centre - eps).clamp_(min=0), (centre + eps).clamp_(max=1)
 
+    @staticmethod
+    def length(delta: Tensor) -> Tensor:
+        """max |δ| of each example."""
+        return widened(delta.flatten(1).abs().amax(dim=1))
+
+    @staticmethod
+    def largest_radius(image: Tensor) -> float:
+        """1."""
+        return 1.0
+
     def climb_(self, x: Tensor, gradient: Tensor, step_size: float) -> None:
-        """x ← x + step_size · sign(g), projected."""
+        """x ← x + step_size · sign(g), projected; writes on the gradient."""
         x.add_(gradient.sign_(), alpha=step_size)
         self.project_(x)
 
     def project_(self, x: Tensor) -> None:
-        """x ← the nearest point of the ball and of [0, 1]."""
+        """x ← clip(x, max(centre − eps, 0), min(centre + eps, 1))."""
         torch.clamp(x, self._low, self._high, out=x)
 
-    def select(self, rows: Tensor) -> "LinfBall":
-        """The balls of some of the examples; rows: (n,) indices."""
-        return type(self)(self.centre[rows], self.eps)
+
+NORMS: dict[str, type[Ball]] = {"l2": L2Ball, "linf": LinfBall, "box": Box}
+"""The norms that attacks know by name."""
 
 
-Ball = L2Ball | LinfBall
-
-
-@dataclass(frozen=True)
-class Norm:
-    """What the attack loop needs to know of a norm.
-
-    Attributes:
-        project: (delta (N, ...), eps) -> the nearest point of the ball.
-        steepest_step: gradient (N, ...) -> unit direction of steepest ascent.
-        random: (like (N, ...), eps, generator) -> uniform points of the ball.
-        ball: (centre (N, ...), eps) -> the two above in place, for the loop.
-    """
-
-    project: Callable[[Tensor, float], Tensor]
-    steepest_step: Callable[[Tensor], Tensor]
-    random: Callable[[Tensor, float, torch.Generator | None], Tensor]
-    ball: Callable[[Tensor, float], Ball]
-
-
-NORMS = {
-    "l2": Norm(project_l2, steepest_l2, random_l2, L2Ball),
-    "linf": Norm(project_linf, steepest_linf, random_linf, LinfBall),
-    "box": Norm(project_box, steepest_l2, random_l2, Box),
-}
-"""`box` is no ball: steps of fixed L2 length, bounded by [0, 1] alone."""
+def _drawn(draw: Callable[..., Tensor], shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Random numbers, drawn where the generator is, with the precision and on the device of `like`."""
+    return draw(shape, generator=generator, device=generator.device if generator else None).to(like)
 
 
 def _shrinkage(norms: Tensor, eps: float) -> Tensor:

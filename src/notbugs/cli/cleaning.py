@@ -15,17 +15,19 @@ def clean(yes: bool, everything: bool) -> None:
     """
     from notbugs.runtime import cleaning
 
-    found = cleaning.remnants(project_root())
-    chosen = [remnant for remnant in found if everything or not remnant.wanted]
-    for remnant in found:
-        mark = " " if remnant in chosen else "(stays unless --all) "
-        place = remnant.path.relative_to(project_root())
-        click.echo(f"{remnant.size / 1e6:9.1f} MB  {cleaning.in_words(remnant.age):>6}  {place}  {mark}{remnant.what}")
+    found = cleaning.leftovers(project_root())
+    chosen = [leftover for leftover in found if everything or not leftover.wanted]
+    for leftover in found:
+        mark = " " if leftover in chosen else "(stays unless --all) "
+        place = leftover.path.relative_to(project_root())
+        click.echo(
+            f"{leftover.size / 1e6:9.1f} MB  {cleaning.in_words(leftover.age):>6}  {place}  {mark}{leftover.what}"
+        )
     if yes:
-        for remnant in chosen:
-            cleaning.remove(remnant)
+        for leftover in chosen:
+            cleaning.remove(leftover)
         click.echo(f"removed: {len(chosen)}")
     elif chosen:
-        click.echo(f"`notbugs clean --yes` removes {sum(remnant.size for remnant in chosen) / 1e6:.1f} MB")
+        click.echo(f"`notbugs clean --yes` removes {sum(leftover.size for leftover in chosen) / 1e6:.1f} MB")
     else:
         click.echo("nothing to remove")

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from notbugs.cli.project import open_project, project_root
+from notbugs.cli.stages import run_here
+from notbugs.pipeline.stages import STAGES
 from notbugs.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
 
-@click.command()
+@click.command(help=STAGES["evaluate"].help)
 @click.option(
     "--model", metavar="FILE|MODULE:FACTORY", help="Measure one model instead: a file, or a network of yours."
 )
@@ -31,17 +32,12 @@ def evaluate(
     out: Path | None,
     **changes: str | float | None,
 ) -> None:
-    """Stage: measure every model on the test split. With --model and --data: measure that model."""
+    """Run the stage, or measure one model."""
     given = {key: value for key, value in changes.items() if value is not None}
     if model is None and data is None:
         if weights or transfer_from or out or given:
             raise UserError("notbugs evaluate: options need --model and --data; without them it is the stage")
-        from notbugs.pipeline.running.fork_server import begin_early
-
-        begin_early(project_root())
-        from notbugs.pipeline.evaluate import evaluate as stage
-
-        stage(open_project())
+        run_here(STAGES["evaluate"])
         return
     if model is None or data is None:
         raise UserError("notbugs evaluate: --model and --data must be given together")

@@ -1,9 +1,8 @@
 """Presets: complete params.yaml files, and writing one of them, changed at single keys if asked."""
 
-import io
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from notbugs.runtime.config import parse_params, read_params, suggestion
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
+from notbugs.runtime.params_text import assignment, with_keys
 
 
 @dataclass(frozen=True)
@@ -78,42 +78,27 @@ def change(text: str, changes: Sequence[str], place: str) -> str:
     """
     if not changes:
         return text
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     from notbugs.cli.check import check
 
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000
-    document = yaml.load(text)
     for item in changes:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {item}: expected KEY=VALUE with a key of {place}")
-        section, last = _find(document, key, place)
-        try:
-            section[last] = yaml.load(value) if value else None
-        except (YAMLError, ValueError):
-            raise ConfigError(f"--set {item}: the value is not valid YAML") from None
-    out = io.StringIO()
-    yaml.dump(document, out)
-    check(parse_params(out.getvalue(), place))
-    return out.getvalue()
+        key, value = assignment(item, f" {place}")
+        _require(parse_params(text, place), key, place)
+        text = with_keys(text, {key: value})
+    check(parse_params(text, place))
+    return text
 
 
-def _find(document: Any, key: str, place: str) -> tuple[Any, str]:
-    """The innermost section of a dotted key, and the last part of the key."""
-    section, parts = document, key.split(".")
+def _require(params: Mapping[str, Any], key: str, place: str) -> None:
+    """Raises: ConfigError unless there is such a dotted key."""
+    section: Any = params
+    parts = key.split(".")
     for index, part in enumerate(parts):
-        if not isinstance(section, dict):
+        if not isinstance(section, Mapping):
             raise ConfigError(f"{place}: {key}: {'.'.join(parts[:index])} is a value, no section")
         if part not in section:
             there = ".".join(parts[: index + 1])
             raise ConfigError(f"{place}: {there}: unknown key{suggestion(part, list(map(str, section)))}")
-        if index < len(parts) - 1:
-            section = section[part]
-    return section, parts[-1]
+        section = section[part]
 
 
 def _text(root: Path, name: str) -> str:

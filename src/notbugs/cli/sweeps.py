@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from notbugs.cli.project import open_project, project_root
+from notbugs.sweeps.stage import SWEEP
 
 
 class _StudyOrCommand(click.Group):
@@ -25,13 +26,16 @@ _STORAGE = click.option(
 )
 
 
-@click.group(cls=_StudyOrCommand, invoke_without_command=True)
+_HELP = f"""{SWEEP.help}
+
+`notbugs sweep NAME --set 'eps=[0.5, 1.0]'` makes a new study in params.yaml and runs it.
+"""
+
+
+@click.group(cls=_StudyOrCommand, invoke_without_command=True, help=_HELP)
 @click.pass_context
 def sweep(ctx: click.Context) -> None:
-    """Stage: run the study NAME of the section `sweep` (without a name: every one of them).
-
-    `notbugs sweep NAME --set 'eps=[0.5, 1.0]'` makes a new study in params.yaml and runs it.
-    """
+    """Run every study, if no other command is given."""
     if ctx.invoked_subcommand is None:
         for name in open_project().names("sweep"):
             ctx.invoke(sweep_run, name=name)
@@ -59,11 +63,11 @@ def sweep_run(
         from notbugs.sweeps.editing import add_study
 
         add_study(project_root(), name, changes)
-    from notbugs.sweeps.stage import sweep as stage
+    from notbugs.sweeps.session import run
 
-    stage(open_project(), name, url=storage, jobs=jobs, replace=replace)
+    run(open_project(), name, url=storage, jobs=jobs, replace=replace)
     if "DVC_STAGE" not in os.environ:  # the pipeline's report draws it too
-        from notbugs.report.sweeps import write_figures
+        from notbugs.report.studies import write_figures
 
         write_figures(project_root(), name)
         click.echo(f"heatmaps and curves: sweeps/{name}/figures", err=True)
@@ -116,7 +120,7 @@ def sweep_apply(
 @click.argument("name")
 def sweep_figures(name: str) -> None:
     """Draw the heatmaps and curves of the study NAME again, into sweeps/NAME/figures."""
-    from notbugs.report.sweeps import write_figures
+    from notbugs.report.studies import write_figures
 
     for file in write_figures(project_root(), name):
         click.echo(file)

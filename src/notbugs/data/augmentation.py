@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from notbugs.runtime.distribution import share_of
+from notbugs.runtime.distribution import own_part
 
 
 def augment(
@@ -24,7 +24,7 @@ def augment(
     count, _, height, width = images.shape
     device = images.device
     whole = batch_size or count
-    mine = torch.arange(whole) if batch_size is None else share_of(torch.arange(whole))
+    mine = torch.arange(whole) if batch_size is None else own_part(torch.arange(whole))
     if crop_padding:
         drawn = torch.randint(0, 2 * crop_padding + 1, (2, whole), generator=generator)
         offsets = drawn[:, mine].to(device)

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from notbugs.data.images import ImageData, Images, as_floats, part_size
+from notbugs.data.images import ImageData, Images, as_floats, part_rows
 from notbugs.runtime.devices import free_memory, traits
 
 CPU_BYTES = 2**24
@@ -18,7 +18,7 @@ AHEAD = 2
 """Batches read before they are asked for."""
 
 
-class Feed:
+class BatchReader:
     """Gives batches in any order, the same ones whether the dataset is resident or streamed.
 
     Args:
@@ -31,7 +31,7 @@ class Feed:
         self._data = data
         self.device = device
         self.resident = _fits(data, device) if resident is None else resident
-        self._images = _held(data, device) if self.resident else None
+        self._images = _all_on(data, device) if self.resident else None
         self._labels = data.labels.to(device)
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Feed:
                 index = rows.to(self.device)
                 yield rows, as_floats(self._images[index]), self._labels[index]
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="feed") as reader:
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
             waiting: deque[tuple[Tensor, Future[Tensor]]] = deque()
             for rows in order:
                 waiting.append((rows, reader.submit(self._read, rows)))
@@ -62,15 +62,13 @@ class Feed:
         return rows, as_floats(moved), self._labels[rows.to(self.device)]
 
 
-def _held(data: Images, device: torch.device) -> Tensor:
+def _all_on(data: Images, device: torch.device) -> Tensor:
     """All images on the device, in the type that they are stored in."""
     if isinstance(data, ImageData):
         return data.images.to(device)
     first = data.raw(slice(0, 1))
     images = torch.empty(len(data), *data.image_shape, dtype=first.dtype, device=device)
-    size = part_size(data.image_shape)
-    for start in range(0, len(data), size):
-        rows = slice(start, min(start + size, len(data)))
+    for rows in part_rows(data):
         images[rows] = data.raw(rows)
     return images
 

@@ -54,16 +54,20 @@ def part_size(image_shape: Shape) -> int:
     return max(1, PART_BYTES // (4 * math.prod(image_shape)))
 
 
+def part_rows(data: Images) -> list[slice]:
+    """The rows of each part that `by_parts` gives."""
+    count, size = len(data), part_size(data.image_shape)
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def num_parts(data: Images) -> int:
     """Number of parts that `by_parts` gives."""
-    return math.ceil(len(data) / part_size(data.image_shape))
+    return len(part_rows(data))
 
 
 def by_parts(data: Images) -> Iterator["ImageData"]:
     """All of a dataset in order, PART_BYTES at a time, so that memory does not grow with it."""
-    size = part_size(data.image_shape)
-    for start in range(0, len(data), size):
-        yield data.select(slice(start, min(start + size, len(data))))
+    yield from map(data.select, part_rows(data))
 
 
 def fingerprints(images: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ STORED: dict[str, StoredDtype] = {"F32": "float32", "F16": "float16", "U8": "uin
 """Type of a tensor in safetensors' words -> in ours."""
 
 
-class StoreError(UserError):
+class DatasetError(UserError):
     """A stored dataset is missing, incomplete or altered."""
 
 
@@ -64,7 +64,7 @@ class Shard(_Part):
     sha256: str
 
 
-class Table(_Part):
+class ExampleTable(_Part):
     """The per-example table."""
 
     file: Literal["examples.parquet"] = "examples.parquet"
@@ -85,7 +85,7 @@ class Manifest(_Part):
     dtype: StoredDtype
     class_names: tuple[str, ...]
     shards: tuple[Shard, ...]
-    examples: Table
+    examples: ExampleTable
     settings: dict[str, Any]
     """The settings that made it, as in params.yaml."""
     checksum: str | None = None
@@ -197,9 +197,9 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
         try:
             table = pd.read_parquet(self.path / self.manifest.examples.file)
         except Exception as error:  # pyarrow raises many kinds for a damaged file
-            raise StoreError(f"{self.path / self.manifest.examples.file}: cannot be read: {error}") from None
+            raise DatasetError(f"{self.path / self.manifest.examples.file}: cannot be read: {error}") from None
         if len(table) != len(self):
-            raise StoreError(f"{self.path / self.manifest.examples.file}: {len(table)} rows for {len(self)} images")
+            raise DatasetError(f"{self.path / self.manifest.examples.file}: {len(table)} rows for {len(self)} images")
         return table
 
 
@@ -225,8 +225,6 @@ def save_dataset(
         shard_size: images in a file; None takes as many as fit in 16 MiB, at most 8192.
     Raises: ValueError if there are no examples or the table has another length.
     """
-    if len(data) == 0 or len(examples) != len(data):
-        raise ValueError(f"{name}: {len(data)} images and {len(examples)} rows: need the same number, at least 1")
     with whole_folder(path) as folder:
         writer = DatasetWriter(folder, dtype=dtype, shard_size=shard_size)
         writer.add(data)
@@ -353,7 +351,7 @@ def write_manifest(
         dtype=dtype,
         class_names=class_names,
         shards=tuple(shards),
-        examples=Table(sha256=sha256(table)),
+        examples=ExampleTable(sha256=sha256(table)),
         settings=settings,
     ).sealed()
     write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
@@ -363,7 +361,8 @@ def write_manifest(
 def source_folders(path: Path) -> dict[int, Path]:
     """Source seed -> folder of the dataset made from its model, in rising order; none if `path` is no construction."""
     names = (folder.name.removeprefix(SOURCE) for folder in path.glob(f"{SOURCE}*") if folder.is_dir())
-    return {seed: path / f"{SOURCE}{seed}" for seed in sorted(int(name) for name in names if name.isdecimal())}
+    seeds = sorted(int(name) for name in names if name.isdecimal())
+    return {seed: path / f"{SOURCE}{seed}" for seed in seeds}
 
 
 def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
@@ -372,7 +371,7 @@ def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
     Args:
         path: its folder.
         verify: compare the checksum of every file with the manifest's.
-    Raises: StoreError naming the file that is missing, truncated or altered.
+    Raises: DatasetError naming the file that is missing, truncated or altered.
     """
     path = Path(path)
     try:
@@ -380,19 +379,21 @@ def load_dataset(path: Path | str, *, verify: bool = True) -> StoredDataset:
     except FileNotFoundError:
         parts = [folder.name for folder in source_folders(path).values()]
         if parts:
-            raise StoreError(f"{path}: holds a dataset for each source model: name one of {', '.join(parts)}") from None
-        raise StoreError(f"{path}: no dataset there (manifest.json is missing); `dvc repro` makes it") from None
+            raise DatasetError(
+                f"{path}: holds a dataset for each source model: name one of {', '.join(parts)}"
+            ) from None
+        raise DatasetError(f"{path}: no dataset there (manifest.json is missing); `dvc repro` makes it") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path / 'manifest.json'}: cannot be read: {error}") from None
+        raise DatasetError(f"{path / 'manifest.json'}: cannot be read: {error}") from None
     try:
         manifest = Manifest.model_validate(json.loads(text))
     except (ValidationError, ValueError, RecursionError) as error:
         first = str(error).splitlines()
-        raise StoreError(f"{path / 'manifest.json'}: not a manifest: {' '.join(first[:3])}") from None
+        raise DatasetError(f"{path / 'manifest.json'}: not a manifest: {' '.join(first[:3])}") from None
     if sum(shard.num_examples for shard in manifest.shards) != manifest.num_examples:
-        raise StoreError(f"{path / 'manifest.json'}: shards do not add up to {manifest.num_examples} examples")
+        raise DatasetError(f"{path / 'manifest.json'}: shards do not add up to {manifest.num_examples} examples")
     if manifest.checksum not in (None, manifest.digest()):
-        raise StoreError(f"{path / 'manifest.json'}: altered (its checksum does not fit); make the dataset again")
+        raise DatasetError(f"{path / 'manifest.json'}: altered (its checksum does not fit); make the dataset again")
     for shard in manifest.shards:
         _check(path / shard.file, shard.sha256, verify)
         _check_header(path / shard.file, shard, manifest)
@@ -405,11 +406,11 @@ def _check(file: Path, expected: str, verify: bool) -> None:
         if not verify:
             file.stat()
         elif sha256(file) != expected:
-            raise StoreError(f"{file}: truncated or altered (its SHA-256 is not the manifest's); make it again")
+            raise DatasetError(f"{file}: truncated or altered (its SHA-256 is not the manifest's); make it again")
     except FileNotFoundError:
-        raise StoreError(f"{file}: missing, though the manifest names it; make the dataset again") from None
+        raise DatasetError(f"{file}: missing, though the manifest names it; make the dataset again") from None
     except OSError as error:
-        raise StoreError(f"{file}: cannot be read: {error.strerror}") from None
+        raise DatasetError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _check_header(file: Path, shard: Shard, manifest: Manifest) -> None:
@@ -418,14 +419,14 @@ def _check_header(file: Path, shard: Shard, manifest: Manifest) -> None:
         found = (*images.get_shape(), STORED.get(images.get_dtype())), (*labels.get_shape(), labels.get_dtype())
     expected = (shard.num_examples, *manifest.image_shape, manifest.dtype), (shard.num_examples, "I64")
     if found != expected:
-        raise StoreError(f"{file}: holds {found}, the manifest says {expected}; make the dataset again")
+        raise DatasetError(f"{file}: holds {found}, the manifest says {expected}; make the dataset again")
 
 
 def _as_data(place: Path, images: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> ImageData:
     try:
         return ImageData(images, labels, class_names)
     except ValueError as error:
-        raise StoreError(f"{place}: {error}; make the dataset again") from None
+        raise DatasetError(f"{place}: {error}; make the dataset again") from None
 
 
 @contextmanager
@@ -437,7 +438,7 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as shard:
             yield shard
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
-        raise StoreError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+        raise DatasetError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
 
 
 def _read_labels(file: Path) -> Tensor:

@@ -1,50 +1,24 @@
 """Accuracy and adversarial accuracy, with intervals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from notbugs.attacks import AttackSettings, run_attack
+from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.gradients import followed
 from notbugs.attacks.losses import NO_NUMBER, called
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.data.images import Images, make_generator
 from notbugs.evaluation.intervals import wilson_interval
-from notbugs.runtime.config import Radii, Settings
+from notbugs.evaluation.levels import RANDOM_STARTS, pgd_name
 from notbugs.runtime.devices import full_precision
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 
-
-class EvaluateSettings(Settings):
-    """How every model is measured on the test split."""
-
-    norm: Literal["l2", "linf"] = "l2"
-    """Norm of the attack."""
-    eps: Radii
-    """Radii of the accuracy-against-eps curve, pixel units on [0, 1], all > 0."""
-    num_steps: int = Field(default=20, ge=1)
-    """PGD steps of the curve; the step size is 2.5·eps/num_steps."""
-    headline_eps: float = Field(gt=0, allow_inf_nan=False)
-    """The radius that tables and verdicts speak of; named before the results are seen."""
-    headline_num_steps: int = Field(default=100, ge=1)
-    """PGD steps at the headline radius."""
-    batch_size: int = Field(default=500, ge=1)
-    """Images attacked at a time; does not change the results."""
-
-    def attacks(self) -> list[tuple[str, AttackSettings]]:
-        """Every attack with its name in the results, such as ("pgd20", ...)."""
-        radii = sorted({*self.eps, self.headline_eps})
-        curve = [(eps, self.num_steps) for eps in radii]
-        headline = (self.headline_eps, self.headline_num_steps)
-        return [
-            (f"pgd{num_steps}", AttackSettings(norm=self.norm, eps=eps, num_steps=num_steps))
-            for eps, num_steps in dict.fromkeys([*curve, headline])  # equal step numbers: measured once
-        ]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -79,8 +53,22 @@ def batches(num_examples: int, batch_size: int) -> Iterator[slice]:
         yield slice(start, min(start + batch_size, num_examples))
 
 
-MANY_STEPS, COARSE_STEPS = 50, 10
-"""Steps of an attack from which it pays to take what is easily fooled first, and in how many (docs/performance.md)."""
+def on_device(
+    what: str, data: Images, device: torch.device, batch_size: int, work: Callable[[slice, Tensor, Tensor], Part]
+) -> list[Part]:
+    """Do a work on the images of a dataset, batch by batch, in smaller ones where the device's memory is short.
+
+    Args:
+        what: the work's name, for the line that says so.
+        work: (rows, images (n, C, H, W), labels (n,), both on the device) -> anything.
+    Returns: what it gave, in the order of the rows.
+    """
+
+    def over(rows: slice) -> Part:
+        part = data.select(rows)
+        return work(rows, part.images.to(device), part.labels.to(device))
+
+    return BatchSplitter(what).map(len(data), batch_size, over)
 
 
 @torch.no_grad()
@@ -99,7 +87,7 @@ def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000
         return followed(model, part.to(device)).float().cpu()
 
     with frozen(model), full_precision(device):
-        return torch.cat(Halving("prediction").over(len(images), batch_size, logits))
+        return torch.cat(BatchSplitter("prediction").map(len(images), batch_size, logits))
 
 
 def called_by(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000) -> Tensor:
@@ -115,26 +103,37 @@ def shifted_labels(labels: Tensor, num_classes: int) -> Tensor:
     return (labels + 1) % num_classes
 
 
+MANY_STEPS, COARSE_STEPS = 50, 10
+"""Steps of an attack from which it pays to take what is easily fooled first, and in how many (docs/performance.md)."""
+
+
 @in_ordinary_mode
 def adversarially_correct(
     model: nn.Module,
     data: Images,
-    attack: AttackSettings,
     *,
+    eps: float,
+    num_steps: int = 20,
+    step_size: float | None = None,
+    norm: Literal["l2", "linf"] = "l2",
+    random_start: bool = False,
+    num_restarts: int = 1,
     batch_size: int = 500,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     engine: Engine | None = None,
     numbers: Tensor | None = None,
 ) -> Tensor:
-    """Which examples withstand an untargeted PGD on the cross-entropy.
+    """Which examples withstand an untargeted PGD on the cross-entropy; its arguments are those of `pgd`.
 
     An example counts as fooled if any iterate fooled the model, the unperturbed image included; work on it
-    stops there. An iterate whose logits are no numbers fools nobody (the checks of `robustness` name such a model).
+    stops there. An iterate whose logits are no numbers fools nobody (the checks of `masking` name such a model).
     An attack of MANY_STEPS or more begins with COARSE_STEPS long ones from the image itself, as attack suites do: what
     these fool is not attacked further. The engine finds the images; the model itself judges them, and what fooled the
     engine alone is attacked once more without it.
 
     Args:
+        batch_size: images attacked at a time; does not change the results.
+        generator: for random starts; None takes the one that seed 0 gives.
         engine: made from the model as it is now; None makes one.
         numbers: (N,), what each example is known by: its random starts depend on `generator` and on this alone, not
             on the batch it is in. None numbers them in order.
@@ -142,26 +141,26 @@ def adversarially_correct(
     """
     if not len(data):
         return torch.zeros(0, dtype=torch.bool)
-    device = model_device(model)
-    engine = engine or Engine(model, data.select(slice(0, 8)).images.to(device))
+    engine = engine or engine_of(model, data)
     known_by = torch.arange(len(data)) if numbers is None else numbers
-    starts = _Starts(generator, known_by) if attack.random_start else None
+    generator = generator or make_generator(0, *RANDOM_STARTS)
+    seed = int(torch.randint(2**62, (), generator=generator)) if random_start else 0
+    coarsely: dict[str, Any] = {"norm": norm, "eps": eps, "num_steps": COARSE_STEPS, "iterate": "first_success"}
+    more = {"num_steps": num_steps, "step_size": step_size, "random_start": random_start, "num_restarts": num_restarts}
+    full = {**coarsely, **more}
 
-    def withstand(rows: slice) -> Tensor:
-        part = data.select(rows)
-        inputs, labels = part.images.to(device), part.labels.to(device)
-        generators = starts.of(rows) if starts else None
-        if attack.num_steps < MANY_STEPS:
-            return _withstand(model, engine, inputs, labels, attack, generators).cpu()
-        coarse = run_attack(engine, inputs, labels, _coarse(attack), iterate="first_success")
+    def withstand(rows: slice, inputs: Tensor, labels: Tensor) -> Tensor:
+        generators = [make_generator(seed, number) for number in known_by[rows].tolist()] if random_start else None
+        if num_steps < MANY_STEPS:
+            return _withstand(model, engine, inputs, labels, full, generators).cpu()
+        coarse = pgd(engine, inputs, labels, **coarsely)
         withstood = _withstands(model, coarse.x_adv, inputs, labels)
         left = withstood.nonzero().flatten()
         if len(left):
-            own = generators and [generators[row] for row in left.tolist()]
-            withstood[left] = _withstand(model, engine, inputs[left], labels[left], attack, own)
+            withstood[left] = _withstand(model, engine, inputs[left], labels[left], full, _of(generators, left))
         return withstood.cpu()
 
-    return torch.cat(Halving("adversarial accuracy").over(len(data), batch_size, withstand))
+    return torch.cat(on_device("adversarial accuracy", data, model_device(model), batch_size, withstand))
 
 
 def _withstand(
@@ -169,43 +168,26 @@ def _withstand(
     engine: Engine,
     inputs: Tensor,
     labels: Tensor,
-    attack: AttackSettings,
+    attack: dict[str, Any],
     generators: Sequence[torch.Generator] | None,
 ) -> Tensor:
     """Which examples of a batch withstand, (n,) bool, on its device; generators: one an example, for random starts."""
-    found = run_attack(engine, inputs, labels, attack, iterate="first_success", generator=generators)
+    found = pgd(engine, inputs, labels, generator=generators, **attack)
     withstood = _withstands(model, found.x_adv, inputs, labels)
     assert found.success is not None  # it was asked for
     unsure = withstood & found.success  # of the engine's rounding alone
     if unsure.any():
-        own = generators and [generators[row] for row in unsure.nonzero().flatten().tolist()]
-        again = run_attack(model, inputs[unsure], labels[unsure], attack, iterate="first_success", generator=own)
+        own = _of(generators, unsure.nonzero().flatten())
+        again = pgd(model, inputs[unsure], labels[unsure], generator=own, **attack)
         withstood[unsure] = _withstands(model, again.x_adv, inputs[unsure], labels[unsure])
-    if attack.random_start:  # no iterate was the unperturbed image
+    if attack["random_start"]:  # no iterate was the unperturbed image
         withstood &= _called(model, inputs) == labels
     return withstood
 
 
-def _coarse(attack: AttackSettings) -> AttackSettings:
-    """The attack in few long steps from the image itself."""
-    update = {"num_steps": COARSE_STEPS, "step_size": None, "random_start": False, "num_restarts": 1}
-    return attack.model_copy(update=update)
-
-
-class _Starts:
-    """Random starts that depend on the example alone.
-
-    Args:
-        generator: gives the seed that all share.
-        numbers: (N,), what each example is known by.
-    """
-
-    def __init__(self, generator: torch.Generator, numbers: Tensor) -> None:
-        self._seed, self._numbers = int(torch.randint(2**62, (), generator=generator)), numbers
-
-    def of(self, rows: slice) -> list[torch.Generator]:
-        """A generator for each example."""
-        return [make_generator(self._seed, number) for number in self._numbers[rows].tolist()]
+def _of(generators: Sequence[torch.Generator] | None, rows: Tensor) -> list[torch.Generator] | None:
+    """Those of some of the examples; rows: (n,) indices."""
+    return None if generators is None else [generators[row] for row in rows.tolist()]
 
 
 def _withstands(model: nn.Module, x_adv: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -227,47 +209,64 @@ def _called(model: nn.Module, inputs: Tensor) -> Tensor:
         return called(followed(model, inputs))
 
 
-def measure(correct: Tensor, labels: Literal["true", "shifted"], attack: str, norm: str, eps: float) -> Measurement:
-    """A measurement from which examples are right, (N,) bool."""
-    count, n = int(correct.sum()), len(correct)
+def measure(outcome: Outcome) -> Measurement:
+    """The accuracy that an outcome comes to."""
+    count, n = int(outcome.correct.sum()), len(outcome.correct)
     low, high = wilson_interval(count, n)
-    return Measurement(labels, attack, norm, eps, count / n, low, high, n)
+    return Measurement(outcome.labels, outcome.attack, outcome.norm, outcome.eps, count / n, low, high, n)
+
+
+def usual_radii(headline_eps: float) -> tuple[float, ...]:
+    """Radii of an accuracy-against-eps curve around the one that is spoken of."""
+    return tuple(headline_eps * share for share in (0.25, 0.5, 1.0, 1.5))
+
+
+def curve_attacks(
+    headline_eps: float, eps: Sequence[float] | None, num_steps: int, headline_num_steps: int
+) -> list[tuple[float, int]]:
+    """(eps, num_steps) of every PGD of a curve and of its headline; equal ones are measured once."""
+    radii = usual_radii(headline_eps) if eps is None else eps
+    curve = [(radius, num_steps) for radius in sorted({*radii, headline_eps})]
+    return list(dict.fromkeys([*curve, (headline_eps, headline_num_steps)]))
 
 
 def outcomes(
     model: nn.Module,
     data: Images,
-    settings: EvaluateSettings,
     *,
-    generator: torch.Generator,
+    headline_eps: float,
+    eps: Sequence[float] | None = None,
+    norm: Literal["l2", "linf"] = "l2",
+    num_steps: int = 20,
+    headline_num_steps: int = 100,
+    batch_size: int = 500,
     engine: Engine | None = None,
 ) -> list[Outcome]:
-    """Every measurement of one model, example by example: clean, shifted, then the attacks of `settings`.
+    """Every measurement of one model, example by example: clean, shifted, then PGD at every radius.
 
     Args:
         model: logits from images in [0, 1].
         data: the test split, with its own labels.
-        settings: attacks and radii.
-        generator: for random starts.
+        headline_eps: the radius that is spoken of, pixel units on [0, 1]; named before the results are seen.
+        eps: radii of the accuracy-against-eps curve; None takes `usual_radii`.
+        norm: of the attacks.
+        num_steps: PGD steps of the curve; the step size is 2.5·eps/num_steps.
+        headline_num_steps: PGD steps at the headline radius.
+        batch_size: images attacked at a time; does not change the results.
         engine: made from the model as it is now; None makes one.
     """
-    calls = called_by(model, data, batch_size=settings.batch_size)  # (N,)
+    calls = called_by(model, data, batch_size=batch_size)  # (N,)
     found = [
-        Outcome("true", "clean", settings.norm, 0.0, calls == data.labels),
-        Outcome("shifted", "clean", settings.norm, 0.0, calls == shifted_labels(data.labels, len(data.class_names))),
+        Outcome("true", "clean", norm, 0.0, calls == data.labels),
+        Outcome("shifted", "clean", norm, 0.0, calls == shifted_labels(data.labels, len(data.class_names))),
     ]
-    engine = engine or Engine(model, data.select(slice(0, 8)).images.to(model_device(model)))
-    for name, attack in settings.attacks():
+    engine = engine or engine_of(model, data)
+    for radius, steps in curve_attacks(headline_eps, eps, num_steps, headline_num_steps):
         withstood = adversarially_correct(
-            model, data, attack, batch_size=settings.batch_size, generator=generator, engine=engine
+            model, data, norm=norm, eps=radius, num_steps=steps, batch_size=batch_size, engine=engine
         )
-        found.append(Outcome("true", name, attack.norm, attack.eps, withstood))
+        found.append(Outcome("true", pgd_name(steps), norm, radius, withstood))
     return found
-
-
-def measure_outcome(outcome: Outcome) -> Measurement:
-    """The accuracy that an outcome comes to."""
-    return measure(outcome.correct, outcome.labels, outcome.attack, outcome.norm, outcome.eps)
 
 
 def class_accuracies(correct: Tensor, data: Images) -> dict[str, tuple[float, int]]:
@@ -285,14 +284,19 @@ def class_accuracies(correct: Tensor, data: Images) -> dict[str, tuple[float, in
 
 
 def evaluate(
-    model: nn.Module, data: Images, settings: EvaluateSettings, *, generator: torch.Generator
+    model: nn.Module, data: Images, *, headline_eps: float, **arguments: Any
 ) -> tuple[list[Measurement], dict[str, tuple[float, int]]]:
-    """All accuracies of one model; the arguments are those of `outcomes`.
+    """All accuracies of one model, clean and under PGD; the arguments are those of `outcomes`.
 
     Returns: the measurements, and per class name (clean accuracy, number of images).
     """
-    found = outcomes(model, data, settings, generator=generator)
-    return [measure_outcome(outcome) for outcome in found], class_accuracies(found[0].correct, data)
+    found = outcomes(model, data, headline_eps=headline_eps, **arguments)
+    return [measure(outcome) for outcome in found], class_accuracies(found[0].correct, data)
+
+
+def engine_of(model: nn.Module, data: Images, **arguments: Any) -> Engine:
+    """The engine for attacking a model on images like these; other arguments are those of `Engine`."""
+    return Engine(model, data.select(slice(0, 8)).images.to(model_device(model)), **arguments)
 
 
 def model_device(model: nn.Module) -> torch.device:

@@ -7,35 +7,16 @@ p > 1/2, then g is c everywhere within sigma·Φ⁻¹(p) of x, in L2. Source: Co
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from notbugs.attacks.engine import frozen
 from notbugs.attacks.losses import NO_NUMBER
 from notbugs.attacks.losses import called as named
-from notbugs.runtime.config import Settings
 from notbugs.runtime.devices import full_precision, noise_generator
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 
 ABSTAIN = -1
 """The class of an image on which the smoothed classifier does not commit itself."""
-
-
-class CertificateSettings(Settings):
-    """Randomised smoothing as params.yaml writes it."""
-
-    sigma: float = Field(default=0.25, gt=0, allow_inf_nan=False)
-    """Standard deviation of the noise, pixel units on [0, 1]."""
-    num_select: int = Field(default=100, ge=1)
-    """Noisy copies that choose the class."""
-    num_estimate: int = Field(default=1000, ge=1)
-    """Noisy copies, others, that estimate its probability; 1,000 certify at most 2.46·sigma at alpha 0.001."""
-    alpha: float = Field(default=0.001, gt=0, lt=1)
-    """Probability that a certificate is wrong."""
-    num_examples: int | None = Field(default=None, ge=1)
-    """Test images certified, the first ones; null takes all."""
-    batch_size: int = Field(default=1000, ge=1)
-    """Noisy copies at a time."""
 
 
 class Certificate(NamedTuple):
@@ -51,23 +32,36 @@ class Certificate(NamedTuple):
 
 
 def certify(
-    model: nn.Module, images: Tensor, settings: CertificateSettings, *, generator: torch.Generator
+    model: nn.Module,
+    images: Tensor,
+    *,
+    sigma: float = 0.25,
+    num_select: int = 100,
+    num_estimate: int = 1000,
+    alpha: float = 0.001,
+    batch_size: int = 1000,
+    generator: torch.Generator,
 ) -> Certificate:
     """Class and certified radius of the smoothed classifier, each right with probability 1 − alpha.
 
     Args:
         model: (N, C, H, W) -> logits; it is called on images with noise, which leave [0, 1].
         images: (N, C, H, W), on the model's device.
+        sigma: standard deviation of the noise, pixel units on [0, 1].
+        num_select: noisy copies that choose the class.
+        num_estimate: others, that estimate its probability.
+        alpha: probability that a certificate is wrong.
+        batch_size: noisy copies at a time.
         generator: for the noise (`devices.noise_generator`).
     Source: Cohen et al. 2019, algorithm CERTIFY.
     """
     called, radius = [], []
-    generator = noise_generator(generator, images.device)
+    noise = noise_generator(generator, images.device)
     with frozen(model), torch.no_grad(), full_precision(images.device):
         for image in images:
-            chosen = int(_counts(model, image, settings.num_select, settings, generator).argmax())
-            hits = int(_counts(model, image, settings.num_estimate, settings, generator)[chosen])
-            length = certified_radius(hits, settings.num_estimate, settings.sigma, settings.alpha)
+            chosen = int(_counts(model, image, num_select, sigma, batch_size, noise).argmax())
+            hits = int(_counts(model, image, num_estimate, sigma, batch_size, noise)[chosen])
+            length = certified_radius(hits, num_estimate, sigma, alpha)
             called.append(chosen if length > 0 else ABSTAIN)
             radius.append(length)
     return Certificate(torch.tensor(called, dtype=torch.int64), torch.tensor(radius, dtype=torch.float64))
@@ -98,21 +92,21 @@ def clopper_pearson_low(hits: int, n: int, alpha: float) -> float:
 
 
 def _counts(
-    model: nn.Module, image: Tensor, num: int, settings: CertificateSettings, generator: torch.Generator
+    model: nn.Module, image: Tensor, num: int, sigma: float, batch_size: int, generator: torch.Generator
 ) -> Tensor:
     """How often each class is called among `num` noisy copies of an image (C, H, W); (K,).
 
     Copies whose logits are no numbers count for no class.
     """
-    halving, counts = Halving("certificate"), torch.zeros(1, dtype=torch.int64)
-    for start in range(0, num, settings.batch_size):
-        size = min(settings.batch_size, num - start)
+    splitter, counts = BatchSplitter("certificate"), torch.zeros(1, dtype=torch.int64)
+    for start in range(0, num, batch_size):
+        size = min(batch_size, num - start)
         noise = torch.randn((size, *image.shape), generator=generator, device=generator.device)
 
         def called(rows: slice, noise: Tensor = noise) -> Tensor:
-            logits = model(image + settings.sigma * noise[rows].to(image))
+            logits = model(image + sigma * noise[rows].to(image))
             classes = named(logits)
             return torch.bincount(classes[classes != NO_NUMBER], minlength=logits.shape[1]).cpu()
 
-        counts = counts + sum(halving(size, called))
+        counts = counts + sum(splitter(size, called))
     return counts

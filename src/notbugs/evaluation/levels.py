@@ -1,13 +1,11 @@
 """How thoroughly a model is attacked: the section `evaluate` of params.yaml, and what each level stands for."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from notbugs.attacks import AttackSettings
-from notbugs.evaluation.accuracy import EvaluateSettings
-from notbugs.evaluation.certificate import CertificateSettings
+from notbugs.runtime.config import Radii, Settings
 
 LevelName = Literal["quick", "standard", "paper"]
 
@@ -57,9 +55,38 @@ LEVELS: dict[LevelName, Level] = {
 """AutoAttack's standard set is apgd_ce, apgd_t and fab_t with 100 steps and square with 5,000 queries."""
 
 
-class SuiteSettings(EvaluateSettings):
+class CertificateSettings(Settings):
+    """Randomised smoothing as params.yaml writes it."""
+
+    sigma: float = Field(default=0.25, gt=0, allow_inf_nan=False)
+    """Standard deviation of the noise, pixel units on [0, 1]."""
+    num_select: int = Field(default=100, ge=1)
+    """Noisy copies that choose the class."""
+    num_estimate: int = Field(default=1000, ge=1)
+    """Noisy copies, others, that estimate its probability; 1,000 certify at most 2.46·sigma at alpha 0.001."""
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+    """Probability that a certificate is wrong."""
+    num_examples: int | None = Field(default=None, ge=1)
+    """Test images certified, the first ones; null takes all."""
+    batch_size: int = Field(default=1000, ge=1)
+    """Noisy copies at a time."""
+
+
+class SuiteSettings(Settings):
     """How every model is measured on the test split, and how thoroughly."""
 
+    norm: Literal["l2", "linf"] = "l2"
+    """Norm of the attack."""
+    eps: Radii
+    """Radii of the accuracy-against-eps curve, pixel units on [0, 1], all > 0."""
+    num_steps: int = Field(default=20, ge=1)
+    """PGD steps of the curve; the step size is 2.5·eps/num_steps."""
+    headline_eps: float = Field(gt=0, allow_inf_nan=False)
+    """The radius that tables and verdicts speak of; named before the results are seen."""
+    headline_num_steps: int = Field(default=100, ge=1)
+    """PGD steps at the headline radius."""
+    batch_size: int = Field(default=500, ge=1)
+    """Images attacked at a time; does not change the results."""
     level: LevelName = "quick"
     """Attacks beyond PGD: quick adds seconds a model, standard AutoAttack's set and Carlini-Wagner, paper
     PGD of 2,500 steps with restarts and Carlini-Wagner of 1,000."""
@@ -69,25 +96,16 @@ class SuiteSettings(EvaluateSettings):
     check_seeds: int = Field(default=1, ge=0)
     """How many of those are also checked for masked gradients, certified, and searched for the smallest perturbation of
     every image; on the others that search takes only the images that still stand."""
-    batch_size: int = Field(default=500, ge=1)
-    """Images attacked at a time; random starts depend on it."""
     certificate: CertificateSettings | None = None
     """Randomised smoothing of the same models; null for none."""
 
-    @property
-    def attacks_of_level(self) -> Level:
-        """What `level` stands for."""
-        return LEVELS[self.level]
+    def arguments(self) -> dict[str, Any]:
+        """What `audit` and `find` are told."""
+        return self.model_dump(exclude={"suite_seeds", "check_seeds"})
 
-    def pgd(self, num_steps: int, num_restarts: int = 1) -> AttackSettings:
-        """PGD within the headline radius; from random starts if there are several."""
-        return AttackSettings(
-            norm=self.norm,
-            eps=self.headline_eps,
-            num_steps=num_steps,
-            random_start=num_restarts > 1,
-            num_restarts=num_restarts,
-        )
+    def transfer(self) -> dict[str, Any]:
+        """What `transfer_images` is told."""
+        return {"eps": self.headline_eps, **self.model_dump(include={"norm", "num_steps", "batch_size"})}
 
 
 RANDOM_STARTS = ("evaluate", "random start")

@@ -4,22 +4,20 @@ Source: Carlini et al. 2019, "On Evaluating Adversarial Robustness"; Athalye et 
 (Croce & Hein 2020). Every check is a number that must not exceed its threshold.
 """
 
-import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks import NORMS, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.gradients import look
 from notbugs.attacks.losses import LOSSES, NO_NUMBER, called, fools
-from notbugs.attacks.projections import NORMS
+from notbugs.attacks.projections import Ball
 from notbugs.data.images import ImageData
-from notbugs.evaluation.accuracy import adversarially_correct, model_device, predict
+from notbugs.evaluation.accuracy import adversarially_correct, engine_of, model_device, on_device, predict
 from notbugs.evaluation.intervals import wilson_interval
-from notbugs.evaluation.levels import SuiteSettings
-from notbugs.runtime.out_of_memory import Halving
 
 SMALL_SHARE = 0.002
 """Share of images by which a weaker attack may be better: AutoAttack's bound for Square; or one image, if more."""
@@ -105,39 +103,67 @@ class Signs:
     missed: Tensor
 
 
-def look_for_signs(
-    model: nn.Module,
-    data: ImageData,
-    settings: SuiteSettings,
-    *,
-    engine: Engine,
-    generator: torch.Generator,
-    transferred: Tensor | None = None,
-    first: int = 0,
-) -> Signs:
+@dataclass(frozen=True)
+class Attacked:
+    """A model, and the images on which it is attacked within one radius.
+
+    Attributes:
+        model: judges what the attacks find.
+        engine: made from it, and attacked in its place.
+        data: the images.
+        first: row of the test split that they begin with.
+        norm, eps: the ball.
+        batch_size: images attacked at a time.
+        generator: for everything random.
+    """
+
+    model: nn.Module
+    engine: Engine
+    data: ImageData
+    first: int
+    norm: Literal["l2", "linf"]
+    eps: float
+    batch_size: int
+    generator: torch.Generator
+
+    @property
+    def ball(self) -> type[Ball]:
+        """What the norm says of itself."""
+        return NORMS[self.norm]
+
+    def withstand(self, rows: Tensor | slice = slice(None), **arguments: Any) -> Tensor:
+        """Which of the images at some rows withstand PGD, (n,) bool; arguments: of `pgd`, by default at this radius."""
+        return adversarially_correct(
+            self.model,
+            self.data.select(rows),
+            batch_size=self.batch_size,
+            generator=self.generator,
+            numbers=self.first + torch.arange(len(self.data))[rows],
+            **{"norm": self.norm, "eps": self.eps, "engine": self.engine, **arguments},
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the model says of other images, (n, K)."""
+        return predict(self.model, images, batch_size=self.batch_size)
+
+
+def look_for_signs(attacked: Attacked, *, headline_num_steps: int, transferred: Tensor | None = None) -> Signs:
     """Look at one model on some images.
 
     Args:
-        model: judged, and looked at for its gradients.
-        data: the images.
-        engine: made from the model; attacked.
-        generator: for noise.
+        attacked: the model, looked at for its gradients, and its engine.
+        headline_num_steps: of the PGD that an engine in half precision is compared by.
         transferred: (N, C, H, W), adversarial images of another model (`transfer_images`); None leaves them out.
-        first: row of the test split that the images begin with.
     """
-    one_step = AttackSettings(
-        norm=settings.norm, eps=settings.headline_eps, num_steps=1, step_size=settings.headline_eps
-    )
-    after_one = adversarially_correct(
-        model, data, one_step, batch_size=settings.batch_size, generator=generator, engine=engine
-    )
-    fooled = None if transferred is None else fools(_logits(model, transferred, settings), data.labels)
-    noise, noise_numberless = _under_noise(model, data, settings, generator)
-    large = _stands_at_large_eps(model, data, settings, engine, generator)
-    few = data.select(slice(0, HALF_EXAMPLES if engine.half_dtype and not first else 0))
-    missed = _missed_by_half(model, few, settings, engine, generator)
-    random, zero, probabilities, numberless = _own_signs(model, data, settings)
-    return Signs(after_one, fooled, noise, large, random, zero, probabilities, numberless | noise_numberless, missed)
+    data, eps = attacked.data, attacked.eps
+    one_step = attacked.withstand(num_steps=1, step_size=eps)
+    fooled = None if transferred is None else fools(attacked.logits(transferred), data.labels)
+    noise, noise_numberless = _under_noise(attacked)
+    radius = attacked.ball.largest_radius(data.images[0])
+    large = attacked.withstand(eps=radius, num_steps=LARGE_STEPS, step_size=min(radius, eps / 2))
+    missed = _missed_by_half(attacked, headline_num_steps)
+    random, zero, probabilities, numberless = _own_signs(attacked)
+    return Signs(one_step, fooled, noise, large, random, zero, probabilities, numberless | noise_numberless, missed)
 
 
 def masking_checks(standing: Standing, signs: Signs) -> list[Check]:
@@ -166,34 +192,26 @@ def masking_checks(standing: Standing, signs: Signs) -> list[Check]:
     ]
 
 
-def transfer_images(source: nn.Module, data: ImageData, settings: SuiteSettings) -> Tensor:
-    """What fools another model: its last PGD iterates at the headline radius, (N, C, H, W) on the CPU."""
-    device = model_device(source)
-    attack = settings.pgd(settings.num_steps)
-    engine = Engine(source, data.images[:8].to(device))
+def transfer_images(
+    source: nn.Module,
+    data: ImageData,
+    *,
+    eps: float,
+    norm: Literal["l2", "linf"] = "l2",
+    num_steps: int = 20,
+    batch_size: int = 500,
+) -> Tensor:
+    """What fools another model: its last PGD iterates, (N, C, H, W) on the CPU."""
+    engine = engine_of(source, data)
 
-    def fooling(rows: slice) -> Tensor:
-        """Last iterates for some images, (n, C, H, W) on the CPU."""
-        return pgd(
-            engine,
-            data.images[rows].to(device),
-            data.labels[rows].to(device),
-            norm=attack.norm,
-            eps=attack.eps,
-            step_size=attack.step,
-            num_steps=attack.num_steps,
-            judge=False,
-        ).x_adv.cpu()
+    def fooling(_: slice, inputs: Tensor, labels: Tensor) -> Tensor:
+        return pgd(engine, inputs, labels, norm=norm, eps=eps, num_steps=num_steps, judge=False).x_adv.cpu()
 
-    return torch.cat(Halving("transfer").over(len(data), settings.batch_size, fooling))
+    return torch.cat(on_device("transfer", data, model_device(source), batch_size, fooling))
 
 
 def _share(examples: Tensor) -> float:
     return float(examples.double().mean())
-
-
-def _logits(model: nn.Module, images: Tensor, settings: SuiteSettings) -> Tensor:
-    return predict(model, images, batch_size=settings.batch_size)
 
 
 def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
@@ -204,56 +222,36 @@ def _changes_nothing(name: str, before: Tensor, after: Tensor) -> Check:
     return Check(name, _share(before & ~after), max(_share(before) - low, high - _share(left)))
 
 
-def _under_noise(
-    model: nn.Module, data: ImageData, settings: SuiteSettings, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _under_noise(attacked: Attacked) -> tuple[Tensor, Tensor]:
     """Which images any of NOISE_DRAWS uniform points of the ball fools, and at which of them the logits are no numbers.
 
     Returns: two of (N,) bool.
     """
+    data = attacked.data
     fooled, numberless = torch.zeros(2, len(data), dtype=torch.bool)
     for _ in range(NOISE_DRAWS):
-        noise = NORMS[settings.norm].random(data.images, settings.headline_eps, generator)
-        logits = _logits(model, (data.images + noise).clamp(0, 1), settings)
+        noise = attacked.ball.random(data.images, attacked.eps, attacked.generator)
+        logits = attacked.logits((data.images + noise).clamp(0, 1))
         fooled |= fools(logits, data.labels)
         numberless |= called(logits) == NO_NUMBER
     return fooled, numberless
 
 
-def _stands_at_large_eps(
-    model: nn.Module, data: ImageData, settings: SuiteSettings, engine: Engine, generator: torch.Generator
-) -> Tensor:
-    """Which images withstand PGD in a ball that holds all of [0, 1]^d: its radius is sqrt(d) in L2, 1 in L-infinity."""
-    radius = math.sqrt(data.images[0].numel()) if settings.norm == "l2" else 1.0
-    attack = AttackSettings(
-        norm=settings.norm, eps=radius, num_steps=LARGE_STEPS, step_size=min(radius, settings.headline_eps / 2)
-    )
-    return adversarially_correct(
-        model, data, attack, batch_size=settings.batch_size, generator=generator, engine=engine
-    )
+def _missed_by_half(attacked: Attacked, num_steps: int) -> Tensor:
+    """Which images withstand PGD on the engine in half precision, but not on one in full, (n,) bool."""
+    few = slice(0, HALF_EXAMPLES if attacked.engine.half_dtype and not attacked.first else 0)
+    in_half = attacked.withstand(few, num_steps=num_steps)
+    if not len(in_half):
+        return in_half
+    full = engine_of(attacked.model, attacked.data, half=None)
+    return in_half & ~attacked.withstand(few, num_steps=num_steps, engine=full)
 
 
-def _missed_by_half(
-    model: nn.Module, data: ImageData, settings: SuiteSettings, engine: Engine, generator: torch.Generator
-) -> Tensor:
-    """Which images withstand the headline's PGD on the engine in half precision, but not on one in full, (N,) bool."""
-    if not len(data):
-        return torch.zeros(0, dtype=torch.bool)
-    full = Engine(model, data.images[:8].to(model_device(model)), half=None)
-    attack = settings.pgd(settings.headline_num_steps)
-    in_half, in_full = (
-        adversarially_correct(model, data, attack, batch_size=settings.batch_size, generator=generator, engine=attacked)
-        for attacked in (engine, full)
-    )
-    return in_half & ~in_full
-
-
-def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _own_signs(attacked: Attacked) -> list[Tensor]:
     """What the network itself gives away: `random`, `zero`, `probabilities` and `numberless` of `Signs`."""
-    device = model_device(model)
+    model = attacked.model
 
-    def signs(rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        inputs, labels = data.images[rows].to(device), data.labels[rows].to(device)
+    def signs(_: slice, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         logits, gradient = _evaluated(model, inputs, labels)
         again, gradient_again = _evaluated(model, inputs, labels)
         difference = max(_difference(logits, again), _difference(gradient, gradient_again))
@@ -261,17 +259,15 @@ def _own_signs(model: nn.Module, data: ImageData, settings: SuiteSettings) -> tu
         zero = (gradient == 0).flatten(1).all(dim=1)
         in_range = ((logits >= 0) & (logits <= 1 + 1e-4)).all(dim=1)
         probabilities = in_range & ((logits.sum(dim=1) - 1).abs() < 1e-3)
-        ball = NORMS[settings.norm].ball(inputs, settings.headline_eps)
         ahead = inputs.clone()
-        ball.climb_(ahead, gradient, settings.headline_eps)
+        attacked.ball(inputs, attacked.eps).climb_(ahead, gradient, attacked.eps)
         numberless = called(logits) == NO_NUMBER
         numberless |= called(_evaluated(model, ahead, labels)[0]) == NO_NUMBER
         return random, zero.cpu(), probabilities.cpu(), numberless.cpu()
 
     with frozen(model):
-        found = Halving("masking").over(len(data), settings.batch_size, signs)
-    random, zero, probabilities, numberless = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return random, zero, probabilities, numberless
+        found = on_device("masking", attacked.data, model_device(model), attacked.batch_size, signs)
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def _evaluated(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from notbugs.attacks import NORMS
 from notbugs.attacks.engine import Engine
-from notbugs.attacks.library import distances, library_minimum
-from notbugs.attacks.losses import called, fools
+from notbugs.attacks.library import library_attack
+from notbugs.attacks.losses import fools
+from notbugs.attacks.projections import column
 from notbugs.data.images import ImageData
-from notbugs.evaluation.accuracy import model_device, predict
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.evaluation.accuracy import called_by, engine_of, model_device, on_device, predict
 
-HALVINGS = 10
+BISECTIONS = 10
 """Bisections of the line from an image to what was found: DDN's radius changes by 5% a step, and starts at 1."""
 
 
@@ -40,23 +41,20 @@ def minimum_norms(
     """
     if not len(data):
         return torch.zeros(0, dtype=torch.float64)
-    device = model_device(model)
-    right = called(predict(model, data.images, batch_size=batch_size)) == data.labels
+    right = called_by(model, data, batch_size=batch_size) == data.labels
     found = torch.where(right, torch.inf, 0.0).double()  # (N,)
     rows = right.nonzero().flatten()
-    engine = engine or Engine(model, data.images[:8].to(device))
+    engine = engine or engine_of(model, data)
 
-    def search(part: slice) -> None:
+    def search(part: slice, inputs: Tensor, labels: Tensor) -> None:
         """Note what the attack finds for some of the images that are right untouched."""
-        chosen = rows[part]
-        inputs, labels = data.images[chosen].to(device), data.labels[chosen].to(device)
-        x_adv = library_minimum(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)
-        delta = x_adv - inputs
-        fooled = fools(predict(model, x_adv), data.labels[chosen])
-        share = _smallest_share(model, inputs[fooled], delta[fooled], data.labels[chosen][fooled])
-        found[chosen[fooled]] = distances(delta, norm).cpu()[fooled] * share
+        x_adv = library_attack(attack, engine, inputs, labels, norm=norm, num_steps=num_steps, generator=generator)
+        delta, on_host = x_adv - inputs, labels.cpu()
+        fooled = fools(predict(model, x_adv), on_host)
+        share = _smallest_share(model, inputs[fooled], delta[fooled], on_host[fooled])
+        found[rows[part][fooled]] = NORMS[norm].length(delta).cpu()[fooled] * share
 
-    Halving(attack).over(len(rows), batch_size, search)
+    on_device(attack, data.select(rows), model_device(model), batch_size, search)
     return found
 
 
@@ -65,10 +63,9 @@ def _smallest_share(model: nn.Module, inputs: Tensor, delta: Tensor, labels: Ten
     low, high = torch.zeros(len(inputs), dtype=torch.float64), torch.ones(len(inputs), dtype=torch.float64)
     if not len(inputs):
         return high
-    for _ in range(HALVINGS):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        factors = middle.to(delta).view(-1, *[1] * (delta.ndim - 1))
-        fooled = fools(predict(model, inputs + factors * delta), labels)
+        fooled = fools(predict(model, inputs + column(middle.to(delta), delta) * delta), labels)
         low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
     return high
 

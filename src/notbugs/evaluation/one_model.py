@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from notbugs.attacks.engine import frozen
 from notbugs.attacks.modules import UnsteadyError, check_steady, evaluating_
 from notbugs.data.images import Images, make_generator
 from notbugs.data.store import load_dataset
-from notbugs.evaluation.accuracy import measure_outcome, predict
+from notbugs.evaluation.accuracy import measure, predict, usual_radii
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.minimum_norm import smallest
 from notbugs.evaluation.suite import Audit, audit
@@ -24,6 +25,7 @@ from notbugs.runtime.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 def measure_file(
@@ -61,7 +63,7 @@ def measure_file(
         _check_fits(other, images, str(transfer_from))
     seed = _seed() if seed is None else seed
     generator = make_generator(seed, *RANDOM_STARTS)
-    found = audit(network, images, config, generator=generator, transfer_from=other)
+    found = audit(network, images, **config.arguments(), generator=generator, transfer_from=other)
     return {
         "model": model,
         "data": str(data),
@@ -75,7 +77,7 @@ def measure_file(
 def _written(found: Audit, data: Images, config: SuiteSettings) -> dict[str, Any]:
     norms = {**found.norms, "smallest": smallest(list(found.norms.values()))} if found.norms else {}
     written: dict[str, Any] = {
-        "accuracies": [asdict(measure_outcome(outcome)) for outcome in found.outcomes],
+        "accuracies": [asdict(measure(outcome)) for outcome in found.outcomes],
         "minimum_norms": {attack: _quartiles(values.tolist()) for attack, values in norms.items()},
         "checks": [
             {
@@ -119,7 +121,7 @@ def _settings(changes: dict[str, Any]) -> SuiteSettings:
             ) from None
         base = {}
     if "headline_eps" in changes and changes["headline_eps"] not in base.get("eps", ()):
-        base["eps"] = [changes["headline_eps"] * share for share in (0.25, 0.5, 1.0, 1.5)]
+        base["eps"] = usual_radii(changes["headline_eps"])
     return validate({**base, **changes}, "evaluate", SuiteSettings)
 
 
@@ -208,30 +210,21 @@ def _check_fits(network: nn.Module, data: Images, name: str) -> None:
 
 def print_found(found: dict[str, Any], console: "Console | None" = None) -> None:
     """Print accuracies, smallest perturbations and checks as tables."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     console = console or Console()
-    table = Table(
-        box=box.SIMPLE_HEAD, title=f"{found['model']} on {found['n']} images, level {found['settings']['level']}"
-    )
-    for head in ("attack", "labels", "eps", "accuracy %", "95% interval"):
-        table.add_column(head, justify="left" if head in ("attack", "labels") else "right")
+    title = f"{found['model']} on {found['n']} images, level {found['settings']['level']}"
+    table = _table(title, ("attack", "labels"), ("eps", "accuracy %", "95% interval"))
     for row in found["accuracies"]:
         accuracy, low, high = (f"{100 * row[key]:.1f}" for key in ("accuracy", "low", "high"))
         labels = "y" if row["labels"] == "true" else "y + 1"
         table.add_row(row["attack"], labels, f"{row['eps']:g}", accuracy, f"{low}–{high}")
     console.print(table)
-    norms = Table(box=box.SIMPLE_HEAD, title="Smallest perturbation found")
-    for head in ("attack", "25%", "median", "75%"):
-        norms.add_column(head, justify="left" if head == "attack" else "right")
+    norms = _table("Smallest perturbation found", ("attack",), ("25%", "median", "75%"))
     for attack, points in found["minimum_norms"].items():
         norms.add_row(attack, *("none" if value is None else f"{value:.4g}" for value in points.values()))
     console.print(norms)
-    checks = Table(box=box.SIMPLE_HEAD, title="Checks for masked gradients")
-    for head in ("check", "", "value", "threshold"):
-        checks.add_column(head, justify="left" if head in ("check", "") else "right")
+    checks = _table("Checks for masked gradients", ("check", ""), ("value", "threshold"))
     for row in found["checks"]:
         value = "no number" if row["value"] is None else f"{row['value']:.3g}"
         checks.add_row(row["check"], "pass" if row["passed"] else "FAIL", value, f"{row['threshold']:.3g}")
@@ -244,6 +237,19 @@ def print_found(found: dict[str, Any], console: "Console | None" = None) -> None
             )
     for row in found.get("certificate", []):
         console.print(f"certified at eps {row['eps']:g}: {100 * row['accuracy']:.1f}% of {row['n']}")
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
+    """An empty table of columns of words, on the left, and of numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title)
+    for head in words:
+        table.add_column(head)
+    for head in numbers:
+        table.add_column(head, justify="right")
+    return table
 
 
 def save_found(found: dict[str, Any], path: Path) -> None:

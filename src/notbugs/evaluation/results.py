@@ -311,7 +311,7 @@ def strength(attack: str, num_models: int) -> tuple[int, bool, int]:
 class Accuracy:
     """Nested mean of one measurement; fractions. See `summarise`."""
 
-    mean: float
+    value: float
     std: float
     low: float
     high: float
@@ -371,7 +371,7 @@ def accuracy_table(results: "pd.DataFrame") -> list[AccuracyRow]:
     cells: dict[tuple[str, str], dict[tuple[float, str, str], Accuracy]] = {}
     for row in summarise(results).to_dict(orient="records"):
         measured = cells.setdefault((row["dataset"], row["estimator"]), {})
-        measured[row["eps"], row["attack"], row["labels"]] = Accuracy(*(row[name] for name in names))
+        measured[row["eps"], row["attack"], row["labels"]] = Accuracy(row["mean"], *(row[name] for name in names[1:]))
     return [_accuracy_row(*model, measured) for model, measured in cells.items()]
 
 
@@ -553,4 +553,4 @@ def percent_with_spread(cell: Accuracy | None) -> str:
     """ "98.3 ±0.4"; without the spread for one seed; a dash where nothing was measured."""
     if cell is None:
         return "–"
-    return percent(cell.mean) if cell.num_seeds < 2 else f"{percent(cell.mean)} ±{percent(cell.std)}"
+    return percent(cell.value) if cell.num_seeds < 2 else f"{percent(cell.value)} ±{percent(cell.std)}"

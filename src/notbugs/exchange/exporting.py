@@ -20,7 +20,7 @@ def export_dataset(dataset: Path, form: str, out: Path, *, encoding: str = "npy"
         form: one of FORMATS.
         out: folder to be made.
         encoding: one of ENCODINGS; only imagefolder has a choice.
-    Raises: StoreError if the dataset is damaged; FormatError if `out` holds something or cannot be written.
+    Raises: DatasetError if the dataset is damaged; FormatError if `out` holds something or cannot be written.
     """
     if encoding != "npy" and form != "imagefolder":
         raise FormatError(f"--encoding {encoding}: only --to imagefolder has a choice of files")

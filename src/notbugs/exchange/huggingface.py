@@ -238,13 +238,7 @@ def _is_encoded(kind: Any) -> bool:
 
 
 def _is_scalar(kind: Any) -> bool:
-    import pyarrow as pa
+    from pyarrow import types
 
-    tests = (
-        pa.types.is_integer,
-        pa.types.is_floating,
-        pa.types.is_boolean,
-        pa.types.is_string,
-        pa.types.is_large_string,
-    )
-    return any(test(kind) for test in tests)
+    number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    return number or types.is_string(kind) or types.is_large_string(kind)

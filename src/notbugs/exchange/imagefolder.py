@@ -110,8 +110,11 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     if safe and list(class_names) == sorted(set(class_names)) and max(map(len, class_names)) <= 100:
         return list(class_names)
     digits = len(str(len(class_names) - 1))
-    clean = ["".join(letter if letter.isalnum() else "_" for letter in name)[:60] for name in class_names]
-    return [f"{label:0{digits}d}_{name}" for label, name in enumerate(clean)]
+    return [f"{label:0{digits}d}_{_file_name(name)}" for label, name in enumerate(class_names)]
+
+
+def _file_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in text)[:60]
 
 
 def _write_pngs(images: Tensor, files: Sequence[Path], lost: Rounding) -> Rounding:

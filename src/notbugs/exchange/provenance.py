@@ -110,8 +110,8 @@ def _accuracies(
     found = []
     for row in rows:
         if row.clean:
-            found.append(("clean", 0.0, "y", row.clean.mean, row.clean.num_seeds))
+            found.append(("clean", 0.0, "y", row.clean.value, row.clean.num_seeds))
         if row.shifted:
-            found.append(("clean", 0.0, "y + 1", row.shifted.mean, row.shifted.num_seeds))
-        found += [(attack, eps, "y", cell.mean, cell.num_seeds) for (eps, attack), cell in row.adversarial.items()]
+            found.append(("clean", 0.0, "y + 1", row.shifted.value, row.shifted.num_seeds))
+        found += [(attack, eps, "y", cell.value, cell.num_seeds) for (eps, attack), cell in row.adversarial.items()]
     return tuple(found)

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt, ValidationError
@@ -22,32 +22,34 @@ from notbugs.runtime.config import Settings
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import sha256, whole_file, write_json
 
-Architecture = Literal[
-    "small_cnn", "deep_cnn", "mlp", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception"
-]
-BUILDERS: dict[str, Callable[[tuple[int, int, int], int, int], Classifier]] = {
-    "small_cnn": SmallCNN,
-    "deep_cnn": DeepCNN,
-    "mlp": MLP,
-    "resnet8": resnet8,
-    "resnet18": resnet18,
-    "resnet50": resnet50,
-    "vgg16": vgg16,
-    "densenet121": densenet121,
-    "inception": inception,
+
+class Architecture(NamedTuple):
+    """A kind of classifier.
+
+    Attributes:
+        build: (image shape (C, H, W), number of classes, width) -> the classifier.
+        usual_width: what no width stands for.
+    """
+
+    build: Callable[[tuple[int, int, int], int, int], Classifier]
+    usual_width: int
+
+
+ARCHITECTURES = {
+    "small_cnn": Architecture(SmallCNN, 16),
+    "deep_cnn": Architecture(DeepCNN, 16),
+    "mlp": Architecture(MLP, 64),
+    "resnet8": Architecture(resnet8, 16),
+    "resnet18": Architecture(resnet18, 64),
+    "resnet50": Architecture(resnet50, 64),
+    "vgg16": Architecture(vgg16, 64),
+    "densenet121": Architecture(densenet121, 64),
+    "inception": Architecture(inception, 64),
 }
-"""Each takes the image shape (C, H, W), the number of classes and the width."""
-DEFAULT_WIDTHS = {
-    "small_cnn": 16,
-    "deep_cnn": 16,
-    "mlp": 64,
-    "resnet8": 16,
-    "resnet18": 64,
-    "resnet50": 64,
-    "vgg16": 64,
-    "densenet121": 64,
-    "inception": 64,
-}
+if TYPE_CHECKING:
+    ArchitectureName = str
+else:
+    ArchitectureName = Literal[tuple(ARCHITECTURES)]
 
 
 class ModelError(UserError):
@@ -57,7 +59,7 @@ class ModelError(UserError):
 class ModelSettings(Settings):
     """Which classifier is trained."""
 
-    architecture: Architecture = "small_cnn"
+    architecture: ArchitectureName = "small_cnn"
     """Network, by its usual name; those made for ImageNet have the stem for small images below 128 pixels."""
     width: int | None = Field(default=None, ge=1, le=1024)
     """Scales all layers; null takes the usual width (16 for small_cnn, 64 for those made for ImageNet)."""
@@ -66,7 +68,7 @@ class ModelSettings(Settings):
 class Description(Settings):
     """All that is needed to build a classifier again; saved as JSON beside its weights."""
 
-    architecture: Architecture
+    architecture: ArchitectureName
     width: int = Field(ge=1, le=1024)
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(strict=False)
     """(C, H, W)."""
@@ -74,32 +76,41 @@ class Description(Settings):
 
 
 def create_model(
-    settings: ModelSettings,
+    architecture: str,
     image_shape: tuple[int, int, int],
     class_names: tuple[str, ...],
     *,
-    generator: torch.Generator,
+    width: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Classifier:
     """Build a freshly initialised classifier.
 
     Args:
-        settings: architecture and width.
+        architecture: a name in ARCHITECTURES.
         image_shape: (C, H, W).
         class_names: one a class.
-        generator: decides the initial weights; torch's global generator is left as it was.
+        width: scales all layers; None takes the usual one.
+        generator: decides the initial weights, None as one of seed 0 does; torch's global generator is left as it was.
+    Raises: ModelError for an unknown architecture.
     """
-    width = settings.width or DEFAULT_WIDTHS[settings.architecture]
+    if architecture not in ARCHITECTURES:
+        raise ModelError(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {architecture!r}")
     description = Description(
-        architecture=settings.architecture, width=width, image_shape=image_shape, class_names=class_names
+        architecture=architecture,
+        width=width or ARCHITECTURES[architecture].usual_width,
+        image_shape=image_shape,
+        class_names=class_names,
     )
+    seed = 0 if generator is None else generator.initial_seed()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(generator.initial_seed())  # torch.manual_seed would seed CUDA too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too
         return build(description)
 
 
 def build(description: Description) -> Classifier:
     """The classifier of a description, with weights drawn from torch's global generator."""
-    model = BUILDERS[description.architecture](description.image_shape, len(description.class_names), description.width)
+    kind = ARCHITECTURES[description.architecture]
+    model = kind.build(description.image_shape, len(description.class_names), description.width)
     model.description = description
     return model
 

@@ -1,6 +1,6 @@
 """What every classifier of the project has in common."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,28 @@ def first_convolution(image_shape: tuple[int, int, int], width: int) -> nn.Conv2
     if is_large(image_shape):
         return nn.Conv2d(image_shape[0], width, 7, stride=2, padding=3, bias=False)
     return nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False)
+
+
+def stem(image_shape: tuple[int, int, int], width: int) -> list[nn.Module]:
+    """The first convolution with BatchNorm and ReLU."""
+    return [first_convolution(image_shape, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+
+
+def convolution(channels: int, out: int, stride: int = 1) -> list[nn.Module]:
+    """A 3x3 convolution with BatchNorm and ReLU."""
+    return [nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+
+
+def averaged(*layers: nn.Module) -> nn.Sequential:
+    """The layers, and the average over pixels of what they give, flat."""
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def initialise_(model: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
+    """Draw the convolutions as He et al. 2015 have it: variance 2 / (inputs, or outputs, of a unit)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
 
 class Normalise(nn.Module):

@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from notbugs.models.base import Classifier, first_convolution, is_large
+from notbugs.models.base import Classifier, averaged, convolution, first_convolution, initialise_, is_large, stem
 
 VGG16 = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 """Channels of each convolution in multiples of the width; max-pooling after every group."""
@@ -35,12 +35,10 @@ def vgg16(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Cl
     channels = image_shape[0]
     for group in VGG16:
         for factor in group:
-            out = factor * width
-            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-            channels = out
+            layers += convolution(channels, factor * width)
+            channels = factor * width
         layers.append(nn.MaxPool2d(2, ceil_mode=True))
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return _initialised(Classifier(nn.Sequential(*layers), image_shape[0], channels, num_classes))
+    return _initialised(averaged(*layers), image_shape, channels, num_classes)
 
 
 def densenet121(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
@@ -58,8 +56,8 @@ def densenet121(image_shape: tuple[int, int, int], num_classes: int, width: int)
     features["conv0"] = first_convolution(image_shape, width)
     for number in (1, 2, 3):  # an image of 8 pixels is one pixel after the third
         features[f"transition{number}"].pool = nn.AvgPool2d(2, ceil_mode=True)
-    body = nn.Sequential(nn.Sequential(features), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return _initialised(Classifier(body, image_shape[0], whole.classifier.in_features, num_classes))
+    body = averaged(nn.Sequential(features), nn.ReLU())
+    return _initialised(body, image_shape, whole.classifier.in_features, num_classes)
 
 
 def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
@@ -69,21 +67,12 @@ def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -
     """
     from torchvision.models.googlenet import Inception
 
-    def pooling() -> list[nn.Module]:
-        """The stem's pooling, which halves the side; small images keep theirs."""
-        return [nn.MaxPool2d(3, 2, ceil_mode=True)] if is_large(image_shape) else []
-
     channels = 3 * width
-    layers: list[nn.Module] = [
-        first_convolution(image_shape, width),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        *pooling(),
-        nn.Conv2d(width, channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        *pooling(),
-    ]
+    layers: list[nn.Module] = []
+    for part in (stem(image_shape, width), convolution(width, channels)):
+        layers += part
+        if is_large(image_shape):  # halves the side; small images keep theirs
+            layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
     for number, group in enumerate(INCEPTION):
         if number:
             layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
@@ -91,13 +80,10 @@ def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -
             sizes = [max(round(factor * width), 1) for factor in factors]
             layers.append(Inception(channels, *sizes))
             channels = sizes[0] + sizes[2] + sizes[4] + sizes[5]
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return _initialised(Classifier(nn.Sequential(*layers), image_shape[0], channels, num_classes))
+    return _initialised(averaged(*layers), image_shape, channels, num_classes)
 
 
-def _initialised(model: Classifier) -> Classifier:
-    """Convolutions drawn as He et al. 2015 have it: variance 2 / (inputs of a unit)."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+def _initialised(body: nn.Module, image_shape: tuple[int, int, int], num_features: int, num_classes: int) -> Classifier:
+    model = Classifier(body, image_shape[0], num_features, num_classes)
+    initialise_(model, "fan_in")
     return model

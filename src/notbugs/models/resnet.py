@@ -7,7 +7,7 @@ ImageNet's.
 
 from torch import nn
 
-from notbugs.models.base import Classifier, first_convolution, is_large
+from notbugs.models.base import Classifier, averaged, initialise_, is_large, stem
 
 
 def resnet8(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
@@ -31,7 +31,7 @@ def _resnet(
     from torchvision.models import resnet  # imported here: it costs seconds that other models need not pay
 
     block = getattr(resnet, block_name)
-    layers: list[nn.Module] = [first_convolution(image_shape, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    layers = stem(image_shape, width)
     if is_large(image_shape):
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
     channels = width
@@ -43,11 +43,8 @@ def _resnet(
             blocks.append(block(channels, planes, stride, _shortcut(channels, planes * block.expansion, stride)))
             channels = planes * block.expansion
         layers.append(nn.Sequential(*blocks))
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    model = Classifier(nn.Sequential(*layers), image_shape[0], channels, num_classes)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    model = Classifier(averaged(*layers), image_shape[0], channels, num_classes)
+    initialise_(model, "fan_out")
     return model
 
 

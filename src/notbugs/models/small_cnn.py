@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from notbugs.models.base import Classifier
+from notbugs.models.base import Classifier, averaged, convolution
 
 
 class SmallCNN(Classifier):
@@ -42,13 +42,9 @@ class MLP(Classifier):
 
 
 def _convolutions(channels: int, stages: Sequence[tuple[int, int]]) -> nn.Sequential:
-    """A 3x3 convolution, BatchNorm and ReLU for each (channels out, stride), then the average over pixels."""
+    """A convolution for each (channels out, stride), then the average over pixels."""
     layers: list[nn.Module] = []
     for out, stride in stages:
-        layers += [
-            nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-        ]
+        layers += convolution(channels, out, stride)
         channels = out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return averaged(*layers)

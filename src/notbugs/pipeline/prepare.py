@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from notbugs.data.images import by_parts, fingerprints, num_parts
-from notbugs.data.sources import DataSettings, load_source
+from notbugs.data.sources import load_source
 from notbugs.data.store import DatasetWriter
-from notbugs.pipeline.running.context import Context
-from notbugs.runtime.config import settings
+from notbugs.pipeline.running.job import Job
 from notbugs.runtime.files import whole_folder, write_json
 
 
-def prepare(project: Context) -> None:
+def prepare(job: Job) -> None:
     """Write data/train, data/validation and data/test.
 
     Command: `notbugs prepare`. Takes seconds on digits, about a minute on 60,000 pictures (for ImageNet see
@@ -21,16 +20,9 @@ def prepare(project: Context) -> None:
     """
     import pandas as pd
 
-    config = settings(project.params, "data", DataSettings)
-    metrics_file = project.root / "metrics" / "prepare.json"
+    project, config = job.project, job.settings
     folders = {split: project.dataset(split) for split in ("train", "validation", "test")}
-    with project.tracked(
-        "prepare",
-        params={"data": config.model_dump(mode="json"), "seed": project.seed},
-        inputs=[],
-        outputs=[*folders.values(), metrics_file],
-        metrics_file=metrics_file,
-    ):
+    with job.begin():
         source = load_source(config, seed=project.seed, root=project.root, progress=project.progress)
         contents = {}
         for split, folder in folders.items():
@@ -55,15 +47,15 @@ def prepare(project: Context) -> None:
         summary = {split: len(data) for split, data in source.splits.items()}
         shape = {"classes": len(train.class_names), "image_shape": list(train.image_shape)}
         twice = _in_two_splits(contents)
-        write_json(metrics_file, {**summary, **shape, "duplicates": twice})
+        write_json(job.metrics_file, {**summary, **shape, "duplicates": twice})
     counts = ", ".join(f"{count} {split}" for split, count in summary.items())
     for reason in source.skipped:
-        project.say(f"prepare: left out: {reason}")
+        job.say(f"left out: {reason}")
     for split, count in twice.items():
         if count:
             place = "train or validation" if split == "test" else "train"
-            project.say(f"prepare: {count} of {summary[split]} {split} images are in {place} too, pixel by pixel")
-    project.say(f"prepare: {source.name}: {counts} images {train.image_shape}")
+            job.say(f"{count} of {summary[split]} {split} images are in {place} too, pixel by pixel")
+    job.say(f"{source.name}: {counts} images {train.image_shape}")
 
 
 def _in_two_splits(contents: Mapping[str, Tensor]) -> dict[str, int]:

@@ -1,67 +1,304 @@
-"""Stage `train`: the source models, standard and robust, trained on D."""
+"""Stages `train` and `fit`: the source models, trained on D; and classifiers, fitted on what these made, and on D."""
 
-from notbugs.data.store import load_dataset
-from notbugs.pipeline.learning import Lesson, learn_all, summary, write_curves
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from notbugs.data.images import Images, Subset, make_generator
+from notbugs.data.store import StoredDataset, load_dataset
+from notbugs.models import create_model, save_model, set_normalisation
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.processes import in_processes
-from notbugs.pipeline.running.unfinished import unfinished
-from notbugs.runtime.config import settings
+from notbugs.pipeline.running.job import Job
+from notbugs.pipeline.running.jobs import do_all
+from notbugs.pipeline.running.models import compiles, made_sources
+from notbugs.runtime.config import SOURCE, SUBSETS
 from notbugs.runtime.distribution import is_first
-from notbugs.runtime.files import publish, write_json
-from notbugs.training.loop import TrainSettings
+from notbugs.runtime.files import publish, write_csv, write_json
+from notbugs.tracking import Run
+from notbugs.training.checkpoints import Checkpoint
+from notbugs.training.early_stopping import EpochRecord, kept_record
+from notbugs.training.loop import train as train_model
+from notbugs.training.settings import TrainSettings
+
+CURVE_COLUMNS = ("subset", "source_seed", "seed", *EpochRecord.__annotations__)
+FINAL = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
+ADVERSARIAL = "validation_adversarial_accuracy"
 
 
-@in_processes
-def train(project: Context, name: str) -> None:
-    """Train models/train/<name>, one model a seed.
+def train(job: Job) -> None:
+    """Train models/train/<name>, one a seed; or models/fit/<name>: for each source model's dataset, subset and seed.
 
-    Command: `notbugs train standard`. On digits about 5 s a seed (robust: 20 s); expected validation accuracy
-    98% or more (robust: about 95%).
+    Commands: `notbugs train standard`, `notbugs fit rand`. On digits about 5 s a seed (robust: 20 s) and 3 s a fit.
+    Validation is D's, with D's own labels; expected accuracy there: 98% or more (robust: about 95%; rand: 80% or more).
     """
-    config = settings(project.params, f"train.{name}", TrainSettings)
-    inputs = [project.dataset("train"), project.dataset("validation")]
-    folder = project.source_model(name, 0).parent
-    metrics_file = project.root / "metrics" / "train" / f"{name}.json"
-    curves_file = project.root / "plots" / "learning" / f"train-{name}.csv"
-    made_from = {
-        "train": {name: config.model_dump(mode="json")},
-        "model": project.model_settings().model_dump(mode="json"),
-    }
-    with project.tracked(
-        "train",
-        name,
-        params={**made_from, "runtime": project.runtime.model_dump(mode="json")},
-        inputs=inputs,
-        outputs=[folder, metrics_file, curves_file],
-        metrics_file=metrics_file,
-    ) as run:
-        data, validation = (load_dataset(path) for path in inputs)
-        with unfinished(project, "train", name, settings=made_from, inputs=inputs) as work:
-            lessons = [
-                Lesson(
-                    project,
-                    config,
+    project, config = job.project, job.settings
+    sources = made_sources(project, str(job.name)) if job.stage.name == "fit" else ()
+    made = [project.dataset(str(job.name), seed) for seed in sources]
+    inputs = [project.dataset("train"), project.dataset("validation"), *made]
+    folder, curves_file = job.outputs
+    with job.begin(inputs) as (run, work):
+        data, validation, *stored = (load_dataset(path) for path in inputs)
+        subsets: dict[int | None, dict[str, Images]] = {} if sources else {None: {"full": data}}
+        for seed, dataset in zip(sources, stored, strict=True):
+            subsets[seed] = _subsets(job, seed, dataset, data)
+        lessons = list(_lessons(job, subsets, validation, work))
+        learnt = learn_all(lessons, run, description=job.title)
+        if is_first():
+            publish(work / "models", folder)
+            write_curves(curves_file, lessons, learnt)
+            metrics: dict[str, Any] = {}
+            for subset in SUBSETS:
+                mine = [pair for pair in zip(lessons, learnt, strict=True) if pair[0].subset == subset]
+                if mine:
+                    metrics[subset] = summary(*zip(*mine, strict=True))
+            if stored:
+                metrics["dataset"] = _lineage(stored[0], sources)
+            write_json(job.metrics_file, metrics)
+        run.model(folder)
+    if is_first():
+        job.say(_in_words(metrics["full"]["mean"], len(config.seeds), len(sources)))
+
+
+def _subsets(job: Job, source_seed: int, stored: StoredDataset, base: StoredDataset) -> dict[str, Images]:
+    """What is fitted on, for one source: all images; those still y, where that makes a batch; and D."""
+    config = job.settings
+    subsets: dict[str, Images] = {"full": stored}
+    if config.still_y:
+        agreed = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True)).nonzero().flatten()
+        still_y = Subset(stored, agreed)
+        if len(still_y) >= config.batch_size:
+            subsets["still_y"] = still_y
+        else:
+            few = f"{len(still_y)} images still y: fewer than a batch, no second fit"
+            job.project.say(f"{job.title}, source {source_seed}: {few}")
+    if config.baseline:
+        subsets["baseline"] = base
+    return subsets
+
+
+def _lessons(
+    job: Job, subsets: Mapping[int | None, Mapping[str, Images]], validation: Images, work: Path
+) -> "Iterator[Lesson]":
+    """Every model to be trained.
+
+    A fit's random streams go by its source seed and its own seed alone. So two constructions, a subset of one, and D
+    itself by its recipe begin with the same weights and take their batches in the same order: they are pairs.
+    """
+    for source_seed, datasets in subsets.items():
+        for subset, data in datasets.items():
+            folder, title = work / "models", job.title
+            if source_seed is not None:
+                folder = folder / subset / f"{SOURCE}{source_seed}"
+                title += f"{'' if subset == 'full' else f' ({subset})'}, source {source_seed}"
+            for seed in job.settings.seeds:
+                yield Lesson(
+                    job.project,
+                    job.settings,
                     data,
                     validation,
-                    stream=("train", name, seed),
-                    file=work / "models" / f"seed-{seed}.safetensors",
-                    title=f"train {name}, seed {seed}",
+                    stream=("train", str(job.name), seed) if source_seed is None else ("fit", source_seed, seed),
+                    file=folder / f"seed-{seed}.safetensors",
+                    title=f"{title}, seed {seed}",
                     seed=seed,
+                    subset=subset,
+                    source_seed=source_seed,
                     work=work,
                 )
-                for seed in config.seeds
-            ]
-            learnt = learn_all(lessons, run, description=f"train {name}")
-            found = summary(lessons, learnt)
-            if is_first():
-                publish(work / "models", folder)
-                write_curves(curves_file, lessons, learnt)
-                write_json(metrics_file, {"full": found})
-        run.model(folder)
-    mean = found["mean"]
-    adversarial = mean.get("validation_adversarial_accuracy")
-    project.say(
-        f"train {name}: validation accuracy {mean['validation_accuracy']:.1%}"
-        + (f", adversarial {adversarial:.1%}" if adversarial is not None else "")
-        + f" (mean of {len(config.seeds)} seeds)"
+
+
+def _lineage(stored: StoredDataset, sources: Sequence[int]) -> dict[str, Any]:
+    """What a construction was made from and by."""
+    manifest = stored.manifest
+    recipe = {key: value for key, value in manifest.settings.items() if key != "source_seed"}
+    return {"name": manifest.name, "source": manifest.source, **recipe, "source_seeds": list(sources)}
+
+
+def _in_words(mean: Mapping[str, float], num_seeds: int, num_sources: int) -> str:
+    accuracy = f"{mean['validation_accuracy']:.1%}"
+    if num_sources:
+        return (
+            f"validation accuracy on y {accuracy}, on the shifted label {mean['validation_accuracy_shifted']:.1%} "
+            f"(mean of {num_seeds} fits for each of {num_sources} source models)"
+        )
+    adversarial = mean.get(ADVERSARIAL)
+    shown = "" if adversarial is None else f", adversarial {adversarial:.1%}"
+    return f"validation accuracy {accuracy}{shown} (mean of {num_seeds} seeds)"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One model to be trained from scratch, and all that it depends on: lessons can be given in any order.
+
+    Attributes:
+        project: model settings, seed, device, engine.
+        config: how it is trained; its `seeds` are not looked at.
+        data, validation: what is learnt, and what the curves are measured on.
+        stream: what its initialisation and its batches are drawn from, beside the project's seed. Lessons of the same
+            stream and size begin alike and take their examples in the same order.
+        file: where the model is saved, by the first of several processes.
+        title: what is shown.
+        seed: of this model. subset, source_seed: which part of which source's dataset, of a fit.
+        work: folder where the state of the training is kept, and taken up again.
+    """
+
+    project: Context
+    config: TrainSettings
+    data: Images
+    validation: Images
+    stream: tuple[str | int, ...]
+    file: Path
+    title: str
+    seed: int
+    subset: str = "full"
+    source_seed: int | None = None
+    work: Path | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Where its state is kept."""
+        if self.work is None:
+            return None
+        source = "" if self.source_seed is None else f"-source-{self.source_seed}"
+        return Checkpoint(self.work / f"{self.subset}{source}-seed-{self.seed}.safetensors")
+
+    def curve_names(self, record: EpochRecord) -> dict[str, float]:
+        """An epoch's values by the names of their curves, such as `still_y_train_loss/source-0-seed-1`."""
+        prefix = "" if self.subset == "full" else f"{self.subset}_"
+        source = "" if self.source_seed is None else f"source-{self.source_seed}-"
+        return {
+            f"{prefix}{key}/{source}seed-{self.seed}": float(value)  # type: ignore[arg-type]
+            for key, value in record.items()
+            if key not in ("epoch", "lr") and value is not None
+        }
+
+
+OnEpoch = Callable[[EpochRecord], None]
+
+
+def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
+    """Train a model and save it.
+
+    Args:
+        on_epoch: called with each record while the training runs; what it raises ends it.
+    Returns: one record an epoch.
+    """
+    project, config, data = lesson.project, lesson.config, lesson.data
+    kind = project.model_settings()
+    model = create_model(
+        kind.architecture,
+        data.image_shape,
+        data.class_names,
+        width=kind.width,
+        generator=make_generator(project.seed, *lesson.stream, "weights"),
+    ).to(project.device)
+    set_normalisation(model, data)
+    compiled = False
+    if config.attack is not None:
+        looks = len(data) * config.epochs * config.attack.num_steps * config.attack.num_restarts
+        compiled = compiles(project, lesson.title, model, data.image_shape, looks)
+    records = train_model(
+        model,
+        data,
+        **config.arguments(),
+        generator=make_generator(project.seed, *lesson.stream, "batches"),
+        validation=lesson.validation,
+        on_epoch=on_epoch,
+        compiled=compiled,
+        checkpoint=lesson.checkpoint,
+        progress=project.progress,
+        description=lesson.title,
     )
+    if is_first():
+        save_model(model, lesson.file)
+    return records
+
+
+def learn_all(lessons: Sequence[Lesson], run: Run, *, description: str) -> list[list[EpochRecord]]:
+    """Give all lessons, in worker processes where `jobs` asks for them; their curves are followed live.
+
+    Args:
+        description: what is shown, where several are given at once.
+    Returns: the records of each.
+    """
+    if not lessons:
+        return []
+
+    def follow(number: int, record: EpochRecord) -> None:
+        run.curve(record["epoch"], lessons[number].curve_names(record))
+
+    return do_all(lessons[0].project, lessons, learn, description=description, heard=follow)
+
+
+def write_curves(path: Path, lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) -> None:
+    """Write learning curves as CSV; what was not measured, and the source of a model trained on D, is empty."""
+    rows: list[dict[str, Any]] = []
+    for lesson, records in zip(lessons, learnt, strict=True):
+        identity = {"subset": lesson.subset, "source_seed": lesson.source_seed, "seed": lesson.seed}
+        rows += [{**identity, **{key: _short(value) for key, value in record.items()}} for record in records]
+    write_csv(path, CURVE_COLUMNS, rows)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def summary(lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) -> dict[str, Any]:
+    """What a metrics file says of models that learnt the same: their last values, mean and spread.
+
+    Returns: `num_examples`; `seeds`: {seed: values}, of fits {source seed: {seed: values}}; `mean` and `std` over the
+        seeds. Of fits `mean` is that of the sources' means and `std` their standard deviation; `std_fits` is that of
+        the fits of one source, pooled. A deviation of one value is null. `num_examples` of fits is given by source.
+    """
+    finals = [
+        kept_record(records, lesson.config.early_stopping, adversarial=lesson.config.attack is not None)
+        for lesson, records in zip(lessons, learnt, strict=True)
+    ]
+    keys = [key for key in (*FINAL, ADVERSARIAL) if all(record[key] is not None for record in finals)]  # type: ignore[literal-required]
+    values = [{key: float(record[key]) for key in keys} for record in finals]  # type: ignore[literal-required]
+    shown = [{key: round(value, 6) for key, value in one.items()} for one in values]
+    if lessons[0].source_seed is None:
+        seeds = {str(lesson.seed): one for lesson, one in zip(lessons, shown, strict=True)}
+        return {"num_examples": len(lessons[0].data), "seeds": seeds, **_spread(keys, values)}
+    groups: dict[str, list[int]] = {}
+    for number, lesson in enumerate(lessons):
+        groups.setdefault(str(lesson.source_seed), []).append(number)
+    means = [
+        {key: statistics.fmean(values[number][key] for number in numbers) for key in keys}
+        for numbers in groups.values()
+    ]
+    return {
+        "num_examples": {source: len(lessons[numbers[0]].data) for source, numbers in groups.items()},
+        "seeds": {
+            source: {str(lessons[number].seed): shown[number] for number in numbers}
+            for source, numbers in groups.items()
+        },
+        **_spread(keys, means),
+        "std_fits": {
+            key: _pooled([[values[number][key] for number in numbers] for numbers in groups.values()]) for key in keys
+        },
+    }
+
+
+def _spread(keys: Iterable[str], values: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean and standard deviation of each key."""
+    columns = {key: [one[key] for one in values] for key in keys}
+    return {
+        "mean": {key: round(statistics.fmean(column), 6) for key, column in columns.items()},
+        "std": {
+            key: round(statistics.stdev(column), 6) if len(column) > 1 else None for key, column in columns.items()
+        },
+    }
+
+
+def _pooled(groups: Sequence[Sequence[float]]) -> float | None:
+    """Standard deviation within groups, each about its own mean; null for groups of one."""
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    squares = sum((value - statistics.fmean(group)) ** 2 for group in groups for value in group)
+    return round(math.sqrt(squares / freedom), 6)

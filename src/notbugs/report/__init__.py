@@ -1,10 +1,8 @@
 """The report: figures and one self-contained HTML page, made from metrics files and stored datasets.
 
 Nothing here computes a measurement: accuracies come from `notbugs.evaluation.results`, facts about constructed images
-from their per-example tables and `metrics/construct/`.
+from their per-example tables and `metrics/construct/`. `notbugs.report.page` writes it.
 """
-
-from pathlib import Path
 
 from pydantic import Field
 
@@ -18,19 +16,3 @@ class ReportSettings(Settings):
     """Examples in a sample grid, side by side: the first one of each of the first so many classes."""
     settings_note: str = ""
     """How the settings were chosen, and what of the test split was seen by then; printed above the verdicts."""
-
-
-def write_report(root: Path, out: Path, figures_dir: Path) -> None:
-    """Write the page, the figures, and the verdicts beside the page (verdicts.json); the same inputs, the same bytes.
-
-    Args:
-        root: project folder whose pipeline has run up to `evaluate`.
-        out: the HTML page, self-contained; its folder is made.
-        figures_dir: where the figures go as PNG; made, and files of the same names replaced.
-    Raises:
-        ConfigError if params.yaml is wrong.
-        ResultsError, StoreError naming the file that is missing or wrong, and the command that makes it.
-    """
-    from notbugs.report.page import write_page  # matplotlib and jinja2 load only when a report is made
-
-    write_page(root, out, figures_dir)

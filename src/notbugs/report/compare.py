@@ -39,7 +39,7 @@ class CompareError(UserError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FinishedRun:
     """What one pipeline left behind.
 
     Attributes:
@@ -80,7 +80,7 @@ class Line:
         return None
 
 
-def read_run(name: str, root: Path) -> Outcome:
+def read_run(name: str, root: Path) -> FinishedRun:
     """Read a finished pipeline.
 
     Args:
@@ -102,7 +102,7 @@ def read_run(name: str, root: Path) -> Outcome:
                 key: value for key, value in _flat(_json(path, text, name), prefix).items() if _is_number(value)
             }
     table = {(row.dataset, row.estimator): row for row in accuracy_table(results)}
-    return Outcome(name, results, metrics, _params(texts.get(PARAMS, ""), name), table)
+    return FinishedRun(name, results, metrics, _params(texts.get(PARAMS, ""), name), table)
 
 
 def _folder_texts(folder: Path) -> dict[str, str]:
@@ -161,12 +161,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def compare(a: Outcome, b: Outcome) -> list[Line]:
+def compare(a: FinishedRun, b: FinishedRun) -> list[Line]:
     """The two runs beside each other: settings that differ, accuracies, explanations, then every metric."""
     return [*_settings(a, b), *_accuracies(a, b), *_explanations(a, b), *_metrics(a, b)]
 
 
-def _settings(a: Outcome, b: Outcome) -> list[Line]:
+def _settings(a: FinishedRun, b: FinishedRun) -> list[Line]:
     """The source, the sizes, and every setting that differs."""
     first = [Line("what ran", key, _fact(a, key), _fact(b, key)) for key in ("source", "architecture")]
     sizes = {"training images": "prepare.train", "test images": "prepare.test", "classes": "prepare.classes"}
@@ -176,7 +176,7 @@ def _settings(a: Outcome, b: Outcome) -> list[Line]:
     return first + [Line("settings", key, _shown(a.params.get(key)), _shown(b.params.get(key))) for key in differ]
 
 
-def _fact(run: Outcome, column: str) -> str:
+def _fact(run: FinishedRun, column: str) -> str:
     return str(run.results[column].iloc[0])
 
 
@@ -184,7 +184,7 @@ def _shown(value: Any) -> float | str | None:
     return value if value is None or _is_number(value) else str(value)
 
 
-def _accuracies(a: Outcome, b: Outcome) -> list[Line]:
+def _accuracies(a: FinishedRun, b: FinishedRun) -> list[Line]:
     """Clean accuracy, on the shifted label, and under attack at each run's own headline radius."""
     lines = []
     models = [*a.accuracy, *(model for model in b.accuracy if model not in a.accuracy)]
@@ -196,13 +196,13 @@ def _accuracies(a: Outcome, b: Outcome) -> list[Line]:
             ("on y + 1", [row.shifted if row else None for row in rows]),
             ("at headline eps", [_attacked(run, model) for run in (a, b)]),
         ):
-            values = [cell.mean if cell is not None else None for cell in cells]
+            values = [cell.value if cell is not None else None for cell in cells]
             if any(value is not None for value in values):
                 lines.append(Line("accuracy", f"{label}, {what}", *values))
     return lines
 
 
-def _attacked(run: Outcome, model: tuple[str, str]) -> Any:
+def _attacked(run: FinishedRun, model: tuple[str, str]) -> Any:
     row, eps = run.accuracy.get(model), run.headline_eps
     return row.under_attack(eps) if row is not None and eps is not None else None
 
@@ -224,7 +224,7 @@ EXPLANATIONS = {
 """What may explain how robust the fit on D_R is: name -> place in the metrics files. Free of units and sizes."""
 
 
-def _explanations(a: Outcome, b: Outcome) -> list[Line]:
+def _explanations(a: FinishedRun, b: FinishedRun) -> list[Line]:
     """How much of the robust model's robustness D_R passes on, and what may explain it."""
     part = "why D_R is robust"
     derived = [
@@ -239,7 +239,7 @@ def _explanations(a: Outcome, b: Outcome) -> list[Line]:
     return [line for line in lines if line.a is not None or line.b is not None]
 
 
-def _passed_on(run: Outcome, dataset: str) -> float | None:
+def _passed_on(run: FinishedRun, dataset: str) -> float | None:
     """(accuracy of the fit − of D fitted by its recipe) / (of D robust − the same), all at the headline eps."""
     baseline = baseline_of({"fit": _entries(run.params, "fit")}, _key_of(dataset))
     if baseline is None:
@@ -247,7 +247,7 @@ def _passed_on(run: Outcome, dataset: str) -> float | None:
     cells = [_attacked(run, model) for model in ((dataset, "standard"), ("D", baseline), ("D", "robust"))]
     if any(cell is None for cell in cells):
         return None
-    fit, base, robust = (cell.mean for cell in cells)
+    fit, base, robust = (cell.value for cell in cells)
     return round((fit - base) / (robust - base), 6) if robust > base else None
 
 
@@ -267,26 +267,26 @@ def _key_of(dataset: str) -> str:
     return next(key for key, name in DATASET_NAMES.items() if name == dataset)
 
 
-def _kept(run: Outcome) -> float | None:
+def _kept(run: FinishedRun) -> float | None:
     row, attacked = run.accuracy.get(("D", "robust")), _attacked(run, ("D", "robust"))
-    if row is None or row.clean is None or attacked is None or not row.clean.mean:
+    if row is None or row.clean is None or attacked is None or not row.clean.value:
         return None
-    return round(attacked.mean / row.clean.mean, 6)
+    return round(attacked.value / row.clean.value, 6)
 
 
-def _radius(run: Outcome) -> float | None:
+def _radius(run: FinishedRun) -> float | None:
     trained = run.params.get("train.robust.attack.eps")
     return round(run.headline_eps / trained, 6) if run.headline_eps and trained else None
 
 
-def _scale(run: Outcome) -> float | None:
+def _scale(run: FinishedRun) -> float | None:
     trained = run.params.get("train.robust.attack.eps")
     moved = run.metrics.get("construct.nonrobust.delta_norm.median")
     left = run.metrics.get("inversion.resemblance.standard.representation.pixels.reached.median")
     return round(moved / left / trained, 6) if trained and moved and left else None
 
 
-def _metrics(a: Outcome, b: Outcome) -> list[Line]:
+def _metrics(a: FinishedRun, b: FinishedRun) -> list[Line]:
     keys = [*a.metrics, *(key for key in b.metrics if key not in a.metrics)]
     return [Line("every metric", key, a.metrics.get(key), b.metrics.get(key)) for key in keys]
 
@@ -332,11 +332,26 @@ def write_comparison(lines: list[Line], a: str, b: str, out: Path) -> None:
     if out.suffix == ".csv":
         write_text(out, _csv(lines, a, b))
     elif out.suffix in (".html", ".htm"):
-        from notbugs.report.compare_page import comparison_page
-
-        write_text(out, comparison_page(lines, a, b, _cells))
+        write_text(out, comparison_page(lines, a, b))
     else:
         raise CompareError(f"{out}: the file must end in .csv or .html")
+
+
+def comparison_page(lines: list[Line], a: str, b: str) -> str:
+    """HTML, self-contained, in the report's style: the lines of each part in a table."""
+    from notbugs.report.page import render_page  # matplotlib loads only when a page is made
+    from notbugs.report.sections import render, words
+
+    parts: dict[str, list[tuple[str, tuple[str, str, str]]]] = {}
+    for line in lines:
+        parts.setdefault(line.part, []).append((line.what, _cells(line)))
+    passed = next((line for line in lines if line.what == "robustness passed on by D_R"), None)
+    sections = [
+        (part.replace(" ", "-"), part.capitalize(), render("compare", part=part, rows=rows, a=a, b=b))
+        for part, rows in parts.items()
+    ]
+    abstract = words("compare", "abstract", passed=passed, a=a, b=b)
+    return render_page(f"{a} beside {b}", "Two pipelines compared", abstract, sections)
 
 
 def _csv(lines: list[Line], a: str, b: str) -> str:

@@ -97,7 +97,7 @@ def _how_many(all_of_them: Accuracy | None, cell: Accuracy | None) -> str:
 
 
 def _plain(cell: Accuracy | None) -> str:
-    return "–" if cell is None else percent(cell.mean)
+    return "–" if cell is None else percent(cell.value)
 
 
 def _honest_words(root: Path) -> str:
@@ -115,7 +115,7 @@ def _honest_words(root: Path) -> str:
 
 
 def _verdicts(root: Path) -> list[str]:
-    """Which claims were seen, from the report's own record; nothing where there is none."""
+    """Which claims were reproduced, from the report's own record; nothing where there is none."""
     file = root / "reports" / "verdicts.json"
     if not file.exists():
         return []
@@ -135,7 +135,7 @@ def worst_block(root: Path) -> str:
         return "PGD on the cross-entropy alone is not enough."
     return fill(
         f"PGD on the cross-entropy alone is not enough: at eps {eps:g} {attack_label(beside[0])} leaves "
-        f"{percent(beside[1].mean)}% of the robust models' images, all attacks together {percent(worst.mean)}%.",
+        f"{percent(beside[1].value)}% of the robust models' images, all attacks together {percent(worst.value)}%.",
         WIDTH,
     )
 
@@ -154,8 +154,8 @@ def suite_block(root: Path) -> str:
     ]
     for row in rows:
         worst, beside = row.adversarial[eps, WORST], row.pgd(eps)
-        pgd = f"{percent(beside[1].mean)} ({attack_label(beside[0])})" if beside else "–"
-        lines.append(f"| {row.label} | {worst.num_models} | {pgd} | {percent(worst.mean)} |")
+        pgd = f"{percent(beside[1].value)} ({attack_label(beside[0])})" if beside else "–"
+        lines.append(f"| {row.label} | {worst.num_models} | {pgd} | {percent(worst.value)} |")
     return "\n".join(lines)
 
 

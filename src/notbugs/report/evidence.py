@@ -13,12 +13,11 @@ from notbugs.evaluation import comparison
 from notbugs.evaluation.comparison import Estimate, Run
 from notbugs.evaluation.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 from notbugs.report.honesty import Honesty, honesty_of
+from notbugs.report.project import Project
 from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from notbugs.report.project import Project
 
 CHANCE_MARGIN = 0.20
 """"Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
@@ -61,7 +60,7 @@ class Evidence:
     def far_above_chance(self) -> float:
         """What the lower end of an accuracy must exceed: twice chance and chance + CHANCE_MARGIN.
 
-        With two classes twice chance is 100%: there half of the way from chance to 100% is asked instead.
+        With two classes twice chance is 100%: there half of the way from chance to 100% is the threshold.
         """
         return max(min(2 * self.chance, (1 + self.chance) / 2), self.chance + CHANCE_MARGIN)
 
@@ -270,7 +269,7 @@ def _seed(value: Any) -> int | None:
     return None if pd.isna(value) else int(value)
 
 
-def evidence_of(project: "Project") -> Evidence:
+def evidence_of(project: Project) -> Evidence:
     """The evidence in a project folder."""
     return Evidence(
         results=project.results,

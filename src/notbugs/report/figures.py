@@ -1,28 +1,34 @@
-"""The report's figures, drawn from the results, the learning curves and the per-example tables.
+"""The figures of the main results, drawn from the results, the learning curves and the per-example tables.
 
 Each function returns a matplotlib Figure, or None where this pipeline holds nothing to draw.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from notbugs.evaluation.results import STILL_Y, Accuracy, AccuracyRow, accuracy_table, attack_steps, model_label
-from notbugs.report import science_features_figures, science_gaussian, science_planted
+from notbugs.evaluation.results import MODELS, STILL_Y, AccuracyRow, accuracy_table, attack_steps, model_label
+from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
+from notbugs.report.drawing import (
+    GREY,
+    NORM_NAMES,
+    bar,
+    chance_line,
+    filled,
+    legend,
+    look,
+    mark,
+    new_figure,
+    panels,
+    percent_axis,
+    stroke,
+)
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
-from notbugs.report.paper import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.project import Project, dataset_name
-from notbugs.report.robustness import minimum_norm
-from notbugs.report.science_diversity import diversity_figure
-from notbugs.report.science_estimator import estimator_figure
-from notbugs.report.science_inversion import inversion_figure, inversion_panel
-from notbugs.report.science_transfer import transfer_figure
-from notbugs.report.style import GREY, look, new_figure, percent_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,16 +36,21 @@ if TYPE_CHECKING:
 FIGURE_2 = (
     ("D", "standard"),
     ("D", "robust"),
+    ("D", "as_D_R"),
     ("D_R", "standard"),
     ("D_NR", "standard"),
     ("D_rand", "standard"),
     ("D_det", "standard"),
 )
-"""Bars of the paper's Figure 2, and D_rand and D_det beside them."""
+"""Bars of the paper's Figure 2; beside them D fitted by the recipe of D_R, D_rand and D_det."""
 BAR = 0.38
-HATCH = "////"
-_JUDGE: dict[str, Any] = {"color": "white", "mec": "black", "mew": 1.1, "ms": 5.5}
-NORM_NAMES = {"l2": "L2", "linf": "L∞"}
+"""From the middle of a bar to that of the other one."""
+CURVE_STEPS = 200
+"""Points of a curve of the smallest perturbations."""
+_PAPER: dict[str, Any] = {"mec": GREY, "mew": 1.3}
+"""How the paper's values are drawn."""
+_JUDGE: dict[str, Any] = {"mec": "black", "mew": 1.1, "ms": 5.5}
+"""How the judges' shares are drawn."""
 
 
 def figure_2(project: Project) -> Figure | None:
@@ -51,56 +62,25 @@ def figure_2(project: Project) -> Figure | None:
     figure, (axes,) = new_figure(4.0)
     for place, row in enumerate(rows):
         colour = look(row.dataset, row.estimator).colour
-        _bar(axes, place - BAR / 2, row.clean, colour)
-        _bar(axes, place + BAR / 2, row.under_attack(project.headline_eps), colour, hatched=True)
-        reported = CIFAR10[row.dataset, row.estimator]
-        marks = (reported.clean, reported.adversarial[FIGURE_EPS])
-        # At the bars' right side, clear of whisker and value.
-        places = (place - BAR * 0.17, place + BAR * 0.83)
-        axes.plot(places, marks, "D", color="white", mec=GREY, mew=1.3, ms=5.5, zorder=6, clip_on=False)
-    _chance(axes, project.num_classes)
-    axes.set_xticks(range(len(rows)), [row.label for row in rows])
+        bar(axes, place - BAR / 2, row.clean, colour, decimals=1)
+        bar(axes, place + BAR / 2, row.under_attack(project.headline_eps), colour, hatched=True, decimals=1)
+        reported = CIFAR10.get((row.dataset, row.estimator))
+        if reported is not None:
+            # At the bars' right side, clear of whisker and value.
+            places = (place - BAR * 0.17, place + BAR * 0.83)
+            marks = (reported.clean, reported.adversarial[FIGURE_EPS])
+            axes.plot(places, marks, "D", color="white", ms=5.5, zorder=6, clip_on=False, **_PAPER)
+    chance_line(axes, project.num_classes)
+    axes.set_xticks(range(len(rows)), [row.label.replace("fitted as", "fitted\nas") for row in rows])
     percent_axis(axes, "test accuracy on y")
-    norm = NORM_NAMES[project.norm]
-    legend = [
-        Patch(facecolor=GREY, label="clean"),
-        Patch(
-            facecolor="white",
-            edgecolor=GREY,
-            hatch=HATCH,
-            label=f"adversarial, {norm} eps {project.headline_eps:g}",
-        ),
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="D",
-            color="white",
-            mec=GREY,
-            mew=1.3,
-            label=f"the paper: {SETTING}, L2 eps {FIGURE_EPS:g}",
-        ),
-        Line2D([], [], ls="--", lw=1, color=GREY, label="chance"),
+    handles = [
+        filled(GREY, "clean"),
+        filled(GREY, f"adversarial, {NORM_NAMES[project.norm]} eps {project.headline_eps:g}", hatched=True),
+        mark("white", f"the paper: {SETTING}, L2 eps {FIGURE_EPS:g}", "D", **_PAPER),
+        stroke(GREY, "chance", "--", lw=1),
     ]
-    figure.legend(handles=legend, loc="outside upper center", ncols=4)
+    legend(figure, handles)
     return figure
-
-
-def _bar(axes: Axes, x: float, cell: Accuracy | None, colour: str, *, hatched: bool = False) -> None:
-    """One bar with its Wilson interval and its value; nothing where nothing was measured."""
-    if cell is None:
-        return
-    face = "white" if hatched else colour
-    axes.bar(x, cell.mean, BAR * 0.94, facecolor=face, edgecolor=colour, hatch=HATCH if hatched else None, lw=1.2)
-    reach = [[max(0.0, cell.mean - cell.low)], [max(0.0, cell.high - cell.mean)]]
-    axes.errorbar(x, cell.mean, yerr=reach, fmt="none", ecolor=GREY, elinewidth=1.1, capsize=2.5, zorder=3)
-    text = axes.annotate(f"{100 * cell.mean:.1f}", (x, cell.high), xytext=(0, 2), textcoords="offset points")
-    text.set(ha="center", va="bottom", fontsize=8, zorder=5)
-    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.75})
-
-
-def _chance(axes: Axes, num_classes: int) -> None:
-    axes.axhline(1 / num_classes, color=GREY, lw=1, ls="--", zorder=2.5)
 
 
 def accuracy_against_eps(project: Project) -> Figure | None:
@@ -111,23 +91,21 @@ def accuracy_against_eps(project: Project) -> Figure | None:
         return None
     figure, (axes,) = new_figure(4.2)
     for row in rows:
-        points = [
-            (0.0, row.clean),
-            *((eps, cell) for (eps, name), cell in row.adversarial.items() if name == attack),
-        ]
-        measured = [(eps, cell) for eps, cell in points if cell is not None]
+        points = [(0.0, row.clean)]
+        points += [(eps, cell) for (eps, name), cell in row.adversarial.items() if name == attack]
+        eps = [radius for radius, cell in points if cell is not None]
+        cells = [cell for _, cell in points if cell is not None]
         style = look(row.dataset, row.estimator)
-        eps = [point[0] for point in measured]
-        mean = np.array([cell.mean for _, cell in measured])
-        low, high = ([getattr(cell, end) for _, cell in measured] for end in ("low", "high"))
-        axes.plot(eps, mean, style.line, color=style.colour, marker=style.marker, label=row.label)
+        means = [cell.value for cell in cells]
+        axes.plot(eps, means, style.line, color=style.colour, marker=style.marker, label=row.label)
+        low, high = [cell.low for cell in cells], [cell.high for cell in cells]
         axes.fill_between(eps, low, high, color=style.colour, alpha=0.15, lw=0)
     marks = [(project.headline_eps, "headline eps")]
     if project.robust_eps is not None:
         marks.append((project.robust_eps, "eps of robust training"))
     for line, (radius, text) in enumerate(marks):
         _mark(axes, radius, text, line)
-    _chance(axes, project.num_classes)
+    chance_line(axes, project.num_classes)
     axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # room for the markers at eps 0
     axes.set_xlabel(f"eps: {NORM_NAMES[project.norm]} radius of the attack ({attack}), pixel units")
     percent_axis(axes, "test accuracy on y")
@@ -151,45 +129,85 @@ def _mark(axes: Axes, eps: float, text: str, line: int) -> None:
     axes.annotate(text, (eps, 1.0), ha="center", va="bottom", fontsize=8, color=GREY, **place)  # type: ignore[arg-type]
 
 
+def minimum_norm(project: Project) -> Figure | None:
+    """Accuracy against eps from the smallest perturbations, with PGD at fixed eps as marks; first seed of the suite."""
+    norms = project.minimum_norms
+    if not len(norms):
+        return None
+    figure, (axes,) = new_figure(4.2)
+    top = 1.25 * max(project.headline_eps, float(project.results["eps"].astype(float).max()))
+    radii = [top * step / CURVE_STEPS for step in range(CURVE_STEPS + 1)]
+    for dataset, estimator in MODELS:
+        own = norms[(norms["dataset"] == dataset) & (norms["estimator"] == estimator)]
+        if dataset.endswith(STILL_Y) or not len(own):
+            continue
+        own = _same_model(own, own.iloc[0])
+        smallest = own.groupby("example")["distance"].min().to_numpy(dtype=float)
+        style, label = look(dataset, estimator), model_label(dataset, estimator)
+        shares = [float((smallest > eps).mean()) for eps in radii]
+        axes.plot(radii, shares, style.line, color=style.colour, label=label)
+        marks = _pgd_points(project, own.iloc[0])
+        axes.plot(*zip(*marks, strict=True), style.marker, color=style.colour, mec="white", mew=0.6, ms=6)
+    axes.set_xlim(0, top)
+    axes.set_xlabel("eps: length of the perturbation, pixel units")
+    percent_axis(axes, "test accuracy on y")
+    handles = [*axes.get_legend_handles_labels()[0], mark(GREY, "marks: PGD at that eps")]
+    figure.legend(handles=handles, loc="outside right upper", title="fitted on")
+    return figure
+
+
+def _same_model(table: Any, row: Any) -> Any:
+    """Rows of a table that speak of the model that `row` speaks of."""
+    import pandas as pd
+
+    same = (table["dataset"] == row["dataset"]) & (table["estimator"] == row["estimator"])
+    same &= table["seed"] == row["seed"]
+    if pd.isna(row["source_seed"]):
+        return table[same & table["source_seed"].isna()]
+    return table[same & (table["source_seed"] == row["source_seed"]).fillna(False)]
+
+
+def _pgd_points(project: Project, model: Any) -> list[tuple[float, float]]:
+    """(eps, accuracy) of the untouched images and of PGD with the steps of the curve, of one model."""
+    steps = (project.params.get("evaluate") or {}).get("num_steps", 20)
+    own = _same_model(project.results, model)
+    own = own[(own["labels"] == "true") & own["attack"].isin(["clean", f"pgd{steps}"])]
+    return list(zip(own["eps"].astype(float), own["accuracy"].astype(float), strict=True))
+
+
 def label_accuracies(project: Project) -> Figure | None:
     """D_rand, D_det and their controls: accuracy on y, on the shifted label, and the shares still y."""
     table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    keys = [key for key in ("rand", "rand_from_robust", "det", "det_from_robust") if key in project.constructions]
-    names = [
-        (key, dataset_name(key) + suffix)
-        for key in keys
-        for suffix in ("", STILL_Y)
-        if dataset_name(key) + suffix in table
-    ]
+    made = [key for key in ("rand", "rand_from_robust", "det", "det_from_robust") if key in project.constructions]
+    fitted = [(key, dataset_name(key) + suffix) for key, suffix in product(made, ("", STILL_Y))]
+    names = [(key, name) for key, name in fitted if name in table]
     if not names:
         return None
     figure, (axes,) = new_figure(4.0)
     for place, (key, name) in enumerate(names):
         colour = look(name).colour
-        _bar(axes, place - BAR / 2, table[name].clean, colour)
-        _bar(axes, place + BAR / 2, table[name].shifted, colour, hatched=True)
+        bar(axes, place - BAR / 2, table[name].clean, colour, decimals=1)
+        bar(axes, place + BAR / 2, table[name].shifted, colour, hatched=True, decimals=1)
         if name.endswith(STILL_Y):
             continue
         for judge, marker, aside in (("robust_model", "^", -0.045), ("nearest_neighbour", "v", 0.045)):
             share = project.constructions[key].get(judge, {}).get("still_y")
             if share is not None:
-                axes.plot(place + aside, share, marker, zorder=6, clip_on=False, **_JUDGE)
-    _chance(axes, project.num_classes)
-    labels = [
-        model_label(name, "standard").replace(" from", "\nfrom").replace(", still", "\nstill") for _, name in names
-    ]
-    axes.set_xticks(range(len(names)), labels)
+                axes.plot(place + aside, share, marker, color="white", zorder=6, clip_on=False, **_JUDGE)
+    chance_line(axes, project.num_classes)
+    labels = [model_label(name, "standard").replace(" from", "\nfrom") for _, name in names]
+    axes.set_xticks(range(len(names)), [label.replace(", still", "\nstill") for label in labels])
     percent_axis(axes, "test accuracy; share of images")
     axes.axhline(STILL_Y_SHARE, color="black", lw=1, ls=":", zorder=2.5)
-    legend: list[Any] = [
-        Patch(facecolor=GREY, label="accuracy on y"),
-        Patch(facecolor="white", edgecolor=GREY, hatch=HATCH, label="accuracy on the shifted label y + 1"),
-        Line2D([], [], ls="", marker="^", label=f"still y for the robust model, of what it {CALLED_BEFORE}", **_JUDGE),
-        Line2D([], [], ls="", marker="v", label=f"still y for the 1-NN, of what it {CALLED_BEFORE}", **_JUDGE),
-        Line2D([], [], ls=":", lw=1, color="black", label=f"{STILL_Y_SHARE:.0%}, asked of both"),
-        Line2D([], [], ls="--", lw=1, color=GREY, label="chance"),
+    handles = [
+        filled(GREY, "accuracy on y"),
+        filled(GREY, "accuracy on the shifted label y + 1", hatched=True),
+        mark("white", f"still y for the robust model, of what it {CALLED_BEFORE}", "^", **_JUDGE),
+        mark("white", f"still y for the 1-NN, of what it {CALLED_BEFORE}", "v", **_JUDGE),
+        stroke("black", f"{STILL_Y_SHARE:.0%}, the threshold of both", ":", lw=1),
+        stroke(GREY, "chance", "--", lw=1),
     ]
-    figure.legend(handles=legend, loc="outside upper center", ncols=3)
+    legend(figure, handles, columns=3)
     return figure
 
 
@@ -198,10 +216,8 @@ def distances(project: Project) -> Figure | None:
     keys = list(project.constructions)
     if not keys:
         return None
-    columns = min(3, len(keys))
-    rows = -(-len(keys) // columns)
-    figure, axes = new_figure(2.3 * rows + 0.3, rows, columns)
-    for panel, key in zip(axes, keys, strict=False):
+    figure, axes = panels(len(keys), 2.3, 0.3)
+    for panel, key in zip(axes, keys, strict=True):
         examples, style = project.dataset(key).examples, look(dataset_name(key))
         _histogram(panel, examples["delta_norm"], style.colour, "stepfilled")
         if bool(examples["pixel_distance_start"].notna().all()):
@@ -210,12 +226,9 @@ def distances(project: Project) -> Figure | None:
         panel.set_xlim(left=0)
         panel.set_xlabel("L2 distance, pixel units")
         panel.set_ylabel("images")
-    _blank(axes[len(keys) :])
-    handles = [
-        Patch(facecolor=GREY, label="to the source x: ‖δ‖₂"),
-        Patch(facecolor="white", edgecolor="black", label="to the start x'"),
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    outline = filled("white", "to the start x'")
+    outline.set_edgecolor("black")
+    legend(figure, [filled(GREY, "to the source x: ‖δ‖₂"), outline])
     return figure
 
 
@@ -227,51 +240,32 @@ def _histogram(axes: Axes, values: "pd.Series[float]", colour: str, kind: Any) -
     axes.hist(numbers, bins=edges.tolist(), histtype=kind, color=colour, lw=1.4)
 
 
-def _blank(axes: Sequence[Axes]) -> None:
-    for panel in axes:
-        panel.set_axis_off()
-
-
 def learning_curves(project: Project) -> Figure | None:
     """Training and validation accuracy over the epochs, a panel a model; band: one standard deviation."""
     if not project.curves:
         return None
-    columns = min(3, len(project.curves))
-    rows = -(-len(project.curves) // columns)
-    figure, axes = new_figure(2.3 * rows + 0.4, rows, columns)
-    for panel, (name, curves) in zip(axes, project.curves.items(), strict=False):
-        model = _model_of(name)
+    figure, axes = panels(len(project.curves), 2.3, 0.4)
+    for panel, (name, curves) in zip(axes, project.curves.items(), strict=True):
+        stage, key = name.split("-", 1)
+        model = ("D", key) if stage == "train" else (dataset_name(key), "standard")
         full = curves[curves["subset"] == "full"]
-        for column, style, colour in _curve_styles(look(*model).colour):
+        for column, (style, colour, _) in _curve_styles(look(*model).colour).items():
             _curve(panel, full, column, style, colour)
         panel.set_title(model_label(*model))
         panel.set_xlabel("epoch")
         percent_axis(panel, "accuracy")
-    _blank(axes[len(project.curves) :])
-    legend = [
-        Line2D([], [], color=colour, ls=style, label=label)
-        for (_, style, colour), label in zip(
-            _curve_styles("black"),
-            (
-                "training, on the given labels",
-                "validation, on y",
-                "validation, on y + 1",
-                "validation, under attack",
-            ),
-            strict=True,
-        )
-    ]
-    figure.legend(handles=legend, loc="outside upper center", ncols=4)
+    legend(figure, [stroke(colour, label, style) for style, colour, label in _curve_styles("black").values()])
     return figure
 
 
-def _curve_styles(colour: str) -> tuple[tuple[str, str, str], ...]:
-    return (
-        ("train_accuracy", "-", "#b5b5b5"),
-        ("validation_accuracy", "-", colour),
-        ("validation_accuracy_shifted", ":", colour),
-        ("validation_adversarial_accuracy", "--", colour),
-    )
+def _curve_styles(colour: str) -> dict[str, tuple[str, str, str]]:
+    """Column -> line style, colour, label."""
+    return {
+        "train_accuracy": ("-", "#b5b5b5", "training, on the given labels"),
+        "validation_accuracy": ("-", colour, "validation, on y"),
+        "validation_accuracy_shifted": (":", colour, "validation, on y + 1"),
+        "validation_adversarial_accuracy": ("--", colour, "validation, under attack"),
+    }
 
 
 def _curve(axes: Axes, curves: "pd.DataFrame", column: str, style: str, colour: str) -> None:
@@ -280,29 +274,3 @@ def _curve(axes: Axes, curves: "pd.DataFrame", column: str, style: str, colour: 
     mean, spread = measured.mean(), measured.std(ddof=1).fillna(0.0)
     axes.plot(mean.index, mean, style, color=colour, marker="o" if len(mean) == 1 else None)
     axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
-
-
-def _model_of(curves: str) -> tuple[str, str]:
-    """(dataset, estimator) of a name such as "train-robust" or "fit-rand"."""
-    stage, name = curves.split("-", 1)
-    return ("D", name) if stage == "train" else (dataset_name(name), "standard")
-
-
-FIGURES: dict[str, Callable[[Project], Figure | None]] = {
-    "figure_2": figure_2,
-    "accuracy_vs_eps": accuracy_against_eps,
-    "minimum_norm": minimum_norm,
-    "label_accuracies": label_accuracies,
-    "distances": distances,
-    "learning_curves": learning_curves,
-    "transfer": transfer_figure,
-    "inversion": inversion_figure,
-    "inversion_panel": inversion_panel,
-    "diversity": diversity_figure,
-    "estimator": estimator_figure,
-    "features": science_features_figures.plane_figure,
-    "features_datasets": science_features_figures.datasets_figure,
-    "planted": science_planted.figure,
-    "gaussian": science_gaussian.figure,
-}
-"""File name -> function."""

@@ -4,7 +4,6 @@ Which examples are shown follows a fixed rule, so that nobody picks the pretty o
 order, the first example in D.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from notbugs.data.store import StoredDataset
+from notbugs.report.drawing import new_figure
 from notbugs.report.project import Project, dataset_name
-from notbugs.report.style import new_figure
 
 FACTORS = (1, 2, 5, 10, 20, 50, 100)
 """Amplifications of δ that a grid may use: the largest at which nothing shown is clipped."""
@@ -33,6 +32,11 @@ class Strip:
     title: str
     images: Tensor
     captions: list[str]
+
+    @property
+    def lines(self) -> int:
+        """Of its longest caption."""
+        return 1 + max(caption.count("\n") for caption in self.captions)
 
 
 def targeted_grid(project: Project, key: str) -> Figure | None:
@@ -115,9 +119,8 @@ def amplification(delta: Tensor) -> int:
 def draw(strips: list[Strip]) -> Figure:
     """Strips below each other, images side by side, pixels enlarged without smoothing."""
     count = len(strips[0].images)
-    lines = [max(caption.count("\n") + 1 for caption in strip.captions) for strip in strips]
     cell = min(0.86, 7.8 / count)  # inches
-    heights = [cell + 0.17 * number for number in lines]
+    heights = [cell + 0.17 * strip.lines for strip in strips]
     figure, axes = new_figure(sum(heights) + 0.1 * len(strips), len(strips), count, width=cell * count + 1.2)
     engine = figure.get_layout_engine()
     if engine is not None:
@@ -147,11 +150,3 @@ def _show(panel: Axes, image: Tensor, caption: str) -> None:
     for spine in panel.spines.values():
         spine.set(visible=True, color="#bbbbbb", linewidth=0.6)
     panel.set_xlabel(caption, fontsize=7.5, labelpad=2)
-
-
-GRIDS: dict[str, Callable[[Project], Figure | None]] = {
-    "grid_inverted": inverted_grid,
-    "grid_rand": lambda project: targeted_grid(project, "rand"),
-    "grid_det": lambda project: targeted_grid(project, "det"),
-}
-"""File name -> function."""

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from notbugs.evaluation.results import percent
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -54,16 +52,6 @@ class Honesty:
         """Whether one image, or one standard error, more or less would change `holds`."""
         image = 1 / self.num_images if self.num_images else 0.0
         return abs(self.least - STILL_Y_SHARE) < max(image, self.error)
-
-    @property
-    def edge_sentence(self) -> str:
-        """Says that the rule hangs on chance; empty where it does not."""
-        if not self.on_edge:
-            return ""
-        return (
-            f"On the edge: {percent(self.least)}% lies within a standard error ({percent(self.error)} points) of the "
-            f"{100 * STILL_Y_SHARE:g}% asked for, so another draw could turn this."
-        )
 
 
 def honesty_of(facts: Mapping[str, Any]) -> Honesty | None:

@@ -1,142 +1,114 @@
 """The page: everything is computed first, then written; pictures are inlined and saved beside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table, attack_label, percent
-from notbugs.report.claims import Claim, judge
-from notbugs.report.evidence import evidence_of
-from notbugs.report.figures import FIGURES, NORM_NAMES
-from notbugs.report.grids import GRIDS
+from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table
+from notbugs.report import diversity, estimator, features, gaussian, inversion, planted, sweeps, transfer
+from notbugs.report.drawing import report_style, to_png
+from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
 from notbugs.report.project import Project, load_project
-from notbugs.report.sections import SECTIONS, Content
-from notbugs.report.style import report_style, to_png
-from notbugs.report.sweeps import sweep_pictures
+from notbugs.report.sections import Picture, Section, Verdict, environment, words
 from notbugs.runtime.files import whole_file, write_json, write_text
 
-PAPER = "Adversarial Examples Are Not Bugs, They Are Features"
+SECTIONS: tuple[Section, ...] = (
+    *MAIN_SECTIONS,
+    transfer.SECTION,
+    inversion.SECTION,
+    diversity.SECTION,
+    estimator.SECTION,
+    features.SECTION,
+    planted.SECTION,
+    gaussian.SECTION,
+    sweeps.SECTION,
+    *LAST_SECTIONS,
+)
+"""Every section, in the order of the page; a new one is a module with a `SECTION`, a template, and a line here."""
 
 
-def write_page(root: Path, out: Path, figures_dir: Path) -> None:
-    """See `notbugs.report.write_report`."""
+def write_report(root: Path, out: Path, figures_dir: Path) -> None:
+    """Write the page, the figures, and the verdicts beside the page (verdicts.json); the same inputs, the same bytes.
+
+    Args:
+        root: project folder whose pipeline has run up to `evaluate`.
+        out: the HTML page, self-contained; its folder is made.
+        figures_dir: where the figures go as PNG; made, and files of the same names replaced.
+    Raises:
+        ConfigError if params.yaml is wrong.
+        ResultsError, StoreError naming the file that is missing or wrong, and the command that makes it.
+    """
     project = load_project(root)
-    content = Content(project, judge(evidence_of(project)), draw_pictures(project))
-    html = render(content)
-    for name, png in content.pictures.items():
+    present = [section for section in SECTIONS if section.is_in(project)]
+    verdicts = {section.key: section.verdicts(project, section.metrics(project)) for section in present}
+    pictures = draw_pictures(project, present)
+    bodies = [(section, section.render(project, pictures, verdicts[section.key])) for section in present]
+    page = render_page(
+        title=f"Robust and non-robust features on {project.source}",
+        subtitle=words("abstract", "subtitle", project=project),
+        abstract=abstract(project, verdicts["claims"]),
+        sections=[(section.key, section.title, body) for section, body in bodies if body],
+    )
+    for name, picture in pictures.items():
         with whole_file(figures_dir / f"{name}.png") as temporary:
-            temporary.write_bytes(png)
-    write_text(out, html)
-    write_json(out.with_name("verdicts.json"), [verdict_record(claim) for claim in content.claims])
+            temporary.write_bytes(picture.png)
+    write_text(out, page)
+    write_json(out.with_name("verdicts.json"), [verdict_record(verdict) for verdict in verdicts["claims"]])
 
 
-def verdict_record(claim: Claim) -> dict[str, str]:
+def verdict_record(verdict: Verdict) -> dict[str, str]:
     """A verdict as reports/verdicts.json holds it, in Git: what README.md says follows from it."""
     return {
-        "key": claim.key,
-        "title": claim.title,
-        "verdict": claim.verdict,
-        "measured": claim.sentence,
-        "basis": claim.judgement.basis,
-        "elsewhere": claim.judgement.elsewhere,
+        "key": verdict.key,
+        "title": verdict.title,
+        "verdict": verdict.printed,
+        "measured": verdict.sentence,
+        "basis": verdict.basis,
+        "elsewhere": verdict.elsewhere,
     }
 
 
-def draw_pictures(project: Project) -> dict[str, bytes]:
-    """Every picture that this pipeline has, as PNG, by file name without suffix."""
-    pictures = {}
+def draw_pictures(project: Project, sections: Sequence[Section]) -> dict[str, Picture]:
+    """Every picture that this pipeline has, by file name without suffix."""
     with report_style():
-        for name, draw in {**FIGURES, **GRIDS}.items():
-            figure = draw(project)
-            if figure is not None:
-                pictures[name] = to_png(figure)
-        pictures |= sweep_pictures(project.root)
-    return pictures
+        return {name: Picture(to_png(figure)) for section in sections for name, figure in section.draw(project)}
 
 
-def render(content: Content) -> str:
-    """The page as HTML; all text is escaped by the template."""
-    project = content.project
-    sections = [section for build in SECTIONS if (section := build(content)) is not None]
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            title=f"Robust and non-robust features on {project.source}",
-            subtitle=what_ran(project),
-            abstract=abstract(project, content.claims),
-            sections=sections,
-        )
-    )
+def render_page(title: str, subtitle: str, abstract: str, sections: Sequence[tuple[str, str, Markup]]) -> str:
+    """A page as HTML; all text is escaped by the template.
+
+    Args:
+        sections: anchor, heading, and what stands below it.
+    """
+    template = environment().get_template("report.html.j2")
+    return template.render(title=title, subtitle=subtitle, abstract=abstract, sections=sections)
 
 
-def environment() -> Environment:
-    """Where templates come from; all text put into them is escaped."""
-    return Environment(
-        loader=PackageLoader("notbugs.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
-def what_ran(project: Project) -> str:
-    """Source, sizes, architecture and headline eps in a line."""
-    sizes = project.prepare
-    return (
-        f"{project.architecture} on {project.source}: {sizes['train']} training, {sizes['validation']} "
-        f"validation and {sizes['test']} test images in {sizes['classes']} classes; "
-        f"headline eps {project.headline_eps:g} ({NORM_NAMES[project.norm]})"
-    )
-
-
-def abstract(project: Project, claims: list[Claim]) -> list[str]:
-    """Three to five sentences: what was repeated, how many claims were seen, main numbers, what was not."""
-    titles: dict[str, list[str]] = {seen: [] for seen in ("seen", "not seen", "cannot be judged")}
-    for claim in claims:
-        titles[claim.seen].append(claim.title)
-    seen, not_seen, open_ = titles.values()
-    edge = sum(claim.judgement.on_edge for claim in claims)
-    sentences = [
-        f"The experiments of “{PAPER}” (Ilyas et al., NeurIPS 2019) were repeated with "
-        f"{project.architecture} on {project.source}.",
-        f"Of {len(claims)} claims, {len(seen)} {'was' if len(seen) == 1 else 'were'} seen here, "
-        f"{len(not_seen)} not, and {len(open_)} cannot be judged"
-        + (f"; {edge} of these verdicts {'is' if edge == 1 else 'are'} on the edge." if edge else "."),
-        main_numbers(project),
-        f"Not seen: {'; '.join(not_seen)}." if not_seen else "",
-        f"Cannot be judged: {'; '.join(open_)}." if open_ else "",
-    ]
-    return [sentence for sentence in sentences if sentence]
+def abstract(project: Project, claims: Sequence[Verdict]) -> str:
+    """Three to five sentences: what was repeated, how many claims were reproduced, main numbers, what was not."""
+    return words("abstract", "abstract", project=project, claims=claims, main_numbers=main_numbers(project))
 
 
 def main_numbers(project: Project) -> str:
     """One sentence with the accuracies that the paper is about, as far as they were measured; else empty."""
     table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    eps = project.headline_eps
-    attacked = [numbers for name in ("D", "D_R", "D_NR") if name in table for numbers in _attacked(table[name], eps)]
-    clean = [
-        f"{percent(cell.mean)}% from {name}"
-        for name in ("D_rand", "D_det")
-        if name in table and (cell := table[name].clean) is not None
-    ]
-    parts = [f"at eps {eps:g} an adversarial accuracy of {_listed(attacked)}"] if attacked else []
-    parts += [f"an accuracy on untouched test images of {_listed(clean)}"] if clean else []
-    return f"Standard training gives {', and '.join(parts)}." if parts else ""
+    attacked = [_attacked(table[name], project.headline_eps) for name in ("D", "D_R", "D_NR") if name in table]
+    clean = {name: table[name].clean for name in ("D_rand", "D_det") if name in table}
+    return words(
+        "abstract",
+        "main_numbers",
+        eps=project.headline_eps,
+        attacked=[left for left in attacked if left],
+        clean={name: cell.value for name, cell in clean.items() if cell is not None},
+    )
 
 
-def _attacked(row: AccuracyRow, eps: float) -> list[str]:
-    """The worst case of a model with PGD beside it: "17.1% from D (PGD-100 alone: 23.0%)"; empty if not attacked."""
-    cell = row.under_attack(eps)
+def _attacked(row: AccuracyRow, eps: float) -> dict[str, Any] | None:
+    """What the strongest attack leaves of a model, with PGD beside the worst case; None if it was not attacked."""
+    cell, attack = row.under_attack(eps), row.attack_at(eps)
     if cell is None:
-        return []
-    beside = row.pgd(eps) if row.attack_at(eps) == WORST else None
-    weaker = f"; {attack_label(beside[0])} alone: {percent(beside[1].mean)}%" if beside else ""
-    return [f"{percent(cell.mean)}% from {row.dataset} ({attack_label(row.attack_at(eps))}{weaker})"]
-
-
-def _listed(items: list[str]) -> str:
-    """ "a, b and c"."""
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+        return None
+    beside = row.pgd(eps) if attack == WORST else None
+    return {"dataset": row.dataset, "left": cell.value, "attack": attack, "pgd": beside}

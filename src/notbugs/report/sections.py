@@ -1,321 +1,268 @@
-"""The sections of the page, one function each, in SECTIONS; a new section is a function and a line there.
+"""What a section of the page is: an entry of the registry, its verdicts, and a template that puts them into words.
 
-A builder takes the Content and gives a Section, or None where this pipeline has nothing to show in it.
+Python finds the numbers; `templates/<key>.html.j2` says what they mean. It is a set of macros: `page` is the section,
+and for each rule of the section a macro of the rule's key says in a sentence what was measured.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
 
-from notbugs.evaluation.results import accuracy_table, attack_label
-from notbugs.report import robustness, science_features, science_gaussian, science_planted, tables
-from notbugs.report.blocks import Block, Code, Picture, Section, Table, Text, Words
-from notbugs.report.claims import Claim
-from notbugs.report.evidence import evidence_of
-from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, honesty_of
-from notbugs.report.paper import BIBTEX, CITATION, FIGURE_EPS, SETTING
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from notbugs.evaluation.comparison import Estimate
+from notbugs.evaluation.results import attack_label, model_label, percent, read_json
+from notbugs.report.drawing import DPI, NORM_NAMES
+from notbugs.report.evidence import NotMeasuredError
+from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.project import Project
-from notbugs.report.science_diversity import diversity_section
-from notbugs.report.science_estimator import estimator_section
-from notbugs.report.science_inversion import inversion_section
-from notbugs.report.science_transfer import transfer_section
-from notbugs.report.sweeps import sweep_blocks
 
-GLOSSARY = (
-    (
-        "D",
-        "The base dataset: images in [0, 1], labels y in 0..C − 1. D, standard and D, robust are trained on it.",
-    ),
-    ("standard training", "Minimises the expected loss on the training images."),
-    (
-        "robust (adversarial) training",
-        "Minimises the expected loss under the worst perturbation of norm at most eps, found by PGD.",
-    ),
-    ("representation g(x)", "Activations of the penultimate layer: the input of the last linear layer."),
-    (
-        "D_R",
-        "Robust dataset: from a different training image x', pixels are changed until the robust model's "
-        "representation matches that of x; label y of x.",
-    ),
-    ("D_NR", "Non-robust dataset: the same with the representation of the standard model."),
-    (
-        "D_rand",
-        "Each image is perturbed, within eps, so that the standard model calls it a class t drawn uniformly "
-        "at random; label t.",
-    ),
-    ("D_det", "The same with t = y + 1, counted modulo the number of classes."),
-    ("D_rand, D_det from robust", "Controls: the same perturbations made with the robust model."),
-    ("δ", "The perturbation: the new image minus x; ‖δ‖₂ is its Euclidean length."),
-    ("eps", "Radius of the ball that a perturbation must stay in, in pixel units on [0, 1]."),
-    ("clean accuracy", "Accuracy on the untouched test images, always with D's own labels y."),
-    (
-        "adversarial accuracy",
-        "Share of test images still classified as y under the worst perturbation that the attack finds.",
-    ),
-    (
-        "accuracy on the shifted label",
-        "Share of test images called y + 1: what a model learns from D_det if it sees only what is visible. "
-        "With the accuracy on y it tells collapse from failure.",
-    ),
-    (
-        "still y",
-        "Whether a constructed image still looks like its source: the robust model and a 1-nearest-neighbour "
-        "classifier on D both still call it y. Each judge's share is of the images that it "
-        f"{CALLED_BEFORE}. A fit marked still y was trained on only the images that both called y before and "
-        f"after. Where a share is below {100 * STILL_Y_SHARE:g}%, the labels t are partly simply right, and high "
-        "accuracy proves nothing.",
-    ),
-    ("worst", "All attacks together: a test image counts only if none of them fooled the model."),
-    (
-        "power",
-        "The chance that an experiment like this one tells a true difference as large as the margin from none: that "
-        "its 95% interval lies above zero. A verdict also asks that the difference found reach the margin, and of a "
-        "true difference just as large half the experiments fall short of it.",
-    ),
-    (
-        "D, fitted as D_R",
-        "D itself, fitted with the settings, the initialisations and the order of batches of the fits on D_R: what "
-        "these are compared with.",
-    ),
-    (
-        "on the edge",
-        "A verdict that one test image, or one standard error, more or less would change.",
-    ),
-    (
-        "masked gradients",
-        "A model whose gradients do not lead to its adversarial examples looks robust without being so.",
-    ),
-    ("Wilson 95% interval", "Interval of a share that accounts for the finite number of test images."),
-    (
-        "source model, fit, seed",
-        "A source model is trained on D and makes a dataset; a fit is trained on that. Each is trained anew for each "
-        "of its seeds. Means are taken over the fits of a source model, then over source models; ± is the standard "
-        "deviation over source models (over fits where there is one).",
-    ),
-)
+Facts = Mapping[str, Any]
+"""What a metrics file holds."""
+Draw = Callable[[Project, Facts], Figure | None]
+Finding = Literal["reproduced", "not reproduced", "inconclusive"]
+MARKS: dict[str, str] = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open"}
+"""Finding -> class in the style sheet."""
+PAGE_DPI = 100
+"""Pixels of the page to an inch of a figure: a full-width figure is 900 pixels wide."""
 
 
 @dataclass(frozen=True)
-class Content:
-    """What the builders choose from.
+class Verdict:
+    """A statement that was put to the data, and what was found.
 
     Attributes:
-        project: metrics and datasets.
-        claims: the verdicts.
-        pictures: file name without suffix -> PNG, for those that this pipeline has.
+        key: short name. title: the statement in a few words. statement: in a sentence; may be empty.
+        finding: the verdict. on_edge: whether one image, or one standard error, more or less would change it.
+        sentence: what was measured, with the numbers that decide.
+        basis: how many models, fits and images it rests on, and the power to tell the margin from 0.
+        elsewhere: what happens at the other eps; empty where the statement has none.
     """
 
-    project: Project
-    claims: list[Claim]
-    pictures: dict[str, bytes]
+    key: str
+    title: str
+    statement: str
+    finding: Finding
+    sentence: str
+    basis: str = ""
+    elsewhere: str = ""
+    on_edge: bool = False
 
-    def picture(self, name: str, alt: str, caption: str) -> list[Picture]:
-        """The picture, or nothing where the pipeline does not have it."""
-        return [Picture(name, self.pictures[name], alt, caption)] if name in self.pictures else []
+    @property
+    def printed(self) -> str:
+        """The verdict in print, such as "reproduced, on the edge"."""
+        return f"{self.finding}, on the edge" if self.on_edge else self.finding
 
+    @property
+    def notes(self) -> str:
+        """What it rests on, and what happens at the other eps; a line each."""
+        return "\n".join(filter(None, (self.basis, self.elsewhere)))
 
-def _section(key: str, title: str, *blocks: Block | Table | None) -> Section | None:
-    present = [block for block in blocks if block is not None]
-    return Section(key, title, present) if present else None
-
-
-def claims(content: Content) -> Section | None:
-    """The verdicts."""
-    how = (
-        "Each verdict follows a rule fixed before the numbers were seen: a difference counts when it reaches the "
-        "margin asked for and its 95% interval, given in brackets, lies above zero. Two fits are compared only if they "
-        "share their recipe, and pair by pair: same source model, initialisation, order of batches and test images. "
-        "Robustness is what all attacks together leave; PGD stands beside it. The intervals join what the choice of "
-        "test images and what the choice of source models and fits brings. Power: the chance that the interval lies "
-        "above zero if the true difference is the margin. On the edge: one image, or one standard error, more or less "
-        "would change the verdict."
-    )
-    project = content.project
-    failed = any(not row["passed"] for row in project.checks)
-    warning = Text(robustness.checks_sentence(project)) if failed else None
-    chosen = project.report.settings_note
-    note = Text(f"How the settings were chosen: {chosen}") if chosen else None
-    components = tables.components(evidence_of(project))
-    table = tables.claims_table(content.claims)
-    return _section("claims", "The claims", Text(how), note, warning, table, components)
+    @property
+    def mark(self) -> str:
+        """Its class in the style sheet."""
+        return MARKS[self.finding]
 
 
-def figure_2(content: Content) -> Section | None:
-    """The paper's Figure 2 with what was measured here."""
-    eps = content.project.headline_eps
-    pictures = content.picture(
-        "figure_2",
-        "Bars of clean and adversarial test accuracy for D, D robust, D_R, D_NR, D_rand and D_det",
-        f"Clean and adversarial (eps {eps:g}, {attacks_at(content.project)}) test accuracy after standard training on "
-        "each dataset, and "
-        "after robust training on D. Whiskers: 95% intervals over test images and trainings. Diamonds: the "
-        f"paper's values ({SETTING}, L2 eps {FIGURE_EPS:g}), another dataset and another eps: compare the "
-        "pattern, not the heights.",
-    )
-    return _section("figure-2", "Figure 2 of the paper, remade", *pictures)
+@dataclass(frozen=True)
+class Ruling:
+    """What a rule found: the verdict, and the numbers that the template's sentence is made of."""
+
+    finding: Finding
+    numbers: Facts
+    basis: str = ""
+    elsewhere: str = ""
+    on_edge: bool = False
 
 
-def attacks_at(project: Project) -> str:
-    """What the adversarial bars are measured by, such as "all attacks together"."""
-    names = {row.attack_at(project.headline_eps) for row in accuracy_table(project.results)} - {""}
-    return " or ".join(attack_label(name) for name in sorted(names)) or "not measured"
+@dataclass(frozen=True)
+class Rule:
+    """How one statement is judged; written down before the numbers are seen."""
+
+    key: str
+    title: str
+    judge: Callable[..., Ruling]
+    statement: str = ""
 
 
-def accuracies(content: Content) -> Section | None:
-    """The accuracy table."""
-    return _section("accuracy", "Accuracy", tables.accuracy(content.project))
+def judge(section: str, rules: Iterable[Rule], *measured: Any) -> list[Verdict]:
+    """A verdict by each rule; a missing measurement makes it "inconclusive".
+
+    Args:
+        section: key of the section; its template holds a macro for each rule.
+        measured: what the rules are called with.
+    """
+    return [_judge_one(section, rule, *measured) for rule in rules]
 
 
-def curves(content: Content) -> Section | None:
-    """Accuracy against eps."""
-    pictures = content.picture(
-        "accuracy_vs_eps",
-        "Accuracy of each model against the radius of the attack",
-        "Accuracy on y under attack. Bands: 95% intervals over test images and trainings. Controls are dashed, D "
-        "fitted by another recipe dash-dotted.",
-    )
-    return _section("eps", "Accuracy against eps", *pictures)
-
-
-def attacks(content: Content) -> Section | None:
-    """The attack suite, the smallest perturbations, the checks and the certificates."""
-    project = content.project
-    sentences = " ".join(filter(None, (robustness.checks_sentence(project), robustness.gap_sentence(project))))
-    pictures = content.picture(
-        "minimum_norm",
-        "Accuracy of each model against the length of the smallest perturbation that fools it",
-        "Lines: for each test image the smallest perturbation that an attack without a fixed radius found, one seed; "
-        "the line at eps is the share of images that needs a longer one. Marks: PGD at that radius. Marks above their "
-        "line mean that PGD missed images that the other attack fooled.",
-    )
-    return _section(
-        "attacks",
-        "How far the attacks can be trusted",
-        Text(sentences) if sentences else None,
-        robustness.suite_table(project),
-        *pictures,
-        robustness.checks_table(project),
-        robustness.certificates_table(project),
+def _judge_one(section: str, rule: Rule, *measured: Any) -> Verdict:
+    try:
+        found = rule.judge(*measured)
+    except NotMeasuredError as error:
+        return Verdict(rule.key, rule.title, rule.statement, "inconclusive", f"Inconclusive: {error}.")
+    sentence = words(section, rule.key, **found.numbers)
+    return Verdict(
+        rule.key, rule.title, rule.statement, found.finding, sentence, found.basis, found.elsewhere, found.on_edge
     )
 
 
-def labels(content: Content) -> Section | None:
-    """D_rand and D_det: what was learnt, and whether their images still look like y."""
-    pictures = content.picture(
-        "label_accuracies",
-        "Bars of the accuracy on y and on the shifted label for D_rand, D_det and their controls",
-        "What the fits on D_rand and D_det learnt. Triangles: the share of the training images that still "
-        f"look like y; below {100 * STILL_Y_SHARE:g}% the given labels are partly simply right.",
+def reproduced_if(holds: bool) -> Finding:
+    """The verdict of a rule that can always be judged."""
+    return "reproduced" if holds else "not reproduced"
+
+
+def estimate(share: Facts) -> Estimate:
+    """A share of a metrics file, which calls it its mean or its value, with its interval."""
+    return Estimate(share["mean"] if "mean" in share else share["value"], share["low"], share["high"])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG as the page shows it."""
+
+    png: bytes
+
+    @property
+    def base64(self) -> str:
+        """The bytes as they stand in a data URL."""
+        return base64.b64encode(self.png).decode("ascii")
+
+    @property
+    def width(self) -> int:
+        """In CSS pixels; the PNG is sharper by DPI / PAGE_DPI."""
+        return int.from_bytes(self.png[16:20], "big") * PAGE_DPI // DPI
+
+    @property
+    def height(self) -> int:
+        """In CSS pixels."""
+        return int.from_bytes(self.png[20:24], "big") * PAGE_DPI // DPI
+
+
+def _nothing(project: Project, found: Facts) -> dict[str, Any]:
+    return {}
+
+
+def _no_verdicts(project: Project, found: Facts) -> list[Verdict]:
+    return []
+
+
+@dataclass(frozen=True)
+class Section:
+    """An entry of the registry. All functions take the project and the stage's metrics.
+
+    Attributes:
+        key: its anchor, and the name of its template. title: its heading.
+        stage: whose metrics/<stage>.json it is about: left out where params.yaml has no such section; "" for none.
+        needs: keys that the metrics must hold.
+        figures: file name without suffix -> what draws it, or None where there is nothing to draw.
+        more_figures: further ones, where their names depend on the project.
+        verdicts: what was found. numbers: what else the template's macro `page` is given.
+    """
+
+    key: str
+    title: str
+    stage: str = ""
+    needs: tuple[str, ...] = ()
+    figures: Mapping[str, Draw] = field(default_factory=dict)
+    more_figures: Callable[[Project], Iterable[tuple[str, Figure]]] = lambda project: ()
+    verdicts: Callable[[Project, Facts], list[Verdict]] = _no_verdicts
+    numbers: Callable[[Project, Facts], dict[str, Any]] = _nothing
+
+    def is_in(self, project: Project) -> bool:
+        """Whether the pipeline has the stage."""
+        return not self.stage or self.stage in project.params
+
+    def metrics(self, project: Project) -> Facts:
+        """What its stage measured; empty for a section without one.
+
+        Raises: ResultsError if the file is missing or incomplete.
+        """
+        if not self.stage:
+            return {}
+        return read_json(project.root / "metrics" / f"{self.stage}.json", self.stage, self.needs)
+
+    def draw(self, project: Project) -> Iterable[tuple[str, Figure]]:
+        """Every figure, by file name without suffix."""
+        found = self.metrics(project)
+        for name, draw in self.figures.items():
+            figure = draw(project, found)
+            if figure is not None:
+                yield name, figure
+        yield from self.more_figures(project)
+
+    def render(self, project: Project, pictures: Mapping[str, Picture], verdicts: Sequence[Verdict]) -> Markup:
+        """The section as HTML, without its heading; blank if there is nothing to show."""
+        return render(self.key, pictures=pictures, verdicts=verdicts, **self.numbers(project, self.metrics(project)))
+
+
+@cache
+def environment() -> Environment:
+    """Where templates come from; all text put into them is escaped."""
+    found = Environment(
+        loader=PackageLoader("notbugs.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    return _section("labels", "Right label or shifted label", *pictures)
+    found.filters |= {
+        "counted": counted,
+        "estimate": estimate,
+        "fixed": fixed,
+        "g": short,
+        "interval": interval,
+        "label": model_label,
+        "attack_label": attack_label,
+        "brief": lambda number: f"{number:.3g}",
+        "listed": listed,
+        "percent": percent,
+        "points": lambda margin: f"{100 * margin:g} points",
+        "significant": lambda number: f"{number:#.3g}",
+        "whole": lambda fraction: f"{fraction:.0%}",
+    }
+    found.globals |= {"CALLED_BEFORE": CALLED_BEFORE, "LIMIT": f"{100 * STILL_Y_SHARE:g}%", "NORM_NAMES": NORM_NAMES}
+    return found
 
 
-def construction(content: Content) -> Section | None:
-    """How the constructed images came out."""
-    table = tables.constructions(content.project)
-    pictures = content.picture(
-        "distances",
-        "Histograms of the distances of constructed images from their sources and starts",
-        "How far the new images lie from their source x and, for D_R and D_NR, from the image x' they "
-        "started at. An inversion that lands on x itself has returned D and shows nothing.",
-    )
-    return _section("construction", "The constructed datasets", table, *pictures)
+def _macros(template: str) -> Any:
+    return environment().get_template(f"{template}.html.j2").module
 
 
-def grids(content: Content) -> Section | None:
-    """Sample grids."""
-    rule = "Of each class the first example in D is shown, whatever it looks like."
-    pictures = [
-        *content.picture(
-            "grid_inverted",
-            "Sources x, starts x' and the images of D_R and D_NR",
-            f"D_R and D_NR beside their sources x and starts x', with L2 distances. {rule}",
-        ),
-        *content.picture(
-            "grid_rand",
-            "Images of D beside those of D_rand from the standard and from the robust model",
-            "D_rand: original with label y; from the standard and from the robust model with the given label "
-            f"t, a random class (sometimes y). δ is enlarged by the factor given, grey is 0. {rule}",
-        ),
-        *content.picture(
-            "grid_det",
-            "Images of D beside those of D_det from the standard and from the robust model",
-            f"D_det: the same with t = y + 1. {rule}",
-        ),
-    ]
-    return _section("samples", "Samples", *pictures)
+def render(template: str, **numbers: Any) -> Markup:
+    """What a template's macro `page` makes of the numbers: HTML; blank if there is nothing to show."""
+    return Markup(str(_macros(template).page(**numbers)).strip())
 
 
-def sweeps(content: Content) -> Section | None:
-    """How the datasets depend on eps and steps."""
-    project = content.project
-    own: dict[str, Pipeline] = {}
-    for key, facts in project.constructions.items():
-        eps, judged = (project.params["construct"][key] or {}).get("eps"), honesty_of(facts)
-        if eps is not None and judged is not None:
-            own[key] = (float(eps), judged)
-    num_images = int(project.results["n"].iloc[0])
-    blocks = sweep_blocks(project.root, content.pictures, project.num_classes, num_images, own)
-    return _section("sweeps", "How sensitive to eps and steps", *blocks)
+def words(template: str, macro: str, **numbers: Any) -> str:
+    """What a macro says, as plain text in one line."""
+    return " ".join(Markup(getattr(_macros(template), macro)(**numbers)).unescape().split())
 
 
-def learning(content: Content) -> Section | None:
-    """Learning curves and where they ended."""
-    pictures = content.picture(
-        "learning_curves",
-        "Training and validation accuracy over the epochs for each model",
-        "Learning curves, mean over seeds; bands: one standard deviation. Validation images are D's own, "
-        "unperturbed or under attack; they enter no construction.",
-    )
-    return _section("learning", "Learning curves", *pictures, tables.final_epochs(content.project))
+def counted(number: int, what: str) -> str:
+    """ "1 fit", "2 fits"."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
-def per_class(content: Content) -> Section | None:
-    """Accuracy of each class."""
-    return _section("classes", "Accuracy for each class", tables.per_class(content.project))
+def fixed(number: float, digits: int) -> str:
+    """With so many decimals and a proper minus sign."""
+    return f"{number:.{digits}f}".replace("-", "−")
 
 
-def provenance(content: Content) -> Section | None:
-    """Settings and hashes."""
-    return _section(
-        "settings",
-        "Settings, data and models",
-        Text("Every setting that the numbers depend on:"),
-        Code(tables.settings_text(content.project)),
-        tables.hashes(content.project),
-    )
+def short(number: float) -> str:
+    """As short as it can be written."""
+    return f"{number:g}".replace("-", "−")
 
 
-def glossary(content: Content) -> Section | None:
-    """What each word means."""
-    return _section("words", "What each word means", Words(GLOSSARY))
+def interval(found: Facts, digits: int = 3) -> str:
+    """ "0.412 [0.398, 0.426]" of what is no share."""
+    return f"{fixed(found['value'], digits)} [{fixed(found['low'], digits)}, {fixed(found['high'], digits)}]"
 
 
-def citation(content: Content) -> Section | None:
-    """How to cite the paper."""
-    return _section("cite", "The paper", Text(CITATION + "."), Code(BIBTEX))
-
-
-SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
-    claims,
-    figure_2,
-    accuracies,
-    curves,
-    attacks,
-    labels,
-    construction,
-    grids,
-    transfer_section,
-    inversion_section,
-    diversity_section,
-    estimator_section,
-    science_features.section,
-    science_planted.section,
-    science_gaussian.section,
-    sweeps,
-    learning,
-    per_class,
-    provenance,
-    glossary,
-    citation,
-)
-"""Every section, in the order of the page."""
+def listed(items: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

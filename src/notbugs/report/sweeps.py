@@ -1,262 +1,226 @@
-"""Sweeps in the report: the studies under sweeps/, their figures, and the answer to Reviewer 3."""
+"""Section on sweeps: the answer to Reviewer 3 (how sensitive are D_rand and D_det to eps?), from numbers by rules."""
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from notbugs.evaluation.results import ResultsError, percent, read_table
-from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
-from notbugs.report import sweep_figures as figures
-from notbugs.report.blocks import Block, Picture, Table, Text, name, number
-from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE, Pipeline, judged
-from notbugs.report.style import report_style, to_png
-from notbugs.report.sweep_answer import answer
+from notbugs.evaluation.comparison import Estimate, Run, difference, nested_mean, t_half_width
+from notbugs.evaluation.intervals import Z_95
+from notbugs.report.honesty import Pipeline, honesty_of, judged
+from notbugs.report.project import Project
+from notbugs.report.sections import Facts, Section, words
+from notbugs.report.studies import StudyResults, all_studies, draw, is_of_present_data, load_studies
 from notbugs.runtime.config import DATASET_NAMES
-from notbugs.runtime.files import sha256, whole_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_MAY_BE_EMPTY = ("eps", "source_eps", "source_seed")
-FITS = ("source_seed", "seed", "accuracy", "accuracy_shifted")
-"""What a point keeps of each of its fits."""
+SAME = 0.05
+"""Accuracies closer than this count as the same: about the half width of an interval at 360 test images."""
 
 
-@dataclass(frozen=True)
-class Study:
-    """A finished study.
-
-    Attributes:
-        name: of its folder under sweeps/.
-        about: study.json: settings, counts, hashes of the inputs.
-        points: the complete points as means over their seeds, with `accuracy_std`, `honest`, `num_seeds`.
-        importance: share of the variance that each parameter explains.
-    """
-
-    name: str
-    about: dict[str, Any]
-    points: "pd.DataFrame"
-    importance: "pd.DataFrame"
-
-    @property
-    def kinds(self) -> list[str]:
-        """The datasets that were made, in the order of the settings."""
-        made = set(self.points["kind"])
-        return [kind for kind in self.about["sweep"]["kinds"] if kind in made]
-
-    def of(self, kind: str) -> "pd.DataFrame":
-        """The points of one dataset."""
-        return self.points[self.points["kind"] == kind]
+def figures(project: Project) -> Iterator[tuple[str, Figure]]:
+    """Every figure of every study."""
+    for study in load_studies(project.root):
+        yield from draw(study)
 
 
-def load_studies(root: Path) -> list[Study]:
-    """Every study with results, by name, except those of other data than the project has now."""
-    return [study for study in _all_studies(root) if _is_of_present_data(root, study)]
+def numbers(project: Project, _: Facts) -> dict[str, Any]:
+    """Every study; where the pipeline's own dataset has the eps of a point, what its judges said decides."""
+    own: dict[str, Pipeline] = {}
+    for key, facts in project.constructions.items():
+        eps, found = (project.params["construct"][key] or {}).get("eps"), honesty_of(facts)
+        if eps is not None and found is not None:
+            own[key] = (float(eps), found)
+    return numbers_of_studies(project.root, project.num_classes, int(project.results["n"].iloc[0]), own)
 
 
-def _all_studies(root: Path) -> list[Study]:
-    return [load_study(root, file.parent.name) for file in sorted((root / "sweeps").glob("*/trials.csv"))]
-
-
-def _is_of_present_data(root: Path, study: Study) -> bool:
-    manifest = root / "data" / "train" / "manifest.json"
-    return "data" not in study.about or not manifest.exists() or study.about["data"] == sha256(manifest)
-
-
-def load_study(root: Path, study: str) -> Study:
-    """One study.
-
-    Raises: ResultsError naming the file that is missing or wrong, and the command that makes it.
-    """
-    folder = root / "sweeps" / study
-    trials = read_table(folder / "trials.csv", COLUMNS, f"sweep@{study}", (*_MAY_BE_EMPTY, *MEASURED, "work"))
-    try:
-        about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        importance = _importance(folder / "importance.csv")
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{folder}: cannot be read: {error}; `notbugs sweep {study}` writes it again") from None
-    return Study(study, about, mean_points(trials[trials["state"] == "COMPLETE"]), importance)
-
-
-def _importance(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.read_csv(path, dtype=IMPORTANCE_COLUMNS)
-
-
-def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
-    """Points as means over their seeds.
-
-    Returns: one row a point with the measurements, `accuracy_std` and `accuracy_shifted_std` (over seeds; 0 for
-        one), `num_seeds`, `runs`: the FITS of each, `honest`: whether both judges still call STILL_Y_SHARE of the
-        images y, and `on_edge`: whether one image, or one standard error, more or less would change that.
-    """
-    import pandas as pd
-
-    point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
-    floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", *MEASURED), "float64"))
-    groups = floats.groupby(point, dropna=False, sort=True)
-    means = groups[[*MEASURED, "work"]].mean()
-    for measured in ("accuracy", "accuracy_shifted"):
-        means[f"{measured}_std"] = groups[measured].std().fillna(0.0)
-    means["num_seeds"] = groups.size()
-    means = means.reset_index()
-    runs = [fits[list(FITS)].to_dict(orient="records") for _, fits in groups]
-    means["runs"] = pd.Series(runs, index=means.index, dtype=object)
-    return judged(means, {})
-
-
-def draw(study: Study) -> Iterator[tuple[str, Figure]]:
-    """Every figure of a study, with its file name without suffix."""
-    for kind in study.kinds:
-        for suffix, points in _by_source(study, kind):
-            yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", figures.heatmaps(points, kind, study.about)
-    for title, build in (
-        ("lines", figures.lines),
-        ("budget", figures.budget),
-        ("front", figures.front),
-        ("importance", figures.importance),
-    ):
-        figure = build(study)
-        if figure is not None:
-            yield f"sweep_{study.name}_{title}", figure
-
-
-def _by_source(study: Study, kind: str) -> Iterator[tuple[str, "pd.DataFrame"]]:
-    """Points of a kind, apart for each source model where the other axis is eps."""
-    points = study.of(kind)
-    if points["eps"].isna().all() or points["source_eps"].nunique(dropna=False) == 1:
-        yield "", points
-        return
-    for source_eps, group in points.groupby("source_eps"):
-        yield f"_source_{source_eps:g}", group
-
-
-def sweep_pictures(root: Path) -> dict[str, bytes]:
-    """PNG of every figure of every study; to be called within `report_style`."""
-    return {name: to_png(figure) for study in load_studies(root) for name, figure in draw(study)}
-
-
-def write_figures(root: Path, study: str) -> list[Path]:
-    """Draw one study into sweeps/<study>/figures.
-
-    Raises: ResultsError if it has no results.
-    """
-    found = load_study(root, study)
-    folder = root / "sweeps" / study / "figures"
-    with whole_folder(folder) as unfinished, report_style():
-        for title, figure in draw(found):
-            (unfinished / f"{title}.png").write_bytes(to_png(figure))
-    return sorted(folder.glob("*.png"))
-
-
-def sweep_blocks(
-    root: Path,
-    pictures: dict[str, bytes],
-    num_classes: int,
-    num_images: int,
-    pipeline: Mapping[str, Pipeline] | None = None,
-) -> list[Block]:
-    """What the report's section says and shows of every study.
+def numbers_of_studies(
+    root: Path, num_classes: int, num_images: int, own: Mapping[str, Pipeline] | None = None
+) -> dict[str, Any]:
+    """What the section says of every study.
 
     Args:
         num_images: test images.
-        pipeline: kind -> the eps of the pipeline's own dataset and what its judges said: there these decide.
+        own: kind -> the eps of the pipeline's own dataset and what its judges said.
     """
-    every = _all_studies(root)
-    studies = [study for study in every if _is_of_present_data(root, study)]
-    blocks: list[Block] = []
-    if studies:
-        blocks.append(
-            Text(
-                "Reviewer 3 of the paper asked how sensitive D_rand and D_det are to eps. Each study below makes the "
-                "datasets at many eps and numbers of steps with the same source models, fits each anew and measures "
-                "it. Step size: 2.5·eps/steps unless said otherwise. Test accuracies; what is called best was "
-                "chosen on validation."
-            )
-        )
-    others = [study.name for study in every if not _is_of_present_data(root, study)]
-    if others:
-        blocks.append(Text(f"Left out, since made from other data than the project has now: {', '.join(others)}."))
+    every = all_studies(root)
+    studies = [study for study in every if is_of_present_data(root, study)]
+    names = [study.name for study in studies]
+    told = []
     for study in studies:
-        blocks += [Text(_heading(study)), *(Text(words) for words in answer(study, num_classes, num_images, pipeline))]
-        blocks.append(_table(study, pipeline or {}))
-        blocks += [
-            Picture(title, png, f"{_what(title, study)} of the study {study.name}", _caption(title, study))
-            for title, png in pictures.items()
-            if title.startswith(f"sweep_{study.name}_") and _belongs(title, study, studies)
-        ]
-    return blocks
+        longer = [f"sweep_{name}_" for name in names if name.startswith(f"{study.name}_")]
+        told.append(
+            {
+                "name": study.name,
+                "about": study.about,
+                "paragraphs": answer(study, num_classes, num_images, own),
+                "best": [row for kind in study.kinds for row in _best(study, kind, own or {})],
+                "prefix": f"sweep_{study.name}_",
+                "longer": tuple(longer),  # of studies whose names start the same
+            }
+        )
+    return {"studies": told, "left_out": [study.name for study in every if study not in studies]}
 
 
-def _belongs(title: str, study: Study, studies: list[Study]) -> bool:
-    """Whether a picture is this study's and not that of one with a longer name that starts the same."""
-    longer = [other.name for other in studies if other.name.startswith(f"{study.name}_")]
-    return not any(title.startswith(f"sweep_{name}_") for name in longer)
+def _best(study: StudyResults, kind: str, own: Mapping[str, Pipeline]) -> Iterator[dict[str, Any]]:
+    """The best honest point of a dataset by validation, and the best of all; None where there is none."""
+    points = judged(study.of(kind), own)
+    for honest, some in ((True, points[points["honest"]]), (False, points)):
+        best = None
+        if len(some):
+            best = some.iloc[int(some["validation_accuracy"].to_numpy(dtype=float).argmax())].to_dict()
+        yield {"dataset": DATASET_NAMES[kind], "honest": honest, "point": best}
 
 
-def _heading(study: Study) -> str:
-    states = ", ".join(f"{count} {state.lower()}" for state, count in study.about["states"].items())
-    seeds = len(study.about["sweep"]["seeds"])
-    sampler = study.about["sweep"]["sampler"]
-    return (
-        f"Study {study.name} ({sampler}): {study.about['points']} points ({states}), "
-        f"{seeds} fit{'s' * (seeds != 1)} of each."
-        + (" One fit a point: differences of a few points may be chance." if seeds == 1 else "")
-    )
+def answer(
+    study: StudyResults, num_classes: int, num_images: int, own: Mapping[str, Pipeline] | None = None
+) -> list[str]:
+    """One paragraph for each dataset whose eps and steps form a grid; else none.
 
-
-def _table(study: Study, own: Mapping[str, Pipeline]) -> Table:
-    """The best honest point of each dataset by validation, and the best of all."""
-    rows = []
+    Args:
+        study: with its points.
+        num_classes: for the accuracy of chance.
+        num_images: test images, for the intervals.
+        own: kind -> the pipeline's own dataset. At its eps the 85% rule is decided by it, here as everywhere.
+    """
+    paragraphs = []
+    source_eps: Any
     for kind in study.kinds:
-        points = judged(study.of(kind), own)
-        for words, some in (("both judges still call 85% y", points[points["honest"]]), ("all", points)):
-            if not len(some):
-                rows.append([name(DATASET_NAMES[kind], f"best of {words}: none"), *[number("–")] * 7])
-                continue
-            best = some.iloc[int(some["validation_accuracy"].to_numpy(dtype=float).argmax())]
-            eps = "–" if best["eps"] != best["eps"] else f"{best['eps']:g}"
-            shares = ("accuracy", "accuracy_shifted", "adversarial_accuracy", "attack_success", "still_y")
-            cells = [number(eps), number(f"{best['num_steps']:g}"), *(number(percent(best[key])) for key in shares)]
-            rows.append([name(DATASET_NAMES[kind], f"best of {words}"), *cells])
-    heads = ("eps", "steps", "on y", "on y + 1", "under attack", "success", "still y")
-    return Table(
-        f"The best points by validation accuracy, test accuracies in %. Still y: of the images that the robust model "
-        f"{CALLED_BEFORE}.",
-        [name("dataset"), *map(number, heads)],
-        rows,
-    )
+        points = study.of(kind)
+        if study.about["sweep"]["sampler"] != "grid" or points["eps"].nunique() < 2:
+            continue
+        for source_eps, group in points.groupby("source_eps", dropna=False):
+            name = DATASET_NAMES[kind]
+            if source_eps == source_eps:  # not NaN: the source model was varied too
+                name += f" (source model of eps {source_eps:g})"
+            known = own or {}
+            facts = _facts(study, kind, judged(group, known), num_images, known.get(kind))
+            paragraphs.append(words("sweeps", "answer", name=name, chance=1 / num_classes, **facts))
+    return paragraphs
 
 
-def _what(title: str, study: Study) -> str:
-    rest = title.removeprefix(f"sweep_{study.name}_")
+def _facts(
+    study: StudyResults, kind: str, points: "pd.DataFrame", num_images: int, own: Pipeline | None
+) -> dict[str, Any]:
+    """What an answer is made of; None for what cannot be said."""
+    honest = honest_eps(points)
+    decided = own is not None and own[0] in set(points["eps"])
     return {
-        "lines": "Accuracy on y and on y + 1 against eps",
-        "budget": "Accuracy against images times steps",
-        "front": "Clean against adversarial accuracy",
-        "importance": "Importance of the parameters",
-    }.get(rest, "Heatmaps over eps and steps")
-
-
-def _caption(title: str, study: Study) -> str:
-    rest = title.removeprefix(f"sweep_{study.name}_")
-    limit = f"{100 * STILL_Y_SHARE:g}%"
-    captions = {
-        "lines": "Mean over seeds; bars: one standard deviation. Hollow points: a judge no longer calls "
-        f"{limit} of the images y that it {CALLED_BEFORE}.",
-        "budget": "What an accuracy costs: images times steps of the construction.",
-        "front": "Clean and adversarial test accuracy of every point. Line: points that no other one beats in both, "
-        "found on validation.",
-        "importance": "Share of the variance over the points that each parameter explains (functional ANOVA on a "
-        "random forest; Hutter et al. 2014).",
+        "one_fit": points["num_seeds"].max() == 1,
+        "eps": _by_eps(points),
+        "honest": honest,
+        "beyond": _beyond(points, honest),
+        "edge": sorted(points.loc[points["on_edge"], "eps"].unique()),
+        "own": own if decided else None,
+        "steps": _by_steps(points, honest),
+        "labels": _labels(points, num_images, honest) if kind.startswith("det") else None,
+        "importance": _importance(study, kind),
+        "change": _change(points, num_images, honest),
     }
-    return captions.get(
-        rest,
-        f"Means over seeds. Hatched: the robust model or a nearest neighbour still calls fewer than {limit} y of the "
-        f"images that it {CALLED_BEFORE}, so the accuracy there says nothing about non-robust features.",
-    )
+
+
+def _surface(points: "pd.DataFrame", column: str) -> "pd.DataFrame":
+    """Rows eps, columns steps."""
+    return points.pivot_table(index="eps", columns="num_steps", values=column, aggfunc="mean")
+
+
+def _by_eps(points: "pd.DataFrame") -> dict[str, Any]:
+    """(eps, accuracy) at the smallest, at the largest and at the best eps, with the most steps."""
+    column = _surface(points, "accuracy").iloc[:, -1].dropna()
+    first, last = (column.index[0], column.iloc[0]), (column.index[-1], column.iloc[-1])
+    spread = float(points["accuracy_std"].mean())
+    best = (column.idxmax(), column.max())
+    return {"steps": column.name, "first": first, "last": last, "best": best, "spread": spread}
+
+
+def honest_eps(points: "pd.DataFrame") -> list[float]:
+    """The eps at which both judges still call enough images y, whatever the number of steps."""
+    honest = points.groupby("eps")["honest"].min()
+    return [float(eps) for eps, fine in honest.items() if fine]  # type: ignore[arg-type]
+
+
+def _beyond(points: "pd.DataFrame", honest: list[float]) -> dict[str, Any]:
+    """The other eps, and what the robust model still calls y at the largest of them."""
+    eps = [one for one in sorted(points["eps"].unique()) if one not in honest]
+    return {"eps": eps, "still_y": points[points["eps"] == max(eps)]["still_y"].min() if eps else None}
+
+
+def _by_steps(points: "pd.DataFrame", honest: list[float]) -> dict[str, Any] | None:
+    """How many steps are enough, at the largest honest eps (else the largest): (steps, accuracy) of few and many."""
+    surface = _surface(points, "accuracy")
+    eps = max(honest) if honest else float(surface.index[-1])
+    row: Any = surface.loc[eps].dropna()
+    if len(row) < 2:
+        return None
+    enough = next(steps for steps in row.index if (row.loc[steps:] - row.iloc[-1]).abs().max() <= SAME)
+    few, many = (row.index[0], row.iloc[0]), (row.index[-1], row.iloc[-1])
+    return {"eps": eps, "few": few, "many": many, "enough": enough, "same": SAME}
+
+
+def _at_most_steps(points: "pd.DataFrame", column: str) -> dict[float, list[Run]]:
+    """eps -> the fits of the point with the most steps, with their accuracies in `column`."""
+    most, found = points[points["num_steps"] == points["num_steps"].max()], {}
+    for eps, group in most.groupby("eps"):
+        found[float(eps)] = [_run(fit, column) for fit in chain(*group["runs"])]
+    return found
+
+
+def _run(fit: Mapping[str, Any], column: str) -> Run:
+    source = fit["source_seed"]
+    return Run(0 if source != source else int(source), int(fit["seed"]), float(fit[column]))
+
+
+def y_against_shifted(on_y: Sequence[Run], shifted: Sequence[Run], num_images: int) -> Estimate:
+    """Accuracy on y minus that on y + 1, with its 95% interval over test images and trainings.
+
+    No image is called both, so of one image's difference the variance is a + b − (a − b)², a and b the accuracies.
+    """
+    gap = difference(on_y, shifted, num_images)
+    assert gap.basis is not None  # difference() gives it
+    variance = nested_mean(on_y) + nested_mean(shifted) - gap.value**2
+    image = Z_95 * math.sqrt(max(variance, 0.0) / num_images)
+    half = math.hypot(image, t_half_width(gap.basis.unit_std, gap.basis.num_units))
+    return Estimate(gap.value, gap.value - half, gap.value + half, gap.basis)
+
+
+def _labels(points: "pd.DataFrame", num_images: int, honest: list[float]) -> dict[str, list[float]]:
+    """Where D_det's fit calls more images y than y + 1, where it calls fewer, and where the interval leaves it open."""
+    on_y, shifted = (_at_most_steps(points, column) for column in ("accuracy", "accuracy_shifted"))
+    gaps = {eps: y_against_shifted(on_y[eps], shifted[eps], num_images) for eps in on_y}
+    turned = [eps for eps, gap in gaps.items() if gap.low > 0]
+    return {
+        "turned": turned,
+        "open": [eps for eps, gap in gaps.items() if gap.low <= 0 <= gap.high],
+        "not": [eps for eps, gap in gaps.items() if gap.high < 0],
+        "honest": [eps for eps in turned if eps in honest],
+    }
+
+
+def _importance(study: StudyResults, kind: str) -> dict[str, float] | None:
+    """Share of the variance over the grid that eps and the steps explain."""
+    table = study.importance
+    shares = table[(table["kind"] == kind) & (table["measured"] == "accuracy")].set_index("parameter")["importance"]
+    return {"eps": shares["eps"], "steps": shares["num_steps"]} if {"eps", "num_steps"} <= set(shares.index) else None
+
+
+def _change(points: "pd.DataFrame", num_images: int, honest: list[float]) -> dict[str, Any] | None:
+    """The best minus the worst of the honest eps, and a word for either end of its interval."""
+    if len(honest) < 2:
+        return None
+    fits = [runs for eps, runs in _at_most_steps(points, "accuracy").items() if eps in honest]
+    gap = difference(max(fits, key=nested_mean), min(fits, key=nested_mean), num_images)
+    least, most = _sensitive(gap.low), _sensitive(gap.high)
+    return {"gap": gap, "factor": max(honest) / min(honest), "least": least, "most": most}
+
+
+def _sensitive(change: float) -> str:
+    """The word for a change of the accuracy, a fraction."""
+    return "insensitive" if change <= SAME else "moderately sensitive" if change <= 4 * SAME else "very sensitive"
+
+
+SECTION = Section("sweeps", "How sensitive to eps and steps", more_figures=figures, numbers=numbers)

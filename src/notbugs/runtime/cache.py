@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from notbugs.runtime.distribution import is_first, wait_for_all
 from notbugs.runtime.files import write_json
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 from notbugs.runtime.state_file import StateError, load_state, save_state
 
 Result = TypeVar("Result")
@@ -36,7 +36,7 @@ def digest(made_from: Any) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def anew_since() -> float:
+def valid_since() -> float:
     """Seconds since 1970 before which nothing that is kept counts; 0 where all counts."""
     try:
         return float(os.environ.get(ANEW_VARIABLE) or 0)
@@ -44,7 +44,7 @@ def anew_since() -> float:
         return 0.0
 
 
-class Results:
+class ResultCache:
     """Finished work that is small: JSON values by the digest of what each is made from.
 
     Args:
@@ -62,7 +62,7 @@ class Results:
         """The result that is kept; None if there is none, or one that is damaged or too old to count."""
         file = self.file(made_from)
         try:
-            if file.stat().st_mtime < anew_since():
+            if file.stat().st_mtime < valid_since():
                 return None
             kept = json.loads(file.read_text(encoding="utf-8"))
             return kept["found"] if kept["sha256"] == digest(kept["found"]) else None
@@ -73,7 +73,7 @@ class Results:
         """Keep a result: a JSON value without NaN or infinity, and not None."""
         write_json(self.file(made_from), {"sha256": digest(found), "found": found})
 
-    def once(self, made_from: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def get_or_compute(self, made_from: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The kept result, computed if there is none; two processes at once compute it once.
 
         Args:
@@ -84,7 +84,7 @@ class Results:
         if found is not None:
             return found
         self.folder.mkdir(parents=True, exist_ok=True)
-        with held(self.file(made_from).with_suffix(".lock"), PATIENCE_SECONDS):
+        with file_lock(self.file(made_from).with_suffix(".lock"), PATIENCE_SECONDS):
             found = self.get(made_from)
             if found is None:
                 found = compute()
@@ -93,7 +93,7 @@ class Results:
 
 
 @contextmanager
-def unfinished_work(root: Path, title: str, made_from: Mapping[str, Any]) -> Iterator[Path]:
+def resumable_folder(root: Path, title: str, made_from: Mapping[str, Any]) -> Iterator[Path]:
     """The folder of unfinished work, as an earlier run left it that was made from the same.
 
     It is removed if the block ends well; `notbugs clean` shows what is left.
@@ -106,7 +106,7 @@ def unfinished_work(root: Path, title: str, made_from: Mapping[str, Any]) -> Ite
     folder = work_folder(root, "unfinished") / f"{title}-{digest(made_from)[:16]}"
     if is_first():
         mark = folder / "made_from.json"
-        if mark.exists() and mark.stat().st_mtime < anew_since():
+        if mark.exists() and mark.stat().st_mtime < valid_since():
             shutil.rmtree(folder, ignore_errors=True)
         write_json(mark, made_from)
     wait_for_all()
@@ -115,11 +115,11 @@ def unfinished_work(root: Path, title: str, made_from: Mapping[str, Any]) -> Ite
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def kept(file: Path, make: Callable[[], Result]) -> Result:
+def load_or_make(file: Path, make: Callable[[], Result]) -> Result:
     """A part of unfinished work as an earlier, killed run kept it; else what `make` gives, kept from then on.
 
     Args:
-        file: in the folder of `unfinished_work`.
+        file: in the folder of `resumable_folder`.
         make: gives tensors, numbers, text, and lists, tuples and dictionaries of them.
     """
     try:

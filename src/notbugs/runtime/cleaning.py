@@ -25,7 +25,7 @@ _HALF = re.compile(r"\.\d+(\.old)?\.tmp$")
 
 
 @dataclass(frozen=True)
-class Remnant:
+class Leftover:
     """A file or folder that can be removed.
 
     Attributes:
@@ -43,7 +43,7 @@ class Remnant:
     wanted: bool
 
 
-def remnants(root: Path) -> list[Remnant]:
+def leftovers(root: Path) -> list[Leftover]:
     """Everything that `notbugs clean` can remove from a project: unfinished work first."""
     finish_moves(root)
     work = root / ".notbugs"
@@ -52,15 +52,15 @@ def remnants(root: Path) -> list[Remnant]:
     for path in _inside(work):
         if path.name not in NOT_LISTED and path.is_dir():
             found.append((path, KINDS.get(path.name, "files of notbugs"), path.name != "processes"))
-    return [_remnant(*one) for one in found]
+    return [_leftover(*one) for one in found]
 
 
-def remove(remnant: Remnant) -> None:
+def remove(leftover: Leftover) -> None:
     """Delete it; what is gone already is no error."""
-    if remnant.path.is_dir() and not remnant.path.is_symlink():
-        shutil.rmtree(remnant.path, ignore_errors=True)
+    if leftover.path.is_dir() and not leftover.path.is_symlink():
+        shutil.rmtree(leftover.path, ignore_errors=True)
     else:
-        remnant.path.unlink(missing_ok=True)
+        leftover.path.unlink(missing_ok=True)
 
 
 def in_words(seconds: float) -> str:
@@ -93,8 +93,8 @@ def _halves(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _remnant(path: Path, what: str, wanted: bool) -> Remnant:
+def _leftover(path: Path, what: str, wanted: bool) -> Leftover:
     files = [path, *path.rglob("*")] if path.is_dir() else [path]
     stats = [file.lstat() for file in files if file.exists() or file.is_symlink()]
     changed = max((stat.st_mtime for stat in stats), default=time.time())
-    return Remnant(path, what, sum(stat.st_size for stat in stats), max(time.time() - changed, 0.0), wanted)
+    return Leftover(path, what, sum(stat.st_size for stat in stats), max(time.time() - changed, 0.0), wanted)

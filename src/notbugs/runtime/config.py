@@ -86,6 +86,16 @@ Radii = Annotated[tuple[float, ...], Field(strict=False, min_length=1), AfterVal
 """Radii of perturbation balls, each > 0; in rising order, each once."""
 
 
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("seeds that differ from each other")
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], Field(strict=False, min_length=1), AfterValidator(_different)]
+"""Seeds, at least one, each once."""
+
+
 class Runtime(Settings):
     """What all stages share."""
 

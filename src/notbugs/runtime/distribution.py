@@ -55,7 +55,7 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def share_of(indices: Tensor) -> Tensor:
+def own_part(indices: Tensor) -> Tensor:
     """This process's part of some indices, (n,) -> (n / world size,); parts differ by one at most."""
     return indices.tensor_split(world_size())[rank()]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @contextmanager
-def held(path: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
+def file_lock(path: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
     """Hold a lock file; gives False if another process still has it after `wait_seconds`.
 
     The system lets go of the lock when the process ends, however it ends.

@@ -18,7 +18,7 @@ class MemoryExhaustedError(UserError):
     """Even the smallest batch does not fit into the device's memory."""
 
 
-class Halving:
+class BatchSplitter:
     """Does a work on batches, in halves, quarters, ... once the device ran out of memory; it stays with them.
 
     Args:
@@ -30,7 +30,7 @@ class Halving:
         self.what, self.smallest = what, smallest
         self._parts = 1
 
-    def over(self, count: int, batch_size: int, work: Callable[[slice], Part]) -> list[Part]:
+    def map(self, count: int, batch_size: int, work: Callable[[slice], Part]) -> list[Part]:
         """Do the work on `count` examples in batches, and in parts of batches where memory is short.
 
         Args:

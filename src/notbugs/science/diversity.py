@@ -5,18 +5,24 @@ compared on the same rows, and the bootstrap resamples these rows.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from notbugs.data.images import Images
+from notbugs.data.images import Images, make_generator
+from notbugs.evaluation.intervals import Z_95
 from notbugs.runtime.config import Settings
-from notbugs.runtime.errors import UserError
+from notbugs.runtime.errors import ConfigError, UserError
+from notbugs.science.common.lab import Answer, Lab
+from notbugs.science.common.shares import share
+from notbugs.science.inversion.inverting import features
 
-Z_975 = 1.959963984540054
+DATASETS = {"D": "train", "D_R": "robust", "D_NR": "nonrobust"}
+"""Name in the paper -> in the lab."""
 
 
 class DiversitySettings(Settings):
@@ -37,6 +43,15 @@ class DiversitySettings(Settings):
             raise ValueError(f"at most {most // 2 - 2} where max_per_class is {most}: half of it needs k + 2 images")
         return num_neighbours
 
+    def check_data(self, data: Mapping[str, Images]) -> None:
+        """Raises: ConfigError if no class of D has enough images."""
+        largest = int(data["train"].labels.bincount().max())
+        if largest < least_images(self.num_neighbours):
+            raise ConfigError(
+                f"params.yaml: diversity.num_neighbours = {self.num_neighbours}: needs "
+                f"{least_images(self.num_neighbours)} images in a class, and none of D's has more than {largest}"
+            )
+
 
 def least_images(num_neighbours: int) -> int:
     """Images of a class from which it is measured: the halves of a bootstrap sample need neighbour number k."""
@@ -54,6 +69,66 @@ class Ratio(TypedDict):
     ratio: float | None
     low: float | None
     high: float | None
+
+
+def diversity(lab: Lab, settings: DiversitySettings) -> Answer:
+    """How diverse D, D_R and D_NR are, in pixels and in the representations of the models behind D_R and D_NR.
+
+    On digits about 20 s.
+    """
+    data = {name: lab.data[place] for name, place in DATASETS.items()}
+    rows = rows_by_class(data, settings, make_generator(lab.seed, "diversity", "rows"))
+    spaces: dict[str, Callable[[Tensor], Tensor]] = {"pixels": lambda images: images.flatten(1)}
+    spaces |= {name: partial(features, model) for name, model in lab.models.items()}
+    names = data["D"].class_names
+    table: dict[str, Any] = {}
+    per_class: dict[str, Any] = {names[label]: {} for label in rows}
+    for space, points in spaces.items():
+        classes = list(_compare_classes(lab, settings, space, points, data, rows))
+        table[space] = mean_over_classes(classes)
+        for label, measured in zip(rows, classes, strict=True):
+            per_class[names[label]][space] = _as_they_are(measured)
+    counts = data["D"].labels.bincount(minlength=len(names)).tolist()
+    left_out = {name: counts[label] for label, name in enumerate(names) if label not in rows}
+    metrics = {
+        "sizes": {names[label]: len(members) for label, members in rows.items()},
+        "left_out": left_out,
+        "source_seeds": {name: lab.source_seeds[DATASETS[name]] for name in ("D_R", "D_NR")},
+        "num_neighbours": settings.num_neighbours,
+        "spaces": table,
+        "nearest_own_mean": {name: share([mask]) for name, mask in prototypicality(data, rows).items()},
+        "classes": per_class,
+    }
+    few = f"left out, with fewer than {least_images(settings.num_neighbours)} images: {', '.join(left_out)}"
+    found = table["pixels"]["D_R"]
+    shown = ", ".join(f"{measure.replace('_', ' ')} × {found[measure]['ratio']:.2f}" for measure in MEASURES)
+    return Answer(metrics, (*([few] if left_out else []), f"D_R beside D, in pixels: {shown}"))
+
+
+def _compare_classes(
+    lab: Lab,
+    settings: DiversitySettings,
+    space: str,
+    points: Callable[[Tensor], Tensor],
+    data: Mapping[str, Images],
+    rows: Mapping[int, Tensor],
+) -> Iterator[dict[str, dict[str, Tensor]]]:
+    """`compare_class` for every class, of which alone the images are in memory; every space draws the same samples.
+
+    Args:
+        points: images (n, C, H, W) -> where they lie in the space, (n, d).
+    """
+    for label, members in lab.progress(rows.items(), f"diversity: {space}", len(rows)):
+        inside = {name: points(part.select(members).images) for name, part in data.items()}
+        yield compare_class(inside, settings, generator=make_generator(lab.seed, "diversity", "bootstrap", label))
+
+
+def _as_they_are(measured: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, float]]:
+    """The measures of one class without resampling: dataset -> measure -> value."""
+    found: dict[str, dict[str, float]] = {}
+    for name, measures in measured.items():
+        found[name] = {measure: round(float(values[0]), 6) for measure, values in measures.items()}
+    return found
 
 
 def effective_rank(points: Tensor) -> Tensor:
@@ -184,19 +259,14 @@ def _coverage(
     return hit[draws].mean(dim=1)
 
 
-def mean_over_classes(classes: list[dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Ratio]]:
+def mean_over_classes(classes: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dict[str, Ratio]]:
     """Each measure averaged over classes, and its ratio to D's: dataset -> measure -> Ratio."""
-    names = classes[0]
-    return {
-        name: {
-            measure: ratio_to(
-                torch.stack([table[name][measure] for table in classes]).mean(dim=0),
-                torch.stack([table["D"][measure] for table in classes]).mean(dim=0),
-            )
-            for measure in MEASURES
-        }
-        for name in names
-    }
+    found: dict[str, dict[str, Ratio]] = {name: {} for name in classes[0]}
+    for measure in MEASURES:
+        means = {name: torch.stack([table[name][measure] for table in classes]).mean(dim=0) for name in found}
+        for name, values in means.items():
+            found[name][measure] = ratio_to(values, means["D"])
+    return found
 
 
 def ratio_to(values: Tensor, base: Tensor) -> Ratio:
@@ -214,7 +284,7 @@ def ratio_to(values: Tensor, base: Tensor) -> Ratio:
     if value <= 0 or reference <= 0:
         return Ratio(value=round(value, 6), ratio=None, low=None, high=None)
     log_ratio = (values.clamp(min=1e-12) / base.clamp(min=1e-12)).log()
-    half = Z_975 * float(log_ratio[1:].std())
+    half = Z_95 * float(log_ratio[1:].std())
     centre = math.log(value / reference)
     low, high = math.exp(centre - half), math.exp(centre + half)
     return Ratio(value=round(value, 6), ratio=round(value / reference, 6), low=round(low, 6), high=round(high, 6))
@@ -228,15 +298,12 @@ def prototypicality(data: Mapping[str, Images], rows: Mapping[int, Tensor]) -> d
     base = data["D"]
     means = torch.stack([_pixels(base, members).mean(dim=0) for members in rows.values()])  # (C, d)
     labels = torch.tensor(list(rows))  # (C,)
-    return {
-        name: torch.cat(
-            [
-                labels[torch.cdist(_pixels(part, members), means).argmin(dim=1)] == part.labels[members]
-                for members in rows.values()
-            ]
-        )
-        for name, part in data.items()
-    }
+    found = {}
+    for name, part in data.items():
+        nearest = [torch.cdist(_pixels(part, members), means).argmin(dim=1) for members in rows.values()]
+        own = torch.cat([part.labels[members] for members in rows.values()])
+        found[name] = labels[torch.cat(nearest)] == own
+    return found
 
 
 def _pixels(data: Images, rows: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ what is learnt from each dataset is always learnt the same way, by standard trai
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,16 +17,16 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from notbugs.attacks import AttackSettings
-from notbugs.data.images import ImageData, Images, make_generator, stratified_subset
+from notbugs.data.images import ImageData, Images, make_generator
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, model_device
-from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models import ModelSettings
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Settings
 from notbugs.runtime.progress import Track, silent
-from notbugs.science.inversion import Pairs, invert, resemblance
-from notbugs.science.recipe import Recipe
-from notbugs.science.shares import share_table
-from notbugs.training.loop import train
+from notbugs.science.common.lab import Answer, Lab, require_images
+from notbugs.science.common.shares import share_table
+from notbugs.science.common.training import Attack, Recipe, trained
+from notbugs.science.inversion.inverting import Pairs, choose_pairs, invert, resemblance
 
 
 class RobustRecipe(Recipe):
@@ -33,13 +34,6 @@ class RobustRecipe(Recipe):
 
     attack: AttackSettings
     """The inner attack: norm and number of steps; its radius is the estimator's eps, a step eps/5."""
-
-
-class HeadlineAttack(AttackSettings):
-    """The attack under which estimators and fits are measured."""
-
-    eps: float = Field(gt=0, allow_inf_nan=False)
-    """Radius of the perturbation ball, pixel units on [0, 1]."""
 
 
 class EstimatorSettings(Settings):
@@ -65,7 +59,7 @@ class EstimatorSettings(Settings):
     """Length of a step, pixel units."""
     fit: Recipe
     """Standard training on what was made, with the pipeline's own architecture."""
-    attack: HeadlineAttack
+    attack: Attack
     """How adversarial accuracy is measured."""
 
     @field_validator("eps")
@@ -81,6 +75,49 @@ class EstimatorSettings(Settings):
         if recipe.attack is not None:
             raise ValueError("without an attack: this is standard training")
         return recipe
+
+    def check_data(self, data: Mapping[str, Images]) -> None:
+        """Raises: ConfigError if D has fewer images, or more classes, than are asked for."""
+        require_images(
+            "estimator.num_examples", self.num_examples, len(data["train"].labels.unique()), len(data["train"])
+        )
+
+
+def estimator(lab: Lab, settings: EstimatorSettings) -> Answer:
+    """How robust what is learnt from each estimator's D_R is.
+
+    On digits about two minutes. Expected: the fit's adversarial accuracy rises with the radius at which g was trained.
+    """
+    data = lab.data["train"]
+    pairs = choose_pairs(data, settings.num_examples, make_generator(lab.seed, "estimator", "pairs"))
+    measured: dict[Estimator, list[dict[str, Any]]] = {}
+    for number, one in enumerate(estimators(settings, lab.architecture)):
+        measured[one] = []
+        for seed in settings.seeds:
+            measure = partial(_measure_seed, lab, settings, one, pairs, seed)
+            measured[one].append(lab.load_or_make(f"estimator-{number}-seed-{seed}", measure))
+    table = pooled(measured)
+    for number, facts in enumerate(table.values()):
+        lab.draw(number, {key: facts[key]["mean"] for key in ("g_attacked", "fit_clean", "fit_attacked")})
+    metrics = {
+        "eps": settings.attack.eps,
+        "num_examples": len(pairs.target),
+        "num_seeds": len(settings.seeds),
+        "table": table,
+    }
+    rise = [facts["fit_attacked"]["mean"] for facts in table.values() if facts["kind"] == "radius"]
+    shown = ", ".join(f"{eps:g}: {value:.1%}" for eps, value in zip(settings.eps, rise, strict=True))
+    eps = settings.attack.eps
+    return Answer(metrics, (f"adversarial accuracy of the fits at eps {eps:g} for g trained at eps {shown}",))
+
+
+def _measure_seed(lab: Lab, settings: EstimatorSettings, one: "Estimator", pairs: Pairs, seed: int) -> dict[str, Any]:
+    """Train g, invert with it, fit and measure, for one seed."""
+    data, test = lab.data["train"], lab.data["test"]
+    stream: Any = {"seed": lab.seed, "stream": ("estimator", seed), "progress": lab.progress}
+    g = estimate(one, settings, data, device=lab.device, **stream)
+    name = f"estimator: {one.name}, seed {seed}"
+    return measure_estimator(g, settings, lab.architecture, data, pairs, test, description=name, **stream)
 
 
 @dataclass(frozen=True)
@@ -130,30 +167,16 @@ def estimate(
     progress: Track = silent,
 ) -> Classifier:
     """Train g on D, or leave it untrained, with its normalisation set."""
-    purpose = (*stream, estimator.model.architecture, str(estimator.eps))
-    model = _new(estimator.model, data, make_generator(seed, *purpose, "weights")).to(device)
-    if estimator.eps is not None:
-        recipe = recipe_at(settings, estimator.eps)
-        generator = make_generator(seed, *purpose, "batches")
-        train(model, data, recipe, generator=generator, progress=progress, description=f"estimator: {estimator.name}")
-    return model.eval()
-
-
-def _new(settings: ModelSettings, data: Images, generator: torch.Generator) -> Classifier:
-    model = create_model(settings, data.image_shape, data.class_names, generator=generator)
-    set_normalisation(model, data)
-    return model
-
-
-def choose_pairs(data: Images, num_examples: int | None, generator: torch.Generator) -> Pairs:
-    """x drawn by class and x' uniformly among the other images of D: the same for every estimator.
-
-    Raises: ValueError if more examples are asked for than D has, or fewer than it has classes.
-    """
-    count = len(data)
-    target = stratified_subset(data.labels, min(num_examples or count, count), generator)
-    offset = torch.randint(1, count, (len(target),), generator=generator)
-    return Pairs(target, (target + offset) % count)
+    return trained(
+        estimator.model,
+        data,
+        None if estimator.eps is None else recipe_at(settings, estimator.eps),
+        seed=seed,
+        stream=(*stream, estimator.model.architecture, str(estimator.eps)),
+        device=device,
+        progress=progress,
+        description=f"estimator: {estimator.name}",
+    )
 
 
 def blend(data: Images, pairs: Pairs, inverted: Tensor) -> Tensor:
@@ -210,8 +233,7 @@ def measure_estimator(
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
         made = ImageData(images, labels, data.class_names)
         # The fit and its control are compared, so that they share initialisation and order of batches.
-        fitted = _new(model, made, make_generator(seed, *stream, "fit", "weights")).to(model_device(g))
-        train(fitted, made, settings.fit, generator=make_generator(seed, *stream, "fit", "batches"))
+        fitted = trained(model, made, settings.fit, seed=seed, stream=(*stream, "fit"), device=model_device(g))
         masks |= _tested(name, fitted, settings, test, seed, stream)
     ratio = own["to_target"] / own["start_to_target"].clamp(min=1e-12)
     distances = {"pixels_to_target": pixels["to_target"], "pixels_to_start": pixels["to_start"], "reached": ratio}
@@ -224,7 +246,7 @@ def _tested(
     generator = make_generator(seed, *stream, "attack")
     return {
         f"{name}_clean": called_by(model, test) == test.labels,
-        f"{name}_attacked": adversarially_correct(model, test, settings.attack, generator=generator),
+        f"{name}_attacked": adversarially_correct(model, test, **settings.attack.arguments(), generator=generator),
     }
 
 
@@ -233,25 +255,31 @@ def pooled(measured: Mapping[Estimator, Sequence[dict[str, Any]]]) -> dict[str, 
 
     Returns: the estimator's name -> facts.
     """
-    columns = {
-        one.name: {name: [seed["masks"][name] for seed in seeds] for name in seeds[0]["masks"]}
-        for one, seeds in measured.items()
-    }
-    shares = share_table(columns)
-    return {
-        one.name: {
+    columns: dict[str, dict[str, list[Tensor]]] = {}
+    for one, seeds in measured.items():
+        columns[one.name] = {name: [seed["masks"][name] for seed in seeds] for name in seeds[0]["masks"]}
+    shares, table = share_table(columns), {}
+    for one, seeds in measured.items():
+        masks = columns[one.name]
+        table[one.name] = {
             "kind": one.kind,
             "architecture": one.model.architecture,
             "eps": one.eps,
             **shares[one.name],
-            **{
-                name: round(sum(seed["distances"][name] for seed in seeds) / len(seeds), 6)
-                for name in seeds[0]["distances"]
-            },
-            "seeds": {
-                name: [round(float(mask.double().mean()), 6) for mask in columns[one.name][name]]
-                for name in ("g_attacked", "fit_clean", "fit_attacked", "blend_attacked")
-            },
+            **{name: _mean([seed["distances"][name] for seed in seeds]) for name in seeds[0]["distances"]},
+            "seeds": {name: _values(masks[name]) for name in BY_SEED},
         }
-        for one, seeds in measured.items()
-    }
+    return table
+
+
+BY_SEED = ("g_attacked", "fit_clean", "fit_attacked", "blend_attacked")
+"""Shares of which each seed's value is told."""
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 6)
+
+
+def _values(masks: Sequence[Tensor]) -> list[float]:
+    """How often each mask is true."""
+    return [round(float(mask.double().mean()), 6) for mask in masks]

@@ -8,8 +8,10 @@ rightly and whose adversarial example fools the source, the share that X gets wr
 (targeted, t = y + 1). Unconditional: of all test images.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 from typing import Any, Literal
 
@@ -17,24 +19,21 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from notbugs.attacks import AttackSettings, pgd
+from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.losses import NO_NUMBER
 from notbugs.data.images import ImageData, make_generator
 from notbugs.evaluation.accuracy import batches, called_by, model_device, shifted_labels
 from notbugs.models import ModelSettings
 from notbugs.runtime.config import Settings
-from notbugs.science.recipe import Recipe
+from notbugs.science.common.lab import Answer, Lab
+from notbugs.science.common.shares import nested, share, share_table
+from notbugs.science.common.training import Attack, Recipe, trained
 
 Goal = Literal["untargeted", "targeted"]
 GOALS: tuple[Goal, ...] = ("untargeted", "targeted")
-
-
-class TransferAttack(AttackSettings):
-    """The attack on the source model whose examples are tried on the others."""
-
-    eps: float = Field(gt=0, allow_inf_nan=False)
-    """Radius of the perturbation ball, pixel units on [0, 1]."""
+DATASETS = {"d": ("D", "train"), "rand": ("D_rand", "rand"), "det": ("D_det", "det")}
+"""Key of the settings of a training -> what is learnt: its name in the paper, and in the lab."""
 
 
 class TransferSettings(Settings):
@@ -50,7 +49,7 @@ class TransferSettings(Settings):
     """How X is fitted on D_rand."""
     det: Recipe
     """How X is fitted on D_det."""
-    attack: TransferAttack
+    attack: Attack
     """The source's adversarial examples: the last iterate, as in D_rand and D_det."""
 
     @field_validator("seeds")
@@ -59,6 +58,80 @@ class TransferSettings(Settings):
         if len(set(seeds)) != len(seeds):
             raise ValueError("seeds that differ from each other")
         return seeds
+
+
+def transfer(lab: Lab, settings: TransferSettings) -> Answer:
+    """Metrics of every architecture, and how learning from D_rand and D_det goes with being fooled.
+
+    On digits about a minute and a half. Expected in the paper: accuracy from D_det and transfer success rise together.
+    """
+    source, attack, test = lab.models["standard"], settings.attack, lab.data["test"].data()
+    examples = adversarial_examples(source, test, attack, generator=make_generator(lab.seed, "transfer", "noise"))
+    facts, masks = {}, {}
+    for number, name in enumerate(settings.architectures):
+        measure = partial(_measure_architecture, lab, settings, name, test, examples)
+        facts[name], masks[name] = lab.load_or_make(f"architecture-{number}", measure)
+    table = {name: {**facts[name], **nested(shares)} for name, shares in share_table(masks).items()}
+    rates = [found["transfer"]["targeted"]["conditional"] for found in table.values()]
+    shown = ", ".join(f"{rate['mean']:.1%}" for rate in rates if rate)
+    metrics = {
+        "attack": {"norm": attack.norm, "eps": attack.eps, "num_steps": attack.num_steps},
+        "source": {
+            "architecture": source.description.architecture,
+            "width": source.description.width,
+            "accuracy": share([examples.source_right]),
+            "fooled": {goal: share([examples.fooled[goal]]) for goal in GOALS},
+        },
+        "source_seeds": {DATASETS[name][0]: seed for name, seed in lab.source_seeds.items()},
+        "architectures": table,
+        "correlation": _correlations(table),
+    }
+    return Answer(metrics, (f"{len(table)} architectures; targeted transfer success {shown or 'undefined'}",))
+
+
+def _measure_architecture(
+    lab: Lab, settings: TransferSettings, name: str, test: ImageData, examples: "Examples"
+) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
+    """What X is, and all that is measured of it: accuracy from each dataset, transfer from the source, by seed."""
+    architecture = settings.architectures[name]
+    shifted = shifted_labels(test.labels, len(test.class_names))
+    masks: dict[str, list[Tensor]] = defaultdict(list)
+    for seed in settings.seeds:
+        for key, (dataset, place) in DATASETS.items():
+            model = trained(
+                architecture,
+                lab.data[place],
+                getattr(settings, key),
+                seed=lab.seed,
+                stream=("transfer", architecture.architecture, architecture.width or 0, seed),
+                device=lab.device,
+                progress=lab.progress,
+                description=f"transfer: {name} on {dataset}, seed {seed}",
+            )
+            called = called_by(model, test.images)
+            masks[f"accuracy.{dataset}"].append(called == test.labels)
+            masks[f"accuracy_shifted.{dataset}"].append(called == shifted)
+            if key == "d":
+                for rate, mask in transfer_rates(model, test, examples).items():
+                    masks[f"transfer.{rate}"].append(mask)
+    facts = {
+        "architecture": model.description.architecture,
+        "width": model.description.width,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    return facts, masks
+
+
+def _correlations(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy from D_rand and D_det against transfer success, over the architectures where both are defined."""
+    found: dict[str, Any] = {}
+    for dataset in ("D_rand", "D_det"):
+        for goal in GOALS:
+            known = [facts for facts in table.values() if facts["transfer"][goal]["conditional"] is not None]
+            fooled = [facts["transfer"][goal]["conditional"]["mean"] for facts in known]
+            learnt = [facts["accuracy"][dataset]["mean"] for facts in known]
+            found.setdefault(dataset, {})[goal] = correlation(fooled, learnt)
+    return found
 
 
 @dataclass(frozen=True)
@@ -79,7 +152,7 @@ class Examples:
 
 
 def adversarial_examples(
-    source: nn.Module, data: ImageData, attack: TransferAttack, *, generator: torch.Generator, batch_size: int = 500
+    source: nn.Module, data: ImageData, attack: Attack, *, generator: torch.Generator, batch_size: int = 500
 ) -> Examples:
     """Attack the source model, untargeted and towards t = y + 1; last iterates.
 
@@ -100,13 +173,8 @@ def adversarial_examples(
                 engine,
                 data.images[batch].to(device),
                 labels[batch].to(device),
-                norm=attack.norm,
-                eps=attack.eps,
-                step_size=attack.step,
-                num_steps=attack.num_steps,
+                **attack.arguments(),
                 targeted=goal == "targeted",
-                random_start=attack.random_start,
-                num_restarts=attack.num_restarts,
                 generator=generator,
                 judge=False,
             ).x_adv.cpu()
@@ -167,16 +235,18 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any] | None
 
     Returns: None for fewer than three points or a constant column.
     """
+    from scipy.stats import spearmanr
+
     if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
-    left_out = [
-        _rho([value for i, value in enumerate(x) if i != gone], [value for i, value in enumerate(y) if i != gone])
-        for gone in range(len(x))
-    ]
-    known = [value for value in left_out if value is not None]
+    known = []
+    for gone in range(len(x)):
+        others, beside = [*x[:gone], *x[gone + 1 :]], [*y[:gone], *y[gone + 1 :]]
+        if len(set(others)) > 1 and len(set(beside)) > 1:
+            known.append(float(spearmanr(others, beside).statistic))
     return {
-        "pearson": round(_pearson(x, y), 4),
-        "spearman": round(_rho(x, y) or 0.0, 4),
+        "pearson": round(float(torch.corrcoef(torch.tensor([list(x), list(y)], dtype=torch.float64))[0, 1]), 4),
+        "spearman": round(float(spearmanr(x, y).statistic), 4),
         "p_value": round(_permutation_p(x, y), 4),
         "rho_without_one": [round(min(known), 4), round(max(known), 4)] if known else None,
         "num_points": len(x),
@@ -191,7 +261,9 @@ NUM_PAIRINGS = 20_000
 
 def _permutation_p(x: Sequence[float], y: Sequence[float]) -> float:
     """One-sided p of Spearman's rho: the share of pairings of x with y whose rho is at least the one found."""
-    ranks, others = (torch.tensor(_ranks(values), dtype=torch.float64) for values in (x, y))
+    from scipy.stats import rankdata
+
+    ranks, others = (torch.from_numpy(rankdata(values)) for values in (x, y))
     if len(x) <= EXACT_POINTS:
         orders = torch.tensor(list(permutations(range(len(x)))))  # (n!, n)
     else:
@@ -201,19 +273,3 @@ def _permutation_p(x: Sequence[float], y: Sequence[float]) -> float:
     sums = (ranks * others[orders]).sum(dim=1)
     found = float((ranks * others).sum())
     return float((sums >= found - 1e-9).double().mean())
-
-
-def _pearson(x: Sequence[float], y: Sequence[float]) -> float:
-    return float(torch.corrcoef(torch.tensor([list(x), list(y)], dtype=torch.float64))[0, 1])
-
-
-def _rho(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Pearson's r of the ranks; None where a column is constant."""
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        return None
-    return _pearson(_ranks(x), _ranks(y))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 0, ties their mean rank."""
-    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in list(values)]

@@ -1,6 +1,5 @@
 """Changing params.yaml: a new study in it, or a study's best point; comments are kept."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from notbugs.report.honesty import STILL_Y_SHARE, Pipeline, honesty_of, judged
 from notbugs.runtime.config import read_params, validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
+from notbugs.runtime.params_text import assignment, with_keys
 from notbugs.sweeps.plan import difference, make_plan
 from notbugs.sweeps.points import Point, changes
 from notbugs.sweeps.settings import OBJECTIVES, SweepError, SweepSettings, sweep_settings
@@ -31,30 +31,18 @@ def add_study(root: Path, name: str, assignments: Sequence[str]) -> None:
         assignments: "key=value", such as "eps=[0.5, 1.0]".
     Raises: ConfigError for an unknown key, an impossible value, or a study of this name with other settings.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     params = read_params(root / "params.yaml")
     studies = params.get("sweep") or {}
-    base = dict(next(iter(studies.values()))) if studies else {}
-    yaml = YAML(typ="safe")
-    for item in assignments:
-        key, equals, value = item.partition("=")
-        if not equals or key not in SweepSettings.model_fields:
-            raise ConfigError(
-                f"--set {item}: expected KEY=VALUE with a key of: {', '.join(SweepSettings.model_fields)}"
-            )
-        try:
-            base[key] = yaml.load(value)
-        except (YAMLError, ValueError):
-            raise ConfigError(f"--set {item}: the value is not valid YAML") from None
+    keys = tuple(SweepSettings.model_fields)
+    changed = dict(assignment(item, f": {', '.join(keys)}", keys) for item in assignments)
+    base = {**(next(iter(studies.values())) if studies else {}), **changed}
     validate(base, f"sweep.{name}", SweepSettings)
     sweep_settings({**params, "sweep": {**studies, name: base}}, name)
     if name in studies:
         if dict(studies[name]) != base:
             raise ConfigError(f"sweep.{name}: is in params.yaml already, with other settings; edit it there")
         return
-    _edit(root / "params.yaml", {f"sweep.{name}": base})
+    _write(root, {f"sweep.{name}": base})
 
 
 def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = False) -> str:
@@ -79,7 +67,7 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     seeds = params["fit"][point.kind].get("seeds", [0])
     seeds = [*seeds, *(seed for seed in about["sweep"]["seeds"] if seed not in seeds)]
     changed = changes(params, point, seeds)
-    _edit(root / "params.yaml", changed)
+    _write(root, changed)
     written = ", ".join(f"{key} = {value}" for key, value in changed.items())
     note = ""
     if point.source_eps:
@@ -174,35 +162,7 @@ def _check_same(root: Path, about: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _edit(path: Path, changed: Mapping[str, Any]) -> None:
-    """Set dotted keys of a YAML file, adding the last part of one where it is missing."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000
-    document = yaml.load(path.read_text(encoding="utf-8"))
-
-    def native(value: Any) -> Any:
-        """The value as ruamel.yaml writes it: lists in one line."""
-        if isinstance(value, Mapping):
-            return CommentedMap({key: native(item) for key, item in value.items()})
-        if isinstance(value, list | tuple):
-            sequence = CommentedSeq(value)
-            sequence.fa.set_flow_style()
-            return sequence
-        return value
-
-    for key, value in changed.items():
-        *parents, last = key.split(".")
-        section = document
-        for part in parents:
-            if section.get(part) is None:
-                section[part] = CommentedMap()
-            section = section[part]
-        if section.get(last) != value:
-            section[last] = native(value)
-    out = io.StringIO()
-    yaml.dump(document, out)
-    write_text(path, out.getvalue())
+def _write(root: Path, changed: Mapping[str, Any]) -> None:
+    """Set dotted keys of params.yaml."""
+    path = root / "params.yaml"
+    write_text(path, with_keys(path.read_text(encoding="utf-8"), changed))

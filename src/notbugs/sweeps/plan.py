@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.construction.recipes import ConstructSettings, construct_settings
+from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.runtime.config import settings
 from notbugs.runtime.dvc_lock import content
 from notbugs.runtime.files import sha256
@@ -14,7 +14,7 @@ from notbugs.sweeps.points import grid
 from notbugs.sweeps.recorded import study_key
 from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
 from notbugs.sweeps.trial import Laboratory
-from notbugs.training.loop import FitSettings, TrainSettings
+from notbugs.training.settings import FitSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,13 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
     params = lab.project.params
     section = sweep_settings(params, name)
     kinds = {kind: construct_settings(params["construct"][kind], f"construct.{kind}") for kind in section.kinds}
-    sources = {kind: _sources(lab, section, kind, recipe) for kind, recipe in kinds.items()}
-    files = sorted(
-        {file for of_kind in sources.values() for pairs in of_kind.values() for pair in pairs for file in pair}
-    )
+    files: set[Path] = set()
+    sources: dict[str, dict[str, list[list[str]]]] = {}
+    for kind, recipe in kinds.items():
+        sources[kind] = {}
+        for model, pairs in _sources(lab, section, kind, recipe).items():
+            files.update(*pairs)
+            sources[kind][model] = [[source.stem, judge.stem] for source, judge in pairs]
     root = lab.project.root
     record = {
         "sweep": section.model_dump(mode="json", exclude={"retries", "keep_datasets"}),
@@ -69,11 +72,8 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
             for kind in kinds
         },
         "environment": lab.environment,
-        "sources": {
-            kind: {model: [[file.stem for file in pair] for pair in pairs] for model, pairs in of_kind.items()}
-            for kind, of_kind in sources.items()
-        },
-        "source_models": {file.relative_to(root).as_posix(): sha256(file) for file in files},
+        "sources": sources,
+        "source_models": {file.relative_to(root).as_posix(): sha256(file) for file in sorted(files)},
     }
     if section.source_eps is not None:
         robust = settings(params, "train.robust", TrainSettings).model_dump(mode="json")
@@ -81,7 +81,7 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
         eps, step_size = attack.pop("eps"), attack["step_size"]
         attack["step_size"] = None if step_size is None else round(step_size / eps, 9)  # of eps
         record["train"] = robust
-    inputs = [*files, *(lab.project.dataset(split) for split in ("train", "validation", "test"))]
+    inputs = [*sorted(files), *(lab.project.dataset(split) for split in ("train", "validation", "test"))]
     found = {path.relative_to(root).as_posix(): content(path) for path in inputs}
     return Plan(
         name,

@@ -161,8 +161,18 @@ def is_stored(database: Path, study: RecordedStudy) -> bool:
 
 def trial_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Metrics of a complete trial: means over its fits, and those of each fit by its seed."""
-    means = {name: statistics.fmean(row[name] for row in rows) for name in (*MEASURED, "work")}
-    return {**means, "seed": {str(row["seed"]): {name: row[name] for name in MEASURED} for row in rows}}
+    means = {name: mean(rows, name) for name in (*MEASURED, "work")}
+    return {**means, "seed": {str(row["seed"]): measured(row) for row in rows}}
+
+
+def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Mean over the fits of a point."""
+    return statistics.fmean(row[name] for row in rows)
+
+
+def measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of a fit, and nothing besides."""
+    return {name: row[name] for name in MEASURED}
 
 
 def _points(lines: Iterable[Mapping[str, str]]) -> Iterator[tuple[Point, str, tuple[dict[str, Any], ...]]]:

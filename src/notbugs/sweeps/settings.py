@@ -29,7 +29,7 @@ class SweepError(UserError):
 
 
 class Range(Settings):
-    """All numbers between two bounds, both included."""
+    """All numbers between two bounds, both included; `validate_range` makes it."""
 
     low: float = Field(gt=0, allow_inf_nan=False)
     """Lower bound."""
@@ -37,13 +37,6 @@ class Range(Settings):
     """Upper bound."""
     log: bool = False
     """Search on a logarithmic scale."""
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: ValidationInfo) -> float:
-        if high < info.data.get("low", high):
-            raise ValueError(f"at least low = {info.data['low']:g}")
-        return high
 
 
 class SweepSettings(Settings):
@@ -173,6 +166,11 @@ def sweep_settings(params: Mapping[str, Any], name: str) -> SweepSettings:
                 raise ConfigError(f"params.yaml: {key}.kinds: {kind}: there is no {other}.{kind} to start from")
     _check_space(section, key, params)
     return section
+
+
+def read_study(params: Mapping[str, Any], key: str) -> SweepSettings:
+    """The study of a dotted key, such as "sweep.small": `sweep_settings`."""
+    return sweep_settings(params, key.partition(".")[2])
 
 
 def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from notbugs.runtime.errors import one_line
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.tracking import location
 
@@ -111,7 +111,7 @@ def exclusive(engine: Engine, name: str) -> Iterator[None]:
             yield
         return
     file = Path(str(engine.url.database))
-    with held(file.with_name(f"{file.name}.lock"), _LOCK_SECONDS) as mine:
+    with file_lock(file.with_name(f"{file.name}.lock"), _LOCK_SECONDS) as mine:
         if not mine:
             raise SweepError(f"{file}: another process has held it for {_LOCK_SECONDS:g} s")
         yield

@@ -8,7 +8,6 @@ point if its process is killed between failing the trial and enqueuing it again;
 """
 
 import json
-import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from notbugs.data.images import make_generator
-from notbugs.runtime.cache import anew_since
+from notbugs.runtime.cache import valid_since
 from notbugs.runtime.process import alive, identity
 from notbugs.sweeps.plan import Plan, difference
-from notbugs.sweeps.recorded import RECORDED
+from notbugs.sweeps.recorded import RECORDED, mean
 from notbugs.sweeps.runs import ENDED, HASHES, RECORD, SLOT, WORKER
 from notbugs.sweeps.settings import OBJECTIVES, Range, SweepError, SweepSettings
 from notbugs.sweeps.storage import GRACE, Patience, exclusive
@@ -104,7 +103,7 @@ def stored_study(
 def _is_too_old(study: optuna.Study) -> bool:
     """Whether it was begun before all was to be run anew."""
     begun = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
-    return bool(begun) and min(begun).timestamp() < anew_since()
+    return bool(begun) and min(begun).timestamp() < valid_since()
 
 
 def _refusal(plan: Plan, stored: Mapping[str, Any]) -> str:
@@ -259,4 +258,4 @@ def distribution(settings: SweepSettings, name: str) -> CategoricalDistribution 
 
 def objective_values(objectives: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """What Optuna optimises: means over the seeds."""
-    return [statistics.fmean(row[OBJECTIVES[name][0]] for row in rows) for name in objectives]
+    return [mean(rows, OBJECTIVES[name][0]) for name in objectives]

@@ -18,26 +18,22 @@ from typing import Any
 import torch
 
 from notbugs.attacks.engine import pays_to_compile
-from notbugs.construction.recipes import (
-    Constructed,
-    ConstructSettings,
-    construct_settings,
-    describe,
-    recipe_generator,
-    summarise,
-)
-from notbugs.construction.recipes import construct as build
+from notbugs.construction.building import construct as build
+from notbugs.construction.building import recipe_generator
+from notbugs.construction.describe import describe, summarise
+from notbugs.construction.recipe import Constructed
+from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import load_dataset, save_dataset
-from notbugs.evaluation.accuracy import measure_outcome
+from notbugs.evaluation.accuracy import measure
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.neighbours import own_neighbours
 from notbugs.evaluation.suite import audit
 from notbugs.models import load_model
-from notbugs.pipeline.learning import Lesson, learn, summary
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.source_models import construction_seeds, judge_seed, source_seeds
-from notbugs.runtime.cache import Results, digest, work_folder
+from notbugs.pipeline.running.models import construction_seeds, judge_seed, source_seeds
+from notbugs.pipeline.train import Lesson, learn, summary
+from notbugs.runtime.cache import ResultCache, digest, work_folder
 from notbugs.runtime.config import DATASET_NAMES, settings
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
@@ -45,7 +41,7 @@ from notbugs.runtime.progress import silent
 from notbugs.sweeps.points import Point, changed_params, changes
 from notbugs.sweeps.settings import SweepError
 from notbugs.training.early_stopping import EpochRecord
-from notbugs.training.loop import FitSettings, TrainSettings
+from notbugs.training.settings import FitSettings, TrainSettings
 
 SPLITS = ("train", "validation", "test")
 OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]
@@ -79,9 +75,9 @@ class Laboratory:
         return {name: load_dataset(self.project.dataset(name)).data() for name in SPLITS}
 
     @property
-    def results(self) -> Results:
+    def results(self) -> ResultCache:
         """What fits of any study were measured."""
-        return Results(work_folder(self.project.root, "sweeps") / "results")
+        return ResultCache(work_folder(self.project.root, "sweeps") / "results")
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -174,7 +170,7 @@ class Trial:
             live = True
             return self._compute(seed, on_epoch)
 
-        result = self.lab.results.once(self._made_from(seed), compute)
+        result = self.lab.results.get_or_compute(self._made_from(seed), compute)
         if on_epoch and not live:
             for epoch, values in result["curves"]:
                 on_epoch(seed, epoch, values)
@@ -232,7 +228,7 @@ class Trial:
             lesson = Lesson(self.project, config, train, validation, stream, file, title, seed)
             return summary([lesson], [learn(lesson)])
 
-        Results(folder).once(made_from, compute)
+        ResultCache(folder).get_or_compute(made_from, compute)
         if not file.exists():
             raise SweepError(f"{file}: the source model of an earlier trial is gone; remove {folder} and start again")
         return file
@@ -244,10 +240,10 @@ class Trial:
         model = load_model(self.source_file(source_seed), device=device)
         judge = load_model(self.lab.judge(self.recipe.model, source_seed), device=device)
         data = self.lab.splits["train"]
-        generator = recipe_generator(self.project.seed, self.recipe, source_seed)
+        generator = recipe_generator(self.project.seed, self.recipe.recipe, source_seed)
         image, looks = data.images[:1].to(device), len(data) * self.recipe.num_steps
         compiled = pays_to_compile(self.project.runtime.engine, model, image, num_looks=looks)
-        made = build(model, data, self.recipe, generator=generator, compiled=compiled)
+        made = build(model, data, **self.recipe.arguments(), generator=generator, compiled=compiled)
         columns = describe(made, data, model, judge, neighbours=self.lab.neighbours)
         if self.keep_dataset:
             self._keep(made, columns, source_seed)
@@ -330,8 +326,8 @@ class Trial:
         whole = settings(self.project.params, "evaluate", SuiteSettings)
         headline = whole.model_copy(update={"eps": (whole.headline_eps,), "num_steps": whole.headline_num_steps})
         generator = make_generator(self.project.seed, *RANDOM_STARTS)
-        found = audit(model, self.lab.splits[split], headline, generator=generator, thorough=False)
-        return [measure_outcome(outcome) for outcome in found.outcomes]
+        found = audit(model, self.lab.splits[split], **headline.arguments(), generator=generator, thorough=False)
+        return [measure(outcome) for outcome in found.outcomes]
 
 
 def _accuracies(measurements: Any) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +14,11 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from notbugs.evaluation.trials import MEASURED
 from notbugs.runtime.nested import numbers
 from notbugs.runtime.process import as_interrupts
 from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.points import Point, dimensions, resolve
+from notbugs.sweeps.recorded import mean, measured
 from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRACKED
 from notbugs.sweeps.settings import STORAGE_VARIABLE
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
@@ -127,7 +126,7 @@ class _Worker:
             self._note_curves(trial, self.patience)
             return TrialState.PRUNED, []
         rows = [
-            {"seed": seed, "source_seed": one.source_seed(seed), "work": one.work, **_measured(result)}
+            {"seed": seed, "source_seed": one.source_seed(seed), "work": one.work, **measured(result)}
             for seed, result in results.items()
         ]
         seconds = {str(seed): result["seconds"] for seed, result in results.items()}
@@ -161,13 +160,9 @@ class _Worker:
         self.lab.project.say(f"sweep {self.shared.plan.name}: {settled}/{total}: {text}")
 
 
-def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: result[name] for name in MEASURED}
-
-
 def _summary(rows: list[dict[str, Any]]) -> str:
     names = {"validation_accuracy": "on y", "validation_accuracy_shifted": "on y + 1", "still_y": "still y"}
-    means = {words: statistics.fmean(row[name] for row in rows) for name, words in names.items()}
+    means = {words: mean(rows, name) for name, words in names.items()}
     fits = "one fit" if len(rows) == 1 else f"{len(rows)} fits"
     return ", ".join(f"{words} {mean:.0%}" for words, mean in means.items()) + f" ({fits})"
 

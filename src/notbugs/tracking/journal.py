@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.files import write_text
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 
 PROCESS = "notbugs.process"
 """Tag of a run that names its process."""
@@ -132,7 +132,7 @@ class Journal:
     @contextmanager
     def locked(self, wait_seconds: float = 0.0) -> Iterator[bool]:
         """Hold the journal's lock; gives False if another process still has it after `wait_seconds`."""
-        with held(self.folder / "lock", wait_seconds) as have:
+        with file_lock(self.folder / "lock", wait_seconds) as have:
             yield have
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from notbugs.runtime.config import read_params, runtime
 from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, read_lock
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256, write_text
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 from notbugs.runtime.process import alive
 from notbugs.tracking import location
 from notbugs.tracking.journal import JOURNAL, PROCESS, Journal, journals
@@ -97,7 +97,7 @@ def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, studies: Sequence[S
     work = _Reconciliation(root.absolute(), studies)
     try:
         (work.project / ".notbugs").mkdir(exist_ok=True)
-        with held(work.project / ".notbugs" / "track.lock", wait_seconds) as mine:
+        with file_lock(work.project / ".notbugs" / "track.lock", wait_seconds) as mine:
             if not mine:
                 return TrackSummary(ok=False, problem="another `notbugs track` is at work")
             return work.run(wait_seconds)

@@ -18,7 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from notbugs.runtime.errors import one_line
-from notbugs.runtime.locks import held
+from notbugs.runtime.locks import file_lock
 from notbugs.tracking import location
 
 _DEFAULTS = {
@@ -105,7 +105,7 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
             logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
         try:
             (project / ".notbugs").mkdir(exist_ok=True)
-            with held(project / ".notbugs" / "open.lock", _OPEN_SECONDS):  # MLflow cannot make a database twice
+            with file_lock(project / ".notbugs" / "open.lock", _OPEN_SECONDS):  # MLflow cannot make a database twice
                 client = MlflowClient(uri)
                 experiment_id = _experiment(client, experiment, uri, project)
             yield Store(client, experiment_id, uri)

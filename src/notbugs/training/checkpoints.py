@@ -1,8 +1,9 @@
-"""The state of a training in a file, so that a killed one goes on and ends with the same bytes."""
+"""The state of a training, in a file, so that a killed one goes on and ends with the same bytes."""
 
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.state_file import StateError, load_state, save_state
+from notbugs.training.early_stopping import BestEpoch, EpochRecord
 
 SECONDS = 5.0
 """A checkpoint is written after an epoch unless the last one is younger than this."""
@@ -55,31 +57,56 @@ class Checkpoint:
         return state
 
 
-def training_state(
-    model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, generator: torch.Generator
-) -> dict[str, Any]:
-    """All that a training changes besides its records."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": {name: getattr(scheduler, name) for name in CHANGING},
-        "generator": generator.get_state(),
-    }
+@dataclass
+class History:
+    """The epochs of a training so far, and all that it has changed: what a checkpoint holds."""
 
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    generator: torch.Generator
+    best: BestEpoch
+    checkpoint: Checkpoint | None
+    on_epoch: Callable[[EpochRecord], None]
+    records: list[EpochRecord] = field(default_factory=list)
 
-def restore_training(
-    state: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
-    generator: torch.Generator,
-) -> None:
-    """Put back what `training_state` gave; all four as they were made."""
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    for parameter, kept in optimizer.state.items():
-        for name, value in kept.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                kept[name] = torch.empty_like(parameter).copy_(value)  # fused steps need the parameter's layout
-    vars(scheduler).update(state["scheduler"])
-    generator.set_state(state["generator"])
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one; its epochs are told anew. All must be as it was at the start."""
+        state = self.checkpoint.load() if self.checkpoint else None
+        if state is None:
+            return
+        changed = state["training"]
+        self.model.load_state_dict(changed["model"])
+        self.optimizer.load_state_dict(changed["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)  # fused steps need the parameter's layout
+        vars(self.scheduler).update(changed["scheduler"])
+        self.generator.set_state(changed["generator"])
+        self.best.load_state_dict(state["best"])
+        self.records = state["records"]
+        for record in self.records:
+            self.on_epoch(record)
+
+    def epochs_left(self, epochs: int) -> range:
+        """Numbers of the epochs that are to come."""
+        return range(len(self.records) + 1, 1 if self.best.over else epochs + 1)
+
+    def add(self, record: EpochRecord, *, measured: bool, last: bool) -> None:
+        """Take note of an epoch, and keep the state."""
+        self.records.append(record)
+        self.on_epoch(record)
+        if measured:
+            self.best.update(self.model, record)
+        if self.checkpoint:
+            self.checkpoint.save(self._state, last=last or self.best.over)
+
+    def _state(self) -> dict[str, Any]:
+        changed = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {name: getattr(self.scheduler, name) for name in CHANGING},
+            "generator": self.generator.get_state(),
+        }
+        return {"training": changed, "best": self.best.state_dict(), "records": self.records}

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor, nn
@@ -19,6 +20,20 @@ class EpochRecord(TypedDict):
     validation_accuracy: float | None
     validation_accuracy_shifted: float | None
     validation_adversarial_accuracy: float | None
+
+
+def deciding_column(*, adversarial: bool) -> DecidingColumn:
+    """What early stopping compares: accuracy, or adversarial accuracy of an adversarial training."""
+    return "validation_adversarial_accuracy" if adversarial else "validation_accuracy"
+
+
+def kept_record(records: Sequence[EpochRecord], patience: int | None, *, adversarial: bool) -> EpochRecord:
+    """The record of the epoch whose weights `train` left in the model: the best with early stopping, else the last."""
+    column = deciding_column(adversarial=adversarial)
+    measured = [record for record in records if record[column] is not None]
+    if patience is None or not measured:
+        return records[-1]
+    return max(measured, key=lambda record: record[column] or 0.0)
 
 
 class BestEpoch:
@@ -40,7 +55,7 @@ class BestEpoch:
         """Whether the patience is at its end."""
         return self.patience is not None and self.waited >= self.patience
 
-    def see(self, model: nn.Module, record: EpochRecord) -> None:
+    def update(self, model: nn.Module, record: EpochRecord) -> None:
         """Take note of a measured epoch."""
         if self.patience is None:
             return
@@ -60,6 +75,6 @@ class BestEpoch:
         """What a checkpoint keeps."""
         return {"score": self.score, "waited": self.waited, "state": self.weights}
 
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        self.score, self.waited, self.weights = kept["score"], kept["waited"], kept["state"]
+        self.score, self.waited, self.weights = state["score"], state["waited"], state["state"]

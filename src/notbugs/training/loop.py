@@ -1,115 +1,31 @@
 """Training classifiers: one loop, standard or, given an attack, adversarial."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from notbugs.attacks import AttackSettings, run_attack
+from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine
 from notbugs.data.augmentation import augment
-from notbugs.data.batches import Feed
+from notbugs.data.batches import BatchReader
 from notbugs.data.images import Images, Subset, part_size
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
-from notbugs.runtime.config import Settings
 from notbugs.runtime.devices import noise_generator, training_precision, traits, widened
-from notbugs.runtime.distribution import average_buffers, averaging, own_generator, share_of, summed, world_size
+from notbugs.runtime.distribution import average_buffers, averaging, own_generator, own_part, summed, world_size
 from notbugs.runtime.errors import UserError
-from notbugs.runtime.out_of_memory import Halving
+from notbugs.runtime.out_of_memory import BatchSplitter
 from notbugs.runtime.progress import Track, silent
-from notbugs.training.checkpoints import Checkpoint, restore_training, training_state
-from notbugs.training.early_stopping import BestEpoch, DecidingColumn, EpochRecord
+from notbugs.training.checkpoints import Checkpoint, History
+from notbugs.training.early_stopping import BestEpoch, EpochRecord, deciding_column
 
-
-class TrainSettings(Settings):
-    """How a classifier is trained."""
-
-    seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
-    """One model is trained for each; of a fit, for each source model's dataset."""
-    epochs: int = Field(ge=1)
-    """Passes over the data."""
-    batch_size: int = Field(default=128, ge=2)
-    """Images a step."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum, or AdamW."""
-    lr: float = Field(gt=0, allow_inf_nan=False)
-    """Learning rate; the highest one of a one-cycle schedule."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD."""
-    nesterov: bool = False
-    """Nesterov's form of SGD's momentum."""
-    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
-    """L2 penalty (SGD) or decoupled decay (AdamW)."""
-    schedule: Literal["step", "one_cycle", "constant"] = "step"
-    """step divides lr by 10 at each milestone; one_cycle rises to lr and falls to 0."""
-    milestones: tuple[int, ...] = Field(default=(), strict=False)
-    """Epochs at which the step schedule divides the learning rate by 10."""
-    crop_padding: int = Field(default=0, ge=0)
-    """Random crops after padding with this many black pixels; 0 for none."""
-    flip: bool = False
-    """Random horizontal flips."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Weight of the uniform distribution in the labels."""
-    early_stopping: int | None = Field(default=None, ge=1)
-    """Stop after this many measured epochs without a better validation accuracy (adversarial accuracy, if
-    trained adversarially), and keep the best epoch's weights; null trains to the end."""
-    measure_every: int = Field(default=1, ge=1)
-    """Validation is measured after every so many epochs, and after the last."""
-    attack: AttackSettings | None = None
-    """The inner attack of adversarial training; null for standard training."""
-    validation_attack: AttackSettings | None = None
-    """Attack of the adversarial accuracy in the learning curves; null leaves it out."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("seeds that differ from each other")
-        return seeds
-
-    @field_validator("nesterov")
-    @classmethod
-    def _has_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
-        if nesterov and info.data.get("momentum") == 0:
-            raise ValueError("false where momentum is 0")
-        return nesterov
-
-    @field_validator("milestones")
-    @classmethod
-    def _is_for_steps(cls, milestones: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if milestones and info.data.get("schedule") != "step":
-            raise ValueError(f"empty where schedule is {info.data.get('schedule')}")
-        return milestones
-
-    @field_validator("validation_attack")
-    @classmethod
-    def _serves_early_stopping(
-        cls, validation_attack: AttackSettings | None, info: ValidationInfo
-    ) -> AttackSettings | None:
-        if validation_attack is None and info.data.get("attack") and info.data.get("early_stopping"):
-            raise ValueError("given where early_stopping and attack are: the best epoch is chosen by it")
-        return validation_attack
-
-    @property
-    def deciding_column(self) -> DecidingColumn:
-        """What early stopping compares."""
-        return "validation_accuracy" if self.attack is None else "validation_adversarial_accuracy"
-
-
-class FitSettings(TrainSettings):
-    """How a classifier is fitted on a constructed dataset."""
-
-    still_y: bool = True
-    """Fit a second time on only the images that the robust model and 1-NN still call y."""
-    baseline: bool = False
-    """Fit D itself too, by the same recipe, from the same initialisations and in the same order: what this
-    construction, and each other of the same recipe, is to be compared with."""
+Schedule = Literal["step", "one_cycle", "constant"]
 
 
 class TrainingError(UserError):
@@ -119,10 +35,25 @@ class TrainingError(UserError):
 def train(
     model: nn.Module,
     data: Images,
-    settings: TrainSettings,
     *,
+    epochs: int,
+    lr: float,
     generator: torch.Generator,
+    batch_size: int = 128,
+    optimizer: Literal["sgd", "adamw"] = "sgd",
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 5e-4,
+    schedule: Schedule = "step",
+    milestones: Sequence[int] = (),
+    crop_padding: int = 0,
+    flip: bool = False,
+    label_smoothing: float = 0.0,
+    attack: Mapping[str, Any] | None = None,
     validation: Images | None = None,
+    validation_attack: Mapping[str, Any] | None = None,
+    measure_every: int = 1,
+    early_stopping: int | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     compiled: bool = False,
     checkpoint: Checkpoint | None = None,
@@ -131,16 +62,20 @@ def train(
 ) -> list[EpochRecord]:
     """Train `model` in place; it is left in eval mode.
 
-    Standard: minimise E[L(x, y)]. With `settings.attack`: minimise E[max over ‖δ‖ <= eps of L(x + δ, y)].
+    Standard: minimise E[L(x, y)]. With an `attack`: minimise E[max over ‖δ‖ <= eps of L(x + δ, y)].
     In one of several processes (`distribution.process_group`) each learns from its part of every batch, and all
     end with the same model.
 
     Args:
         model: on the device to train on.
-        data: images and labels to learn, in memory or stored; see `feeding.Feed`.
-        settings: optimiser, schedule, augmentation, attack.
+        data: images and labels to learn, in memory or stored; see `batches.BatchReader`.
+        epochs, lr, batch_size, optimizer, momentum, nesterov, weight_decay, schedule, milestones, crop_padding, flip,
+            label_smoothing, measure_every, early_stopping: as `settings.TrainSettings` says; its `arguments()` gives
+            them.
         generator: CPU generator for the order of the examples, augmentation and random starts.
+        attack: arguments of `pgd` for the inner attack, such as {"norm": "l2", "eps": 0.5, "num_steps": 7}.
         validation: measured for the curves and early stopping; never trained on.
+        validation_attack: the same for the adversarial accuracy in the curves; None leaves it out.
         on_epoch: called with each record.
         compiled: compile the engine of the inner attack (see `attacks.engine.pays_to_compile`).
         checkpoint: where the state is kept after an epoch, and taken up again; model and generator must then be
@@ -148,74 +83,63 @@ def train(
         progress: shows the epochs.
     Returns: one record an epoch.
     Raises: TrainingError if the loss is no longer finite, or for fewer than two examples a process; ValueError for
-        early stopping without validation images.
+        early stopping without validation images, or an impossible attack.
     """
-    _check(data, settings, validation)
+    _check(len(data), batch_size, early_stopping, validation)
     device = next(model.parameters()).device
-    feed = Feed(data, device)
+    reader = BatchReader(data, device)
     model.to(memory_format=torch.channels_last)
     few = data.select(slice(0, 8)).images.to(device)
-    engine = Engine(model, few, compiled=compiled, learning=True) if settings.attack else None
-    steps = _steps_per_epoch(len(data), settings.batch_size)
-    optimizer, scheduler = _optimizer(model, settings, steps)
-    records: list[EpochRecord] = []
-    best = BestEpoch(settings.early_stopping, settings.deciding_column)
-    kept = checkpoint.load() if checkpoint else None
-    if kept is not None:
-        restore_training(kept["training"], model, optimizer, scheduler, generator)
-        best.load_state_dict(kept["best"])
-        records = kept["records"]
-        if on_epoch:
-            for record in records:
-                on_epoch(record)
-    network = averaging(model)
-    halving = Halving(description, smallest=2 if world_size() == 1 else len(data))  # all processes take the same steps
-    left = range(len(records) + 1, 1 if best.over else settings.epochs + 1)
-    for epoch in progress(left, description):
-        lr = optimizer.param_groups[0]["lr"]
+    steps = _steps_per_epoch(len(data), batch_size)
+    descent = _optimizer(model, optimizer, lr, momentum, nesterov, weight_decay)
+    learner = _Learner(
+        model=averaging(model),
+        optimizer=descent,
+        scheduler=_scheduler(descent, schedule, lr, milestones, epochs * steps),
+        after_each_step=schedule == "one_cycle",
+        engine=Engine(model, few, compiled=compiled, learning=True) if attack is not None else None,
+        attack=attack,
+        crop_padding=crop_padding,
+        flip=flip,
+        label_smoothing=label_smoothing,
+        # of several processes all must take the same steps, so none may split its part of a batch
+        splitter=BatchSplitter(description, smallest=2 if world_size() == 1 else len(data)),
+    )
+    best = BestEpoch(early_stopping, deciding_column(adversarial=attack is not None))
+    told = on_epoch or (lambda record: None)
+    history = History(model, descent, learner.scheduler, generator, best, checkpoint, told)
+    history.resume()
+    for epoch in progress(history.epochs_left(epochs), description):
+        last = epoch == epochs
+        now = descent.param_groups[0]["lr"]
         try:
-            loss, accuracy = _train_epoch(
-                network, engine, feed, settings, optimizer, scheduler, generator, halving=halving
-            )
+            loss, accuracy = _train_epoch(learner, reader, batch_size, generator)
         except _NotFiniteError as error:
-            kept_in = f"; the state of an earlier epoch is in {checkpoint.file}" if checkpoint and records else ""
+            kept = f"; the state of an earlier epoch is in {checkpoint.file}" if checkpoint and history.records else ""
             raise TrainingError(
                 f"{description}: the loss is {error.loss} in epoch {epoch}, step {error.step} of {steps}; a smaller lr "
-                f"may help{kept_in}"
+                f"may help{kept}"
             ) from None
         average_buffers(model)
-        record = _unmeasured(epoch, lr, loss, accuracy)
-        looked_at = validation if epoch % settings.measure_every == 0 or epoch == settings.epochs else None
-        if looked_at is not None:
-            _measure(model, looked_at, settings, record)
-        records.append(record)
-        if on_epoch:
-            on_epoch(record)
-        if looked_at is not None:
-            best.see(model, record)
-        if checkpoint:
-            checkpoint.save(
-                lambda: {
-                    "training": training_state(model, optimizer, scheduler, generator),
-                    "best": best.state_dict(),
-                    "records": records,
-                },
-                last=best.over or epoch == settings.epochs,
-            )
+        record = _unmeasured(epoch, now, loss, accuracy)
+        measured = validation is not None and (last or epoch % measure_every == 0)
+        if validation is not None and measured:
+            _measure(model, validation, validation_attack, record)
+        history.add(record, measured=measured, last=last)
         if best.over:
             break
-    optimizer.zero_grad(set_to_none=True)  # the last gradients are of no use to anybody
+    descent.zero_grad(set_to_none=True)  # the last gradients are of no use to anybody
     best.restore(model)
     model.eval().to(memory_format=torch.contiguous_format)
-    return records
+    return history.records
 
 
-def _check(data: Images, settings: TrainSettings, validation: Images | None) -> None:
-    count, needed = min(len(data), settings.batch_size), 2 * world_size()
+def _check(num_examples: int, batch_size: int, early_stopping: int | None, validation: Images | None) -> None:
+    count, needed = min(num_examples, batch_size), 2 * world_size()
     if count < needed:
         whom = f", two for each of {world_size()} processes" if world_size() > 1 else ""
         raise TrainingError(f"training needs at least {needed} examples{whom}, not {count}")
-    if settings.early_stopping is not None and validation is None:
+    if early_stopping is not None and validation is None:
         raise ValueError("early_stopping needs validation images")
 
 
@@ -239,77 +163,94 @@ class _NotFiniteError(Exception):
         self.loss, self.step = loss, step
 
 
-def _train_epoch(
-    model: nn.Module,
-    engine: Engine | None,
-    feed: Feed,
-    settings: TrainSettings,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
-    generator: torch.Generator,
-    *,
-    halving: Halving,
-) -> tuple[float, float]:
-    """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
-    model.train()
-    device = feed.device
-    order = torch.randperm(len(feed), generator=generator)
-    own = noise_generator(own_generator(generator), device)
-    total_loss = torch.zeros((), device=device, dtype=traits(device).widest)
-    total_right = torch.zeros((), device=device, dtype=torch.int64)
-    seen = 0
-    losses = []
-    whole = [batch for batch in order.split(settings.batch_size) if len(batch) >= 2 * world_size()]  # for BatchNorm
-    for number, (share, images, labels) in enumerate(feed.batches(map(share_of, whole))):
-        weight = len(share) * world_size() / len(whole[number])  # gradients are averaged over processes
-        inputs = augment(images, settings.crop_padding, settings.flip, generator, batch_size=len(whole[number]))
-
-        def learn(rows: slice, inputs: Tensor = inputs, labels: Tensor = labels, weight: float = weight) -> _Learnt:
-            if rows.start == 0:
-                optimizer.zero_grad(set_to_none=True)
-            part = weight * (rows.stop - rows.start) / len(inputs)
-            return _learn(model, engine, inputs[rows], labels[rows], settings, own, part)
-
-        found = halving(len(inputs), learn)
-        optimizer.step()
-        if settings.schedule == "one_cycle":
-            scheduler.step()
-        for loss, right, count in found:
-            total_loss += widened(loss) * count
-            total_right += right
-        losses.append(torch.stack([loss for loss, *_ in found]).sum())
-        seen += len(share)
-    if settings.schedule != "one_cycle":
-        scheduler.step()
-    loss_sum, right_sum, count_sum = summed(total_loss, total_right, float(seen))
-    if not math.isfinite(loss_sum):
-        raise _NotFiniteError(loss_sum / count_sum, _first_not_finite(losses))
-    return loss_sum / count_sum, right_sum / count_sum
-
-
 _Learnt = tuple[Tensor, Tensor, int]
 """Mean loss, number of right ones (both on the device), number of examples."""
 
 
-def _learn(
-    model: nn.Module,
-    engine: Engine | None,
-    inputs: Tensor,
-    labels: Tensor,
-    settings: TrainSettings,
-    generator: torch.Generator,
-    weight: float,
-) -> _Learnt:
-    """Attack a batch, or a part of one, and add the gradient of `weight` times its mean loss."""
-    if engine is not None and settings.attack is not None:
-        engine.refresh()
-        attacked = run_attack(engine, inputs, labels, settings.attack, generator=generator, judge=False, check=False)
-        inputs = attacked.x_adv
-    with training_precision(inputs.device):
-        logits = model(inputs).float()
-    loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-    (loss if weight == 1 else weight * loss).backward()
-    return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum(), len(labels)
+@dataclass(frozen=True)
+class _Learner:
+    """What a step needs: the network, what changes its weights, and what is done to its images before.
+
+    Attributes:
+        after_each_step: the schedule goes on with every step, not with every epoch.
+        engine, attack: of adversarial training.
+        splitter: halves a batch that the device's memory does not hold.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    after_each_step: bool
+    engine: Engine | None
+    attack: Mapping[str, Any] | None
+    crop_padding: int
+    flip: bool
+    label_smoothing: float
+    splitter: BatchSplitter
+
+    def step(
+        self, images: Tensor, labels: Tensor, batch_size: int, generator: torch.Generator, noise: torch.Generator
+    ) -> list[_Learnt]:
+        """Take one step, on this process's part of a batch of `batch_size` examples.
+
+        Args:
+            generator: of the augmentation, the same in all processes.
+            noise: of random starts, this process's own.
+        """
+        weight = len(labels) * world_size() / batch_size  # gradients are averaged over processes
+        inputs = augment(images, self.crop_padding, self.flip, generator, batch_size=batch_size)
+
+        def learn(rows: slice) -> _Learnt:
+            if rows.start == 0:
+                self.optimizer.zero_grad(set_to_none=True)
+            part = weight * (rows.stop - rows.start) / len(inputs)
+            return self._learn(inputs[rows], labels[rows], noise, part)
+
+        found = self.splitter(len(inputs), learn)
+        self.optimizer.step()
+        if self.after_each_step:
+            self.scheduler.step()
+        return found
+
+    def _learn(self, inputs: Tensor, labels: Tensor, noise: torch.Generator, weight: float) -> _Learnt:
+        """Attack a batch, or a part of one, and add the gradient of `weight` times its mean loss."""
+        if self.engine is not None and self.attack is not None:
+            self.engine.refresh()
+            attacked = pgd(self.engine, inputs, labels, **self.attack, generator=noise, judge=False, check=False)
+            inputs = attacked.x_adv
+        with training_precision(inputs.device):
+            logits = self.model(inputs).float()
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        (loss if weight == 1 else weight * loss).backward()
+        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum(), len(labels)
+
+
+def _train_epoch(
+    learner: _Learner, reader: BatchReader, batch_size: int, generator: torch.Generator
+) -> tuple[float, float]:
+    """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
+    learner.model.train()
+    device = reader.device
+    order = torch.randperm(len(reader), generator=generator)
+    noise = noise_generator(own_generator(generator), device)
+    total_loss = torch.zeros((), device=device, dtype=traits(device).widest)
+    total_right = torch.zeros((), device=device, dtype=torch.int64)
+    seen = 0
+    losses = []
+    whole = [batch for batch in order.split(batch_size) if len(batch) >= 2 * world_size()]  # for BatchNorm
+    for number, (rows, images, labels) in enumerate(reader.batches(map(own_part, whole))):
+        found = learner.step(images, labels, len(whole[number]), generator, noise)
+        for loss, right, count in found:
+            total_loss += widened(loss) * count
+            total_right += right
+        losses.append(torch.stack([loss for loss, *_ in found]).sum())
+        seen += len(rows)
+    if not learner.after_each_step:
+        learner.scheduler.step()
+    loss_sum, right_sum, count_sum = summed(total_loss, total_right, float(seen))
+    if not math.isfinite(loss_sum):
+        raise _NotFiniteError(loss_sum / count_sum, _first_not_finite(losses))
+    return loss_sum / count_sum, right_sum / count_sum
 
 
 def _first_not_finite(losses: list[Tensor]) -> int:
@@ -320,22 +261,17 @@ def _first_not_finite(losses: list[Tensor]) -> int:
     return next(step for step, count in enumerate(counts, start=1) if count)
 
 
-def _measure(model: nn.Module, validation: Images, settings: TrainSettings, record: EpochRecord) -> None:
+def _measure(model: nn.Module, validation: Images, attack: Mapping[str, Any] | None, record: EpochRecord) -> None:
     """Fill in the validation columns of a record; of several processes each measures its part of the images."""
     count, at_once = len(validation), 8 * part_size(validation.image_shape)
-    mine = validation if world_size() == 1 else Subset(validation, share_of(torch.arange(count)))
+    mine = validation if world_size() == 1 else Subset(validation, own_part(torch.arange(count)))
     called = called_by(model, mine, batch_size=min(1000, at_once))
     shifted = shifted_labels(mine.labels, len(mine.class_names))
     record["validation_accuracy"] = _share(called == mine.labels, count)
     record["validation_accuracy_shifted"] = _share(called == shifted, count)
-    if settings.validation_attack is not None:
-        withstood = adversarially_correct(
-            model,
-            mine,
-            settings.validation_attack,
-            batch_size=min(500, at_once),
-            generator=torch.Generator().manual_seed(0),
-        )
+    if attack is not None:
+        starts = torch.Generator().manual_seed(0)
+        withstood = adversarially_correct(model, mine, **attack, batch_size=min(500, at_once), generator=starts)
         record["validation_adversarial_accuracy"] = _share(withstood, count)
 
 
@@ -344,36 +280,26 @@ def _share(mine: Tensor, count: int) -> float:
     return summed(mine.sum())[0] / count
 
 
-def kept_record(records: Sequence[EpochRecord], settings: TrainSettings) -> EpochRecord:
-    """The record of the epoch whose weights `train` left in the model: the best with early stopping, else the last."""
-    column = settings.deciding_column
-    measured = [record for record in records if record[column] is not None]
-    if settings.early_stopping is None or not measured:
-        return records[-1]
-    return max(measured, key=lambda record: record[column] or 0.0)
-
-
 def _steps_per_epoch(num_examples: int, batch_size: int) -> int:
     full, rest = divmod(num_examples, batch_size)
     return full + (rest >= 2 * world_size())
 
 
-def _optimizer(model: nn.Module, settings: TrainSettings, steps: int) -> tuple[Optimizer, LRScheduler]:
-    optimizer: Optimizer
-    if settings.optimizer == "sgd":
-        optimizer = SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-            fused=True,
+def _optimizer(
+    model: nn.Module, name: str, lr: float, momentum: float, nesterov: bool, weight_decay: float
+) -> Optimizer:
+    if name == "sgd":
+        return SGD(
+            model.parameters(), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=True
         )
-    else:
-        optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    if settings.schedule == "one_cycle":
-        total = settings.epochs * steps
-        return optimizer, OneCycleLR(optimizer, settings.lr, total_steps=total, cycle_momentum=False)
-    if settings.schedule == "step":
-        return optimizer, MultiStepLR(optimizer, list(settings.milestones), gamma=0.1)
-    return optimizer, LambdaLR(optimizer, lambda _: 1.0)
+    return AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def _scheduler(
+    optimizer: Optimizer, schedule: Schedule, lr: float, milestones: Sequence[int], total_steps: int
+) -> LRScheduler:
+    if schedule == "one_cycle":
+        return OneCycleLR(optimizer, lr, total_steps=total_steps, cycle_momentum=False)
+    if schedule == "step":
+        return MultiStepLR(optimizer, list(milestones), gamma=0.1)
+    return LambdaLR(optimizer, lambda _: 1.0)

@@ -190,7 +190,7 @@ def test_running_out_of_memory_is_not_taken_for_a_bad_file(tree, monkeypatch) ->
     def exhausted(*args: object, **kwargs: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(folder, "decode", exhausted)
+    monkeypatch.setattr("notbugs.data.sources.pictures.decode", exhausted)
     with pytest.raises(MemoryError):
         read_folder(tree(), image_size=8, skip_unreadable=True, seed=0)
 
@@ -198,8 +198,8 @@ def test_running_out_of_memory_is_not_taken_for_a_bad_file(tree, monkeypatch) ->
 def test_of_a_subset_only_the_pictures_chosen_are_decoded(tree, monkeypatch) -> None:
     root = tree(train={"cat": 20, "dog": 10}, test={"cat": 4, "dog": 4})
     decoded = []
-    decode = folder.decode
-    monkeypatch.setattr(folder, "decode", lambda *args, **kwargs: decoded.append(1) or decode(*args, **kwargs))
+    read = folder.read_picture
+    monkeypatch.setattr(folder, "read_picture", lambda *args, **kwargs: decoded.append(1) or read(*args, **kwargs))
     train, test, _ = read_folder(root, image_size=8, max_train=6, max_test=2, seed=0)
     assert len(decoded) == 8
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1]

@@ -14,8 +14,8 @@ from notbugs.data.sources import DataSettings, SourceError, load_source
 from notbugs.data.sources.restricted_imagenet import read_restricted_imagenet
 from notbugs.data.sources.synsets import RANGES, SYNSETS
 from notbugs.data.store import load_dataset
-from notbugs.pipeline.prepare import prepare
 from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.config import read_params, validate
 
 FIRST = {name: ids[0] for name, ids in SYNSETS.items()}
@@ -108,7 +108,7 @@ def test_only_what_is_asked_for_is_decoded(make: Make, monkeypatch: pytest.Monke
         decoded.append(side)
         return np.zeros((3, side, side), np.uint8)
 
-    monkeypatch.setattr("notbugs.data.sources.restricted_imagenet.decode", decode)
+    monkeypatch.setattr("notbugs.data.sources.pictures.decode", decode)
     pool, _, _ = read_restricted_imagenet(make(), image_size=14, seed=0)
     assert decoded == []
     pool.select(slice(4, 7))
@@ -168,7 +168,7 @@ def test_a_damaged_picture_stops_prepare_and_leaves_nothing(make: Make, monkeypa
     for file in (root / "train" / FIRST["bird"]).iterdir():
         file.write_bytes(b"no picture")
     with pytest.raises(SourceError, match=r"train/n01795545/n01795545_\d\.JPEG: cannot be read as a pic.*; remove it"):
-        prepare(open_project(project(root.parent, validation_fraction=0.5)))
+        run_stage(open_project(project(root.parent, validation_fraction=0.5)), "prepare")
     assert not list((root.parent / "data").glob("*"))
 
 
@@ -177,7 +177,7 @@ def test_prepare_writes_bytes_that_lose_nothing(make: Make, monkeypatch: pytest.
     monkeypatch.setenv("NOTBUGS_TRACKING", "off")
     monkeypatch.setattr("notbugs.data.images.PART_BYTES", 5 * 4 * 3 * 16 * 16)  # five images at a time
     root = project(make().parent)
-    prepare(open_project(root))
+    run_stage(open_project(root), "prepare")
     stored = {split: load_dataset(root / "data" / split) for split in ("train", "validation", "test")}
     assert [len(part) for part in stored.values()] == [27, 9, 18]
     assert stored["train"].manifest.dtype == "uint8"

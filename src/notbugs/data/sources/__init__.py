@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from notbugs.data.images import Images, make_generator, stratified_split
+from notbugs.data.images import Images, Subset, make_generator, stratified_split
 from notbugs.data.sources.base import Pool, SourceError
 from notbugs.data.sources.planted import PlantedSettings, read_planted
 from notbugs.runtime.config import Settings
@@ -133,16 +133,12 @@ def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Trac
     kept, held = stratified_split(pool.labels, settings.validation_fraction, split_generator)
     whole = torch.arange(len(test.labels))
     parts: dict[str, tuple[Pool, Tensor]] = {"train": (pool, kept), "validation": (pool, held), "test": (test, whole)}
-    images = {split: pictures.images(indices) for split, (pictures, indices) in parts.items()}
-    return SourceData(
-        name=name,
-        train=images["train"],
-        validation=images["validation"],
-        test=images["test"],
-        origins={split: [part.origins[i] for i in indices.tolist()] for split, (part, indices) in parts.items()},
-        source_indices={split: part.source_indices[indices] for split, (part, indices) in parts.items()},
-        skipped=skipped,
-    )
+    images, origins, source_indices = {}, {}, {}
+    for split, (pictures, rows) in parts.items():
+        images[split] = Subset(pictures, rows)
+        origins[split] = [pictures.origins[row] for row in rows.tolist()]
+        source_indices[split] = pictures.source_indices[rows]
+    return SourceData(name, **images, origins=origins, source_indices=source_indices, skipped=skipped)
 
 
 def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tuple[str, Pool, Pool, list[str]]:

@@ -31,7 +31,7 @@ _LINK = "a link, and links in archives are not followed"
 
 SPLITS = ("train", "test")
 """Folders that hold the pictures."""
-Content = Callable[[], bytes]
+ReadContent = Callable[[], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Collection(Protocol):
         """
         ...
 
-    def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, Content]]:
+    def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, ReadContent]]:
         """The members wanted, each with a function to be called at once for its content.
 
         That function raises an error of any kind if this one member cannot be read.
@@ -137,7 +137,7 @@ class Directory:
                 if not _hidden(name):
                     yield Member((inside / name).as_posix())
 
-    def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, Content]]:
+    def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, ReadContent]]:
         """See `Collection`."""
         for member in wanted:
             path = self.path / (member.path or member.name)
@@ -159,7 +159,7 @@ class TarArchive:
                 if not _hidden(name):
                     yield Member(name, position, entry.isdir(), _tar_problem(entry))
 
-    def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, Content]]:
+    def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, ReadContent]]:
         """See `Collection`; one pass, which ends with the last member wanted."""
         missing = {member.position: member for member in wanted}
         with _sound(self.path), self._open() as archive:
@@ -189,7 +189,7 @@ class ZipArchive:
                 if not _hidden(name):
                     yield Member(name, position, entry.is_dir(), _zip_problem(entry))
 
-    def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, Content]]:
+    def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, ReadContent]]:
         """See `Collection`."""
         with _sound(self.path), zipfile.ZipFile(self.path) as archive:
             entries = archive.infolist()

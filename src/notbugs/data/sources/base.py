@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from notbugs.data.images import ImageData, Images, Shape, Subset, make_generator, stratified_subset
+from notbugs.data.images import ImageData, Images, Shape, make_generator, stratified_subset
 from notbugs.runtime.errors import UserError
 
 
@@ -14,18 +14,8 @@ class SourceError(UserError):
     """The base dataset cannot be had: something is missing, damaged or not as it must be."""
 
 
-class Pool(Protocol):
-    """Labelled pictures, in memory (`Pictures`) or in files."""
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,), int64."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name a class, in label order."""
-        ...
+class Pool(Images, Protocol):
+    """The pictures of a source, in memory (`Pictures`) or in files; float32 when they are asked for."""
 
     @property
     def source_indices(self) -> Tensor:
@@ -35,10 +25,6 @@ class Pool(Protocol):
     @property
     def origins(self) -> tuple[str, ...]:
         """N file names, "" where there is none."""
-        ...
-
-    def images(self, indices: Tensor) -> Images:
-        """The pictures at `indices` (M,)."""
         ...
 
 
@@ -82,10 +68,6 @@ class Pictures:
             origins,
             self.white,
         )
-
-    def images(self, indices: Tensor) -> Subset:
-        """The pictures at `indices` (M,), made float32 when they are asked for."""
-        return Subset(self, indices)
 
     def select(self, indices: Tensor | slice) -> ImageData:
         """Some of the pictures as float32 in [0, 1]."""

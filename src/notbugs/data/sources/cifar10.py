@@ -60,7 +60,8 @@ def _pictures(archive: Path, names: tuple[str, ...]) -> Pictures:
     collection = open_collection(archive)
     by_name: dict[str, Member] = {member.name: member for member in collection.members()}
     wanted = [f"{FOLDER}/{name}" for name in names]
-    contents = {member.name: content() for member, content in collection.read([by_name[name] for name in wanted])}
+    members = [by_name[name] for name in wanted]
+    contents = {member.name: content() for member, content in collection.read(members)}
     rows = np.frombuffer(b"".join(contents[name] for name in wanted), np.uint8).reshape(-1, ROW)
     pixels = torch.from_numpy(rows[:, 1:].reshape(-1, *SHAPE).copy())
     labels = torch.from_numpy(rows[:, 0].astype(np.int64))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from notbugs.data.sources.archives import Collection, Member, collection_name, open_collection
 from notbugs.data.sources.base import Pictures, SourceError, limited
-from notbugs.data.sources.pictures import decode
+from notbugs.data.sources.pictures import UndecodableError, read_picture
 from notbugs.runtime.progress import Track, silent
 
 LAYOUT = "expected train/<class>/<picture> and test/<class>/<picture>"
@@ -57,7 +57,7 @@ def read_folder(
     """Read pictures that are sorted into folders.
 
     Files may lie deeper than in their class folder; hidden ones (.DS_Store) are left out. It may all lie in one
-    top folder. What a picture becomes is said in `decode`. The source's own order is by class,
+    top folder. What a picture becomes is said in `pictures.decode`. The source's own order is by class,
     then by name: the same for a directory and for an archive of it. Of a subset only the pictures chosen are
     decoded; the choice is made before it is known which can be read, so unreadable ones are missing from it.
 
@@ -180,11 +180,9 @@ def _decode_all(
         warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it can read all the same
         for member, content in progress(collection.read(wanted), description, len(wanted)):
             try:
-                places[member.name][...] = decode(content(), side, grey=grey)
-            except MemoryError:
-                raise
-            except Exception as error:  # damaged files make Pillow's decoders raise errors of every kind
-                unreadable[member.name] = _reason(error)
+                places[member.name][...] = read_picture(content, side, grey=grey)
+            except UndecodableError as error:
+                unreadable[member.name] = str(error)
     return pixels, unreadable
 
 
@@ -216,14 +214,6 @@ def _listed(path: Path, unreadable: dict[str, str], total: int) -> str:
         lines.append(f"  and {len(unreadable) - SHOWN} more")
     head = f"{path}: {len(unreadable)} of {total} files cannot be read as pictures"
     return "\n".join([f"{head}; remove them or set data.skip_unreadable to true:", *lines])
-
-
-def _reason(error: Exception) -> str:
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format"  # Pillow's own words hold a memory address
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _some(names: Sequence[str]) -> str:

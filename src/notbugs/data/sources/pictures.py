@@ -1,6 +1,7 @@
 """One picture file, of any format that Pillow decodes by itself, as a small square of bytes."""
 
 import io
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ _OUTSIDE_PROGRAMS = ("EPS", "WMF")
 
 _DRAFT = 3
 """JPEGs more than this many times too large are decoded at a half, a quarter or an eighth of their size."""
+
+
+class UndecodableError(ValueError):
+    """A file is no picture, or none that can be used."""
 
 
 def decode(data: bytes, side: int, *, grey: bool) -> NDArray[np.uint8]:
@@ -54,6 +59,23 @@ def decode(data: bytes, side: int, *, grey: bool) -> NDArray[np.uint8]:
         flat = flat.resize((side, side), Image.Resampling.LANCZOS, box=_central_square(*flat.size))
     values = np.asarray(flat)
     return values[None] if grey else values.transpose(2, 0, 1)  # (C, S, S)
+
+
+def read_picture(read: Callable[[], bytes], side: int, *, grey: bool) -> NDArray[np.uint8]:
+    """`decode` what `read` gives.
+
+    Raises: UndecodableError, with the reason in a line.
+    """
+    from PIL import UnidentifiedImageError
+
+    try:
+        return decode(read(), side, grey=grey)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise UndecodableError("not a picture of a known format") from None  # Pillow's words hold a memory address
+    except Exception as error:  # damaged files make Pillow's decoders raise errors of every kind
+        raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 @cache

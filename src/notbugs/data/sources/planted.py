@@ -5,7 +5,7 @@
 s_k is a smooth glow of one of four colours, of large amplitude A; h_y a pattern of high frequency and tiny amplitude a;
 u uniform noise. The fine pattern is always the one of the class y. The smooth one is so (k = y) for a known share of
 the images, and that of another class for the rest. Nothing is ever clipped, so the usefulness and the robust usefulness
-of the matched filters are known exactly (`notbugs.science.planted`).
+of the matched filters are known exactly (`notbugs.science.planted.truth`).
 """
 
 import math

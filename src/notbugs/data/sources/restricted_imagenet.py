@@ -5,7 +5,6 @@ Pictures are decoded when they are asked for, so memory does not grow with the t
 
 import os
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from notbugs.data.images import ImageData, Shape, Subset, as_floats
-from notbugs.data.sources.archives import Directory, Member
+from notbugs.data.images import ImageData, Shape, as_floats
+from notbugs.data.sources.archives import Directory, Member, ReadContent
 from notbugs.data.sources.base import SourceError, limited
-from notbugs.data.sources.pictures import decode
+from notbugs.data.sources.pictures import UndecodableError, read_picture
 from notbugs.data.sources.synsets import SYNSETS
 from notbugs.runtime.progress import Track, silent
 
@@ -58,10 +57,6 @@ class PictureFiles:
     def __len__(self) -> int:
         return len(self.origins)
 
-    def images(self, indices: Tensor) -> Subset:
-        """The pictures at `indices` (M,), not decoded yet."""
-        return Subset(self, indices)
-
     def select(self, indices: Tensor | slice) -> ImageData:
         """Some of the pictures, decoded.
 
@@ -78,16 +73,13 @@ class PictureFiles:
             images = list(decoders.map(lambda found: self._decoded(*found), contents))
         return torch.stack(images) if images else torch.empty(0, *self.image_shape, dtype=torch.uint8)
 
-    def _decoded(self, member: Member, content: Callable[[], bytes]) -> Tensor:
+    def _decoded(self, member: Member, content: ReadContent) -> Tensor:
         """The shorter side scaled to 8/7 of the size (256 for 224), and the square in the middle: (3, S, S) uint8."""
         side = round(self.image_size * 8 / 7)
         try:
-            square = decode(content(), side, grey=False)
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged files make Pillow's decoders raise errors of every kind
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise SourceError(f"{self.root / member.name}: cannot be read as a picture: {reason}; remove it") from None
+            square = read_picture(content, side, grey=False)
+        except UndecodableError as error:
+            raise SourceError(f"{self.root / member.name}: cannot be read as a picture: {error}; remove it") from None
         first = (side - self.image_size) // 2
         middle = slice(first, first + self.image_size)
         return torch.from_numpy(np.ascontiguousarray(square[:, middle, middle]))
@@ -116,55 +108,57 @@ def read_restricted_imagenet(
     Returns: training pool, test set (val/), and a line about synsets that are not in the tree, if any.
     Raises: SourceError if the layout is not as expected.
     """
-    trees = [_Tree(path / split) for split in ("train", "val")]
-    train, val = (set(tree.synsets) for tree in trees)
+    trees = {split: _synsets(path / split) for split in ("train", "val")}
+    train, val = (set(synsets) for synsets in trees.values())
     if train != val:
         where, lacking = ("val", train - val) if train - val else ("train", val - train)
         raise SourceError(f"{path}: {where}/ has no folder for the synsets {_some(sorted(lacking))}; {LAYOUT}")
     for name, ids in SYNSETS.items():
         if not train.intersection(ids):
             raise SourceError(f"{path}: no synset of the class {name} ({_some(ids)}); {LAYOUT}")
+    limits = (("max_train", max_train), ("max_test", max_test))
     pool, test = (
-        _listed(path, tree, image_size, key, maximum, seed, progress)
-        for tree, key, maximum in zip(trees, ("max_train", "max_test"), (max_train, max_test), strict=True)
+        _listed(path / split, synsets, image_size, key, maximum, seed, progress)
+        for (split, synsets), (key, maximum) in zip(trees.items(), limits, strict=True)
     )
     lacking = {name for ids in SYNSETS.values() for name in ids} - train
     note = f"{len(lacking)} of {sum(map(len, SYNSETS.values()))} synsets: not in the tree: {_some(sorted(lacking))}"
     return pool, test, [note] if lacking else []
 
 
-class _Tree:
-    """train/ or val/: its folders of synsets that belong to a class, in the order of classes, then of ids."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
-        except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}; {LAYOUT}") from None
-        self.synsets = {
-            name: label for label, ids in enumerate(SYNSETS.values()) for name in sorted(ids) if name in folders
-        }
+def _synsets(folder: Path) -> dict[str, int]:
+    """Folders of train/ or val/ that belong to a class -> its label, in the order of classes, then of ids."""
+    try:
+        there = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    except OSError as error:
+        raise SourceError(f"{folder}: {error.strerror}; {LAYOUT}") from None
+    return {name: label for label, ids in enumerate(SYNSETS.values()) for name in sorted(ids) if name in there}
 
 
 def _listed(
-    path: Path, tree: _Tree, image_size: int, key: str, maximum: int | None, seed: int, progress: Track
+    folder: Path,
+    synsets: dict[str, int],
+    image_size: int,
+    key: str,
+    maximum: int | None,
+    seed: int,
+    progress: Track,
 ) -> PictureFiles:
     """The pictures of a split, or at most `maximum` of them.
 
     Raises: SourceError if a synset's folder holds none.
     """
     origins, labels = [], []
-    for synset, label in progress(tree.synsets.items(), f"list {tree.path.name}"):
-        files = sorted(entry.name for entry in os.scandir(tree.path / synset) if _is_picture(entry.name))
+    for synset, label in progress(synsets.items(), f"list {folder.name}"):
+        files = sorted(entry.name for entry in os.scandir(folder / synset) if _is_picture(entry.name))
         if not files:
-            raise SourceError(f"{tree.path / synset}: no pictures; {LAYOUT}")
-        origins += [f"{tree.path.name}/{synset}/{file}" for file in files]
+            raise SourceError(f"{folder / synset}: no pictures; {LAYOUT}")
+        origins += [f"{folder.name}/{synset}/{file}" for file in files]
         labels += [label] * len(files)
     all_labels = torch.tensor(labels, dtype=torch.int64)
     rows = limited(all_labels, maximum, key=key, seed=seed)
     return PictureFiles(
-        path, tuple(origins[row] for row in rows.tolist()), all_labels[rows], rows, tuple(SYNSETS), image_size
+        folder.parent, tuple(origins[row] for row in rows.tolist()), all_labels[rows], rows, tuple(SYNSETS), image_size
     )
 
 

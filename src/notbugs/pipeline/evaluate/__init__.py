@@ -4,11 +4,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from notbugs.data.store import load_dataset
-from notbugs.evaluation.accuracy import EvaluateSettings, class_accuracies, measure_outcome
+from notbugs.evaluation.accuracy import class_accuracies, measure
 from notbugs.evaluation.comparison import Run, nested_mean
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.minimum_norm import smallest
@@ -17,32 +16,24 @@ from notbugs.evaluation.suite import Audit
 from notbugs.pipeline.evaluate import records
 from notbugs.pipeline.evaluate.measuring import Measuring, Subject
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.processes import in_processes
-from notbugs.pipeline.running.source_models import source_seeds
-from notbugs.pipeline.running.unused import remove_unused
+from notbugs.pipeline.running.job import Job
+from notbugs.pipeline.running.models import source_seeds
 from notbugs.runtime.config import DATASET_NAMES, SUBSETS, settings
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_csv, write_json
-from notbugs.training.loop import TrainSettings
+from notbugs.training.settings import TrainSettings
 
 
-@in_processes
-def evaluate(project: Context) -> None:
-    """Write metrics/results.csv and what lies beside it: see `_outputs`.
+def evaluate(job: Job) -> None:
+    """Write metrics/results.csv and what lies beside it: see the stage's outputs.
 
     Command: `notbugs evaluate`. On digits about 3 s a model at level quick. Expected there: see the README's table.
     """
-    config = settings(project.params, "evaluate", SuiteSettings)
-    remove_unused(project)
-    outputs = _outputs(project.root)
-    with project.tracked(
-        "evaluate",
-        params=project.params,
-        inputs=[project.dataset("test"), project.root / "models" / "train", project.root / "models" / "fit"],
-        outputs=list(outputs.values()),
-        metrics_file=outputs["summary"],
-    ) as run:
+    project, config = job.project, job.settings
+    outputs = {path.stem: path for path in job.outputs}
+    inputs = [project.dataset("test"), project.root / "models" / "train", project.root / "models" / "fit"]
+    with job.begin(inputs, project.params) as (run, _):
         data = load_dataset(project.dataset("test"))
         subjects = list(_subjects(project, data.manifest.source, config))
         measuring = Measuring(project, subjects, data, config)
@@ -52,7 +43,7 @@ def evaluate(project: Context) -> None:
         audits = [(subject.facts, measuring.audit(subject)) for subject in subjects]
         rows, class_rows = [], []
         for facts, found in audits:
-            rows += [{**facts, **asdict(measure_outcome(outcome))} for outcome in found.outcomes]
+            rows += [{**facts, **asdict(measure(outcome))} for outcome in found.outcomes]
             identity = {key: facts[key] for key in records.IDENTITY}
             class_rows += [
                 {**identity, "class_name": name, "accuracy": accuracy, "n": n}
@@ -60,35 +51,19 @@ def evaluate(project: Context) -> None:
             ]
         write_csv(outputs["results"], tuple(COLUMNS), rows)
         write_csv(outputs["per_class"], tuple(class_rows[0]), class_rows)
-        write_csv(outputs["curves"], *_curves(rows, config))
+        write_csv(outputs["accuracy_vs_eps"], *_curves(rows, config))
         records.write_per_example(outputs["per_example"], audits)
         records.write_minimum_norms(outputs["minimum_norms"], audits)
-        records.write_minimum_norm_curves(outputs["minimum_norm_curves"], audits, config)
+        records.write_minimum_norm_curves(outputs["accuracy_vs_minimum_norm"], audits, config)
         records.write_checks(outputs["checks"], audits)
         records.write_certificates(outputs["certificates"], audits, config, data.labels.tolist())
-        write_json(outputs["summary"], _summary(rows, audits))
+        write_json(job.metrics_file, _summary(rows, audits))
         write_json(outputs["headline"], headlines(rows, config.headline_eps, _training_eps(project, config)))
-        for name in ("results", "per_class", "curves", "minimum_norm_curves", "checks", "certificates"):
-            run.artifact(outputs[name])
+        for path in (path for path in job.outputs if path.suffix == ".csv" or path.stem == "checks"):
+            run.artifact(path)
     failed = sum(not check.passed for _, found in audits for check in found.checks)
     checks = f"; {failed} checks failed: metrics/checks.json" if failed else ""
-    project.say(f"evaluate: {len(subjects)} models, {len(rows)} measurements on {len(data)} test images{checks}")
-
-
-def _outputs(root: Path) -> dict[str, Path]:
-    """Every file that the stage writes."""
-    return {
-        "results": root / "metrics" / "results.csv",
-        "per_class": root / "metrics" / "per_class.csv",
-        "headline": root / "metrics" / "headline.json",
-        "summary": root / "metrics" / "evaluate.json",
-        "checks": root / "metrics" / "checks.json",
-        "certificates": root / "metrics" / "certificates.csv",
-        "per_example": root / "metrics" / "per_example.parquet",
-        "minimum_norms": root / "metrics" / "minimum_norms.parquet",
-        "curves": root / "plots" / "accuracy_vs_eps.csv",
-        "minimum_norm_curves": root / "plots" / "accuracy_vs_minimum_norm.csv",
-    }
+    job.say(f"{len(subjects)} models, {len(rows)} measurements on {len(data)} test images{checks}")
 
 
 def _subjects(project: Context, source: str, config: SuiteSettings) -> Iterator[Subject]:
@@ -157,7 +132,7 @@ def _summary(rows: list[dict[str, Any]], audits: list[tuple[dict[str, Any], Audi
     return nested
 
 
-def _curves(rows: list[dict[str, Any]], config: EvaluateSettings) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+def _curves(rows: list[dict[str, Any]], config: SuiteSettings) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """Columns and rows of accuracy against eps: one column a model, nested mean over its runs."""
     cells: dict[float, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     names: dict[str, None] = {}

@@ -1,9 +1,13 @@
-"""Measuring every model on the test split, part by part, by any number of processes; what is kept is not measured."""
+"""Measuring every model on the test split, part by part, by any number of processes.
+
+What is found on a part is kept in the work folder: a killed stage goes on where it was, and an unchanged model is not
+measured again.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +15,23 @@ from torch import Tensor
 
 from notbugs.attacks.engine import Engine
 from notbugs.data.images import Images, make_generator
-from notbugs.evaluation.accuracy import batches
+from notbugs.evaluation.accuracy import Outcome, batches
+from notbugs.evaluation.certificate import Certificate
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
-from notbugs.evaluation.masking import transfer_images
-from notbugs.evaluation.suite import PART, Audit, Findings, audited, find, generator_of_part
+from notbugs.evaluation.masking import Signs, Standing, transfer_images
+from notbugs.evaluation.suite import PART, Audit, audited, find, generator_of_part
 from notbugs.models import ModelError, load_model
 from notbugs.models.base import Classifier
-from notbugs.pipeline.evaluate.kept import Kept
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Say, do_all
+from notbugs.runtime.cache import digest, valid_since, work_folder
 from notbugs.runtime.distribution import rank, wait_for_all, world_size
 from notbugs.runtime.files import sha256
+from notbugs.runtime.imports import made_with
+from notbugs.runtime.state_file import StateError, load_state, save_state
+
+STAGE = "notbugs.pipeline.evaluate"
+"""The module that measures; with all that it imports (the reader of the data too) it made a measurement."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +79,69 @@ class Bench:
     """What every measurement needs. A worker process has one for all tasks of a stage, with the models used last.
 
     Args:
+        project: its work folder keeps what is found.
         data: the test split.
         config: level, radii, batch size.
     """
 
     def __init__(self, project: Context, data: Images, config: SuiteSettings) -> None:
         self.project, self.data, self.config = project, data, config
-        self.loaded = lru_cache(maxsize=1)(self._load)
-        self.transferred = lru_cache(maxsize=4)(self._transfer)
+        self._loaded = lru_cache(maxsize=1)(self._load)
+        self._transferred = lru_cache(maxsize=4)(self._transfer)
+        self._sha256 = lru_cache(maxsize=None)(sha256)
 
     def __reduce__(self) -> tuple[Callable[..., "Bench"], tuple[Context, Images, SuiteSettings]]:
         return _bench_of_this_process, (self.project, self.data, self.config)
+
+    def kept(self, task: Task) -> Audit | None:
+        """What an earlier run found, if it is there, whole, and counts."""
+        file = self.file(task)
+        try:
+            return None if file.stat().st_mtime < valid_since() else _audit(**load_state(file))
+        except (OSError, StateError, TypeError):
+            return None
+
+    def found(self, task: Task) -> Audit:
+        """What is kept; else do the task, and keep what is found."""
+        found = self.kept(task)
+        if found is None:
+            found = self._measure(task)
+            save_state(self.file(task), asdict(found))
+        return found
+
+    def file(self, task: Task) -> Path:
+        """Where a task's findings are kept: known by everything that they depend on."""
+        contents = [self._sha256(file) if file else None for file in (task.file, task.source)]
+        facts = {**vars(task), "file": task.file.name, "source": None, "contents": contents}
+        return work_folder(self.project.root, "evaluate") / f"{digest({**self._made_from, **facts})}.safetensors"
+
+    @cached_property
+    def _made_from(self) -> dict[str, Any]:
+        """What all findings depend on."""
+        return {
+            **made_with(STAGE),
+            "data": sha256(self.project.dataset("test") / "manifest.json"),
+            "settings": self.config.model_dump(mode="json", exclude={"suite_seeds", "check_seeds"}),
+            "num_threads": self.project.runtime.num_threads,
+            "compiled": self.project.runtime.engine == "compiled",
+            "seed": self.project.seed,
+            "device": self.project.device.type,
+        }
+
+    def _measure(self, task: Task) -> Audit:
+        model, engine = self._loaded(task.file)
+        return find(
+            model,
+            self.data.select(slice(task.first, task.stop)),
+            **self.config.arguments(),
+            generator=generator_of_part(make_generator(self.project.seed, *RANDOM_STARTS), task.first),
+            transfer_from=self._transferred(task.source, task.first) if task.source else None,
+            thorough=task.thorough,
+            checked=task.checked,
+            also_at=task.also_at,
+            curve_engine=engine,
+            first=task.first,
+        )
 
     def _load(self, file: Path) -> tuple[Classifier, Engine]:
         model = load_model(file, device=self.project.device)
@@ -88,7 +150,18 @@ class Bench:
 
     def _transfer(self, source: Path, first: int) -> Tensor:
         part = self.data.select(slice(first, first + PART))
-        return transfer_images(load_model(source, device=self.project.device), part, self.config)
+        return transfer_images(load_model(source, device=self.project.device), part, **self.config.transfer())
+
+
+def _audit(outcomes: Any, norms: Any, standing: Any, signs: Any, certificate: Any) -> Audit:
+    """Audit from the plain values that they were kept as."""
+    return Audit(
+        [Outcome(**outcome) for outcome in outcomes],
+        norms,
+        standing and Standing(**standing),
+        signs and Signs(**signs),
+        certificate and Certificate(*certificate),
+    )
 
 
 _benches: dict[tuple[Path, str], Bench] = {}
@@ -99,37 +172,10 @@ def _bench_of_this_process(project: Context, data: Images, config: SuiteSettings
     return _benches.setdefault((project.root, config.model_dump_json()), Bench(project, data, config))
 
 
-def measure(bench: Bench, task: Task) -> Findings:
-    """Do one task."""
-    model, engine = bench.loaded(task.file)
-    first = task.first
-    return find(
-        model,
-        bench.data.select(slice(first, task.stop)),
-        bench.config,
-        generator=generator_of_part(make_generator(bench.project.seed, *RANDOM_STARTS), first),
-        transferred=bench.transferred(task.source, first) if task.source else None,
-        thorough=task.thorough,
-        checked=task.checked,
-        also_at=task.also_at,
-        curve_engine=engine,
-        first=first,
-    )
-
-
-@dataclass(frozen=True)
-class _Keeping:
-    """A task, and where what it finds is kept."""
-
-    bench: Bench
-    kept: Kept
-    task: Task
-    key: tuple[object, ...]
-
-
-def _measure_and_keep(keeping: _Keeping, say: Say) -> None:
-    """Do a task and keep what is found."""
-    keeping.kept.put(measure(keeping.bench, keeping.task), *keeping.key)
+def _measure(work: tuple[Bench, Task], say: Say) -> None:
+    """Do a task, unless it is done."""
+    bench, task = work
+    bench.found(task)
 
 
 def _places(subjects: Iterable[Subject]) -> dict[Path, int]:
@@ -153,59 +199,38 @@ class Measuring:
     """
 
     def __init__(self, project: Context, subjects: list[Subject], data: Images, config: SuiteSettings) -> None:
-        self._project, self._bench, self._config = project, Bench(project, data, config), config
-        self._kept = Kept(project, config)
-        self._found: dict[tuple[Path, int], Findings] = {}
-        self._tasks = {subject.file: tasks for subject, tasks in self._plan(subjects, len(data))}
+        self._project, self._bench = project, Bench(project, data, config)
+        self._tasks = {subject.file: tasks for subject, tasks in _plan(subjects, len(data), config)}
 
     def run(self) -> None:
         """Measure what is not kept; of several processes each does its share, and all go on together."""
         tasks = [task for tasks in self._tasks.values() for task in tasks]
-        keys = {task: self._made_from(task) for task in tasks}
-        missing = []
-        for task in tasks:
-            kept = self._kept.get(*keys[task])
-            if kept is None:
-                missing.append(task)
-            else:
-                self._found[task.file, task.first] = kept
+        missing = [(self._bench, task) for task in tasks if self._bench.kept(task) is None]
         wait_for_all()
-        mine = [_Keeping(self._bench, self._kept, task, keys[task]) for task in missing[rank() :: world_size()]]
-        do_all(self._project, mine, _measure_and_keep, description="evaluate")
+        do_all(self._project, missing[rank() :: world_size()], _measure, description="evaluate")
         wait_for_all()
 
     def audit(self, subject: Subject) -> Audit:
         """All that was found of a model; after `run`."""
-        parts = []
-        for task in self._tasks[subject.file]:
-            found = self._found.get((task.file, task.first)) or self._kept.get(*self._made_from(task))
-            parts.append(found or measure(self._bench, task))
-        return audited(*parts)
+        return audited(*(self._bench.found(task) for task in self._tasks[subject.file]))
 
-    def _plan(self, subjects: list[Subject], num_examples: int) -> Iterator[tuple[Subject, list[Task]]]:
-        first: dict[str, Path] = {}
-        for subject in subjects:
-            if not subject.file.exists():
-                raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
-            if subject.facts["dataset"] == "D":
-                first.setdefault(subject.facts["estimator"], subject.file)
-        places = _places(subjects)
-        suite = self._config.suite_seeds
-        for subject in subjects:
-            number, kind = places[subject.file], subject.kind
-            thorough = suite is None or number < suite
-            checked = thorough and number < self._config.check_seeds
-            source = first.get("robust" if kind == ("D", "standard") else "standard") if checked else None
-            also_at = subject.also_at if thorough else None
-            yield (
-                subject,
-                [
-                    Task(subject.file, part.start, part.stop, thorough, checked, source, also_at)
-                    for part in batches(num_examples, PART)
-                ],
-            )
 
-    def _made_from(self, task: Task) -> tuple[object, ...]:
-        source = sha256(task.source) if task.source else None
-        depth = (task.thorough, task.checked, task.also_at)
-        return (sha256(task.file), task.file.name, *depth, source, task.first, task.stop)
+def _plan(subjects: list[Subject], num_examples: int, config: SuiteSettings) -> Iterator[tuple[Subject, list[Task]]]:
+    """The tasks of each model."""
+    first: dict[str, Path] = {}
+    for subject in subjects:
+        if not subject.file.exists():
+            raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
+        if subject.facts["dataset"] == "D":
+            first.setdefault(subject.facts["estimator"], subject.file)
+    places = _places(subjects)
+    for subject in subjects:
+        number = places[subject.file]
+        thorough = config.suite_seeds is None or number < config.suite_seeds
+        checked = thorough and number < config.check_seeds
+        source = first.get("robust" if subject.kind == ("D", "standard") else "standard") if checked else None
+        also_at = subject.also_at if thorough else None
+        tasks = []
+        for part in batches(num_examples, PART):
+            tasks.append(Task(subject.file, part.start, part.stop, thorough, checked, source, also_at))
+        yield subject, tasks

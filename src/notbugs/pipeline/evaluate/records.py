@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
-from notbugs.evaluation.accuracy import EvaluateSettings
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.minimum_norm import accuracy_curve, smallest
 from notbugs.evaluation.suite import Audit
@@ -27,16 +26,11 @@ def write_per_example(path: Path, audits: Audits) -> None:
     Columns: dataset, estimator, source_seed (null for models of D), seed, labels, attack, eps, example (index in the
     test split), correct.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in (*IDENTITY, "labels", "attack", "eps", "example", "correct")}
+    columns: dict[str, list[Any]] = {}
     for facts, audit in audits:
         for outcome in audit.outcomes:
-            n = len(outcome.correct)
-            for name in IDENTITY:
-                columns[name] += [facts[name]] * n
-            for name in ("labels", "attack", "eps"):
-                columns[name] += [getattr(outcome, name)] * n
-            columns["example"] += range(n)
-            columns["correct"] += outcome.correct.tolist()
+            about = {name: getattr(outcome, name) for name in ("labels", "attack", "eps")}
+            _add_examples(columns, facts, about, "correct", outcome.correct)
     _write_parquet(path, columns)
 
 
@@ -48,17 +42,22 @@ def write_minimum_norms(path: Path, audits: Audits) -> None:
     columns: dict[str, list[Any]] = {name: [] for name in (*IDENTITY, "attack", "norm", "example", "distance")}
     for facts, audit in audits:
         for attack, distances in audit.norms.items():
-            n = len(distances)
-            for name in IDENTITY:
-                columns[name] += [facts[name]] * n
-            columns["attack"] += [attack] * n
-            columns["norm"] += [audit.outcomes[0].norm] * n
-            columns["example"] += range(n)
-            columns["distance"] += distances.tolist()
+            about = {"attack": attack, "norm": audit.outcomes[0].norm}
+            _add_examples(columns, facts, about, "distance", distances)
     _write_parquet(path, columns)
 
 
-def write_minimum_norm_curves(path: Path, audits: Audits, settings: EvaluateSettings) -> None:
+def _add_examples(
+    columns: dict[str, list[Any]], facts: dict[str, Any], about: dict[str, Any], column: str, values: Tensor
+) -> None:
+    """A row for each of a model's values (N,), with what it is about."""
+    for name, value in {**{name: facts[name] for name in IDENTITY}, **about}.items():
+        columns.setdefault(name, []).extend([value] * len(values))
+    columns.setdefault("example", []).extend(range(len(values)))
+    columns.setdefault(column, []).extend(values.tolist())
+
+
+def write_minimum_norm_curves(path: Path, audits: Audits, settings: SuiteSettings) -> None:
     """Accuracy against eps from the smallest perturbations that any attack found: a column a model, first seeds."""
     top = 1.5 * max(*settings.eps, settings.headline_eps)
     radii = [round(top * step / CURVE_POINTS, 6) for step in range(CURVE_POINTS + 1)]
@@ -143,24 +142,7 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
         "correct": pa.bool_(),
         "distance": pa.float64(),
     }
-    arrays = [_array(values, kinds.get(name, pa.string())) for name, values in columns.items()]
+    arrays = [pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()]
     table = pa.Table.from_arrays(arrays, names=list(columns))
     with whole_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-
-
-def _array(values: list[Any], kind: Any) -> Any:
-    """`pyarrow.array(values, kind)`, which would import pandas: a second at the start of a stage."""
-    import pyarrow as pa
-
-    present = np.array([value is not None for value in values], dtype=bool)
-    buffers: list[Any] = [None if present.all() else np.packbits(present, bitorder="little")]
-    if kind == pa.string():
-        texts = [b"" if value is None else value.encode() for value in values]
-        buffers += [np.cumsum([0, *map(len, texts)], dtype=np.int32), b"".join(texts)]
-    elif kind == pa.bool_():
-        buffers += [np.packbits(np.array([bool(value) for value in values], dtype=bool), bitorder="little")]
-    else:
-        dtype = {pa.int32(): np.int32, pa.float64(): np.float64}[kind]
-        buffers += [np.array([0 if value is None else value for value in values], dtype=dtype)]
-    return pa.Array.from_buffers(kind, len(values), [part if part is None else pa.py_buffer(part) for part in buffers])

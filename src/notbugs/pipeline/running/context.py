@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import finish_moves
 from notbugs.runtime.memory import keep_freed_memory
 from notbugs.runtime.progress import Track, silent, track
-from notbugs.tracking import Run, live_run
 
 
 @dataclass(frozen=True)
@@ -73,29 +71,6 @@ class Context:
         if not isinstance(entries, dict) or not entries:
             raise ConfigError(f"params.yaml: {section}: must map at least one name to its settings")
         return [str(name) for name in entries]
-
-    def tracked(
-        self,
-        stage: str,
-        name: str | None = None,
-        *,
-        params: Mapping[str, Any],
-        inputs: Sequence[Path],
-        outputs: Sequence[Path],
-        metrics_file: Path | None = None,
-    ) -> AbstractContextManager[Run]:
-        """Track the block as one MLflow run of this project; the arguments are those of `tracking.live_run`."""
-        return live_run(
-            stage,
-            name,
-            root=self.root,
-            experiment=self.runtime.experiment,
-            params=params,
-            seed=self.seed,
-            inputs=inputs,
-            outputs=outputs,
-            metrics_file=metrics_file,
-        )
 
     def say(self, message: str) -> None:
         """One line for the person who watches; of several processes the first speaks."""

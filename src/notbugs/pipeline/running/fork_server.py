@@ -9,10 +9,11 @@ from notbugs.runtime.config import read_params
 from notbugs.runtime.errors import UserError
 
 PRELOADED = [
-    "notbugs.pipeline.learning",
+    "notbugs.pipeline.train",
     "notbugs.pipeline.construct",
     "notbugs.pipeline.evaluate.measuring",
-    "notbugs.pipeline.planted",
+    "notbugs.pipeline.science",
+    "notbugs.science.planted.study",
 ]
 """What it imports before it forks."""
 

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings, pgd
-from notbugs.attacks.library import distances, library_attack, library_minimum
+from notbugs.attacks.library import library_attack
+from notbugs.attacks.projections import lengths
 from notbugs.data.images import ImageData, make_generator
 from notbugs.evaluation.accuracy import predict
-from notbugs.models import ModelSettings, create_model, set_normalisation
-from notbugs.training.loop import TrainSettings, train
+from notbugs.models import create_model, set_normalisation
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
 
 TOLERANCE = 1e-3
 """Largest difference of logits, gradients and images that counts as rounding."""
@@ -39,9 +41,7 @@ def _work(device: torch.device) -> dict[str, Tensor]:
     """What is compared: name -> values, on the CPU."""
     generator = make_generator(0, "probe")
     data = ImageData(torch.rand(16, 1, 8, 8, generator=generator), torch.arange(16) % 4, ("a", "b", "c", "d"))
-    model = create_model(
-        ModelSettings(architecture="small_cnn", width=4), data.image_shape, data.class_names, generator=generator
-    ).to(device)
+    model = create_model("small_cnn", data.image_shape, data.class_names, width=4, generator=generator).to(device)
     set_normalisation(model, data)
     found = {"logits": predict(model, data), "gradients": _gradients(model.eval(), data, device)}
     images, labels = data.images.to(device), data.labels.to(device)
@@ -50,11 +50,11 @@ def _work(device: torch.device) -> dict[str, Tensor]:
         x_adv = pgd(model, images, labels, generator=make_generator(0, "probe", norm), **arguments).x_adv  # type: ignore[arg-type]
         found[f"adversarial images ({norm})"] = x_adv.cpu()
     recipe = TrainSettings(epochs=1, batch_size=16, lr=0.1, attack=AttackSettings(eps=0.5, num_steps=2))
-    train(model, data, recipe, generator=make_generator(0, "probe", "train"))
+    train(model, data, **recipe.arguments(), generator=make_generator(0, "probe", "train"))
     found["weights after a step"] = torch.cat([value.detach().flatten().cpu() for value in model.parameters()])
     for name in ("apgd_t", "square"):
         library_attack(name, model, images, labels, eps=0.5, num_steps=2, generator=make_generator(0, "probe", name))
-    distances(library_minimum("ddn", model, images, labels, num_steps=2, generator=make_generator(0)) - images, "l2")
+    lengths(library_attack("ddn", model, images, labels, num_steps=2, generator=make_generator(0)) - images)
     return found
 
 

@@ -10,9 +10,8 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING
 
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.distribution import process_group, started_by_torchrun
@@ -22,7 +21,6 @@ from notbugs.runtime.files import write_json
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-Names = ParamSpec("Names")
 LAUNCHED = "NOTBUGS_LAUNCHED"
 """Variable by which a process knows that `launch` started it and will speak of its end."""
 TOLD = (1, 2)
@@ -35,20 +33,14 @@ class ProcessError(UserError):
     """One of several processes failed, and so all ended."""
 
 
-def in_processes(stage: Callable[Concatenate[Context, Names], None]) -> Callable[Concatenate[Context, Names], None]:
-    """Make a stage run in as many processes as the param `processes` says."""
-
-    @wraps(stage)
-    def run(project: Context, *names: Names.args, **nothing: Names.kwargs) -> None:
-        """The stage: as one of several processes, by starting them, or here."""
-        if started_by_torchrun():
-            _be_one(lambda: stage(project, *names, **nothing), project)
-        elif project.runtime.processes > 1:
-            launch(project, stage.__name__, *map(str, names))
-        else:
-            stage(project, *names, **nothing)
-
-    return run
+def in_processes(project: Context, work: Callable[[], None], *command: str) -> None:
+    """Do the work of `notbugs COMMAND` in as many processes as `processes` says: be one of them, or start them."""
+    if started_by_torchrun():
+        _be_one(work, project)
+    elif project.runtime.processes > 1:
+        launch(project, *command)
+    else:
+        work()
 
 
 def launch(project: Context, *command: str) -> None:

@@ -1,0 +1,125 @@
+"""The stages of the science: what a study needs is loaded, what it answers is written."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from notbugs.data.store import load_dataset, save_dataset
+from notbugs.models import load_model
+from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.job import Begun, Job
+from notbugs.pipeline.running.jobs import Say, do_all
+from notbugs.pipeline.running.models import first_sources, source_model_of, source_models
+from notbugs.runtime.cache import load_or_make
+from notbugs.runtime.config import DATASET_NAMES, settings
+from notbugs.runtime.files import write_csv, write_json
+from notbugs.science.common.lab import Answer, Lab
+from notbugs.training.settings import FitSettings
+
+SPLITS = ("train", "validation", "test")
+
+
+def answer(job: Job) -> None:
+    """Answer a question of the science: `study` of the stage's declaration, on what its `inputs` name.
+
+    Of a construction the dataset of one source seed is looked at, the first that all constructions of the stage share.
+    """
+    needed = _Needed(job)
+    with job.begin(needed.files) as begun:
+        lab = needed.lab(begun)
+        check = getattr(job.settings, "check_data", None)
+        if check is not None:
+            check(lab.data)
+        found: Answer = resolve_name(job.stage.study)(lab, job.settings)
+        for path in job.outputs:
+            _write(path, found)
+            if path.is_file():
+                begun.run.artifact(path)
+        write_json(job.metrics_file, found.metrics)
+    for line in found.says:
+        job.say(line)
+
+
+class _Needed:
+    """What a study reads, as files of the project.
+
+    Attributes:
+        datasets: name -> folder. models: source model -> file. fitted: constructions whose fits are looked at.
+        files: all of them, as they are tracked.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, project = job, job.project
+        parts = [path.split("/") for path in _inputs(job)]
+        names = [path[-1] for path in parts if path[0] == "data"]
+        self.source_seeds = first_sources(project, *(name for name in names if name not in SPLITS))
+        self.datasets = {name: project.dataset(name, self.source_seeds.get(name)) for name in names}
+        self.models = {path[-1]: self._model(path[-1]) for path in parts if path[:2] == ["models", "train"]}
+        self.fitted = [path[-1] for path in parts if path[:2] == ["models", "fit"]]
+        fits = [project.root / "models" / "fit"] if self.fitted else []
+        self.files = [*self.datasets.values(), *self.models.values(), *fits]
+
+    def _model(self, name: str) -> Path:
+        """A source model: of the seed of the construction that it is paired with, else of the lowest of all."""
+        pairs = self.job.stage.paired
+        seed = self.source_seeds[pairs[name]] if pairs else min(self.source_seeds.values(), default=0)
+        return source_model_of(self.job.project, name, seed)
+
+    def lab(self, begun: Begun) -> Lab:
+        """Load it."""
+        project = self.job.project
+        return Lab(
+            seed=project.seed,
+            device=project.device,
+            data={name: load_dataset(folder) for name, folder in self.datasets.items()},
+            source_seeds=self.source_seeds,
+            models={name: load_model(file, device=project.device) for name, file in self.models.items()},
+            trained={name: source_models(project, name) for name in self.models},
+            fitted={name: _fits(project, name, self.source_seeds[name]) for name in self.fitted},
+            **({"architecture": project.model_settings()} if "model" in self.job.stage.reads else {}),
+            progress=project.progress,
+            load_or_make=lambda name, make: load_or_make(begun.work / f"{name}.safetensors", make),
+            do_all=lambda tasks, work, what: do_all(project, tasks, partial(_silently, work), description=what),
+            draw=begun.run.curve,
+        )
+
+
+def _inputs(job: Job) -> Iterator[str]:
+    """The inputs that are declared; of "data" all that params.yaml has, of "models/train" both."""
+    for path in job.stage.inputs:
+        if path == "data":
+            made = job.project.names("construct")
+            yield from ("data/train", "data/test", *(f"data/{name}" for name in DATASET_NAMES if name in made))
+        elif path == "models/train":
+            yield from ("models/train/standard", "models/train/robust")
+        else:
+            yield path
+
+
+def _fits(project: Context, name: str, source_seed: int) -> list[Path]:
+    """Files of the fits on one source's dataset."""
+    seeds = settings(project.params, f"fit.{name}", FitSettings).seeds
+    return [project.fitted_model(name, "full", source_seed, seed) for seed in seeds]
+
+
+def _silently(work: Callable[[Any], Any], task: Any, say: Say) -> Any:
+    return work(task)
+
+
+def _write(path: Path, found: Answer) -> None:
+    """An output beside the metrics file."""
+    if path.suffix == ".csv":
+        write_csv(path, tuple(found.rows[0]), found.rows)
+        return
+    pictures = found.pictures
+    assert pictures is not None  # the study of a stage with a dataset as output gives them
+    save_dataset(
+        path,
+        pictures.data,
+        pictures.examples,
+        name=pictures.name,
+        source=pictures.source,
+        settings=pictures.settings,
+    )

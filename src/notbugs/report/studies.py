@@ -1,0 +1,335 @@
+"""Finished studies under sweeps/: what they measured, and their heatmaps, lines, cost, front and importance."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from notbugs.evaluation.results import ResultsError, read_table
+from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
+from notbugs.report.drawing import (
+    COLOURS,
+    GREY,
+    heatmap,
+    legend,
+    look,
+    new_figure,
+    percent_axis,
+    percent_ticks,
+    report_style,
+    to_png,
+)
+from notbugs.report.honesty import judged
+from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.files import sha256, whole_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MAY_BE_EMPTY = ("eps", "source_eps", "source_seed")
+FITS = ("source_seed", "seed", "accuracy", "accuracy_shifted")
+"""What a point keeps of each of its fits."""
+QUANTITIES = (
+    ("accuracy", "test accuracy on y"),
+    ("accuracy_shifted", "test accuracy on y + 1"),
+    ("adversarial_accuracy", "test accuracy under attack"),
+    ("attack_success", "attack success"),
+    ("mean_delta_norm", "mean ‖δ‖₂"),
+    ("still_y", "still y, robust model"),
+)
+"""What the heatmaps show: column of trials.csv, title."""
+IMPORTANT = ("accuracy", "accuracy_shifted", "attack_success", "still_y")
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A finished study.
+
+    Attributes:
+        name: of its folder under sweeps/.
+        about: study.json: settings, counts, hashes of the inputs.
+        points: the complete points as means over their seeds, with `accuracy_std`, `honest`, `num_seeds`.
+        importance: share of the variance that each parameter explains.
+    """
+
+    name: str
+    about: dict[str, Any]
+    points: "pd.DataFrame"
+    importance: "pd.DataFrame"
+
+    @property
+    def kinds(self) -> list[str]:
+        """The datasets that were made, in the order of the settings."""
+        made = set(self.points["kind"])
+        return [kind for kind in self.about["sweep"]["kinds"] if kind in made]
+
+    def of(self, kind: str) -> "pd.DataFrame":
+        """The points of one dataset."""
+        return self.points[self.points["kind"] == kind]
+
+
+def load_studies(root: Path) -> list[StudyResults]:
+    """Every study with results, by name, except those of other data than the project has now."""
+    return [study for study in all_studies(root) if is_of_present_data(root, study)]
+
+
+def all_studies(root: Path) -> list[StudyResults]:
+    """Every study with results, by name."""
+    return [load_study(root, file.parent.name) for file in sorted((root / "sweeps").glob("*/trials.csv"))]
+
+
+def is_of_present_data(root: Path, study: StudyResults) -> bool:
+    """Whether it was made from the data that the project has now, as far as it says."""
+    manifest = root / "data" / "train" / "manifest.json"
+    return "data" not in study.about or not manifest.exists() or study.about["data"] == sha256(manifest)
+
+
+def load_study(root: Path, study: str) -> StudyResults:
+    """One study.
+
+    Raises: ResultsError naming the file that is missing or wrong, and the command that makes it.
+    """
+    folder = root / "sweeps" / study
+    trials = read_table(folder / "trials.csv", COLUMNS, f"sweep@{study}", (*_MAY_BE_EMPTY, *MEASURED, "work"))
+    try:
+        about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        importance = _importance(folder / "importance.csv")
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{folder}: cannot be read: {error}; `notbugs sweep {study}` writes it again") from None
+    return StudyResults(study, about, mean_points(trials[trials["state"] == "COMPLETE"]), importance)
+
+
+def _importance(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=IMPORTANCE_COLUMNS)
+
+
+def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
+    """Points as means over their seeds.
+
+    Returns: one row a point with the measurements, `accuracy_std` and `accuracy_shifted_std` (over seeds; 0 for
+        one), `num_seeds`, `runs`: the FITS of each, `honest`: whether both judges still call STILL_Y_SHARE of the
+        images y, and `on_edge`: whether one image, or one standard error, more or less would change that.
+    """
+    import pandas as pd
+
+    point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
+    floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", *MEASURED), "float64"))
+    groups = floats.groupby(point, dropna=False, sort=True)
+    means = groups[[*MEASURED, "work"]].mean()
+    for measured in ("accuracy", "accuracy_shifted"):
+        means[f"{measured}_std"] = groups[measured].std().fillna(0.0)
+    means["num_seeds"] = groups.size()
+    means = means.reset_index()
+    runs = [fits[list(FITS)].to_dict(orient="records") for _, fits in groups]
+    means["runs"] = pd.Series(runs, index=means.index, dtype=object)
+    return judged(means, {})
+
+
+def draw(study: StudyResults) -> Iterator[tuple[str, Figure]]:
+    """Every figure of a study, with its file name without suffix."""
+    for kind in study.kinds:
+        for suffix, points in _by_source(study, kind):
+            yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", heatmaps(points, kind, study.about)
+    for title, build in (
+        ("lines", lines),
+        ("budget", budget),
+        ("front", front),
+        ("importance", importance),
+    ):
+        figure = build(study)
+        if figure is not None:
+            yield f"sweep_{study.name}_{title}", figure
+
+
+def _by_source(study: StudyResults, kind: str) -> Iterator[tuple[str, "pd.DataFrame"]]:
+    """Points of a kind, apart for each source model where the other axis is eps."""
+    points = study.of(kind)
+    if points["eps"].isna().all() or points["source_eps"].nunique(dropna=False) == 1:
+        yield "", points
+        return
+    for source_eps, group in points.groupby("source_eps"):
+        yield f"_source_{source_eps:g}", group
+
+
+def write_figures(root: Path, study: str) -> list[Path]:
+    """Draw one study into sweeps/<study>/figures.
+
+    Raises: ResultsError if it has no results.
+    """
+    found = load_study(root, study)
+    folder = root / "sweeps" / study / "figures"
+    with whole_folder(folder) as unfinished, report_style():
+        for title, figure in draw(found):
+            (unfinished / f"{title}.png").write_bytes(to_png(figure))
+    return sorted(folder.glob("*.png"))
+
+
+def heatmaps(points: "pd.DataFrame", kind: str, about: dict[str, Any]) -> Figure:
+    """Each measured quantity over eps (of the source model, for inversions) and steps."""
+    vertical = "source_eps" if points["eps"].isna().all() else "eps"
+    figure, all_axes = new_figure(5.6, 2, 3)
+    gridded = about["sweep"]["sampler"] == "grid"
+    for axes, (column, title) in zip(all_axes, QUANTITIES, strict=True):
+        low, high = (0.0, 1.0) if column != "mean_delta_norm" else (0.0, max(float(points[column].max()), 1e-9))
+        if gridded:
+            _grid(axes, points, vertical, column, low, high)
+        else:
+            _scatter(axes, points, vertical, column, low, high)
+        axes.set_title(title)
+        axes.grid(False)
+    for axes in all_axes[3:]:
+        axes.set_xlabel("steps")
+    for axes in all_axes[::3]:
+        axes.set_ylabel("eps" if vertical == "eps" else "eps of the source model")
+    source = points["source_eps"].dropna().unique()
+    of = f", source model of eps {source[0]:g}" if vertical == "eps" and len(source) == 1 else ""
+    figure.suptitle(f"{DATASET_NAMES[kind]}{of}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+def _grid(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: float, high: float) -> None:
+    points = points.assign(**{vertical: points[vertical].fillna(-1.0)})
+    table = points.pivot_table(index=vertical, columns="num_steps", values=column, aggfunc="mean")
+    honest = points.pivot_table(index=vertical, columns="num_steps", values="honest", aggfunc="min")
+    values = table.to_numpy(dtype=float)  # (rows, columns)
+    in_cells = _length if column == "mean_delta_norm" else _share
+    heatmap(axes, values, in_cells, honest.to_numpy() == 0, low, high)
+    axes.set_xticks(range(values.shape[1]), [f"{steps:g}" for steps in table.columns])
+    axes.set_yticks(range(values.shape[0]), ["–" if eps < 0 else f"{eps:g}" for eps in table.index])
+
+
+def _length(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f}"
+
+
+def _scatter(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: float, high: float) -> None:
+    """Where a sampler chose the points: hollow where the images no longer show y."""
+    heights = points[vertical].fillna(0.0).to_numpy(dtype=float)
+    colours = colormaps[COLOURS]((points[column].to_numpy(dtype=float) - low) / (high - low))
+    honest = points["honest"].to_numpy(dtype=bool)
+    steps = points["num_steps"].to_numpy(dtype=float)
+    axes.scatter(steps[honest], heights[honest], c=colours[honest], s=34)
+    axes.scatter(steps[~honest], heights[~honest], facecolors="none", edgecolors=colours[~honest], s=34, linewidths=1.6)
+    axes.set_xscale("log")
+
+
+def lines(study: StudyResults) -> Figure | None:
+    """Accuracy on y and on y + 1 against eps, a line for each number of steps; for datasets with a ball."""
+    kinds = [kind for kind in study.kinds if study.of(kind)["eps"].nunique() > 1]
+    if not kinds or study.about["sweep"]["sampler"] != "grid":
+        return None
+    figure, all_axes = new_figure(2.6 * len(kinds) + 0.6, len(kinds), 2)
+    steps = sorted(study.points["num_steps"].unique())
+    shades = colormaps[COLOURS](np.linspace(0.0, 0.9, len(steps)))
+    for row, kind in enumerate(kinds):
+        for place, (column, title) in enumerate(QUANTITIES[:2]):
+            axes = all_axes[2 * row + place]
+            for shade, count in zip(shades, steps, strict=True):
+                own = study.of(kind)
+                _line(axes, own[own["num_steps"] == count], column, shade, f"{count:g} step{'' if count == 1 else 's'}")
+            percent_axis(axes, "")
+            axes.set_title(f"{DATASET_NAMES[kind]}: {title}")
+    for axes in all_axes[-2:]:
+        axes.set_xlabel("eps")
+    legend(figure, all_axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+def _line(axes: Axes, points: "pd.DataFrame", column: str, shade: Any, label: str) -> None:
+    means = points.groupby("eps")[[column, f"{column}_std", "honest"]].agg("mean").reset_index()
+    eps, values, spread = (means[key].to_numpy(dtype=float) for key in ("eps", column, f"{column}_std"))
+    axes.errorbar(eps, values, yerr=spread, color=shade, capsize=2, lw=1.5, label=label)
+    honest = means["honest"].to_numpy(dtype=float) == 1.0
+    axes.plot(eps[honest], values[honest], "o", color=shade)
+    axes.plot(eps[~honest], values[~honest], "o", color=shade, mfc="white")
+
+
+def budget(study: StudyResults) -> Figure | None:
+    """Accuracy on y against images times steps, a line for each eps."""
+    kinds = [kind for kind in study.kinds if study.of(kind)["num_steps"].nunique() > 1]
+    if not kinds:
+        return None
+    figure, all_axes = new_figure(3.4, 1, len(kinds))
+    for axes, kind in zip(all_axes, kinds, strict=True):
+        points = study.of(kind)
+        points = points.assign(eps=points["eps"].fillna(points["source_eps"]).fillna(0.0))
+        many = study.about["sweep"]["sampler"] != "grid"
+        shades = colormaps[COLOURS](np.linspace(0.0, 0.9, points["eps"].nunique()))
+        for shade, (eps, own) in zip(shades, points.groupby("eps"), strict=True):
+            means = own.groupby("work")["accuracy"].mean()
+            label = None if many else f"eps {eps:g}"
+            axes.plot(means.index.to_numpy(), means.to_numpy(), "o" if many else "o-", color=shade, label=label)
+        axes.set_xscale("log")
+        axes.set_xlabel("images × steps")
+        percent_axis(axes, "test accuracy on y" if axes is all_axes[0] else "")
+        axes.set_title(DATASET_NAMES[kind] + (" (lighter: larger eps)" if many else ""))
+    legend(figure, all_axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+def front(study: StudyResults) -> Figure | None:
+    """Clean against adversarial accuracy; the points that none beats in both, by validation, are joined."""
+    if not len(study.points):
+        return None
+    figure, (axes,) = new_figure(3.6)
+    for kind in study.kinds:
+        points, style = study.of(kind), look(DATASET_NAMES[kind])
+        clean, attacked = points["accuracy"], points["adversarial_accuracy"]
+        axes.plot(clean, attacked, style.marker, color=style.colour, alpha=0.6, label=DATASET_NAMES[kind], ls="")
+    best = study.points[pareto(study.points)].sort_values("accuracy")
+    axes.plot(best["accuracy"], best["adversarial_accuracy"], "-", color=GREY, lw=1.2, zorder=1, label="front")
+    percent_ticks(axes.xaxis)
+    percent_ticks(axes.yaxis)
+    axes.set_ylim(-0.01, max(0.1, 1.2 * float(study.points["adversarial_accuracy"].max())))
+    axes.set_ylabel("test accuracy under attack")
+    axes.set_xlabel("test accuracy on y")
+    axes.set_xlim(-0.02, 1.02)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def pareto(points: "pd.DataFrame") -> Any:
+    """Which points no other one equals in both validation accuracies and beats in one: bool array (N,)."""
+    values: Any = points[["validation_accuracy", "validation_adversarial_accuracy"]].to_numpy(dtype=float)  # (N, 2)
+    at_least = (values[None] >= values[:, None]).all(axis=2)  # (N, N): the second is nowhere worse than the first
+    better = (values[None] > values[:, None]).any(axis=2)
+    return ~(at_least & better).any(axis=1)
+
+
+def importance(study: StudyResults) -> Figure | None:
+    """Share of the variance of each quantity that each parameter explains."""
+    shares = study.importance[study.importance["measured"].isin(IMPORTANT)]
+    kinds = [kind for kind in study.kinds if (shares["kind"] == kind).any()]
+    if not kinds:
+        return None
+    figure, all_axes = new_figure(0.5 + 1.1 * len(kinds), len(kinds), 1)
+    titles = dict(QUANTITIES)
+    words = {"eps": "eps", "num_steps": "steps", "source_eps": "eps of the source model"}
+    parameters = sorted(shares["parameter"].unique())
+    shades = dict(zip(parameters, ("#0072B2", "#E69F00", "#009E73"), strict=False))
+    for axes, kind in zip(all_axes, kinds, strict=True):
+        table = shares[shares["kind"] == kind].pivot_table(index="measured", columns="parameter", values="importance")
+        table = table.reindex([name for name in reversed(IMPORTANT) if name in table.index])
+        left = np.zeros(len(table))
+        for parameter in table.columns:
+            width = table[parameter].fillna(0.0).to_numpy(dtype=float)
+            axes.barh(range(len(table)), width, left=left, color=shades[parameter], label=words[parameter], height=0.7)
+            left = left + width
+        axes.set_yticks(range(len(table)), [titles[name] for name in table.index])
+        axes.set_xlim(0, 1)
+        axes.set_title(DATASET_NAMES[kind])
+        axes.grid(False)
+    legend(figure, all_axes[0].get_legend_handles_labels()[0], place="outside lower center")
+    return figure

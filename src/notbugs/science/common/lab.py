@@ -1,0 +1,115 @@
+"""What a question of the science is studied with, and what its study answers.
+
+A study is a function (lab, settings) -> Answer. It opens and writes no files of a project: whoever asks, a stage of the
+pipeline or a notebook, fills the lab and does with the answer as it likes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+
+from notbugs.data.images import ImageData
+from notbugs.data.store import StoredDataset
+from notbugs.models import ModelSettings, load_model
+from notbugs.models.base import Classifier
+from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.progress import Track, silent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Result = TypeVar("Result")
+DoAll = Callable[[Sequence[Any], Callable[[Any], Any], str], list[Any]]
+"""(tasks, work, description) -> the results in the order of the tasks, done in any order, by any process; `work` stands
+at the top of a module."""
+
+
+class LoadOrMake(Protocol):
+    """Gives a part of the work as it was kept before a kill, or makes it."""
+
+    def __call__(self, name: str, make: Callable[[], Result]) -> Result:
+        """What `make` gives: tensors, numbers, text, and lists, tuples and dictionaries of them."""
+        ...
+
+
+def in_turn(tasks: Sequence[Any], work: Callable[[Any], Any], description: str) -> list[Any]:
+    """Do all tasks here, one after the other."""
+    return [work(task) for task in tasks]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What a study works with.
+
+    Attributes:
+        seed: what every random stream is derived from.
+        device: where models and attacks run.
+        data: "train" and "test" of D, and each construction by its name in params.yaml, made with one source model.
+        source_seeds: construction -> seed of that source model.
+        models: source model -> the one that made these constructions.
+        trained: source model -> files of those of all seeds. fitted: construction -> files of the fits on it.
+        architecture: of the pipeline's own models.
+        progress: shows long work.
+        load_or_make, do_all: see there.
+        draw: (step, {curve: value}) -> None, a point of curves that are looked at meanwhile.
+    """
+
+    seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    data: Mapping[str, StoredDataset] = field(default_factory=dict)
+    source_seeds: Mapping[str, int] = field(default_factory=dict)
+    models: Mapping[str, Classifier] = field(default_factory=dict)
+    trained: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    fitted: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    architecture: ModelSettings = field(default_factory=ModelSettings)
+    progress: Track = silent
+    load_or_make: LoadOrMake = lambda name, make: make()
+    do_all: DoAll = in_turn
+    draw: Callable[[int, Mapping[str, float | None]], None] = lambda step, values: None
+
+    def load(self, file: Path) -> Classifier:
+        """A model, on the device."""
+        return load_model(file, device=self.device)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images to be stored beside the metrics, for the report; the arguments are those of `save_dataset`."""
+
+    data: ImageData
+    examples: "pd.DataFrame"
+    name: str
+    source: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study found.
+
+    Attributes:
+        metrics: for the metrics file.
+        says: lines for the person who watches.
+        pictures, rows: for the other outputs of the stage: a dataset, a table.
+    """
+
+    metrics: dict[str, Any]
+    says: tuple[str, ...]
+    pictures: Pictures | None = None
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
+def require_images(key: str, value: int | None, least: int, most: int | None = None) -> None:
+    """Check a number of images that settings ask for against the classes and the size of D; None asks for all.
+
+    Raises: ConfigError unless it holds one of each class, and no more than there are.
+    """
+    if value is None or (least <= value and (most is None or value <= most)):
+        return
+    allowed = (
+        f"in {least}..{most}, one of each class and no more than D has" if most else f"at least {least}, one a class"
+    )
+    raise ConfigError(f"params.yaml: {key} = {value}: must be {allowed}")

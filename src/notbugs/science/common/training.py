@@ -1,0 +1,65 @@
+"""How a study trains its own models, and attacks them."""
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field, field_validator
+
+from notbugs.attacks import AttackSettings
+from notbugs.data.images import Images, make_generator
+from notbugs.models import ModelSettings, create_model, set_normalisation
+from notbugs.models.base import Classifier
+from notbugs.runtime.progress import Track, silent
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
+
+
+class Recipe(TrainSettings):
+    """Settings of one training; the seeds are the study's, and nothing is chosen on validation."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_the_studys(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if seeds != (0,):
+            raise ValueError("left out: the section's own seeds are used")
+        return seeds
+
+    @field_validator("early_stopping")
+    @classmethod
+    def _has_no_validation(cls, early_stopping: int | None) -> int | None:
+        if early_stopping is not None:
+            raise ValueError("null: these trainings run to their end")
+        return early_stopping
+
+
+class Attack(AttackSettings):
+    """An attack that a study measures with."""
+
+    eps: float = Field(gt=0, allow_inf_nan=False)
+    """Radius of the perturbation ball, pixel units on [0, 1]."""
+
+
+def trained(
+    architecture: ModelSettings,
+    data: Images,
+    recipe: TrainSettings | None,
+    *,
+    seed: int,
+    stream: Sequence[str | int],
+    device: torch.device | str,
+    progress: Track = silent,
+    description: str = "train",
+) -> Classifier:
+    """A classifier from scratch, in eval mode; without a recipe it stays untrained.
+
+    Models of one stream and seed begin alike and see the rows in the same order, on whatever they learn.
+    """
+    weights = make_generator(seed, *stream, "weights")
+    model = create_model(
+        architecture.architecture, data.image_shape, data.class_names, width=architecture.width, generator=weights
+    ).to(device)
+    set_normalisation(model, data)
+    if recipe is not None:
+        order = make_generator(seed, *stream, "batches")
+        train(model, data, **recipe.arguments(), generator=order, progress=progress, description=description)
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Usefulness of features, robust or not: on D, under attack, and on every constructed dataset."""

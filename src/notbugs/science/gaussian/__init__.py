@@ -1,0 +1,1 @@
+"""The theory of two Gaussians, in closed form and checked."""

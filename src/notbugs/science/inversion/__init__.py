@@ -1,0 +1,1 @@
+"""A close look at inverted images, for Reviewer 1."""

@@ -1,0 +1,1 @@
+"""The whole experiment in a small world whose features are planted, and so known."""

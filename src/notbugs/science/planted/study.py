@@ -1,0 +1,314 @@
+"""A small planted world from data to fits, seen through its matched filters."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from notbugs.construction.building import construct
+from notbugs.construction.recipe import Constructed
+from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, draw, patterns
+from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
+from notbugs.evaluation.comparison import Estimate, Run, accuracy, difference
+from notbugs.models import ModelSettings
+from notbugs.models.base import Classifier
+from notbugs.runtime.config import Radii, Settings
+from notbugs.runtime.progress import Track, silent
+from notbugs.science.common.lab import Answer, DoAll, Lab, Pictures, in_turn
+from notbugs.science.common.shares import Interval, interval, wilson_share
+from notbugs.science.common.training import trained
+from notbugs.science.features.usefulness import Usefulness, as_share, kept_share, worst
+from notbugs.science.planted.truth import filter_features, follows, says, truth
+from notbugs.training.settings import TrainSettings
+
+
+class PlantedStudySettings(Settings):
+    """Section `planted`: a planted world of its own, whatever `data` is."""
+
+    world: PlantedSettings = PlantedSettings()
+    """Patterns, noise and sizes."""
+    model: ModelSettings = ModelSettings()
+    """Classifier of the source models and the fits."""
+    standard: TrainSettings
+    """How the standard source model is trained; its first seed."""
+    robust: TrainSettings
+    """How the robust source model is trained; its first seed, and an attack."""
+    invert: InvertSettings
+    """How D_R is made."""
+    rand: TargetSettings
+    """How D_rand is made."""
+    det: TargetSettings
+    """How D_det is made."""
+    fit: TrainSettings
+    """How classifiers are fitted on each construction, one a seed."""
+    norm: Literal["l2", "linf"] = "linf"
+    """Norm of the adversary of γ."""
+    eps: Radii
+    """Radii of γ, all > 0."""
+    num_steps: int = Field(default=10, ge=1)
+    """PGD steps of γ; the step size is 2.5·eps/num_steps."""
+
+    @field_validator("robust")
+    @classmethod
+    def _attacked(cls, robust: TrainSettings) -> TrainSettings:
+        if robust.attack is None:
+            raise ValueError("settings with an attack: it makes the training robust")
+        return robust
+
+
+def planted(lab: Lab, settings: PlantedStudySettings) -> Answer:
+    """What `study` finds, and the pictures of it.
+
+    With the digits preset about 85 s. Expected: D_det's fits call more images y than y + 1.
+    """
+    import pandas as pd
+
+    found = study(settings, seed=lab.seed, device=lab.device, progress=lab.progress, do_all=lab.do_all)
+    filters, det = found.summary["filters"], found.summary["fits"]["D_det"]
+    says = (
+        f"{sum(row['inside'] for row in filters)} of {len(filters)} measured usefulnesses have the planted one in "
+        f"their interval; D_det's fits reach {det['y']['value']:.1%} on y, {det['shifted']['value']:.1%} on y + 1"
+    )
+    pictures = Pictures(
+        found.pictures,
+        pd.DataFrame({"kind": found.kinds}),
+        name="planted",
+        source="planted",
+        settings=settings.world.model_dump(mode="json"),
+    )
+    return Answer(found.summary, (says,), pictures)
+
+
+@dataclass(frozen=True)
+class PlantedStudy:
+    """What was found, and pictures of it.
+
+    Attributes:
+        summary: for metrics/planted.json.
+        pictures: examples and patterns. kinds: what each picture is.
+    """
+
+    summary: dict[str, Any]
+    pictures: ImageData
+    kinds: list[str]
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """One classifier to be fitted, and all that it depends on: tasks can be done in any order, by any process.
+
+    Attributes:
+        data, name: what is learnt, and its name.
+        test: what the classifier is then looked at with.
+        fit_seed: of this fit; `seed` is the project's.
+    """
+
+    settings: PlantedStudySettings
+    data: ImageData
+    name: str
+    test: ImageData
+    fit_seed: int
+    seed: int
+    device: torch.device | str
+    progress: Track = silent
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit says of the test images.
+
+    Attributes:
+        called: (N,) int64, the class that it calls each by.
+        followed: pattern -> (N,) bool, whether it follows that one where the patterns are in conflict.
+    """
+
+    called: np.ndarray
+    followed: dict[str, np.ndarray]
+
+
+def fit_one(task: FitTask) -> Fitted:
+    """Fit a classifier and look at it."""
+    model = trained(
+        task.settings.model,
+        task.data,
+        task.settings.fit,
+        seed=task.seed,
+        stream=("planted", "fit", task.fit_seed),
+        device=task.device,
+        progress=task.progress,
+        description=f"planted: {task.name}, seed {task.fit_seed}",
+    )
+    followed = follows(model, task.settings.world, task.test)
+    return Fitted(called_by(model, task.test.images).numpy(), {name: mask.numpy() for name, mask in followed.items()})
+
+
+def study(
+    settings: PlantedStudySettings,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Track = silent,
+    do_all: DoAll = in_turn,
+) -> PlantedStudy:
+    """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters.
+
+    Args:
+        do_all: does the fits.
+    """
+    data, test = (_draw(settings.world, part, seed) for part in ("train", "test"))
+    models = {}
+    for name in ("standard", "robust"):
+        config: TrainSettings = getattr(settings, name)
+        models[name] = trained(
+            settings.model,
+            data,
+            config,
+            seed=seed,
+            stream=("planted", name, config.seeds[0]),
+            device=device,
+            progress=progress,
+            description=f"planted: {name}, seed {config.seeds[0]}",
+        )
+    recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
+    made = {
+        name: construct(
+            models[recipe.model],
+            data,
+            **recipe.arguments(),
+            generator=make_generator(seed, "planted", "construct", recipe.recipe),
+            progress=progress,
+            description=f"planted: {name}",
+        )
+        for name, recipe in recipes.items()
+    }
+    tasks = [
+        FitTask(settings, constructed.data, name, test, fit_seed, seed, device, progress)
+        for name, constructed in made.items()
+        for fit_seed in settings.fit.seeds
+    ]
+    fits: dict[str, list[Fitted]] = {name: [] for name in made}
+    for task, fitted in zip(tasks, do_all(tasks, fit_one, "planted: fits"), strict=True):
+        fits[task.name].append(fitted)
+    summary = {
+        "num_train": len(data),
+        "num_test": len(test),
+        "norm": settings.norm,
+        "filters": _filters(settings, data, test),
+        "models": {name: _model(settings, model, test) for name, model in models.items()},
+        "datasets": _datasets(data, made),
+        "fits": {name: _fits(fitted, test) for name, fitted in fits.items()},
+    }
+    return PlantedStudy(summary, *_pictures(data, made))
+
+
+def _draw(world: PlantedSettings, part: str, seed: int) -> ImageData:
+    size = world.num_train if part == "train" else world.num_test
+    images, labels, _ = draw(world, size - size % len(CLASS_NAMES), make_generator(seed, "planted", part))
+    return ImageData(images, labels, CLASS_NAMES)
+
+
+def _filters(settings: PlantedStudySettings, data: ImageData, test: ImageData) -> list[dict[str, Any]]:
+    """ρ and γ of every matched filter: planted, and measured with simultaneous 95% intervals (Bonferroni)."""
+    found = []
+    z = float(torch.special.ndtri(torch.tensor(1 - 0.025 / (len(PATTERNS) * len(CLASS_NAMES)), dtype=torch.float64)))
+    for name in PATTERNS:
+        features = filter_features(name, data)
+        measured = {0.0: features.usefulness(features.signed(test), test.labels)}
+        for eps in settings.eps:
+            signed = worst(features, test, eps=eps, num_steps=settings.num_steps, norm=settings.norm)
+            measured[eps] = features.usefulness(signed, test.labels)
+        for label, class_name in enumerate(CLASS_NAMES):
+            known, pattern = truth(settings.world, name, label), patterns()[name][label]
+            for eps, values in measured.items():
+                planted = known.gamma(pattern, eps, settings.norm) if eps else known.rho
+                found.append(
+                    {"pattern": name, "class_name": class_name, "eps": eps, **_beside(planted, values[label], z)}
+                )
+    return found
+
+
+def _beside(planted: float, measured: Usefulness, z: float) -> dict[str, Any]:
+    low, high = measured.interval(z)
+    return {"planted": round(planted, 6), **interval(measured.value, low, high), "inside": low <= planted <= high}
+
+
+def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -> dict[str, Any]:
+    """Accuracy, clean and under the robust model's own attack, and which pattern is followed in conflict."""
+    attack = settings.robust.attack
+    assert attack is not None  # the settings ask for it
+    clean = called_by(model, test.images) == test.labels
+    withstood = adversarially_correct(model, test, **attack.arguments(), generator=make_generator(0))
+    followed = follows(model, settings.world, test)
+    return {
+        "clean": wilson_share(clean),
+        "adversarial": {**wilson_share(withstood), "eps": attack.eps},
+        "follows": {name: wilson_share(right) for name, right in followed.items()},
+    }
+
+
+def _datasets(data: ImageData, made: dict[str, Constructed]) -> dict[str, Any]:
+    """For D and each construction: what the filters say, y or the given label t, and how much usefulness is kept."""
+    filters = {name: filter_features(name, data) for name in PATTERNS}
+    before = {name: features.signed(data).mean(dim=0) for name, features in filters.items()}
+    found: dict[str, Any] = {
+        "D": {name: {"y": wilson_share(says(name, data.images) == data.labels)} for name in PATTERNS}
+    }
+    for key, constructed in made.items():
+        images, given = constructed.data.images, constructed.data.labels
+        found[key] = {}
+        for name, features in filters.items():
+            found[key][name] = {
+                "y": wilson_share(says(name, images) == constructed.true_labels),
+                "t": wilson_share(says(name, images) == given),
+                "kept": as_share(kept_share(before[name], features.signed(constructed.data))),
+            }
+    return found
+
+
+def _fits(fits: list[Fitted], test: ImageData) -> dict[str, Any]:
+    """Accuracy on y, on the shifted label and their difference, and the pattern followed: mean over the fits."""
+    calls = [torch.from_numpy(fit.called) for fit in fits]
+    shifted = shifted_labels(test.labels, len(test.class_names))
+    right = [call == test.labels for call in calls]
+    as_given = [call == shifted for call in calls]
+    return {
+        "seeds": [round(float(mask.double().mean()), 6) for mask in right],
+        "y": over_fits(right),
+        "shifted": over_fits(as_given),
+        "y_minus_shifted": _interval(difference(_runs(right), _runs(as_given), len(test))),
+        "follows": {name: over_fits([torch.from_numpy(fit.followed[name]) for fit in fits]) for name in PATTERNS},
+    }
+
+
+def over_fits(masks: list[Tensor]) -> Interval:
+    """Mean share over fits of one source model, value, low, high: an interval over test images and fits.
+
+    Args:
+        masks: (N,) bool, one a fit, on the same images.
+    """
+    return _interval(accuracy(_runs(masks), len(masks[0])))
+
+
+def _interval(found: Estimate) -> Interval:
+    return interval(found.value, found.low, found.high)
+
+
+def _runs(masks: list[Tensor]) -> list[Run]:
+    """One run a fit, of the world's only source model."""
+    return [Run(0, seed, float(mask.double().mean()), mask.numpy()) for seed, mask in enumerate(masks)]
+
+
+def _pictures(data: ImageData, made: dict[str, Constructed]) -> tuple[ImageData, list[str]]:
+    """One honest example of each class in D and every construction, and the patterns, stretched to [0, 1]."""
+    honest = says("smooth", data.images) == data.labels
+    rows = torch.stack([((data.labels == label) & honest).nonzero()[0, 0] for label in range(len(CLASS_NAMES))])
+    labels = torch.arange(len(CLASS_NAMES))
+    parts: dict[str, Tensor] = {name: (unit / unit.abs().amax() / 2 + 0.5).float() for name, unit in patterns().items()}
+    parts |= {"D": data.images[rows], **{key: constructed.data.images[rows] for key, constructed in made.items()}}
+    kinds = [kind for kind in parts for _ in labels]
+    return ImageData(torch.cat(list(parts.values())), labels.repeat(len(parts)), CLASS_NAMES), kinds
