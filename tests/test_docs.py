@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -63,3 +64,10 @@ def test_no_page_quotes_adversarial_accuracies_outside_its_blocks() -> None:
             before, _, rest = text.partition(f"<!-- {block}:start -->")
             text = before + rest.partition(f"<!-- {block}:end -->")[2]
         assert "| fitted on |" not in text, name
+
+
+def test_the_walkthrough_names_what_is_there() -> None:
+    names = re.findall(r"`(notbugs(?:\.\w+)+)`", (ROOT / "docs" / "walkthrough.md").read_text())
+    assert len(names) >= 25
+    for name in names:
+        assert resolve_name(name) is not None
