@@ -82,6 +82,10 @@ class _Worker:
                 self._say(self._run(trial))
         except UpdateFinishedTrialError:  # no sign of life got through, so others gave it up and try the point again
             self._say(f"trial {trial.number} had been given up as lost; what it computed is kept")
+        except KeyboardInterrupt:
+            with suppress(DatabaseAwayError, UpdateFinishedTrialError):  # else it counts as lost
+                self._fail(trial, "interrupted", "")
+            raise
 
     def _run(self, trial: optuna.Trial) -> str:
         """What became of the trial, in words.
@@ -95,10 +99,6 @@ class _Worker:
                 self._note(trial, TRACKED, f"{self.session}/{trial.number}")
             self._note(trial, POINT, point.as_dict())
             state, rows = self._measure(trial, point)
-        except KeyboardInterrupt:
-            with suppress(DatabaseAwayError, UpdateFinishedTrialError):  # else it counts as lost
-                self._fail(trial, "interrupted", "")
-            raise
         except (DatabaseAwayError, UpdateFinishedTrialError):
             raise
         except Exception as error:  # whatever it is, the other points can still be tried
