@@ -9,8 +9,8 @@ import yaml
 
 from notbugs.evaluation.results import COLUMNS
 from notbugs.exchange.exporting import export_dataset
+from notbugs.runtime.dvc_lock import content
 from notbugs.runtime.files import sha256
-from notbugs.tracking.lineage import content
 
 SUMMARY = {"success_rate": 0.75, "robust_model": {"still_y": 0.875}, "nothing": None}
 

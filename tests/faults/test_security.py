@@ -22,7 +22,7 @@ CALLS = {
 }
 METHODS = {"extractall", "to_pickle"}
 SAFE_LOADERS = {"_Loader", "loader"}
-"""`config._Loader` and `tracking.lineage`'s choice between PyYAML's two safe loaders."""
+"""`config._Loader` and `dvc_lock`'s choice between PyYAML's two safe loaders."""
 
 
 def problems(source: str) -> Iterator[str]:
@@ -92,5 +92,5 @@ def test_the_yaml_loaders_are_safe_ones() -> None:
     from notbugs.runtime.config import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader)
-    source = (PACKAGE / "tracking" / "lineage.py").read_text(encoding="utf-8")
+    source = (PACKAGE / "runtime" / "dvc_lock.py").read_text(encoding="utf-8")
     assert 'loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)' in source

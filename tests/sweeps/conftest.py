@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it for one test, untracked, in the current folder."""
     root = shutil.copytree(trained, tmp_path / "project")
-    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "NOTBUGS_SWEEP_STORAGE", "NOTBUGS_SWEEP_SENDER"):
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "NOTBUGS_SWEEP_STORAGE", "NOTBUGS_SWEEP_SESSION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NOTBUGS_TRACKING", "off")
     monkeypatch.chdir(root)

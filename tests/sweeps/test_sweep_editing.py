@@ -18,7 +18,7 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_json
 from notbugs.sweeps.editing import _pipeline, add_study, apply, choose
 from notbugs.sweeps.session import run
-from notbugs.sweeps.trial import SweepError
+from notbugs.sweeps.settings import SweepError
 
 TEST = ("accuracy", "accuracy_shifted", "adversarial_accuracy", "step_size")
 

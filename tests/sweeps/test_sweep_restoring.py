@@ -17,12 +17,13 @@ from notbugs.cli import main
 from notbugs.pipeline.running.context import open_project
 from notbugs.sweeps import restoring
 from notbugs.sweeps.recorded import is_stored, recorded_study
-from notbugs.sweeps.restoring import families, restore
+from notbugs.sweeps.restoring import finished_studies, restore
 from notbugs.sweeps.session import run
+from notbugs.sweeps.settings import SweepError
 from notbugs.sweeps.storage import open_storage, storage_url
-from notbugs.sweeps.trial import SweepError, Trial
-from notbugs.tracking import track
-from notbugs.tracking.client import mlflow_environment
+from notbugs.sweeps.trial import Trial
+from notbugs.tracking.reconcile import track
+from notbugs.tracking.store import mlflow_environment
 
 
 def sweep(root: Path, **changed: Any) -> None:
@@ -173,7 +174,7 @@ def test_files_that_cannot_be_read_are_left_out(project: Path, scripted: list[st
     file = copy / "sweeps/small" / ("trials.csv" if damage is not None else "study.json")
     file.write_text(damage or "")
     assert restore(copy) == []
-    assert families(copy) == []
+    assert finished_studies(copy) == []
     assert not (copy / "sweeps/optuna.db").exists()
 
 
@@ -214,7 +215,7 @@ def test_track_in_a_clone(project: Path, scripted: list[str], monkeypatch: pytes
     before, copy = stored(project), clone(project)
     (copy / ".dvc").mkdir()
     monkeypatch.chdir(copy)
-    monkeypatch.setattr("notbugs.tracking.run_cache.keep_runs", lambda root: None)
+    monkeypatch.setattr("notbugs.pipeline.running.run_cache.keep_runs", lambda root: None)
     for _ in range(2):
         done = CliRunner().invoke(main, ["track"])
         assert done.exit_code == 0, done.output
@@ -242,7 +243,7 @@ def test_curves_come_where_they_are_kept(project: Path, monkeypatch: pytest.Monk
     sweep(project, kinds=["rand"], eps=[0.5], num_steps=[2])
     monkeypatch.delenv("NOTBUGS_TRACKING")
     (project / ".dvc").mkdir()
-    summary = track(project, families=families(project))
+    summary = track(project, studies=finished_studies(project))
     assert (summary.ok, summary.recorded) == (True, 1)
     (child,) = [one for one in runs(project) if "sweep.trial" in one.data.tags]
     results = project / ".notbugs" / "sweeps" / "results"
@@ -259,15 +260,15 @@ def test_a_run_of_dvc_lock_is_the_parent(project: Path, scripted: list[str]) -> 
         copy = clone(project).rename(project.with_name(order.replace(" ", "-")))
         (copy / ".dvc").mkdir()
         if order == "files first":
-            assert track(copy, families=families(copy)).recorded == 8
+            assert track(copy, studies=finished_studies(copy)).recorded == 8
         outs = [f"sweeps/small/{name}" for name in ("importance.csv", "study.json", "trials.csv")]
         write_lock(copy, outs)
-        assert track(copy, families=families(copy)).rebuilt == 1
+        assert track(copy, studies=finished_studies(copy)).rebuilt == 1
         found = runs(copy)
         (parent,) = [one for one in found if "mlflow.parentRunId" not in one.data.tags]
         assert len(found) == 9
         assert parent.data.tags["pipeline.key"]
-        assert not track(copy, families=families(copy)).changed
+        assert not track(copy, studies=finished_studies(copy)).changed
 
 
 def write_lock(root: Path, outs: list[str]) -> None:

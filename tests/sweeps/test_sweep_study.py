@@ -21,9 +21,10 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.sweeps import worker
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.session import checked_jobs, run, status
+from notbugs.sweeps.settings import SweepError
 from notbugs.sweeps.storage import open_storage, storage_url
 from notbugs.sweeps.study import SharedStudy, open_study
-from notbugs.sweeps.trial import Laboratory, SweepError, Trial
+from notbugs.sweeps.trial import Laboratory, Trial
 
 
 def study(root: Path, name: str = "small") -> optuna.Study:

@@ -19,6 +19,8 @@ from optuna.trial import FrozenTrial
 from sweep_tools import PARAMS, Postgres, set_params
 
 from notbugs.pipeline.running.context import open_project
+from notbugs.sweeps.recorded import study_key
+from notbugs.sweeps.runs import trial_runs
 from notbugs.sweeps.session import run
 from notbugs.sweeps.storage import open_storage, storage_url
 
@@ -64,6 +66,12 @@ def trials(root: Path, url: str | None = None) -> list[FrozenTrial]:
             return optuna.load_study(study_name="small", storage=storage).get_trials()
     except (KeyError, optuna.exceptions.StorageInternalError):
         return []
+
+
+def study_key_of(root: Path) -> str:
+    with open_storage(storage_url(root, None)) as storage:
+        record = optuna.load_study(study_name="small", storage=storage).user_attrs["record"]
+    return study_key("small", record)
 
 
 def wait_until(condition: Callable[[], object], output: Path) -> None:
@@ -116,6 +124,9 @@ def test_kill_9_in_mid_trial_and_again(project: Path, undisturbed: dict[str, byt
         first.send_signal(signal.SIGKILL)
     before = {trial.number: trial for trial in trials(project)}
     assert any(trial.state.name == "RUNNING" for trial in before.values())
+    told = {run.title: run.status for run in trial_runs(project, "small", study_key_of(project))}
+    running = next(number for number, trial in before.items() if trial.state.name == "RUNNING")
+    assert told[f"small, trial {running}"] == "KILLED"
     with command(project, "small", "--jobs", "1") as second:
         assert second.wait(SECONDS) == 0, (project / "output.txt").read_text()
     after = trials(project)

@@ -25,7 +25,8 @@ from notbugs.runtime.files import sha256
 from notbugs.sweeps import trial as module
 from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.points import Point, changed_params, changes
-from notbugs.sweeps.trial import Laboratory, SweepError, Trial
+from notbugs.sweeps.settings import SweepError
+from notbugs.sweeps.trial import Laboratory, Trial
 
 
 def laboratory(root: Path) -> Laboratory:

@@ -7,7 +7,7 @@ import pytest
 from tracking_tools import Runs
 
 from notbugs.tracking import live
-from notbugs.tracking.client import mlflow_environment
+from notbugs.tracking.store import mlflow_environment
 
 FOREIGN = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "NOTBUGS_TRACKING", "RANK")
 
@@ -42,9 +42,9 @@ def project(bare_project: Path, database: Path) -> Path:
 
 
 @pytest.fixture
-def no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are only written into journals, as if the writer had been killed at once."""
-    monkeypatch.setattr(live, "_start_writer", lambda journal: None)
+def no_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are only written into journals, as if the process that sends had been killed at once."""
+    monkeypatch.setattr(live, "_start_sender", lambda *arguments: None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a stage sees; the process that sends is tested in test_tracking_writer."""
+"""What a stage sees; the process that sends is tested in test_tracking_sender."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from tracking_tools import stage, the_journal
 
 from notbugs.tracking import live
 
-pytestmark = pytest.mark.usefixtures("no_writer")
+pytestmark = pytest.mark.usefixtures("no_sender")
 
 
 def md5(data: bytes) -> str:

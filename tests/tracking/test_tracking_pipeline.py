@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tracking_tools import wait_for
 
-from notbugs.tracking import place
+from notbugs.tracking import location
 from notbugs.tracking.journal import journals
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.usefixtures("warm_python")]
@@ -73,7 +73,7 @@ def git(root: Path, *arguments: str) -> None:
 
 
 def track(root: Path) -> str:
-    code = "import sys; from pathlib import Path; from notbugs.tracking import track\nprint(track(Path('.')))"
+    code = "import sys; from pathlib import Path; from notbugs.tracking.reconcile import track\nprint(track(Path('.')))"
     return run(root, sys.executable, "-c", code).strip()
 
 
@@ -131,7 +131,7 @@ def test_tracking_follows_dvc(pipeline: Path) -> None:
     git(pipeline, "add", ".")
     git(pipeline, "commit", "-q", "-m", "two")
     output = dvc(pipeline, "exp", "run", "--temp", "-S", "fit.rand.lr=0.75")
-    wait_for(lambda: all(journal.done for journal in journals(place.work_folder(pipeline))))
+    wait_for(lambda: all(journal.done for journal in journals(location.work_folder(pipeline))))
     first, (_, status, tags, accuracy) = tracked(pipeline)
     assert first[0] == rebuilt
     assert (status, accuracy) == ("FINISHED", 0.75)

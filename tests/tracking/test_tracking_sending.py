@@ -13,13 +13,14 @@ import torch
 from tracking_tools import Runs, silent_server, stage, the_journal, write_lock
 
 from notbugs.models import create_model, save_model
-from notbugs.tracking import place, track
-from notbugs.tracking.client import Store, StoreError, mlflow_environment, open_store
+from notbugs.runtime.process import identity
+from notbugs.tracking import location
 from notbugs.tracking.journal import journals
-from notbugs.tracking.process import identity
+from notbugs.tracking.reconcile import track
 from notbugs.tracking.sending import send
+from notbugs.tracking.store import Store, TrackingError, mlflow_environment, open_store
 
-pytestmark = pytest.mark.usefixtures("no_writer")
+pytestmark = pytest.mark.usefixtures("no_sender")
 CURVES = """subset,source_seed,seed,epoch,lr,train_loss,validation_accuracy,validation_adversarial_accuracy
 full,,0,1,0.1,0.5,0.75,
 full,,0,2,0.1,0.25,0.875,0.5
@@ -29,7 +30,7 @@ still_y,3,1,1,0.1,0.125,0.5,
 
 @pytest.fixture
 def store(project: Path) -> Iterator[Store]:
-    with open_store(place.tracking_uri(project), "test", project) as opened:
+    with open_store(location.tracking_uri(project), "test", project) as opened:
         yield opened
 
 
@@ -72,7 +73,7 @@ def test_a_live_run_is_sent_and_linked_once(project: Path, runs: Runs) -> None:
 def test_nothing_to_do_needs_no_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished_stage(project)
     assert track(project).changed
-    monkeypatch.setattr("notbugs.tracking.catching_up.open_store", None)
+    monkeypatch.setattr("notbugs.tracking.reconcile.open_store", None)
     summary = track(project)
     assert (summary.ok, summary.changed, summary.entries) == (True, False, 1)
     assert str(summary) == "1 stage in dvc.lock, runs in MLflow: up to date"
@@ -85,7 +86,7 @@ def test_a_new_project_is_left_without_a_database(bare_project: Path) -> None:
 
 def test_without_a_live_run_one_is_rebuilt_once(project: Path, runs: Runs) -> None:
     finished_stage(project)
-    for journal in journals(place.work_folder(project)):
+    for journal in journals(location.work_folder(project)):
         journal.close()
         journal.set_state(phase="done", status="LOST")
     assert track(project).rebuilt == 1
@@ -166,11 +167,11 @@ def test_a_run_that_the_user_deleted_stays_deleted(project: Path, runs: Runs) ->
     assert runs.all() == []
 
 
-def test_a_stage_killed_with_its_writer_is_closed(project: Path, runs: Runs) -> None:
+def test_a_stage_killed_with_its_sender_is_closed(project: Path, runs: Runs) -> None:
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; from notbugs.tracking import live; from tracking_tools import stage\n"
-        "live._start_writer = lambda journal: None\n"
+        "live._start_sender = lambda *arguments: None\n"
         "with stage(Path(sys.argv[1])) as run:\n"
         "    run.curve(1, {'loss': 0.5}); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -207,7 +208,7 @@ def test_a_running_stage_is_left_alone(project: Path, runs: Runs, monkeypatch: p
     with stage(project, "det") as run:
         run.curve(1, {"loss": 0.5})
         with monkeypatch.context() as patch:
-            patch.setattr("notbugs.tracking.catching_up.open_store", None)
+            patch.setattr("notbugs.tracking.reconcile.open_store", None)
             assert track(project).changed is False
         (project / ".notbugs" / "tracked.json").unlink()
         assert track(project).changed is False
@@ -247,7 +248,7 @@ def test_sending_can_be_broken_off_anywhere(project: Path, store: Store, runs: R
                 result = getattr(store, name)(*args, **kwargs)
                 self.calls -= 1
                 if self.calls == 0:
-                    raise StoreError("the network is gone")
+                    raise TrackingError("the network is gone")
                 return result
 
             return call
@@ -257,7 +258,7 @@ def test_sending_can_be_broken_off_anywhere(project: Path, store: Store, runs: R
         try:
             assert send(Dying(calls), journal)  # type: ignore[arg-type]
             break
-        except StoreError:
+        except TrackingError:
             failures += 1
     assert failures >= 4
     assert journal.done
@@ -270,7 +271,7 @@ def test_sending_can_be_broken_off_anywhere(project: Path, store: Store, runs: R
 def test_a_new_database_gets_what_the_old_one_had_in_part(project: Path, store: Store, runs: Runs) -> None:
     with stage(project) as run:
         run.curve(1, {"loss": 0.5})
-    the_journal(project).set_state(run_id="0" * 32, offset=10_000, facts_sent=True)
+    the_journal(project).set_state(run_id="0" * 32, offset=10_000, inputs_sent=True)
     assert track(project).sent == 1
     assert runs.curve(runs.one(), "loss") == [(1, 0.5)]
 
@@ -284,7 +285,8 @@ def test_models_come_back_with_a_signature_and_without_pickle(project: Path, run
         run.model(folder / "full" / "seed-0.safetensors")
     track(project)
     files = {path.name for path in (project / "mlruns" / "artifacts").rglob("*") if path.is_file()}
-    assert files == {"MLmodel", "requirements.txt", "model.safetensors", "model.json"}
+    about = {"MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml"}
+    assert files == {*about, "model.safetensors", "model.json"}
     found = runs.one()
     images = torch.rand(3, 1, 8, 8)
     with runs.client() as client:

@@ -12,10 +12,11 @@ import psutil
 import pytest
 from tracking_tools import process_gone, stage, wait_for
 
-from notbugs.tracking import ServeError, serve, track
+from notbugs.tracking.reconcile import track
+from notbugs.tracking.server import ServeError, serve
 
 COMMAND = (
-    "import sys; from pathlib import Path; from notbugs.tracking import serve\n"
+    "import sys; from pathlib import Path; from notbugs.tracking.server import serve\n"
     "serve(Path(sys.argv[1]), int(sys.argv[2]))"
 )
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -37,7 +38,7 @@ def sockets(pids: list[int]) -> list[Any]:
     return [socket for socket in found if socket.status == psutil.CONN_LISTEN]
 
 
-@pytest.mark.usefixtures("no_writer")
+@pytest.mark.usefixtures("no_sender")
 def test_pages_of_the_runs_on_this_machine_only(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,17 +10,17 @@ from typing import Any
 
 import yaml
 
-from notbugs.tracking import live, place
-from notbugs.tracking.client import mlflow_environment
+from notbugs.runtime.dvc_lock import content
+from notbugs.tracking import live, location
 from notbugs.tracking.journal import Journal, journals
-from notbugs.tracking.lineage import content
+from notbugs.tracking.store import mlflow_environment
 
 
 class Runs:
     """What MLflow holds, read through its own client."""
 
     def __init__(self, project: Path) -> None:
-        self.uri = place.tracking_uri(project)
+        self.uri = location.tracking_uri(project)
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -64,7 +64,7 @@ def stage(root: Path, name: str = "rand", **changes: Any) -> Any:
 
 def the_journal(root: Path) -> Journal:
     """The only journal of a project."""
-    (found,) = journals(place.work_folder(root))
+    (found,) = journals(location.work_folder(root))
     return found
 
 

@@ -16,14 +16,11 @@ def track() -> None:
     finished sweeps whose results came from Git into Optuna's database. Exits with 1 if MLflow, that database or the run
     cache could not be brought in line; nothing is lost then.
     """
-    from notbugs.sweeps.restoring import families, restore
-    from notbugs.tracking import track as bring_in_line
-    from notbugs.tracking.run_cache import RunCacheError, keep_runs
+    from notbugs.pipeline.running.run_cache import RunCacheError, keep_runs
+    from notbugs.sweeps.restoring import finished_studies, restore
+    from notbugs.tracking.reconcile import track as bring_in_line
 
-    summary = bring_in_line(project_root(), families=families(project_root()))
-    if summary.changed or summary.skipped or not summary.ok:
-        click.echo(str(summary), err=True)
-    complete = summary.ok
+    complete = True
     try:
         for name in restore(project_root()):
             click.echo(f"sweep {name}: its trials in sweeps/{name} were put into Optuna's database", err=True)
@@ -34,6 +31,10 @@ def track() -> None:
     except UserError as error:
         click.echo(f"notbugs: {error}", err=True)
         complete = False
+    summary = bring_in_line(project_root(), studies=finished_studies(project_root()))
+    if summary.changed or summary.skipped or not summary.ok:
+        click.echo(str(summary), err=True)
+    complete = complete and summary.ok
     try:
         keep_runs(project_root())
     except RunCacheError as error:  # another `dvc` at work, say: nothing is lost, and the next time makes it good
@@ -47,7 +48,7 @@ def track() -> None:
 @click.option("-r", "--remote", help="Name of the DVC remote; else the default one.")
 def push(remote: str | None) -> None:
     """Send DVC's run cache, with all that it restores, to a remote; `dvc push` sends what dvc.lock names."""
-    from notbugs.tracking.run_cache import push_runs
+    from notbugs.pipeline.running.run_cache import push_runs
 
     click.echo(str(push_runs(project_root(), remote)))
 
@@ -56,7 +57,7 @@ def push(remote: str | None) -> None:
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Serve the MLflow UI of this project on loopback."""
-    from notbugs.sweeps.restoring import families
-    from notbugs.tracking import serve
+    from notbugs.sweeps.restoring import finished_studies
+    from notbugs.tracking.server import serve
 
-    serve(project_root(), port, families=families(project_root()))
+    serve(project_root(), port, studies=finished_studies(project_root()))

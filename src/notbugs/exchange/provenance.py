@@ -9,8 +9,9 @@ from pathlib import Path
 from notbugs.data.store import StoredDataset
 from notbugs.evaluation.results import ResultsError, accuracy_table, load_results
 from notbugs.runtime.config import SOURCE
+from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, LockEntry, LockError, content, read_lock
 from notbugs.runtime.files import sha256
-from notbugs.tracking.lineage import BACKGROUND_HASH_LIMIT, LockEntry, LockError, content, numbers, read_lock
+from notbugs.runtime.nested import numbers
 
 
 @dataclass(frozen=True)

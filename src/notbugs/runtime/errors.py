@@ -23,3 +23,12 @@ class ConfigError(UserError):
     def __str__(self) -> str:
         """The message; a line break in a value is written out."""
         return super().__str__().replace("\n", "\\n")
+
+
+def one_line(error: BaseException) -> str:
+    """The gist of an error message, however long it is."""
+    text = str(getattr(error, "message", None) or error) or type(error).__name__
+    for mark in ("[SQL:", "Traceback", "(Background on this error"):
+        text = text.split(mark)[0]
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:297] + "..."

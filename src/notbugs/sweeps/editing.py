@@ -15,8 +15,8 @@ from notbugs.runtime.files import write_text
 from notbugs.runtime.params_text import assignment, with_keys
 from notbugs.sweeps.plan import difference, make_plan
 from notbugs.sweeps.points import Point, changes
-from notbugs.sweeps.settings import OBJECTIVES, SweepSettings, sweep_settings
-from notbugs.sweeps.trial import Laboratory, SweepError
+from notbugs.sweeps.settings import OBJECTIVES, SweepError, SweepSettings, sweep_settings
+from notbugs.sweeps.trial import Laboratory
 
 if TYPE_CHECKING:
     import pandas as pd

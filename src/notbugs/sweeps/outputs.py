@@ -16,8 +16,9 @@ from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POI
 from notbugs.runtime.files import sha256, write_json, write_text
 from notbugs.sweeps.points import resolve
 from notbugs.sweeps.recorded import recorded_study
+from notbugs.sweeps.runs import ROWS
 from notbugs.sweeps.settings import SweepSettings
-from notbugs.sweeps.study import ROWS, SharedStudy, distribution
+from notbugs.sweeps.study import SharedStudy, distribution
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -159,16 +159,6 @@ def is_stored(database: Path, study: RecordedStudy) -> bool:
     return found is not None and json.loads(found[0]) == study.digest
 
 
-def trial_title(study: str, number: int) -> str:
-    """Name of a trial's run in MLflow."""
-    return f"{study}, trial {number}"
-
-
-def trial_tags(study: str, number: int, point: Point) -> dict[str, str]:
-    """Tags of a trial's run in MLflow."""
-    return {"sweep.study": study, "sweep.trial": str(number), "kind": point.kind}
-
-
 def trial_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Metrics of a complete trial: means over its fits, and those of each fit by its seed."""
     means = {name: mean(rows, name) for name in (*MEASURED, "work")}

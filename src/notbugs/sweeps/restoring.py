@@ -1,12 +1,13 @@
-"""Finished studies put back: into Optuna's database and, as runs, into MLflow, from the files in sweeps/.
+"""Finished studies put back: into Optuna's database from the files in sweeps/, and into MLflow from the database.
 
 A fresh clone has the results of a sweep in Git, and `dvc repro` has nothing to run. What a run would have left in the
 database and in MLflow comes from those files then; a second time nothing is added.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,9 @@ from notbugs.sweeps.recorded import (
     RecordedTrial,
     is_stored,
     recorded_studies,
-    trial_metrics,
-    trial_tags,
-    trial_title,
 )
 from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepSettings, sweep_settings
-from notbugs.tracking import RecordedFamily, RecordedRun
+from notbugs.tracking.rebuilding import RecordedRun, StudyRuns
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -34,9 +32,12 @@ NOT_KEPT = "recorded as failed in trials.csv"
 """Why a trial failed whose reason only the old database had."""
 
 
-def families(root: Path) -> list[RecordedFamily]:
-    """What `track` needs to give every finished study its run in MLflow, and each trial a child of it."""
-    return [_family(root, study) for study in recorded_studies(root)]
+def finished_studies(root: Path) -> list[StudyRuns]:
+    """What `track` needs to give every finished study its run in MLflow, and each trial a child of it.
+
+    None without Optuna, which the trials come through.
+    """
+    return [_runs(root, study) for study in recorded_studies(root)] if find_spec("optuna") else []
 
 
 def restore(root: Path) -> list[str]:
@@ -60,16 +61,17 @@ def restore(root: Path) -> list[str]:
     with open_storage(storage_url(root, None)) as storage:
         for study in studies:
             with exclusive(storage.engine, study.name):
-                if _restore(storage, study, _retries(root, study.name)):
+                if _restore(storage, study, root):
                     added.append(study.name)
     return added
 
 
-def _restore(storage: "RDBStorage", study: RecordedStudy, retries: int) -> bool:
+def _restore(storage: "RDBStorage", study: RecordedStudy, root: Path) -> bool:
     """Whether trials were added; the caller holds the study's lock."""
     import optuna
 
-    from notbugs.sweeps.study import RECORD, SLOT, stored_study
+    from notbugs.sweeps.runs import RECORD, SLOT
+    from notbugs.sweeps.study import stored_study
 
     if study.name in optuna.get_all_study_names(storage):
         there = optuna.load_study(study_name=study.name, storage=storage).user_attrs
@@ -78,34 +80,37 @@ def _restore(storage: "RDBStorage", study: RecordedStudy, retries: int) -> bool:
     stored = stored_study(storage, study.name, study.settings, study.record, study.about.get("inputs", {}))
     taken = {trial.user_attrs.get(SLOT) for trial in stored.get_trials(deepcopy=False)}
     missing = [trial for trial in study.trials if trial.number not in taken]
-    for trial in missing:
-        for finished in _frozen(study, trial, retries):
-            stored.add_trial(finished)
+    for finished in _frozen(root, study, missing):
+        stored.add_trial(finished)
     stored.set_user_attr(RECORDED, study.digest)
     return bool(missing)
 
 
-def _frozen(study: RecordedStudy, trial: RecordedTrial, retries: int) -> Iterator["FrozenTrial"]:
-    """What Optuna has of a settled point: one trial, or as many failed ones as settle it."""
+def _frozen(root: Path, study: RecordedStudy, trials: Iterable[RecordedTrial]) -> Iterator["FrozenTrial"]:
+    """What Optuna has of settled points: a trial each, or as many failed ones as settle it."""
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.trial import TrialState
 
-    from notbugs.sweeps.study import ENDED, ERROR, ROWS, SLOT, distribution, objective_values
+    from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SLOT
+    from notbugs.sweeps.study import distribution, objective_values
 
-    settings = study.settings
-    choice = study.choice(trial.point)
-    spaces: dict[str, BaseDistribution] = {name: distribution(settings, name) for name in choice}
-    state = TrialState[trial.state]
-    facts: dict[str, Any] = {SLOT: trial.number}
-    values = None
-    if state == TrialState.COMPLETE:
-        values = objective_values(settings.objectives, trial.rows)
-        facts[ROWS] = list(trial.rows)
-    elif state == TrialState.FAIL:
-        facts |= {ENDED: "error", ERROR: NOT_KEPT}
-    for _ in range(1 + retries if state == TrialState.FAIL else 1):
-        yield optuna.create_trial(state=state, params=choice, distributions=spaces, values=values, user_attrs=facts)
+    settings, curves, retries = study.settings, _kept_curves(root, study), _retries(root, study.name)
+    for trial in trials:
+        choice = study.choice(trial.point)
+        spaces: dict[str, BaseDistribution] = {name: distribution(settings, name) for name in choice}
+        state = TrialState[trial.state]
+        attributes: dict[str, Any] = {SLOT: trial.number, POINT: trial.point.as_dict()}
+        values = None
+        if state == TrialState.COMPLETE:
+            values = objective_values(settings.objectives, trial.rows)
+            attributes |= {ROWS: list(trial.rows), CURVES: curves(trial.point, [row["seed"] for row in trial.rows])}
+        elif state == TrialState.FAIL:
+            attributes |= {ENDED: "error", ERROR: NOT_KEPT}
+        for _ in range(1 + retries if state == TrialState.FAIL else 1):
+            yield optuna.create_trial(
+                state=state, params=choice, distributions=spaces, values=values, user_attrs=attributes
+            )
 
 
 def _retries(root: Path, name: str) -> int:
@@ -116,45 +121,32 @@ def _retries(root: Path, name: str) -> int:
         return int(SweepSettings.model_fields["retries"].default)
 
 
-def _family(root: Path, study: RecordedStudy) -> RecordedFamily:
-    states = study.about.get("states", {})
+def _runs(root: Path, study: RecordedStudy) -> StudyRuns:
     files = [study.folder / name for name in ("trials.csv", "importance.csv", "study.json")]
-    return RecordedFamily(
-        stage="sweep",
-        name=study.name,
+    return StudyRuns(
+        address=f"sweep@{study.name}",
         key=study.key,
-        run=RecordedRun(
-            title=f"sweep@{study.name}",
-            params={"sweep": {study.name: study.about["sweep"]}},
-            metrics={"points": study.about.get("points"), "states": states},
-            files=tuple(file for file in files if file.is_file()),
-        ),
-        children=lambda: _children(root, study),
+        params={"sweep": {study.name: study.about["sweep"]}},
+        metrics={"points": study.about.get("points"), "states": study.about.get("states", {})},
+        files=tuple(file for file in files if file.is_file()),
+        trials=lambda: _trial_runs(root, study),
     )
 
 
-def _children(root: Path, study: RecordedStudy) -> Iterator[RecordedRun]:
-    curves = _kept_curves(root, study)
-    for trial in study.trials:
-        complete = trial.state == "COMPLETE"
-        yield RecordedRun(
-            title=trial_title(study.name, trial.number),
-            tags=trial_tags(study.name, trial.number, trial.point),
-            params={"sweep": trial.point.as_dict()},
-            metrics=trial_metrics(trial.rows) if complete else {"pruned": 1} if trial.state == "PRUNED" else {},
-            curves=tuple(point for row in trial.rows for point in curves(trial.point, row["seed"])),
-            status="FAILED" if trial.state == "FAIL" else "FINISHED",
-        )
+def _trial_runs(root: Path, study: RecordedStudy) -> list[RecordedRun]:
+    """From the database; where it holds no such study, or one of other settings, from the files."""
+    from notbugs.sweeps.runs import trial_run, trial_runs
+
+    stored = trial_runs(root, study.name, study.key)
+    return stored or [
+        trial_run(study.name, number, trial) for number, trial in enumerate(_frozen(root, study, study.trials))
+    ]
 
 
-def _kept_curves(root: Path, study: RecordedStudy) -> Any:
-    """Point and seed -> learning curves of the fit, where the work folder still has them: (epoch, values) each."""
-
-    def nothing(point: Point, seed: int) -> list[tuple[int, Mapping[str, float | None]]]:
-        return []
-
+def _kept_curves(root: Path, study: RecordedStudy) -> Callable[[Point, Iterable[int]], list[Any]]:
+    """Point and seeds -> learning curves of the fits, (no time, epoch, values), where the work folder has them."""
     if not (root / ".notbugs" / "sweeps" / "results").is_dir():
-        return nothing
+        return lambda point, seeds: []
     from notbugs.pipeline.running.context import open_project
     from notbugs.sweeps.plan import make_plan
     from notbugs.sweeps.trial import Laboratory, Trial
@@ -162,13 +154,16 @@ def _kept_curves(root: Path, study: RecordedStudy) -> Any:
     try:
         project = open_project(root)
         lab = Laboratory.of(replace(project, params={**project.params, "sweep": {study.name: study.about["sweep"]}}))
-        if make_plan(lab, study.name).record != study.record:
-            return nothing
-    except UserError:  # no data or models here, or other settings
-        return nothing
+        same = make_plan(lab, study.name).record == study.record
+    except UserError:  # no data or models here
+        same = False
+    if not same:
+        return lambda point, seeds: []
 
-    def found(point: Point, seed: int) -> list[tuple[int, Mapping[str, float | None]]]:
-        kept = Trial(lab, point, study.settings.seeds).known(seed)
-        return [(int(epoch), values) for epoch, values in kept["curves"]] if kept else []
+    def found(point: Point, seeds: Iterable[int]) -> list[Any]:
+        """The curves of one point."""
+        trial = Trial(lab, point, study.settings.seeds)
+        kept = [trial.known(seed) for seed in seeds]
+        return [(None, int(epoch), values) for one in kept if one for epoch, values in one["curves"]]
 
     return found

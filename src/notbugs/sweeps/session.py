@@ -14,15 +14,16 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import usable_processors
 from notbugs.sweeps.outputs import output_files, write_outputs
 from notbugs.sweeps.plan import make_plan
-from notbugs.sweeps.settings import STORAGE_VARIABLE
+from notbugs.sweeps.runs import ERROR
+from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.sweeps.storage import Patience, open_storage, storage_url
-from notbugs.sweeps.study import ERROR, SharedStudy, open_study
-from notbugs.sweeps.trial import Laboratory, SweepError
+from notbugs.sweeps.study import SharedStudy, open_study
+from notbugs.sweeps.trial import Laboratory
 from notbugs.sweeps.worker import ends_politely, orphaned, session_run, work
-from notbugs.tracking import Family, Run, place
+from notbugs.tracking import Run, location
 
-SENDER_VARIABLE = "NOTBUGS_SWEEP_SENDER"
-"""Environment variable of local workers: the run that sends their trials' runs to MLflow."""
+SESSION_VARIABLE = "NOTBUGS_SWEEP_SESSION"
+"""Environment variable of local workers: `Run.label` of the session, which sends their trials' runs to MLflow."""
 _END_SECONDS = 30.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -59,7 +60,7 @@ def _run(lab: Laboratory, shared: SharedStudy, url: str, jobs: int, patience: Pa
         return
     project.say(f"sweep {name}: {total - settled} of {total} points to be tried, {jobs} at a time")
     files = output_files(project.root, name)
-    with session_run(lab, plan, Family(plan.key), {"sweep": {name: plan.record["sweep"]}}, files) as tracked:
+    with session_run(lab, plan, url, files) as tracked:
         with ends_politely():
             _work(lab, shared, url, min(jobs, total - settled), tracked)
         patience(lambda: _check_end(shared))
@@ -76,14 +77,15 @@ def join(project: Context, name: str, *, url: str | None = None) -> None:
     """
     lab = Laboratory.of(project)
     plan = make_plan(lab, name)
-    sender = os.environ.get(SENDER_VARIABLE)
-    with open_storage(storage_url(project.root, url)) as storage, ends_politely():
+    session = os.environ.get(SESSION_VARIABLE)
+    url = storage_url(project.root, url)
+    with open_storage(url) as storage, ends_politely():
         shared = Patience(project.say)(lambda: open_study(storage, plan))
-        if sender is not None:
-            work(lab, shared, sender=sender or None, stop=orphaned())
+        if session is not None:
+            work(lab, shared, session=session or None, stop=orphaned())
             return
-        with session_run(lab, plan, Family(plan.key), {"sweep": {name: plan.record["sweep"]}}) as tracked:
-            work(lab, shared, sender=tracked.sender)
+        with session_run(lab, plan, url) as tracked:
+            work(lab, shared, session=tracked.label)
         settled, total = shared.counts
     project.say(f"sweep {name}: {settled} of {total} points are done; `notbugs sweep {name}` writes sweeps/{name}")
 
@@ -95,7 +97,7 @@ def status(project: Context, name: str, *, url: str | None = None) -> str:
     """
     plan = make_plan(Laboratory.of(project), name)
     url = storage_url(project.root, url)
-    database = place.database_file(url)
+    database = location.database_file(url)
     if database is not None and not database.exists():
         raise SweepError(
             f"sweep {name}: {database}: no database there; `notbugs sweep {name}` runs the study, and `notbugs track` "
@@ -132,16 +134,16 @@ def checked_jobs(project: Context, jobs: int | None) -> int:
 
 def _work(lab: Laboratory, shared: SharedStudy, url: str, jobs: int, tracked: Run) -> None:
     if jobs == 1:
-        work(lab, shared, sender=tracked.sender)
+        work(lab, shared, session=tracked.label)
         return
-    with _workers(lab.project, shared.plan.name, url, jobs, tracked.sender) as workers:
+    with _workers(lab.project, shared.plan.name, url, jobs, tracked.label) as workers:
         for worker in workers:
             worker.wait()
 
 
 @contextmanager
 def _workers(
-    project: Context, name: str, url: str, jobs: int, sender: str | None
+    project: Context, name: str, url: str, jobs: int, session: str | None
 ) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """Worker processes; asked to end with the block, and ended if they do not."""
     threads = {variable: str(project.runtime.num_threads) for variable in _THREADS}
@@ -150,7 +152,7 @@ def _workers(
         **os.environ,
         **threads,
         STORAGE_VARIABLE: url,
-        SENDER_VARIABLE: sender or "",
+        SESSION_VARIABLE: session or "",
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
     }
     command = [sys.executable, "-m", "notbugs", "sweep", "worker", name]

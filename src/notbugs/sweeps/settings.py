@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from notbugs.runtime.config import DATASET_NAMES, Settings, validate
-from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.errors import ConfigError, UserError
 
 Kind = Literal["rand", "det", "robust", "nonrobust", "rand_from_robust", "det_from_robust"]
 STORAGE_VARIABLE = "NOTBUGS_SWEEP_STORAGE"
@@ -22,6 +22,10 @@ OBJECTIVES: dict[str, tuple[str, Literal["maximize", "minimize"]]] = {
     "work": ("work", "minimize"),
 }
 """Objective -> what is measured for it, and the direction; what is chosen is chosen on validation."""
+
+
+class SweepError(UserError):
+    """A sweep cannot be run as it is asked for."""
 
 
 class Range(Settings):

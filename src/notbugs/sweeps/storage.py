@@ -15,11 +15,10 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from notbugs.runtime.errors import one_line
 from notbugs.runtime.locks import file_lock
-from notbugs.sweeps.settings import STORAGE_VARIABLE
-from notbugs.sweeps.trial import SweepError
-from notbugs.tracking import place
-from notbugs.tracking.client import one_line
+from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
+from notbugs.tracking import location
 
 T = TypeVar("T")
 HEARTBEAT_VARIABLE = "NOTBUGS_SWEEP_HEARTBEAT"
@@ -53,7 +52,7 @@ def storage_url(root: Path, url: str | None) -> str:
         return f"sqlite:///{root / rest[1:]}"  # an absolute path stays what it is
     if scheme.partition("+")[0] != "postgresql":
         raise SweepError(
-            f"--storage {place.shown(url)}: must be sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE"
+            f"--storage {location.shown(url)}: must be sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE"
         )
     return url
 
@@ -75,8 +74,8 @@ def open_storage(url: str) -> Iterator[RDBStorage]:
 
 
 def _connect(url: str) -> RDBStorage:
-    shown = place.shown(url)
-    reason = place.problem(url) if url.startswith("postgresql") else None
+    shown = location.shown(url)
+    reason = location.problem(url) if url.startswith("postgresql") else None
     if reason:
         raise SweepError(f"--storage {shown}: cannot be reached: {reason}")
     engine: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}

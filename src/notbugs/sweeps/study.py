@@ -22,21 +22,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from notbugs.data.images import make_generator
 from notbugs.runtime.cache import valid_since
+from notbugs.runtime.process import alive, identity
 from notbugs.sweeps.plan import Plan, difference
 from notbugs.sweeps.recorded import RECORDED, mean
-from notbugs.sweeps.settings import OBJECTIVES, Range, SweepSettings
+from notbugs.sweeps.runs import ENDED, HASHES, RECORD, SLOT, WORKER
+from notbugs.sweeps.settings import OBJECTIVES, Range, SweepError, SweepSettings
 from notbugs.sweeps.storage import GRACE, Patience, exclusive
-from notbugs.sweeps.trial import SweepError
-from notbugs.tracking.process import alive, identity
 
 SETTLING = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVING = (TrialState.WAITING, TrialState.RUNNING)
-RECORD, HASHES, _WORKERS = "record", "hashes", "workers"
-"""Attributes of a study: what its results depend on, DVC's hashes of its inputs, how many workers it had."""
-SLOT, WORKER, ENDED, ERROR = "slot", "worker", "ended", "error"
-"""Attributes of a trial: its point's number, who runs it, how it failed (error, interrupted; lost: none), and why."""
-ROWS, SECONDS, TRACKED = "rows", "seconds", "mlflow"
-"""More of them: measurements of each seed, running times, where MLflow has it."""
+_WORKERS = "workers"
+"""Attribute of a study: how many workers it had."""
 
 
 @dataclass(frozen=True)

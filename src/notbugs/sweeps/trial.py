@@ -35,21 +35,17 @@ from notbugs.pipeline.running.models import construction_seeds, judge_seed, sour
 from notbugs.pipeline.train import Lesson, learn, summary
 from notbugs.runtime.cache import ResultCache, digest, work_folder
 from notbugs.runtime.config import DATASET_NAMES, settings
-from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
 from notbugs.runtime.progress import silent
 from notbugs.sweeps.points import Point, changed_params, changes
+from notbugs.sweeps.settings import SweepError
 from notbugs.training.early_stopping import EpochRecord
 from notbugs.training.settings import FitSettings, TrainSettings
 
 SPLITS = ("train", "validation", "test")
 OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]
 """Called with seed, epoch and the values of the learning curves."""
-
-
-class SweepError(UserError):
-    """A sweep cannot be run as it is asked for."""
 
 
 @dataclass(frozen=True)

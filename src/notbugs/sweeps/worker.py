@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,34 +14,41 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from notbugs.runtime.nested import numbers
+from notbugs.runtime.process import as_interrupts
 from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.points import Point, dimensions, resolve
-from notbugs.sweeps.recorded import mean, measured, trial_metrics, trial_tags, trial_title
+from notbugs.sweeps.recorded import mean, measured
+from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRACKED
+from notbugs.sweeps.settings import STORAGE_VARIABLE
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
-from notbugs.sweeps.study import ENDED, ERROR, ROWS, SECONDS, TRACKED, SharedStudy, objective_values, suggest
+from notbugs.sweeps.study import SharedStudy, objective_values, suggest
 from notbugs.sweeps.trial import Laboratory, Trial
-from notbugs.tracking import Family, Run, live_run
-from notbugs.tracking.process import as_interrupts
+from notbugs.tracking import Run, SharedRun, live_run
+from notbugs.tracking.journal import now
 
 POLL_SECONDS = 1.0
 """Between two looks whether another worker's trial has become free."""
 HURRY_SECONDS = 3.0
 """How long an interrupted worker waits for the database."""
+_ONCE = Patience(lambda _: None, 0)
 
 
-def work(lab: Laboratory, shared: SharedStudy, *, sender: str | None, stop: Callable[[], bool] = lambda: False) -> None:
+def work(
+    lab: Laboratory, shared: SharedStudy, *, session: str | None, stop: Callable[[], bool] = lambda: False
+) -> None:
     """Try points until all are settled; waits for those that other workers are trying, in case they are lost.
 
     Args:
         lab: the project.
         shared: the study.
-        sender: `Run.sender` of the session, which sends the trials' runs to MLflow.
+        session: `Run.label` of the session, which sends the trials' runs to MLflow.
         stop: asked between two trials.
     Raises: DatabaseAwayError; KeyboardInterrupt, with the trial given back.
     """
     patience = Patience(lab.project.say)
     shared.use_sampler(lab.project.seed, patience(shared.worker_number))
-    worker = _Worker(lab, shared, patience, sender)
+    worker = _Worker(lab, shared, patience, session)
     while not stop():
         trial = patience(lambda: shared.claim(patience))
         if trial is not None:
@@ -55,9 +63,11 @@ def work(lab: Laboratory, shared: SharedStudy, *, sender: str | None, stop: Call
 class _Worker:
     """What one trial after the other needs."""
 
-    def __init__(self, lab: Laboratory, shared: SharedStudy, patience: Patience, sender: str | None) -> None:
-        self.lab, self.shared, self.patience, self.sender = lab, shared, patience, sender
+    def __init__(self, lab: Laboratory, shared: SharedStudy, patience: Patience, session: str | None) -> None:
+        self.lab, self.shared, self.patience, self.session = lab, shared, patience, session
         self.settings = shared.plan.settings
+        self.curves: list[tuple[int, int, dict[str, float]]] = []
+        self.noting = threading.Lock()
         params = lab.project.params
         self.dimensions: dict[str, list[str]] = {
             kind: dimensions(params, self.settings, kind) for kind in self.settings.kinds
@@ -65,11 +75,17 @@ class _Worker:
 
     def run(self, trial: optuna.Trial) -> None:
         """From the choice of the point to its result; an error fails the trial and not the worker."""
+        self.curves = []
         try:
-            with _heartbeat(self.shared.storage, trial._trial_id, self.patience):
+            storage, note = self.shared.storage, lambda: self._note_curves(trial, _ONCE)
+            with _heartbeat(storage, trial._trial_id, self.patience, note):
                 self._say(self._run(trial))
         except UpdateFinishedTrialError:  # no sign of life got through, so others gave it up and try the point again
             self._say(f"trial {trial.number} had been given up as lost; what it computed is kept")
+        except KeyboardInterrupt:
+            with suppress(DatabaseAwayError, UpdateFinishedTrialError):  # else it counts as lost
+                self._fail(trial, "interrupted", "")
+            raise
 
     def _run(self, trial: optuna.Trial) -> str:
         """What became of the trial, in words.
@@ -79,12 +95,10 @@ class _Worker:
         choice = self.patience(lambda: suggest(trial, self.settings, self.dimensions))
         point = resolve(self.lab.project.params, choice)
         try:
-            with _tracked(self.lab, self.shared.plan, trial.number, point, self.sender) as run:
-                state, rows = self._measure(trial, point, run)
-        except KeyboardInterrupt:
-            with suppress(DatabaseAwayError, UpdateFinishedTrialError):  # else it counts as lost
-                self._fail(trial, "interrupted", "")
-            raise
+            if self.session:
+                self._note(trial, TRACKED, f"{self.session}/{trial.number}")
+            self._note(trial, POINT, point.as_dict())
+            state, rows = self._measure(trial, point)
         except (DatabaseAwayError, UpdateFinishedTrialError):
             raise
         except Exception as error:  # whatever it is, the other points can still be tried
@@ -95,13 +109,13 @@ class _Worker:
         self.patience(lambda: self.shared.end(trial, state, values))
         return f"{point}: {_summary(rows)}" if rows else f"{point}: pruned"
 
-    def _measure(self, trial: optuna.Trial, point: Point, run: Run) -> tuple[TrialState, list[dict[str, Any]]]:
+    def _measure(self, trial: optuna.Trial, point: Point) -> tuple[TrialState, list[dict[str, Any]]]:
         """State and one row a seed; what is known is stored before the trial is settled."""
         one = Trial(self.lab, point, self.settings.seeds, keep_dataset=self.settings.keep_datasets)
 
         def on_epoch(seed: int, epoch: int, values: Mapping[str, float | None]) -> None:
-            """Track an epoch; on the first seed, let the pruner end the trial."""
-            run.curve(epoch, values)
+            """Note an epoch; on the first seed, let the pruner end the trial."""
+            self.curves.append((now(), epoch, numbers(values)))
             accuracy = values.get(f"validation_accuracy/seed-{seed}")
             if self.settings.pruner != "none" and seed == self.settings.seeds[0] and accuracy is not None:
                 self.patience(lambda: self._prune(trial, epoch, accuracy))
@@ -109,19 +123,24 @@ class _Worker:
         try:
             results = {seed: one.measure(seed, on_epoch) for seed in self.settings.seeds}
         except optuna.TrialPruned:
-            run.metrics({"pruned": 1})
+            self._note_curves(trial, self.patience)
             return TrialState.PRUNED, []
         rows = [
             {"seed": seed, "source_seed": one.source_seed(seed), "work": one.work, **measured(result)}
             for seed, result in results.items()
         ]
         seconds = {str(seed): result["seconds"] for seed, result in results.items()}
-        self.patience(lambda: trial.set_user_attr(SECONDS, seconds))
-        self.patience(lambda: trial.set_user_attr(ROWS, rows))
-        self.patience(lambda: trial.set_user_attr(TRACKED, run.label))
-        run.metrics(trial_metrics(rows))
-        run.metrics({"seconds": seconds})
+        self._note_curves(trial, self.patience)
+        self._note(trial, SECONDS, seconds)
+        self._note(trial, ROWS, rows)
         return TrialState.COMPLETE, rows
+
+    def _note(self, trial: optuna.Trial, attribute: str, value: Any) -> None:
+        self.patience(lambda: trial.set_user_attr(attribute, value))
+
+    def _note_curves(self, trial: optuna.Trial, patience: Patience) -> None:
+        with self.noting:  # or an older note of the heartbeat's would come after the last one
+            patience(lambda: self.shared.storage.set_trial_user_attr(trial._trial_id, CURVES, self.curves))
 
     def _prune(self, trial: optuna.Trial, epoch: int, accuracy: float) -> None:
         if epoch not in self.shared.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
@@ -133,6 +152,7 @@ class _Worker:
         patience = self.patience if how == "error" else Patience(lambda _: None, HURRY_SECONDS)
         patience(lambda: trial.set_user_attr(ENDED, how))
         patience(lambda: trial.set_user_attr(ERROR, why))
+        self._note_curves(trial, patience)
         patience(lambda: self.shared.end(trial, TrialState.FAIL))
 
     def _say(self, text: str) -> None:
@@ -148,45 +168,39 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 
 
 @contextmanager
-def _tracked(lab: Laboratory, plan: Plan, number: int, point: Point, sender: str | None) -> Iterator[Run]:
-    """The trial's run in MLflow, a child of the study's."""
-    family = Family(plan.key, trial_title(plan.name, number), sender, trial_tags(plan.name, number, point))
-    with session_run(lab, plan, family, {"sweep": point.as_dict()}) as run:
-        yield run
-
-
-@contextmanager
-def session_run(
-    lab: Laboratory, plan: Plan, family: Family, params: Mapping[str, Any], outputs: tuple[Any, ...] = ()
-) -> Iterator[Run]:
-    """A run of this study in MLflow: the shared parent, or a child, as `family` says."""
+def session_run(lab: Laboratory, plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> Iterator[Run]:
+    """The study's run in MLflow, which its sessions share; the trials' runs hang from it."""
     project = lab.project
     with live_run(
         "sweep",
         plan.name,
         root=project.root,
         experiment=project.runtime.experiment,
-        params=params,
+        params={"sweep": {plan.name: plan.record["sweep"]}},
         seed=project.seed,
         inputs=[project.root / path for path in plan.hashes],
-        outputs=list(outputs),
+        outputs=outputs,
         metrics_file=None,
-        family=family,
+        study=SharedRun(plan.key, "notbugs.sweeps.runs:trial_runs", {STORAGE_VARIABLE: url}),
     ) as run:
         yield run
 
 
 @contextmanager
-def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience) -> Iterator[None]:
-    """Show signs of life while the block runs, also after the database was away."""
+def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience, note: Callable[[], None]) -> Iterator[None]:
+    """Show signs of life while the block runs, also after the database was away, and note how far it is.
+
+    In a thread, for an interrupt reaches only the main one: it breaks off no call of the database then.
+    """
     over = threading.Event()
     interval = float(storage.heartbeat_interval or 1)
 
     def beat() -> None:
         """Record that the trial lives, until it is over."""
         while not over.wait(interval):
-            with suppress(DatabaseAwayError):
+            with suppress(DatabaseAwayError, UpdateFinishedTrialError):
                 patience(lambda: storage.record_heartbeat(trial_id))
+                note()
         storage.remove_session()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)

@@ -1,16 +1,15 @@
 """The journal of a run: what a stage has to say, kept in a folder until MLflow has it.
 
 A stage only ever writes here, which takes microseconds and cannot hang; another process reads the journal
-and sends it on (`writer`), or `notbugs track` does later. So training never waits for a tracking server, and
+and sends it on (`sending`), or `notbugs track` does later. So training never waits for a tracking server, and
 what a dead server missed is not lost.
 
 Files in the folder of a journal:
     run.json      what is known at the start: stage, params, tags, experiment, process (written once)
     events.jsonl  what happened since, one JSON object a line (only appended to)
     ended         there once the stage has said its last word
-    facts.json    hashes of the inputs and the Git commit, found out beside the running stage
     files/        copies of artifacts and models, as they were when the stage handed them in
-    state.json    how much of it MLflow has, under which run id
+    state.json    how much of it MLflow has, under which run id, and what was found out beside the running stage
     lock          held by the process that is sending
 Once all is sent only run.json and state.json remain.
 """
@@ -29,6 +28,10 @@ from typing import Any
 from notbugs.runtime.files import write_text
 from notbugs.runtime.locks import file_lock
 
+PROCESS = "notbugs.process"
+"""Tag of a run that names its process."""
+JOURNAL = "notbugs.journal"
+"""Tag of a run that names its journal; of a trial's run, its session's journal and its number."""
 KEPT = 20
 """Journals of one stage that are kept after they were sent."""
 
@@ -47,18 +50,18 @@ class Journal:
     @property
     def process(self) -> str | None:
         """The stage's process, as `process.identity` names it."""
-        name = self.header.get("tags", {}).get("notbugs.process")
+        name = self.header.get("tags", {}).get(PROCESS)
         return None if name is None else str(name)
 
     @property
     def state(self) -> dict[str, Any]:
-        """Contents of state.json; keys: phase, error, run_id, offset, outputs, pipeline_key."""
+        """Contents of state.json; keys: phase, error, inputs, run_id, offset, outputs, pipeline_key."""
         return _read(self.folder / "state.json")
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """Contents of facts.json; keys: tags, datasets."""
-        return _read(self.folder / "facts.json")
+    def label(self) -> str:
+        """Its place among the project's journals, which its run in MLflow is tagged with."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
     def done(self) -> bool:
@@ -68,10 +71,6 @@ class Journal:
     def set_state(self, **changes: Any) -> None:
         """Change some keys of state.json."""
         _write(self.folder / "state.json", {**self.state, **changes})
-
-    def set_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write facts.json."""
-        _write(self.folder / "facts.json", facts)
 
     def append(self, kind: str, **values: Any) -> None:
         """Add an event; safe from several threads and processes at once.
@@ -111,7 +110,7 @@ class Journal:
             yield offset, event
 
     def keep(self, source: Path) -> str:
-        """Copy a file or folder into the journal.
+        """Copy a file or folder into the journal; of a classifier's weights, their description too.
 
         Returns: its place, relative to the journal's folder.
         Raises: OSError.
@@ -125,6 +124,9 @@ class Journal:
             shutil.copytree(source, target)
         else:
             shutil.copyfile(source, target)
+            description = source.with_suffix(".json")
+            if source.suffix == ".safetensors" and description.exists():
+                shutil.copyfile(description, target.with_suffix(".json"))
         return target.relative_to(self.folder).as_posix()
 
     @contextmanager
@@ -136,27 +138,23 @@ class Journal:
     def close(self) -> None:
         """Throw away what is no longer needed once all is sent."""
         shutil.rmtree(self.folder / "files", ignore_errors=True)
-        for name in ("events.jsonl", "facts.json", "writer.log", "ended"):
+        for name in ("events.jsonl", "sender.log", "ended"):
             (self.folder / name).unlink(missing_ok=True)
 
 
-def new_journal(work: Path, address: str, header: Mapping[str, Any], name: str | None = None) -> Journal:
+def new_journal(work: Path, header: Mapping[str, Any]) -> Journal:
     """Start a journal in `<work>/<address>/`.
 
     Args:
         work: folder of all journals.
-        address: the stage, such as `construct@rand`.
-        header: contents of run.json.
-        name: of the journal's folder; made from time and process where None.
+        header: contents of run.json; `address` names the stage, such as `construct@rand`.
     Raises: OSError if it cannot be written.
     """
-    stages = work / _safe(address)
+    stages = work / _safe(header["address"])
     stages.mkdir(parents=True, exist_ok=True)
     _prune(stages)
-    if name is None:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        name = f"{stamp}-{os.getpid()}-{time.monotonic_ns() % 10**9:09d}"
-    folder = stages / name
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    folder = stages / f"{stamp}-{os.getpid()}-{time.monotonic_ns() % 10**9:09d}"
     folder.mkdir()
     (folder / "events.jsonl").touch()
     _write(folder / "run.json", header)

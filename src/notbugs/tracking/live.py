@@ -10,42 +10,55 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import notbugs
-from notbugs.tracking import place
-from notbugs.tracking.family import Family
-from notbugs.tracking.journal import Journal, new_journal, now
-from notbugs.tracking.lineage import content, flatten, numbers, source_tags
-from notbugs.tracking.process import PROCESS, identity
+from notbugs.runtime.dvc_lock import contents
+from notbugs.runtime.nested import numbers
+from notbugs.runtime.process import identity
+from notbugs.tracking import location
+from notbugs.tracking.description import run_params, run_tags
+from notbugs.tracking.journal import PROCESS, Journal, new_journal, now
 
-_WRITER = (
-    "import sys; sys.path.append(sys.argv[2]); from notbugs.tracking.writer import main; sys.exit(main(sys.argv[1]))"
+_SENDER = (
+    "import sys; sys.path.append(sys.argv[2]); from notbugs.tracking.sending import main; sys.exit(main(sys.argv[1]))"
 )
-_writers: list[subprocess.Popen[bytes]] = []
-"""Writers that may outlive their run; kept so that they are not reported as forgotten, and reaped later."""
+_senders: list[subprocess.Popen[bytes]] = []
+"""Senders that may outlive their run; kept so that they are not reported as forgotten, and reaped later."""
+
+
+@dataclass(frozen=True)
+class SharedRun:
+    """A study's run, which all its sessions share, and from which the runs of its trials hang.
+
+    Attributes:
+        key: names the study among all there ever were.
+        trials: "package.module:function" that gives the trials as `rebuilding.RecordedRun`s, called with the stage's
+            folder, the study's name and its key, in another process and as often as need be.
+        environment: variables that the function reads, such as a database's URL; they are written nowhere.
+    """
+
+    key: str
+    trials: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Run:
     """What a stage tells about itself while it runs. No method raises or waits for a server."""
 
-    def __init__(self, journal: Journal | None, writer: "subprocess.Popen[bytes] | None" = None) -> None:
+    def __init__(self, journal: Journal | None, sender: "subprocess.Popen[bytes] | None" = None) -> None:
         self._journal = journal
-        self._writer = writer
+        self._sender = sender
         self._warned = False
         self._looked = time.monotonic()
 
     @property
-    def sender(self) -> str | None:
-        """What names the process that sends this run, for the runs of its children; None where nothing is tracked."""
-        return None if self._journal is None else self._journal.folder.name
-
-    @property
     def label(self) -> str | None:
-        """The run's tag `notbugs.journal`, by which it is found in MLflow."""
-        return None if self._journal is None else f"{self._journal.header['address']}/{self._journal.folder.name}"
+        """The run's journal, by which it is found in MLflow (tag `notbugs.journal`); None where nothing is tracked."""
+        return None if self._journal is None else self._journal.label
 
     def curve(self, step: int, values: Mapping[str, float | None]) -> None:
         """A point on learning curves; what is None or not finite is left out.
@@ -54,12 +67,14 @@ class Run:
             step: such as the epoch.
             values: curve -> value; `accuracy/seed-0` and `accuracy/seed-1` are drawn side by side.
         """
-        self._metrics(numbers(values), step)
+        self.metrics(values, step)
         self._look()
 
-    def metrics(self, values: Mapping[str, Any]) -> None:
+    def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Single numbers; nested mappings become dotted names, what is no finite number is left out."""
-        self._metrics(numbers(values), 0)
+        found = numbers(values)
+        if found:
+            self._append("metrics", step=int(step), values=found)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file or folder to keep with the run, as it is now.
@@ -76,22 +91,13 @@ class Run:
         Each becomes an MLflow model with a signature, without pickle: `mlflow.pyfunc.load_model(...).predict`
         takes images (N, C, H, W) in [0, 1] and gives logits (N, classes).
         """
-        if path.suffix != ".safetensors":
-            self._keep("model", path, name="")
-            return
-        self._keep("model", path, name=path.stem, description=path.with_suffix(".json"))
+        self._keep("model", path, name=path.stem)
 
-    def _metrics(self, values: Mapping[str, float], step: int) -> None:
-        if values:
-            self._append("metrics", step=int(step), values=dict(values))
-
-    def _keep(self, kind: str, path: Path, description: Path | None = None, **values: Any) -> None:
+    def _keep(self, kind: str, path: Path, **values: Any) -> None:
         if self._journal is None:
             return
         try:
             kept = self._journal.keep(path)
-            if description is not None:
-                (self._journal.folder / kept).with_suffix(".json").write_bytes(description.read_bytes())
         except OSError as error:
             self._warn(f"{path} is not kept with the run: {error.strerror or error}")
             return
@@ -106,21 +112,16 @@ class Run:
             self._warn(f"this run is no longer tracked: {error}")
             self._journal = None
 
-    def _look(self) -> None:
-        """See once a second whether the writer is in trouble, and say so once."""
-        if self._journal is None or self._warned or time.monotonic() - self._looked < 1:
+    def _look(self, *, at_once: bool = False) -> None:
+        """See once a second whether the sending process is in trouble, and say so once."""
+        if self._journal is None or self._warned or (time.monotonic() - self._looked < 1 and not at_once):
             return
         self._looked = time.monotonic()
-        self._report_trouble()
-
-    def _report_trouble(self) -> None:
-        if self._journal is None or self._warned:
-            return
         error = self._journal.state.get("error")
         if error:
             self._warn(f"{error}; `notbugs track` adds this run later")
-        elif self._writer is not None and self._writer.poll() not in (None, 0):
-            self._warn(f"the tracking process failed, see {self._journal.folder / 'writer.log'}")
+        elif self._sender is not None and self._sender.poll() not in (None, 0):
+            self._warn(f"the tracking process failed, see {self._journal.folder / 'sender.log'}")
 
     def _warn(self, text: str) -> None:
         if not self._warned:
@@ -132,10 +133,10 @@ class Run:
         deadline = time.monotonic() + wait_seconds
         while self._journal is not None and time.monotonic() < deadline and not self._warned:
             state = self._journal.state
-            if self._writer is None or self._writer.poll() is not None or state.get("phase") != "open":
+            if self._sender is None or self._sender.poll() is not None or state.get("phase") != "open":
                 break  # sent, or in trouble, or still starting: then it goes on by itself
             time.sleep(0.02)
-        self._report_trouble()
+        self._look(at_once=True)
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def live_run(
     outputs: Sequence[Path],
     metrics_file: Path | None,
     wait_seconds: float = 3.0,
-    family: Family | None = None,
+    study: SharedRun | None = None,
 ) -> Iterator[Run]:
     """Track one execution of a stage as one MLflow run, live.
 
@@ -167,21 +168,36 @@ def live_run(
         inputs: datasets and models read.
         outputs: all files and folders written.
         metrics_file: JSON whose numbers become the run's metrics once the block ended well.
-        wait_seconds: how long to wait at the end for a writer that is sending; one that is still starting, or
+        wait_seconds: how long to wait at the end for a sender that is sending; one that is still starting, or
             stuck, is left to finish by itself.
-        family: for a run that several sessions share, or one of its children; see `tracking.family`.
+        study: for the run of a study.
     """
-    address = f"{stage}@{name}" if name else stage
-    journal, writer = None, None
-    if _wanted():
+    journal, sender = None, None
+    if _is_wanted():
         try:
-            header = _header(stage, name, address, root, experiment, params, seed, inputs)
-            header |= family.header(header) if family else {}
-            journal = new_journal(place.work_folder(place.anchor(root)), header["address"], header)
-            writer = None if family and family.sender else _start_writer(journal)
+            project = location.anchor(root)
+            tags = {**run_tags(stage, name, seed), PROCESS: identity()}
+            if os.environ.get("DVC_EXP_NAME"):
+                tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
+            header = {
+                "name": name,
+                "address": f"{stage}@{name}" if name else stage,
+                "project": str(project),
+                "root": str(root.absolute()),
+                "store": location.store_name(project, location.tracking_uri(project)),
+                "experiment": experiment,
+                "params": run_params(params),
+                "tags": tags,
+                "inputs": [str(path.absolute()) for path in inputs],
+                "started": now(),
+                "pid": os.getpid(),
+                "study": {"key": study.key, "trials": study.trials} if study else None,
+            }
+            journal = new_journal(location.work_folder(project), header)
+            sender = _start_sender(journal, study.environment if study else {})
         except Exception as error:  # whatever it is, the stage goes on
             print(f"notbugs: tracking: this run is not tracked: {error}", file=sys.stderr, flush=True)
-    run = Run(journal, writer)
+    run = Run(journal, sender)
     try:
         yield run
     except BaseException as error:
@@ -191,12 +207,15 @@ def live_run(
         raise
     if journal is not None:
         if metrics_file is not None:
-            _take_metrics(run, metrics_file)
-        run._end("FINISHED", None, _contents(root, outputs), wait_seconds)
+            with suppress(OSError, ValueError, AttributeError):  # none there, or none of a mapping
+                run.metrics(json.loads(metrics_file.read_text(encoding="utf-8")))
+                run.artifact(metrics_file)
+        made = {path: there.to_json() for path, there in contents(root, outputs).items()}  # finds the run in dvc.lock
+        run._end("FINISHED", None, made, wait_seconds)
 
 
-def _wanted() -> bool:
-    if os.environ.get(place.MODE_VARIABLE, "").lower() in ("off", "0", "false", "no"):
+def _is_wanted() -> bool:
+    if os.environ.get(location.MODE_VARIABLE, "").lower() in ("off", "0", "false", "no"):
         return False
     if os.environ.get("RANK", "0") != "0":
         return False  # torchrun: the first process speaks for all
@@ -206,81 +225,19 @@ def _wanted() -> bool:
     return True
 
 
-def _header(
-    stage: str,
-    name: str | None,
-    address: str,
-    root: Path,
-    experiment: str,
-    params: Mapping[str, Any],
-    seed: int,
-    inputs: Sequence[Path],
-) -> dict[str, Any]:
-    project = place.anchor(root)
-    tags = {"stage": stage, "seed": str(seed), **source_tags(stage, name)}
-    if name:
-        tags["name"] = name
-    experiment_name = os.environ.get("DVC_EXP_NAME")
-    if experiment_name:
-        tags["dvc.experiment"] = experiment_name
-    return {
-        "stage": stage,
-        "name": name,
-        "address": address,
-        "project": str(project),
-        "root": str(root.absolute()),
-        "store": place.store_name(project, place.tracking_uri(project)),
-        "experiment": experiment,
-        "params": {key: _text(value) for key, value in flatten(params).items()},
-        "tags": tags | {PROCESS: identity()},
-        "inputs": [str(path.absolute()) for path in inputs],
-        "started": now(),
-        "pid": os.getpid(),
-    }
-
-
-def _text(value: Any) -> str:
-    return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _start_writer(journal: Journal) -> "subprocess.Popen[bytes]":
+def _start_sender(journal: Journal, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start the process that sends the journal; in its own session, so that Ctrl-C only ends the stage."""
-    _writers[:] = [writer for writer in _writers if writer.poll() is None]
+    _senders[:] = [sender for sender in _senders if sender.poll() is None]
     source = str(Path(notbugs.__file__).parents[1])
-    with (journal.folder / "writer.log").open("wb") as log:
-        writer = subprocess.Popen(
-            [sys.executable, "-P", "-c", _WRITER, str(journal.folder), source],
+    with (journal.folder / "sender.log").open("wb") as log:
+        sender = subprocess.Popen(
+            [sys.executable, "-P", "-c", _SENDER, str(journal.folder), source],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
             cwd=journal.header["project"],
             start_new_session=True,
         )
-    _writers.append(writer)
-    return writer
-
-
-def _take_metrics(run: Run, path: Path) -> None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if isinstance(values, dict):
-        run.metrics(values)
-    run.artifact(path)
-
-
-def _contents(root: Path, paths: Sequence[Path]) -> dict[str, Any]:
-    """Hashes of the outputs, by which `track` finds this run again from dvc.lock."""
-    root, found = root.absolute(), {}
-    for path in paths:
-        try:
-            there = content(path)
-        except OSError:
-            continue
-        if there is not None:
-            path = path.absolute()
-            relative = path.relative_to(root) if path.is_relative_to(root) else path
-            found[relative.as_posix()] = there.to_json()
-    return found
+    _senders.append(sender)
+    return sender

@@ -1,102 +1,239 @@
-"""A run made from dvc.lock and the files it names, where no live one was kept."""
+"""Runs that no stage tells of: made from dvc.lock, the files of finished studies, and Optuna's database of trials.
+
+What the files or the database say of a run is a `RecordedRun`, and `record` brings MLflow in line with it, as often
+as it is called.
+"""
 
 import csv
+import importlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.config import SOURCE
-from notbugs.tracking import place
-from notbugs.tracking.facts import dataset, manifest
-from notbugs.tracking.journal import Journal, new_journal, now
-from notbugs.tracking.lineage import LockEntry, content, flatten, numbers, source_tags
+from notbugs.runtime.dvc_lock import LockEntry, content
+from notbugs.runtime.nested import flatten, numbers
+from notbugs.tracking.description import dataset, run_params, run_tags
+from notbugs.tracking.journal import JOURNAL, Journal, now
+from notbugs.tracking.store import Found, Store
 
+REBUILT = "notbugs.rebuilt"
+"""Tag of runs that were made from files."""
+STUDY = "notbugs.shared"
+"""Tag of a study's run: its key. All sessions that work on the study, today or tomorrow, here or on another machine,
+share that run."""
+PARENT = "mlflow.parentRunId"
+HEADLINE = "metrics/headline.json"
+"""What DVC shows; its numbers are those of metrics/evaluate.json."""
 _PICTURES = (".png", ".svg", ".jpg", ".html")
 _PAGE_LIMIT = 100 * 2**20
 """Bytes above which a report or picture is not copied into MLflow."""
+_LOOK_SECONDS = 1.0
+"""Least time between two looks at a study's trials."""
+_INHERITED = ("stage", "name", "seed", "mlflow.user", "mlflow.source.", "git.", "dvc.dep.", "dvc.experiment", REBUILT)
+"""Beginnings of the tags that a trial's run has from its study's."""
 
-HEADLINE = "metrics/headline.json"
-"""What DVC shows; its numbers are those of metrics/evaluate.json."""
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What is known of one run.
+
+    Attributes:
+        title: name of the run. tags: all of them.
+        params: nested. metrics: nested numbers.
+        curves: (milliseconds since 1970, step, {curve: value}).
+        datasets: inputs, as `description.dataset` gives them.
+        files: artifacts. models: .safetensors, or folders of them.
+        status: FINISHED, FAILED or KILLED; RUNNING while it goes on.
+        started, ended: milliseconds since 1970; None: now.
+    """
+
+    title: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    curves: tuple[tuple[int | None, int, Mapping[str, float | None]], ...] = ()
+    datasets: tuple[dict[str, Any], ...] = ()
+    files: tuple[Path, ...] = ()
+    models: tuple[Path, ...] = ()
+    status: str = "FINISHED"
+    started: int | None = None
+    ended: int | None = None
 
 
-def rebuild(
-    root: Path, project: Path, entry: LockEntry, experiment: str, store_name: str, shared: str | None = None
-) -> Journal | None:
-    """Write the journal of a run from what dvc.lock and the workspace hold.
+@dataclass(frozen=True)
+class StudyRuns:
+    """A finished study as its files have it: one run, and a child of it for each trial.
+
+    Attributes:
+        address: as of a stage in dvc.lock, such as "sweep@small".
+        key: names the study among all there ever were.
+        params, metrics, files: of its own run, as of a `RecordedRun`.
+        trials: gives the children, each with a title of its own.
+    """
+
+    address: str
+    key: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    files: tuple[Path, ...]
+    trials: Callable[[], Iterable[RecordedRun]]
+
+    @property
+    def run(self) -> RecordedRun:
+        """The study's own."""
+        stage, _, name = self.address.partition("@")
+        tags = {**run_tags(stage, name), STUDY: self.key, REBUILT: "true"}
+        return RecordedRun(self.address, tags, self.params, self.metrics, files=self.files)
+
+
+def record(store: Store, run: RecordedRun, found: Found | None = None) -> str:
+    """Bring MLflow in line with what is known of a run; the same again changes nothing.
+
+    Args:
+        found: its run, if MLflow has one.
+    Returns: the run's id.
+    """
+    started = found.started if found else run.started or now()
+    run_id = found.run_id if found else store.create(run.title, run.tags, started)
+    known = found.params if found else {}
+    rows = [(key, value, started, 0) for key, value in numbers(run.metrics).items()]
+    for at, step, values in run.curves:
+        rows += [(key, value, at or started, step) for key, value in numbers(values).items()]
+    new = {key: value for key, value in run_params(run.params).items() if key not in known}
+    tags = {key: value for key, value in run.tags.items() if found and key != REBUILT}  # a live run stays one
+    store.log(run_id, metrics=rows, params=new, tags=tags)
+    store.log_datasets(run_id, run.datasets)
+    for file in run.files:
+        store.log_artifact(run_id, file, None)
+    for path in run.models:
+        store.log_models(run_id, path, path.stem)
+    if run.status != "RUNNING":
+        store.set_status(run_id, run.status, run.ended or now())
+    return run_id
+
+
+def study_run(store: Store, key: str) -> Found | None:
+    """The run of a study in MLflow."""
+    return next((run for run in store.tagged(STUDY, key) if not run.deleted), None)
+
+
+class Trials:
+    """The runs of a study's trials, children of the study's, as Optuna's database has them.
+
+    Args:
+        work: folder of the project's journals.
+        trials: gives all trials that there are, each with the journal of its session in its tag `notbugs.journal`.
+        session: journal of the session that is to tell of its trials, besides those that no session tells of any
+            more; None: all, whoever ran them.
+    """
+
+    def __init__(self, work: Path, trials: Callable[[], Iterable[RecordedRun]], session: str | None) -> None:
+        self._work, self._trials, self._session = work, trials, session
+        self._told: dict[str, RecordedRun] = {}
+        self._found: dict[str, Found | None] | None = None
+        self._next_look = 0.0
+
+    @classmethod
+    def of(cls, journal: Journal) -> "Trials":
+        """The trials of a session, by its journal; none if it is no session of a study."""
+        header, work = journal.header, journal.folder.parents[1]
+        study = header.get("study")
+        if study:
+            module, _, function = study["trials"].partition(":")
+            with suppress(ImportError):  # without Optuna there are no trials
+                source = getattr(importlib.import_module(module), function)
+                return cls(work, lambda: source(Path(header["root"]), header["name"], study["key"]), journal.label)
+        return cls(work, tuple, journal.label)
+
+    def update(self, store: Store, parent: str, *, last: bool = False) -> int:
+        """Bring the runs in line with the trials; looks once a second at most, or at once if it is the last time.
+
+        Args:
+            parent: id of the study's run.
+        Returns: how many runs were added.
+        """
+        started = time.monotonic()
+        if not last and started < self._next_look:
+            return 0
+        news = [run for run in self._trials() if run != self._told.get(run.title) and self._is_ours(run)]
+        added = self._tell(store, parent, news) if news else 0
+        took = time.monotonic() - started
+        self._next_look = time.monotonic() + max(_LOOK_SECONDS, 10 * took)
+        return added
+
+    def _is_ours(self, run: RecordedRun) -> bool:
+        own = run.tags.get(JOURNAL, "").rpartition("/")[0]
+        return self._session is None or own in ("", self._session) or Journal(self._work / own).done
+
+    def _tell(self, store: Store, parent: str, news: list[RecordedRun]) -> int:
+        study = store.get(parent)
+        if self._found is None:  # with those that the user deleted: they are not to come back
+            self._found = {run.tags["mlflow.runName"]: run for run in store.tagged(PARENT, parent, most=50_000)}
+        tags = {key: value for key, value in study.tags.items() if key.startswith(_INHERITED)} if study else {}
+        added = 0
+        for run in news:
+            found = self._found.get(run.title)
+            if found is None or (found.status == "RUNNING" and not found.deleted):
+                run_id = record(store, replace(run, tags={**tags, **run.tags, PARENT: parent}), found)
+                self._found[run.title] = store.get(run_id)
+            if found is None:
+                store.copy_datasets(parent, run_id)
+                added += 1
+            self._told[run.title] = run
+        return added
+
+
+def rebuild(root: Path, entry: LockEntry, study: str | None = None) -> RecordedRun | None:
+    """A run as dvc.lock and the workspace have it.
 
     Args:
         root: folder of dvc.lock.
-        project: whose journals it joins.
         entry: the stage in dvc.lock.
-        experiment, store_name: where it will be sent.
-        shared: key of the family whose shared run it is, if it is one.
-    Returns: the journal, to be sent; None if small outputs in the workspace are not those of dvc.lock.
+        study: key of the study whose run it is, if it is one.
+    Returns: None if small outputs in the workspace are not those of dvc.lock.
     """
-    metrics = {out: root / out for out in entry.outs if out.endswith((".json", ".csv")) and out != HEADLINE}
-    if not all(_fits(root, entry, out) for out in metrics):
+    tables = [out for out in entry.outs if out.endswith((".json", ".csv")) and out != HEADLINE]
+    if not all(_fits(root, entry, out) for out in tables):
         return None
-    time = now()
-    header: dict[str, Any] = {
-        "stage": entry.stage,
-        "name": entry.name,
-        "address": entry.address,
-        "project": str(project),
-        "root": str(root),
-        "store": store_name,
-        "experiment": experiment,
-        "params": {key: _text(value) for key, value in _params(entry).items()},
-        "tags": _tags(entry),
-        "inputs": [],
-        "started": time,
-        **({"shared": shared} if shared else {}),
-    }
-    name = f"rebuilt-{entry.key[:16]}-{time}"
-    journal = new_journal(place.work_folder(project), entry.address, header, name)
-    journal.set_facts({"tags": {}, "datasets": _datasets(root, entry)})
-    for path in metrics.values():
+    metrics: dict[str, float] = {}
+    curves: list[tuple[int | None, int, dict[str, float]]] = []
+    for out in tables:
         with suppress(ValueError, csv.Error):  # another stage's file, of another kind
-            for event in _numbers(path):
-                journal.append("metrics", **event)
-    for out in entry.outs:
-        _attach(journal, root, entry, out)
-    outputs = {out: there.to_json() for out, there in entry.outs.items()}
-    journal.append("end", status="FINISHED", error=None, outputs=outputs)
-    return journal
+            if out.endswith(".csv"):
+                curves += _curves(root / out)
+            else:
+                metrics |= _numbers(root / out)
+    settings = {key: value for values in entry.params.values() for key, value in flatten(values).items()}
+    return RecordedRun(
+        title=entry.address,
+        tags={
+            **run_tags(entry.stage, entry.name, settings.get("seed")),
+            **entry.hash_tags(),
+            "pipeline.key": entry.key,
+            REBUILT: "true",
+            **({STUDY: study} if study else {}),
+        },
+        params=settings,
+        metrics=metrics,
+        curves=tuple(curves),
+        datasets=tuple(_datasets(root, entry)),
+        files=tuple(root / out for out in entry.outs if _is_shown(root, entry, out)),
+        models=tuple(root / out for out in entry.outs if _is_model(root / out) and _fits(root, entry, out)),
+    )
 
 
-def _tags(entry: LockEntry) -> dict[str, str]:
-    tags = {
-        "stage": entry.stage,
-        "pipeline.key": entry.key,
-        "notbugs.rebuilt": "true",
-        **source_tags(entry.stage, entry.name),
-        **entry.hash_tags(),
-    }
-    if entry.name:
-        tags["name"] = entry.name
-    seed = _params(entry).get("seed")
-    return tags if seed is None else tags | {"seed": str(seed)}
-
-
-def _params(entry: LockEntry) -> dict[str, Any]:
-    return {key: value for values in entry.params.values() for key, value in flatten(values).items()}
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list) else str(value)
-
-
-def _datasets(root: Path, entry: LockEntry) -> list[dict[str, Any]]:
-    found = []
+def _datasets(root: Path, entry: LockEntry) -> Iterator[dict[str, Any]]:
     for path, there in entry.deps.items():
         for folder in _parts(root / path):
-            about = manifest(folder)
             own = there if folder == root / path else content(folder)
-            if about and own:
-                found.append(dataset(folder, folder.relative_to(root).as_posix(), about, own))
-    return found
+            found = dataset(folder, folder.relative_to(root).as_posix(), own) if own else None
+            if found:
+                yield found
 
 
 def _parts(path: Path) -> list[Path]:
@@ -109,24 +246,22 @@ def _fits(root: Path, entry: LockEntry, out: str) -> bool:
     return there is not None and there.fits(entry.outs[out])
 
 
-def _numbers(path: Path) -> Iterator[dict[str, Any]]:
-    """Metrics events of a JSON file of metrics, or of a CSV of learning curves; of another CSV none."""
-    if path.suffix == ".json":
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = numbers(values) if isinstance(values, dict) else {}
-        if found:
-            yield {"step": 0, "values": found}
-        return
+def _numbers(path: Path) -> dict[str, float]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return numbers(values) if isinstance(values, dict) else {}
+
+
+def _curves(path: Path) -> Iterator[tuple[None, int, dict[str, float]]]:
+    """Points of a CSV of learning curves; of another CSV none."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if not {"subset", "seed", "epoch"} <= set(reader.fieldnames or ()):
             return
         for row in reader:
-            identity = ("subset", "source_seed", "seed", "epoch", "lr")
-            values = {key: value for key, value in row.items() if key not in identity}
-            whose = (row["subset"], row["seed"], row.get("source_seed") or "")
-            named = {curve_name(key, *whose): value for key, value in values.items() if value}
-            yield {"step": int(row["epoch"]), "values": _floats(named)}
+            whose = (row.pop("subset"), row.pop("seed"), row.pop("source_seed", ""))
+            epoch = int(row.pop("epoch"))
+            row.pop("lr", None)
+            yield None, epoch, {curve_name(column, *whose): float(text) for column, text in row.items() if text}
 
 
 def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int = "") -> str:
@@ -135,32 +270,22 @@ def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int
     return f"{'' if subset == 'full' else f'{subset}_'}{column}/{source}seed-{seed}"
 
 
-def _floats(row: dict[str, str]) -> dict[str, float]:
-    values: dict[str, Any] = {}
-    for key, text in row.items():
-        try:
-            values[key] = float(text)
-        except ValueError:
-            continue
-    return numbers(values)
+def _is_dataset(path: Path) -> bool:
+    return any((part / "manifest.json").exists() for part in _parts(path))
 
 
-def _attach(journal: Journal, root: Path, entry: LockEntry, out: str) -> None:
-    """Keep what a live stage would: metrics, pictures, pages and models; never datasets."""
-    path, there = root / out, entry.outs[out]
-    if any((part / "manifest.json").exists() for part in _parts(path)) or not path.exists():
-        return
+def _is_model(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.rglob("*.safetensors")) and not _is_dataset(path)
+    return path.suffix == ".safetensors" and path.exists()
+
+
+def _is_shown(root: Path, entry: LockEntry, out: str) -> bool:
+    """Whether a live stage would keep this output as a file: metrics, pictures, pages."""
+    path = root / out
+    if not path.exists() or _is_dataset(path) or _is_model(path):
+        return False
     if path.suffix == ".json":
-        journal.append("artifact", path=journal.keep(path), folder=None)
-        return
-    models = path.suffix == ".safetensors" or (path.is_dir() and any(path.rglob("*.safetensors")))
-    pictures = path.suffix in _PICTURES or (path.is_dir() and any(p.suffix in _PICTURES for p in path.iterdir()))
-    if not (models or (pictures and there.size <= _PAGE_LIMIT)) or not _fits(root, entry, out):
-        return
-    kept = journal.keep(path)
-    if models:
-        if path.is_file() and path.with_suffix(".json").exists():
-            (journal.folder / kept).with_suffix(".json").write_bytes(path.with_suffix(".json").read_bytes())
-        journal.append("model", path=kept, name=path.stem)
-    else:
-        journal.append("artifact", path=kept, folder=None)
+        return True
+    pictures = any(part.suffix in _PICTURES for part in (path.iterdir() if path.is_dir() else [path]))
+    return pictures and entry.outs[out].size <= _PAGE_LIMIT and _fits(root, entry, out)

@@ -1,32 +1,56 @@
-"""Sending a journal to MLflow, as far as it goes, each thing once."""
+"""Sending a journal to MLflow, and the process beside a running stage that does so.
 
-import re
+A process, not a thread: importing MLflow takes three seconds of pure Python, which in the stage would slow
+training and make every short stage wait; and what hangs here hangs for itself.
+"""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from notbugs.tracking import family
-from notbugs.tracking.client import Store
-from notbugs.tracking.journal import Journal
-from notbugs.tracking.process import alive
+from notbugs.runtime.process import alive
+from notbugs.tracking import location
+from notbugs.tracking.description import describe_inputs
+from notbugs.tracking.journal import JOURNAL, Journal, now
+from notbugs.tracking.rebuilding import STUDY, Trials, study_run
+from notbugs.tracking.store import Store, TrackingError, open_store
 
+POLL_SECONDS = 0.1
+HEAD_START_SECONDS = 3.0
+"""How long after the stage's start MLflow is imported, which costs seconds of a processor."""
+RETRY_SECONDS = 10.0
+"""Between two attempts while the server is away."""
+PATIENCE_SECONDS = 60.0
+"""How long attempts go on once the stage has ended; then it is left to `notbugs track`."""
 _AT_ONCE = 1000
 """Numbers collected before they are sent together."""
 
 
-def send(store: Store, journal: Journal) -> bool:
+def send(store: Store, journal: Journal, trials: Trials | None = None) -> bool:
     """Send what MLflow does not have yet; the caller holds the journal's lock.
 
     Broken off anywhere and called again, it goes on where it was: what could have been sent twice (a batch
     whose answer was lost) leaves no trace, since MLflow keeps a number with the same time and step once.
 
+    Args:
+        trials: of the study, if it is one and this is not the first call.
     Returns: whether the run has ended and all of it is sent.
-    Raises: StoreError or what MLflow raises; `open_store` turns it into a StoreError.
+    Raises: TrackingError or what MLflow raises; `open_store` turns it into a TrackingError.
     """
-    header = journal.header
-    run_id = _run_id(store, journal, header)
-    _send_facts(store, journal, run_id)
+    trials = trials or Trials.of(journal)
+    run_id = _run_id(store, journal)
+    state = journal.state
+    if state.get("inputs") and not state.get("inputs_sent"):
+        store.log(run_id, tags=state["inputs"]["tags"])
+        store.log_datasets(run_id, state["inputs"]["datasets"])
+        journal.set_state(inputs_sent=True)
+    trials.update(store, run_id)
     waiting: list[tuple[str, float, int, int]] = []
-    for offset, event in journal.events(int(journal.state.get("offset", 0))):
+    for offset, event in journal.events(int(state.get("offset", 0))):
         if event["kind"] == "metrics":
             waiting += [(key, value, event["time"], event["step"]) for key, value in event["values"].items()]
             if len(waiting) < _AT_ONCE:
@@ -34,9 +58,13 @@ def send(store: Store, journal: Journal) -> bool:
         store.log(run_id, metrics=waiting)
         waiting = []
         if event["kind"] == "end":
+            trials.update(store, run_id, last=True)
             _finish(store, journal, run_id, event)
             return True
-        _send_event(store, journal, run_id, event)
+        if event["kind"] == "artifact":
+            store.log_artifact(run_id, journal.folder / event["path"], event.get("folder"))
+        elif event["kind"] == "model":
+            store.log_models(run_id, journal.folder / event["path"], event.get("name") or "")
         journal.set_state(offset=offset)
     if waiting:
         store.log(run_id, metrics=waiting)
@@ -54,7 +82,7 @@ def begin(store: Store, journal: Journal) -> bool:
     run_id = journal.state.get("run_id")
     found = store.get(run_id) if run_id else None
     if run_id and found is None:
-        journal.set_state(run_id=None, creating=False)
+        journal.set_state(run_id=None)
     elif found is not None and found.deleted:
         journal.set_state(phase="done", error=None, status="DELETED")
         journal.close()
@@ -78,51 +106,25 @@ def close_if_dead(journal: Journal) -> bool:
     return True
 
 
-def _run_id(store: Store, journal: Journal, header: dict[str, Any]) -> str:
-    """The run of this journal, started if there is none yet."""
-    state = journal.state
+def _run_id(store: Store, journal: Journal) -> str:
+    """The run of this journal, started if there is none yet; sessions of one study share a run."""
+    state, header = journal.state, journal.header
     if state.get("run_id"):
         return str(state["run_id"])
-    own = f"{header['address']}/{journal.folder.name}"
-    found = store.tagged("notbugs.journal", own) if state.get("creating") else []
-    found = found or family.shared_run(store, header)
-    journal.set_state(creating=True)
+    study = header.get("study")
+    begun = store.tagged(JOURNAL, journal.label)  # by a call that was broken off
+    found = begun[0] if begun else study_run(store, study["key"]) if study else None
     if found:
-        run_id = found[0].run_id
-        store.reopen(run_id)
+        run_id = found.run_id
+        store.set_status(run_id, "RUNNING")
         lineage = {key: value for key, value in header["tags"].items() if key.startswith(("pipeline.", "dvc."))}
         store.log(run_id, tags=lineage)
     else:
-        tags = {**header["tags"], "notbugs.journal": own, **family.tags(store, header)}
-        run_id = store.create(header.get("run_name") or header["address"], tags, header["started"])
-    journal.set_state(run_id=run_id, offset=0, facts_sent=False)
+        tags = {**header["tags"], JOURNAL: journal.label, **({STUDY: study["key"]} if study else {})}
+        run_id = store.create(header["address"], tags, header["started"])
+    journal.set_state(run_id=run_id, offset=0, inputs_sent=False)
     store.log(run_id, params=header["params"])
     return run_id
-
-
-def _send_facts(store: Store, journal: Journal, run_id: str) -> None:
-    facts = journal.facts
-    if facts and not journal.state.get("facts_sent"):
-        store.log(run_id, tags=facts["tags"])
-        store.log_datasets(run_id, facts["datasets"])
-        journal.set_state(facts_sent=True)
-
-
-def _send_event(store: Store, journal: Journal, run_id: str, event: dict[str, Any]) -> None:
-    if event["kind"] == "artifact":
-        store.log_artifact(run_id, journal.folder / event["path"], event.get("folder"))
-    elif event["kind"] == "model":
-        send_models(store, run_id, journal.folder / event["path"], event.get("name") or "")
-
-
-def send_models(store: Store, run_id: str, path: Path, name: str) -> None:
-    """Log the classifiers at `path`; what has no description beside it is logged as a plain file."""
-    for weights in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
-        relative = weights.relative_to(path).with_suffix("").as_posix() if path.is_dir() else name
-        if weights.with_suffix(".json").exists():
-            store.log_model(run_id, re.sub(r"[^\w-]+", "-", relative), weights)
-        else:
-            store.log_artifact(run_id, weights, "model")
 
 
 def _finish(store: Store, journal: Journal, run_id: str, event: dict[str, Any]) -> None:
@@ -131,7 +133,87 @@ def _finish(store: Store, journal: Journal, run_id: str, event: dict[str, Any]) 
     if event.get("error"):
         tags["notbugs.error"] = event["error"]
     store.log(run_id, tags=tags)
-    store.finish(run_id, event["status"], event.get("at") or event["time"])
+    store.set_status(run_id, event["status"], event.get("at") or event["time"])
     key = journal.header["tags"].get("pipeline.key")
     journal.set_state(phase="done", error=None, status=event["status"], outputs=outputs, pipeline_key=key)
     journal.close()
+
+
+def main(folder: str) -> int:
+    """The process: send the journal in `folder` until it is sent, or the stage has ended and MLflow is away."""
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    with suppress(OSError):
+        os.nice(10)
+    journal = Journal(Path(folder))
+    with journal.locked() as mine:
+        if mine:
+            _Sender(journal).work()
+    return 0
+
+
+class _Sender:
+    """Attempts until the journal is sent."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.header = journal.header
+        self.uri = location.tracking_uri(Path(self.header["project"]))
+
+    def work(self) -> None:
+        """Hash the inputs and ask Git, wait until the stage has started, and try until all is sent or patience ends."""
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self.journal.set_state(phase="starting")
+        self._can_send()
+        inputs = [Path(name) for name in self.header["inputs"]]
+        self.journal.set_state(inputs=describe_inputs(Path(self.header["root"]), inputs))
+        head_start = self.header["started"] + 1000 * HEAD_START_SECONDS
+        while now() < head_start and not self.journal.ended:  # the processors are the stage's while it imports torch
+            time.sleep(POLL_SECONDS)
+        given_up = None
+        while not self._attempt():
+            ended = close_if_dead(self.journal)
+            if ended:
+                given_up = given_up or time.monotonic() + PATIENCE_SECONDS
+                if time.monotonic() > given_up:
+                    return
+            until = time.monotonic() + RETRY_SECONDS
+            while time.monotonic() < until and (ended or not close_if_dead(self.journal)):
+                time.sleep(POLL_SECONDS)
+
+    def _can_send(self) -> bool:
+        """Whether nothing speaks against an attempt; else the stage may tell why."""
+        reason = location.problem(self.uri)
+        if reason:
+            self.journal.set_state(phase="failed", error=f"MLflow at {location.shown(self.uri)}: {reason}")
+        return not reason
+
+    def _attempt(self) -> bool:
+        """Send until the end, or until something fails; whether all is sent."""
+        if not self._can_send():
+            return False
+        try:
+            with open_store(self.uri, self.header["experiment"], Path(self.header["project"])) as store:
+                self.journal.set_state(phase="open", error=None)
+                return not begin(store, self.journal) or self._follow(store)
+        except TrackingError as error:
+            self.journal.set_state(phase="failed", error=str(error))
+            return False
+
+    def _follow(self, store: Store) -> bool:
+        """Send what the stage says until it ends."""
+        trials = Trials.of(self.journal)
+        if send(store, self.journal, trials):
+            return True
+        with store.system_metrics(self.journal.state["run_id"], int(self.header["pid"])):
+            while not send(store, self.journal, trials):
+                close_if_dead(self.journal)
+                time.sleep(POLL_SECONDS)
+        return True
+
+    def _watch(self) -> None:
+        """End this process if a call hangs long after the stage has ended."""
+        while not self.journal.ended and alive(self.journal.process) is not False:
+            time.sleep(1)
+        time.sleep(2 * PATIENCE_SECONDS)
+        os._exit(3)

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from notbugs.runtime.errors import UserError
-from notbugs.tracking import place
-from notbugs.tracking.catching_up import experiment_name, track
-from notbugs.tracking.client import PRIVATE
-from notbugs.tracking.process import as_interrupts
-from notbugs.tracking.recorded import RecordedFamily
+from notbugs.runtime.process import as_interrupts
+from notbugs.tracking import location
+from notbugs.tracking.rebuilding import StudyRuns
+from notbugs.tracking.reconcile import experiment_name, track
+from notbugs.tracking.store import PRIVATE
 
 START_SECONDS = 180.0
 _local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -30,7 +30,7 @@ class ServeError(UserError):
     """The pages cannot be served."""
 
 
-def serve(root: Path, port: int, host: str = "127.0.0.1", *, families: Sequence[RecordedFamily] = ()) -> None:
+def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[StudyRuns] = ()) -> None:
     """Bring MLflow up to date and serve its pages until Ctrl-C.
 
     Only this machine can reach them, and only under its own name (a page elsewhere on the web cannot). If
@@ -40,22 +40,22 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, families: Sequence[
         root: folder with dvc.lock.
         port: to listen on.
         host: a loopback address.
-        families: as of `track`.
+        studies: as of `track`.
     Raises: ServeError if the port is taken, the host is not this machine, or MLflow's server does not start.
     """
-    project = place.anchor(root)
-    uri = place.tracking_uri(project)
-    if place.is_server(uri):
-        _say_summary(root, families)
-        print(f"MLflow: {place.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
+    project = location.anchor(root)
+    uri = location.tracking_uri(project)
+    if location.is_server(uri):
+        _say_summary(root, studies)
+        print(f"MLflow: {location.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
         return
     if host not in _LOOPBACK:
         raise ServeError(f"--host {host}: only this machine is served; allowed: {', '.join(_LOOPBACK)}")
     _check_port(host, port)
-    _say_summary(root, families)
-    reason = place.problem(uri)
+    _say_summary(root, studies)
+    reason = location.problem(uri)
     if reason:
-        raise ServeError(f"MLflow at {place.shown(uri)}: {reason}")
+        raise ServeError(f"MLflow at {location.shown(uri)}: {reason}")
     log = project / ".notbugs" / "ui.log"
     address = f"http://{'localhost' if host == '::1' else host}:{port}"
     print("notbugs: starting MLflow's pages, this takes some seconds", file=sys.stderr, flush=True)
@@ -67,22 +67,19 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, families: Sequence[
         raise ServeError(f"MLflow's server ended, see {log}")
 
 
-def _say_summary(root: Path, families: Sequence[RecordedFamily]) -> None:
-    summary = track(root, families=families)
+def _say_summary(root: Path, studies: Sequence[StudyRuns]) -> None:
+    summary = track(root, studies=studies)
     print(f"notbugs: tracking: {summary}", file=sys.stderr, flush=True)
 
 
 def _check_port(host: str, port: int) -> None:
     if not 0 < port < 65536:
         raise ServeError(f"--port {port}: must be 1 to 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind((host, port))
-        except OSError as error:
-            text = (error.strerror or str(error)).lower()
-            raise ServeError(f"port {port} cannot be used: {text}; choose another with --port") from None
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        text = (error.strerror or str(error)).partition(" (while")[0].lower()
+        raise ServeError(f"port {port} cannot be used: {text}; choose another with --port") from None
 
 
 @contextlib.contextmanager
@@ -91,7 +88,7 @@ def _server(project: Path, uri: str, host: str, port: int, log: Path) -> Iterato
     log.parent.mkdir(exist_ok=True)
     names = ",".join(f"{name},{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]"))
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--artifacts-destination", place.artifact_root(project).as_uri()]
+    command += ["--artifacts-destination", location.artifact_root(project).as_uri()]
     command += ["--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", names]
     command += ["--uvicorn-opts", "--log-level warning"]
     environment = {**os.environ, **PRIVATE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -127,7 +124,9 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", address: str, log: Path) -
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise ServeError(f"MLflow's server did not start: {_last_line(log)} (see {log})")
+            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+            said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+            raise ServeError(f"MLflow's server did not start: {said.strip()[:300]} (see {log})")
         try:
             _local.open(f"{address}/health", timeout=2).close()
             return
@@ -145,8 +144,3 @@ def _runs_page(address: str, experiment: str) -> str:
     except (OSError, ValueError, KeyError):
         return address
     return f"{address}/#/experiments/{number}/runs?workflowType=machine_learning"
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"

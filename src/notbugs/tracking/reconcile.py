@@ -1,7 +1,10 @@
 """`notbugs track`: MLflow brought up to date with dvc.lock, whatever happened in between."""
 
-import shutil
+import hashlib
+import json
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.config import read_params, runtime
+from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, read_lock
 from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.files import sha256, write_text
 from notbugs.runtime.locks import file_lock
-from notbugs.tracking import memo, place
-from notbugs.tracking.client import Store, StoreError, open_store
-from notbugs.tracking.family import waits_for_parent
-from notbugs.tracking.journal import Journal, journals
-from notbugs.tracking.lineage import Content, LockEntry, LockError, read_lock
-from notbugs.tracking.process import PROCESS, alive
-from notbugs.tracking.rebuilding import rebuild
-from notbugs.tracking.recorded import RecordedFamily, bring_up_family
+from notbugs.runtime.process import alive
+from notbugs.tracking import location
+from notbugs.tracking.journal import JOURNAL, PROCESS, Journal, journals
+from notbugs.tracking.rebuilding import REBUILT, STUDY, StudyRuns, Trials, rebuild, record, study_run
 from notbugs.tracking.sending import begin, close_if_dead, send
+from notbugs.tracking.store import Store, TrackingError, open_store
 
 WAIT_SECONDS = 20.0
-"""How long to wait for the writers of stages that have just ended."""
+"""How long to wait for the senders of stages that have just ended."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class TrackSummary:
     Attributes:
         ok: False if MLflow could not be reached or used; `problem` says why.
         entries: stages in dvc.lock.
-        sent: runs sent that their writers could not send.
+        sent: runs sent that their senders could not send.
         claimed: live runs that were given the lineage of dvc.lock.
         rebuilt: runs made from dvc.lock and the files it names.
-        recorded: runs of trials made from the files of finished studies.
+        recorded: runs of trials added to those of finished studies.
         closed: runs of dead processes that were ended.
-        waiting: runs that their writers are still sending.
+        waiting: runs that their senders are still sending.
         skipped: stages without a run whose small outputs are not those of dvc.lock, or not here.
         problem: one line.
     """
@@ -78,7 +80,7 @@ class TrackSummary:
         return text
 
 
-def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, families: Sequence[RecordedFamily] = ()) -> TrackSummary:
+def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, studies: Sequence[StudyRuns] = ()) -> TrackSummary:
     """Give every stage in dvc.lock its run in MLflow, and end the runs of processes that were killed.
 
     A stage has its run if one is tagged with its `pipeline.key`. If not: the live run whose outputs are those
@@ -88,18 +90,18 @@ def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, families: Sequence[
 
     Args:
         root: folder with dvc.lock and params.yaml.
-        wait_seconds: how long to wait for the writers of stages that have just ended.
-        families: what files say of runs that have children, whether or not they stand in dvc.lock.
+        wait_seconds: how long to wait for the senders of stages that have just ended.
+        studies: finished ones, whether or not they stand in dvc.lock.
     Returns: what was done; `ok` is False, with the reason, if MLflow cannot be used. Never raises for that.
     """
-    work = _CatchUp(root.absolute(), families)
+    work = _Reconciliation(root.absolute(), studies)
     try:
         (work.project / ".notbugs").mkdir(exist_ok=True)
         with file_lock(work.project / ".notbugs" / "track.lock", wait_seconds) as mine:
             if not mine:
                 return TrackSummary(ok=False, problem="another `notbugs track` is at work")
             return work.run(wait_seconds)
-    except (StoreError, LockError, ConfigError, OSError) as error:
+    except (TrackingError, LockError, ConfigError, OSError) as error:
         return TrackSummary(ok=False, problem=str(error))
 
 
@@ -112,81 +114,66 @@ def experiment_name(root: Path) -> str:
     return runtime(read_params(params) if params.exists() else {}).experiment
 
 
-class _CatchUp:
+class _Reconciliation:
     """One call of `track`."""
 
-    def __init__(self, root: Path, families: Sequence[RecordedFamily]) -> None:
+    def __init__(self, root: Path, studies: Sequence[StudyRuns]) -> None:
         self.root = root
-        self.families = {family.address: family for family in families}
-        self.project = place.anchor(root)
-        self.uri = place.tracking_uri(self.project)
-        self.store_name = place.store_name(self.project, self.uri)
-        self.counts: Counter[str] = Counter()
+        self.studies = {study.address: study for study in studies}
+        self.project = location.anchor(root)
+        self.work = location.work_folder(self.project)
+        self.uri = location.tracking_uri(self.project)
+        self.store_name = location.store_name(self.project, self.uri)
+        self.counts: dict[str, Any] = Counter()
         self.skipped: list[str] = []
+        self.known: str | None = None
+        """A run that MLflow has."""
+        self.memory = self.project / ".notbugs" / "tracked.json"
 
     def run(self, wait_seconds: float) -> TrackSummary:
         """Send what is pending, then rebuild what dvc.lock names and MLflow lacks.
 
         Args:
-            wait_seconds: how long to wait for the writers of stages that have just ended.
-        Raises: StoreError if MLflow is away; LockError, ConfigError.
+            wait_seconds: how long to wait for the senders of stages that have just ended.
+        Raises: TrackingError if MLflow is away; LockError, ConfigError.
         """
         entries = _named(read_lock(self.root / "dvc.lock"), self.root)
         experiment = experiment_name(self.root)
-        place.relocate_artifacts(self.project, self.uri)
-        reason = place.problem(self.uri)
+        location.relocate_artifacts(self.project, self.uri)
+        reason = location.problem(self.uri)
         if reason:
-            raise StoreError(f"MLflow at {place.shown(self.uri)}: {reason}")
-        self._wait_for_writers(wait_seconds)
-        pending = sorted(self._pending(), key=lambda journal: "child_of" in journal.header)  # parents first
-        keys = [family.key for family in self.families.values()]
-        arguments = (self.root, self.project, self.uri, experiment, keys)
-        nothing = not entries and not keys and not self._database_exists()
-        if not pending and (nothing or memo.is_current(*arguments)):
+            raise TrackingError(f"MLflow at {location.shown(self.uri)}: {reason}")
+        self._wait_for_senders(wait_seconds)
+        pending = list(self._pending())
+        database = location.database_file(self.uri)
+        nothing = not entries and not self.studies and database is not None and not database.exists()
+        if not pending and (nothing or self._is_current(experiment)):
             return TrackSummary(entries=len(entries))
         for name in {journal.header["experiment"] for journal in pending} | {experiment}:
             with open_store(self.uri, name, self.project) as store:
                 self._send([journal for journal in pending if journal.header["experiment"] == name], store)
-                self._close_leftovers(store)
                 for entry in entries if name == experiment else []:
-                    self._bring_up(entry, experiment, store)
-                for family in self.families.values() if name == experiment else []:
-                    header = {"experiment": experiment, "store": self.store_name}
-                    self.counts["recorded"] += bring_up_family(family, store, self.root, self.project, header)
+                    self._bring_up(entry, store)
+                for study in self.studies.values() if name == experiment else []:
+                    self._bring_up_study(study, store)
+                self._close_leftovers(store)
         if not self.skipped and not self.counts["waiting"]:
-            memo.remember(*arguments)
-        return TrackSummary(
-            entries=len(entries),
-            sent=self.counts["sent"],
-            claimed=self.counts["claimed"],
-            rebuilt=self.counts["rebuilt"],
-            recorded=self.counts["recorded"],
-            closed=self.counts["closed"],
-            waiting=self.counts["waiting"],
-            skipped=tuple(self.skipped),
-        )
-
-    def _database_exists(self) -> bool:
-        database = place.database_file(self.uri)
-        return database is None or database.exists()
+            write_text(self.memory, json.dumps({"run": self.known, "when": self._state(experiment)}))
+        return TrackSummary(entries=len(entries), skipped=tuple(self.skipped), **self.counts)
 
     def _journals(self, address: str | None = None) -> list[Journal]:
         """Journals that belong to the tracking store in use."""
-        found = journals(place.work_folder(self.project), address)
+        found = journals(self.work, address)
         return [journal for journal in found if journal.header.get("store") == self.store_name]
 
     def _pending(self) -> Iterator[Journal]:
         """Journals that have ended (or whose stage is dead) and are not sent."""
         for journal in self._journals():
-            if journal.done:
-                continue
-            if journal.folder.name.startswith("rebuilt-") and not journal.ended:
-                shutil.rmtree(journal.folder, ignore_errors=True)  # a `track` was killed while it wrote this
-            elif journal.ended or alive(journal.process) is False:
+            if not journal.done and (journal.ended or alive(journal.process) is False):
                 yield journal
 
-    def _wait_for_writers(self, wait_seconds: float) -> None:
-        """Let the writers of ended stages finish, as long as they are getting on."""
+    def _wait_for_senders(self, wait_seconds: float) -> None:
+        """Let the senders of ended stages finish, as long as they are getting on."""
         deadline = time.monotonic() + wait_seconds
         for journal in self._pending():
             while not journal.done and journal.state.get("phase") != "failed" and time.monotonic() < deadline:
@@ -198,45 +185,92 @@ class _CatchUp:
     def _send(self, pending: list[Journal], store: Store) -> None:
         for journal in pending:
             with journal.locked() as mine:
-                if mine and not journal.done and close_if_dead(journal):
-                    self._send_one(journal, store)
-
-    def _send_one(self, journal: Journal, store: Store) -> None:
-        if waits_for_parent(store, journal):
-            self.counts["waiting"] += 1
-        elif begin(store, journal) and send(store, journal):
-            self.counts["sent"] += 1
+                unsent = mine and not journal.done and close_if_dead(journal)
+                if unsent and begin(store, journal) and send(store, journal):
+                    self.counts["sent"] += 1
+                    self.known = journal.state["run_id"]
 
     def _close_leftovers(self, store: Store) -> None:
         """End runs that count as running although their process is dead and their journal is gone."""
         for run in store.running():
-            own = run.tags.get("notbugs.journal")
-            if not own or (place.work_folder(self.project) / own / "run.json").exists():
-                continue
-            if alive(run.tags.get(PROCESS)) is False:
-                store.finish(run.run_id, "KILLED", run.last_time)
+            own = run.tags.get(JOURNAL)
+            if own and not (self.work / own / "run.json").exists() and alive(run.tags.get(PROCESS)) is False:
+                store.set_status(run.run_id, "KILLED", run.last_time)
                 self.counts["closed"] += 1
 
-    def _bring_up(self, entry: LockEntry, experiment: str, store: Store) -> None:
+    def _bring_up(self, entry: LockEntry, store: Store) -> None:
         """See that one stage of dvc.lock has its run."""
         own = self._journals(entry.address)
         claimed = sum(_claim(journal, entry, store) for journal in own)
         self.counts["claimed"] += claimed
-        if claimed or any(run.status == "FINISHED" for run in store.tagged("pipeline.key", entry.key)):
+        there = store.tagged("pipeline.key", entry.key)
+        if claimed or any(run.status == "FINISHED" for run in there):
+            self.known = next((run.run_id for run in there), self.known)
             return  # also if the user has deleted the run: it is not to come back
         if any(_is_coming(journal) for journal in own):
             self.counts["waiting"] += 1
             return
-        family = self.families.get(entry.address)
-        key = family.key if family else None
-        journal = rebuild(self.root, self.project, entry, experiment, self.store_name, key)
-        if journal is None:
+        study = self.studies.get(entry.address)
+        run = rebuild(self.root, entry, study.key if study else None)
+        if run is None:
             self.skipped.append(entry.address)
             return
-        with journal.locked() as mine:
-            if mine:
-                send(store, journal)
+        unfinished = next((one for one in there if REBUILT in one.tags and not one.deleted), None)
+        self.known = record(store, run, unfinished or (study_run(store, study.key) if study else None))
         self.counts["rebuilt"] += 1
+
+    def _bring_up_study(self, study: StudyRuns, store: Store) -> None:
+        """See that a finished study has its run, and each of its trials; its sessions at work send theirs."""
+        for journal in self._journals(study.address):
+            if not journal.done and (journal.header.get("study") or {}).get("key") == study.key:
+                return
+        there = store.tagged(STUDY, study.key)
+        found = next((run for run in there if not run.deleted), None)
+        if found is None and there:
+            return  # the user has deleted it
+        if found is None or (found.status == "RUNNING" and REBUILT in found.tags):
+            found = store.get(record(store, study.run, found))
+        if found:
+            session = None if REBUILT in found.tags else ""
+            self.counts["recorded"] += Trials(self.work, study.trials, session).update(store, found.run_id, last=True)
+
+    def _is_current(self, experiment: str) -> bool:
+        """Whether all is as it was when the last call ended; found out without MLflow."""
+        try:
+            memory = json.loads(self.memory.read_text(encoding="utf-8"))
+            if memory["when"] != self._state(experiment):
+                return False
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return not location.is_server(self.uri) or self._server_knows(memory["run"])
+
+    def _state(self, experiment: str) -> dict[str, Any]:
+        """All that decides whether there is something to do."""
+        lock, database = self.root / "dvc.lock", location.database_file(self.uri)
+        there = database.stat() if database and database.exists() else None
+        sent = sorted(journal.folder.name for journal in journals(self.work) if journal.done)
+        return {
+            "store": self.store_name,
+            "experiment": experiment,
+            "studies": sorted(study.key for study in self.studies.values()),
+            "lock": sha256(lock) if lock.exists() else None,
+            "database": [there.st_dev, there.st_ino] if there else None,
+            "sent": hashlib.sha256("\n".join(sent).encode()).hexdigest(),
+        }
+
+    def _server_knows(self, run_id: str | None) -> bool:
+        """Ask a server for a run that it once had; False only if it does not know the run."""
+        if run_id is None:
+            return False
+        try:
+            address = location.endpoint(self.uri, "/api/2.0/mlflow/runs/get") + f"?run_id={run_id}"
+            urllib.request.urlopen(address, timeout=location.CHECK_SECONDS).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code != 404
+        except OSError:  # it is away: who knows
+            pass
+        return True
 
 
 def _named(entries: list[LockEntry], root: Path) -> list[LockEntry]:
@@ -257,7 +291,8 @@ def _claim(journal: Journal, entry: LockEntry, store: Store) -> bool:
     state = journal.state
     if not journal.done or state.get("pipeline_key") or state.get("status") != "FINISHED":
         return False
-    if not _made(state["outputs"], entry):
+    made = {path: Content.from_json(there) for path, there in state["outputs"].items()}
+    if not entry.outs or not all(path in made and made[path].fits(there) for path, there in entry.outs.items()):
         return False
     run = store.get(state["run_id"])
     if run is None or run.deleted:
@@ -265,9 +300,3 @@ def _claim(journal: Journal, entry: LockEntry, store: Store) -> bool:
     store.log(state["run_id"], tags={"pipeline.key": entry.key, **entry.hash_tags()})
     journal.set_state(pipeline_key=entry.key)
     return True
-
-
-def _made(outputs: Mapping[str, Any], entry: LockEntry) -> bool:
-    return bool(entry.outs) and all(
-        path in outputs and Content.from_json(outputs[path]).fits(there) for path, there in entry.outs.items()
-    )

@@ -1,12 +1,9 @@
-"""What a run was made from: DVC's hashes of files and folders, dvc.lock, the state of the Git repository."""
+"""What dvc.lock says of stages, and DVC's hashes of files and folders; without importing DVC, which takes seconds."""
 
-import getpass
 import hashlib
 import json
-import math
-import os
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,6 @@ HASH_LIMIT = 256 * 2**20
 """Bytes up to which a file or folder is hashed (about half a second); larger ones are known by their size."""
 BACKGROUND_HASH_LIMIT = 8 * 2**30
 """The same where nothing waits for it (about a quarter of a minute)."""
-
-
-_WRITTEN = ("dvc.lock", "data", "metrics", "models", "plots", "reports")
 
 
 @dataclass(frozen=True)
@@ -77,6 +71,17 @@ def content(path: Path, limit: int = HASH_LIMIT) -> Content | None:
     entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
     digest = hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
     return Content(f"{digest}.dir", size, len(files))
+
+
+def contents(root: Path, paths: Iterable[Path], limit: int = HASH_LIMIT) -> dict[str, Content]:
+    """What lies at some paths, by their names relative to `root`; without what is not there or cannot be read."""
+    root, found = root.absolute(), {}
+    for path in map(Path.absolute, paths):
+        with suppress(OSError):
+            there = content(path, limit)
+            if there is not None:
+                found[(path.relative_to(root) if path.is_relative_to(root) else path).as_posix()] = there
+    return found
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -158,68 +163,3 @@ def _entry(address: str, stage: Mapping[str, Any]) -> LockEntry:
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
     key = hashlib.sha256(canonical.encode()).hexdigest()
     return LockEntry(address, stage.get("cmd"), params, deps, outs, key)
-
-
-def source_tags(stage: str, name: str | None) -> dict[str, str]:
-    """Who ran what, as MLflow's pages show it."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container without an entry for the user
-        user = "unknown"
-    command = f"notbugs {stage} {name or ''}".rstrip()
-    return {"mlflow.user": user, "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
-
-
-def git_tags(folder: Path) -> dict[str, str]:
-    """Commit, and whether code or settings differ from it; empty without Git, or without a commit.
-
-    What the pipeline itself writes does not count: DVC removes a stage's outputs before it runs.
-    """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return {}
-    paths = [".", *(f":(exclude){path}" for path in _WRITTEN)]
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths)
-    dirty = "unknown" if changes is None else str(bool(changes)).lower()
-    return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level with dotted keys; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{name}."))
-        else:
-            flat[name] = value
-    return flat
-
-
-def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The finite numbers in a nested mapping, with dotted keys; everything else is left out."""
-    found: dict[str, float] = {}
-    for key, value in flatten(values, prefix).items():
-        if value is None or isinstance(value, str | bytes | list | tuple):
-            continue
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(number):
-            found[key] = number
-    return found

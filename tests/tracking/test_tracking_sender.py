@@ -16,7 +16,8 @@ import psutil
 import pytest
 from tracking_tools import Runs, silent_server, stage, the_journal, wait_for
 
-from notbugs.tracking import live, track, writer
+from notbugs.tracking import live, sending
+from notbugs.tracking.reconcile import track
 
 pytestmark = pytest.mark.usefixtures("warm_python")
 
@@ -35,7 +36,7 @@ def test_a_stage_is_seen_live_with_all_that_belongs_to_it(
         assert live_run.info.status == "RUNNING"
         wait_for(lambda: "system/cpu_utilization_percentage" in runs.one().data.metrics)
         metrics.write_text('{"accuracy": 0.75}')
-    assert the_journal(project).done  # the writer was ready, so the end was waited for
+    assert the_journal(project).done  # the sender was ready, so the end was waited for
     ended = runs.one()
     assert ended.info.status == "FINISHED"
     assert ended.data.metrics["accuracy"] == 0.75
@@ -69,7 +70,7 @@ def test_a_server_that_does_not_answer_costs_a_line_and_no_time(
     assert capsys.readouterr().err == (
         f"notbugs: tracking: MLflow at http://127.0.0.1:{port}: {reason}; `notbugs track` adds this run later\n"
     )
-    _end_writers()
+    _end_senders()
 
 
 def test_a_short_stage_does_not_wait_for_a_hanging_server(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +80,7 @@ def test_a_short_stage_does_not_wait_for_a_hanging_server(project: Path, monkeyp
         with stage(project):
             pass
         assert time.monotonic() - started < 1.5
-    _end_writers()
+    _end_senders()
 
 
 class _MortalServer(BaseHTTPRequestHandler):
@@ -122,7 +123,7 @@ class _QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # the writer hung up
+        pass  # the sender hung up
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["hangs", "dies"])
@@ -158,7 +159,7 @@ def test_a_server_that_fails_in_mid_run_stalls_nothing(
     assert len(lines) == 1
     assert lines[0].startswith(f"notbugs: tracking: MLflow at http://127.0.0.1:{server.server_port}: ")
     assert not the_journal(project).done
-    _end_writers()
+    _end_senders()
 
 
 def test_a_database_locked_by_another_process_stalls_nothing(
@@ -188,7 +189,7 @@ def long_stage(project: Path, work: str = "") -> list[str]:
     return [sys.executable, "-c", code, str(project), str(Path(__file__).parent)]
 
 
-def test_a_killed_stage_is_closed_by_its_writer(project: Path, runs: Runs) -> None:
+def test_a_killed_stage_is_closed_by_its_sender(project: Path, runs: Runs) -> None:
     arguments = long_stage(project, "run.curve(1, {'loss': 0.5}); ")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -202,7 +203,7 @@ def test_a_killed_stage_is_closed_by_its_writer(project: Path, runs: Runs) -> No
     assert track(project).changed is False
 
 
-def test_ctrl_c_ends_the_stage_and_not_the_writer(project: Path) -> None:
+def test_ctrl_c_ends_the_stage_and_not_the_sender(project: Path) -> None:
     with subprocess.Popen(
         long_stage(project), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as child:
@@ -222,27 +223,27 @@ def test_ctrl_c_ends_the_stage_and_not_the_writer(project: Path) -> None:
     sender.kill()
 
 
-def test_the_writer_gives_up_some_time_after_the_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_start_writer", lambda journal: None)
-    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.1)
-    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(writer.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(writer.os, "nice", lambda _: 0)
-    monkeypatch.setattr(writer._Writer, "_watch", lambda self: None)
+def test_the_sender_gives_up_some_time_after_the_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_start_sender", lambda *arguments: None)
+    monkeypatch.setattr(sending, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(sending, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(sending.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sending.os, "nice", lambda _: 0)
+    monkeypatch.setattr(sending._Sender, "_watch", lambda self: None)
     with silent_server(answers=False) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         with stage(project) as run:
             run.curve(1, {"loss": 0.5})
         started = time.monotonic()
-        assert writer.main(str(the_journal(project).folder)) == 0
+        assert sending.main(str(the_journal(project).folder)) == 0
     assert 0.5 <= time.monotonic() - started < 5
     assert the_journal(project).state["error"] == f"MLflow at http://127.0.0.1:{port}: connection refused"
     assert not the_journal(project).done
 
 
-def _end_writers() -> None:
-    """End writers that would go on trying for a minute."""
-    for process in live._writers:
+def _end_senders() -> None:
+    """End senders that would go on trying for a minute."""
+    for process in live._senders:
         process.kill()
         process.wait()
-    live._writers.clear()
+    live._senders.clear()

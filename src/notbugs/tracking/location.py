@@ -97,13 +97,25 @@ def problem(uri: str, timeout: float = CHECK_SECONDS) -> str | None:
 
     Servers are asked for their health, databases on another machine only for a connection.
     """
-    if is_server(uri):
-        return _server_problem(uri, timeout)
-    scheme = urllib.parse.urlsplit(uri).scheme.partition("+")[0]
-    if scheme in _DATABASE_PORTS:
-        return _port_problem(uri, _DATABASE_PORTS[scheme], timeout)
-    if scheme in ("", "file"):
+    parts = urllib.parse.urlsplit(uri)
+    port = _DATABASE_PORTS.get(parts.scheme.partition("+")[0])
+    if parts.scheme in ("", "file"):
         return "MLflow 3 no longer writes into plain folders; use sqlite:///FILE or the address of a server"
+    try:
+        if is_server(uri):
+            urllib.request.urlopen(endpoint(uri, "/health"), timeout=timeout).close()
+        elif port and parts.hostname:
+            socket.create_connection((parts.hostname, parts.port or port), timeout).close()
+    except urllib.error.HTTPError as error:
+        error.close()  # below 500 it lives; a proxy in front of it may well hide /health
+        return f"answers with error {error.code}" if error.code >= 500 else None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return None  # it answers; whether its certificate will do, MLflow's own settings decide
+        if isinstance(reason, TimeoutError):
+            return f"no answer within {timeout:g} s"
+        return " ".join(str(getattr(reason, "strerror", None) or reason or type(reason).__name__).split()).lower()
     return None
 
 
@@ -112,42 +124,6 @@ def endpoint(uri: str, path: str) -> str:
     parts = urllib.parse.urlsplit(uri)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + path)
     return urllib.parse.urlunsplit(bare)
-
-
-def _server_problem(uri: str, timeout: float) -> str | None:
-    try:
-        with urllib.request.urlopen(endpoint(uri, "/health"), timeout=timeout) as answer:
-            answer.read(16)
-        return None
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code >= 500:
-            return f"answers with error {error.code}"
-        return None  # it lives; a proxy in front of it may well hide /health
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLError):
-            return None  # it answers; whether its certificate will do, MLflow's own settings decide
-        return _words(error.reason, timeout)
-    except (OSError, ValueError) as error:
-        return _words(error, timeout)
-
-
-def _port_problem(uri: str, default_port: int, timeout: float) -> str | None:
-    parts = urllib.parse.urlsplit(uri)
-    if not parts.hostname:
-        return None
-    try:
-        socket.create_connection((parts.hostname, parts.port or default_port), timeout).close()
-    except OSError as error:
-        return _words(error, timeout)
-    return None
-
-
-def _words(reason: object, timeout: float) -> str:
-    if isinstance(reason, TimeoutError):
-        return f"no answer within {timeout:g} s"
-    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return " ".join(str(text).split()).lower()
 
 
 def relocate_artifacts(project: Path, uri: str) -> int:
@@ -161,32 +137,22 @@ def relocate_artifacts(project: Path, uri: str) -> int:
     database = project / "mlruns" / "mlflow.db"
     if database_file(uri) != database or not database.exists():
         return 0
-    here = artifact_root(project).as_uri()
     columns = {
         "experiments": "artifact_location",
         "runs": "artifact_uri",
         "logged_models": "artifact_location",
         "model_versions": "source",
     }
-    changed = 0
+    inside = f"/{_ARTIFACTS}/"
+    values = {"project": project.as_uri(), "inside": inside, "here": project.as_uri() + inside}
+    elsewhere = f"{{0}} LIKE 'file://%{inside}%' AND instr({{0}}, :here) <> 1"
+    moved = "UPDATE {1} SET {0} = :project || substr({0}, instr({0}, :inside)) WHERE " + elsewhere
+    looked = "SELECT 1 FROM experiments WHERE " + elsewhere.format(columns["experiments"])
     try:
-        with closing(sqlite3.connect(database, timeout=5)) as connection:
-            if not _strangers(connection, "experiments", "artifact_location", here):
+        with closing(sqlite3.connect(database, timeout=5)) as connection, connection:
+            if connection.execute(looked, values).fetchone() is None:  # without keeping others from writing
                 return 0
-            with connection:
-                for table, column in columns.items():
-                    for old in _strangers(connection, table, column, here):
-                        new = f"{here}/{old.split(f'/{_ARTIFACTS}/', 1)[1]}"
-                        statement = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
-                        changed += connection.execute(statement, (new, old)).rowcount
+            updates = [moved.format(column, table) for table, column in columns.items()]
+            return sum(connection.execute(update, values).rowcount for update in updates)
     except sqlite3.Error:
         return 0
-    return changed
-
-
-def _strangers(connection: sqlite3.Connection, table: str, column: str, here: str) -> list[str]:
-    """Artifact addresses that lead to an mlruns/artifacts in another place than `here`."""
-    rows = connection.execute(
-        f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE ?", (f"file://%/{_ARTIFACTS}/%",)
-    )
-    return [row[0] for row in rows if not row[0].startswith(f"{here}/")]

@@ -3,17 +3,23 @@
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
+from notbugs.runtime.errors import one_line
 from notbugs.runtime.locks import file_lock
-from notbugs.tracking import place
+from notbugs.tracking import location
 
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -30,7 +36,6 @@ PRIVATE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Without it MLflow's pages take the experiment for one on language models and hide the training runs."""
 _OPEN_SECONDS = 60.0
-_LOADER = "notbugs.tracking.loader"
 _BATCH = 100
 """Params or tags that MLflow takes at once; of metrics it takes ten times as many."""
 
@@ -41,13 +46,16 @@ class Found:
 
     run_id: str
     status: str
+    params: dict[str, str]
     tags: dict[str, str]
     deleted: bool
+    started: int
+    """Milliseconds since 1970."""
     last_time: int
-    """Milliseconds since 1970: the newest number, or the start."""
+    """The same: of the newest number, or the start."""
 
 
-class StoreError(Exception):
+class TrackingError(Exception):
     """MLflow cannot be used; the message says why in one line."""
 
 
@@ -82,61 +90,50 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
         uri: tracking URI.
         experiment: name.
         project: where artifacts go if `uri` is a database.
-    Raises: StoreError, with the reason in one line, from anything that goes wrong in the block too.
+    Raises: TrackingError, with the reason in one line, from anything that goes wrong in the block too.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
-    place.relocate_artifacts(project, uri)
+    location.relocate_artifacts(project, uri)
     with mlflow_environment(uri):
         try:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
         except Exception as error:  # a broken installation shows in many ways
-            raise StoreError(f"MLflow cannot be imported: {one_line(error)}") from error
+            raise TrackingError(f"MLflow cannot be imported: {one_line(error)}") from error
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
         try:
-            with _alone(project, uri):
+            (project / ".notbugs").mkdir(exist_ok=True)
+            with file_lock(project / ".notbugs" / "open.lock", _OPEN_SECONDS):  # MLflow cannot make a database twice
                 client = MlflowClient(uri)
                 experiment_id = _experiment(client, experiment, uri, project)
-            yield Store(client, experiment_id)
+            yield Store(client, experiment_id, uri)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise StoreError(f"MLflow at {place.shown(uri)}: {one_line(error)}") from error
-
-
-@contextmanager
-def _alone(project: Path, uri: str) -> Iterator[None]:
-    """Keep two processes from making the same new database at once, which MLflow does not bear."""
-    if place.is_server(uri):
-        yield
-        return
-    (project / ".notbugs").mkdir(exist_ok=True)
-    with file_lock(project / ".notbugs" / "open.lock", _OPEN_SECONDS):
-        yield
+            raise TrackingError(f"MLflow at {location.shown(uri)}: {one_line(error)}") from error
 
 
 def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
     """The id of the experiment, made if there is none.
 
-    Raises: StoreError if it was deleted.
+    Raises: TrackingError if it was deleted.
     """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        location = None
-        if not place.is_server(uri):
+        artifacts = None
+        if not location.is_server(uri):
             folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".") or "-"
-            location = (place.artifact_root(project) / folder).as_uri()
+            artifacts = (location.artifact_root(project) / folder).as_uri()
         try:
-            made = client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
-            return str(made)
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was quicker
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
-        raise StoreError(
+        raise TrackingError(
             f"the MLflow experiment {name!r} was deleted: `mlflow experiments restore --experiment-id "
             f"{found.experiment_id}`, or another `experiment` in params.yaml"
         )
@@ -146,9 +143,8 @@ def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
 class Store:
     """One experiment on a tracking server or in a database."""
 
-    def __init__(self, client: Any, experiment_id: str) -> None:
-        self._client = client
-        self._experiment_id = experiment_id
+    def __init__(self, client: Any, experiment_id: str, uri: str) -> None:
+        self._client, self._experiment_id, self._uri = client, experiment_id, uri
 
     def create(self, name: str, tags: Mapping[str, str], start_time: int) -> str:
         """Start a run; gives its id."""
@@ -166,15 +162,13 @@ class Store:
         """Log numbers (key, value, time in ms, step), params and tags; the same again changes nothing."""
         from mlflow.entities import Metric, Param, RunTag
 
-        for i in range(0, len(metrics), 10 * _BATCH):
-            rows = [Metric(_clean(k), v, t, s) for k, v, t, s in metrics[i : i + 10 * _BATCH]]
-            self._client.log_batch(run_id, metrics=rows)
-        pairs = [Param(_clean(key), value[:6000]) for key, value in (params or {}).items()]
-        for i in range(0, len(pairs), _BATCH):
-            self._client.log_batch(run_id, params=pairs[i : i + _BATCH])
-        labels = [RunTag(key, value) for key, value in _clean_tags(tags or {}).items()]
-        for i in range(0, len(labels), _BATCH):
-            self._client.log_batch(run_id, tags=labels[i : i + _BATCH])
+        rows = [Metric(_clean(key), value, time, step) for key, value, time, step in metrics]
+        for some in _batches(rows, 10 * _BATCH):
+            self._client.log_batch(run_id, metrics=some)
+        for some in _batches([Param(_clean(key), value[:6000]) for key, value in (params or {}).items()], _BATCH):
+            self._client.log_batch(run_id, params=some)
+        for some in _batches([RunTag(key, value) for key, value in _clean_tags(tags or {}).items()], _BATCH):
+            self._client.log_batch(run_id, tags=some)
 
     def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, Any]]) -> None:
         """Log inputs: name, digest, path, context, profile."""
@@ -196,6 +190,12 @@ class Store:
         if rows:
             self._client.log_inputs(run_id, rows)
 
+    def copy_datasets(self, source: str, run_id: str) -> None:
+        """Log the inputs of another run."""
+        found = self._client.get_run(source).inputs
+        if found is not None and found.dataset_inputs:
+            self._client.log_inputs(run_id, found.dataset_inputs)
+
     def log_artifact(self, run_id: str, path: Path, folder: str | None) -> None:
         """Upload a file or folder."""
         if path.is_dir():
@@ -203,30 +203,86 @@ class Store:
         else:
             self._client.log_artifact(run_id, str(path), folder)
 
-    def log_model(self, run_id: str, name: str, weights: Path) -> None:
-        """Log a classifier: weights (.safetensors) with its description (.json) beside it."""
+    def log_models(self, run_id: str, path: Path, name: str) -> None:
+        """Log the classifiers at `path`; what has no description beside it is logged as a plain file."""
+        for weights in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
+            relative = weights.relative_to(path).with_suffix("").as_posix() if path.is_dir() else name
+            if weights.with_suffix(".json").exists():
+                self._log_model(run_id, re.sub(r"[^\w-]+", "-", relative), weights)
+            else:
+                self.log_artifact(run_id, weights, "model")
+
+    def _log_model(self, run_id: str, name: str, weights: Path) -> None:
+        """Log a classifier: weights (.safetensors) with its description (.json) beside it; nothing is pickled.
+
+        `mlflow.pyfunc.log_model` does the same, but called again after it was broken off it makes a second model.
+        """
+        import numpy as np
+        from mlflow import pyfunc
         from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model, infer_signature
 
         query = f"source_run_id = '{run_id}' AND name = '{name}'"
         found = self._client.search_logged_models([self._experiment_id], filter_string=query, max_results=1)
-        model = found[0] if found else None
-        if model is None:
-            model = self._client.create_logged_model(
-                self._experiment_id, name=name, source_run_id=run_id, model_type="classifier"
-            )
+        make = self._client.create_logged_model
+        model = found[0] if found else make(self._experiment_id, name, run_id, model_type="classifier")
+        description = weights.with_suffix(".json")
+        about = json.loads(description.read_text(encoding="utf-8"))
+        images = np.zeros((1, *about["image_shape"]), "float32")
+        logits = np.zeros((1, len(about["class_names"])), "float32")
         with tempfile.TemporaryDirectory() as folder:
-            _write_model(Path(folder), weights, run_id, model)
-            self._client.log_model_artifacts(model.model_id, folder)
+            data, written = Path(folder) / "data", Path(folder) / "model"
+            data.mkdir()
+            shutil.copyfile(weights, data / "model.safetensors")
+            shutil.copyfile(description, data / "model.json")
+            pyfunc.save_model(
+                written,
+                loader_module=__name__,
+                data_path=data,
+                mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
+                signature=infer_signature(images, logits),
+                pip_requirements=[f"{library}=={version(library)}" for library in ("mlflow", "torch", "safetensors")],
+            )
+            self._client.log_model_artifacts(model.model_id, str(written))
         self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
 
-    def finish(self, run_id: str, status: str, end_time: int) -> None:
-        """End a run."""
-        self._client.set_terminated(run_id, status, end_time)
+    @contextmanager
+    def system_metrics(self, run_id: str, pid: int) -> Iterator[None]:
+        """Log what the machine does, and the memory of one process, while the block runs.
 
-    def reopen(self, run_id: str) -> None:
-        """Let a run count as running again."""
-        self._client.update_run(run_id, status="RUNNING")
+        Every second at first, every ten in a long run, or as MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says.
+        """
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("false", "0"):
+            yield
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        class Monitor(SystemMetricsMonitor):
+            """MLflow's, which slows down, and looks at the stage: that is not the process that MLflow runs in."""
+
+            def publish_metrics(self, metrics: dict[str, float]) -> None:
+                """Send a sample."""
+                with suppress(psutil.Error):  # the stage has ended
+                    memory = psutil.Process(pid).memory_info().rss
+                    metrics["process_memory_usage_megabytes"] = round(memory / 1e6, 1)
+                super().publish_metrics(metrics)
+                if "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL" not in os.environ:
+                    self.sampling_interval = min(10.0, 1.1 * self.sampling_interval)
+
+        monitor = Monitor(run_id, sampling_interval=1.0, resume_logging=True, tracking_uri=self._uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    def set_status(self, run_id: str, status: str, end_time: int | None = None) -> None:
+        """End a run, or let it count as running again."""
+        if end_time is None:
+            self._client.update_run(run_id, status=status)
+        else:
+            self._client.set_terminated(run_id, status, end_time)
 
     def get(self, run_id: str) -> Found | None:
         """A run by its id, None if there is none."""
@@ -253,23 +309,16 @@ class Store:
         return [_found(run) for run in runs]
 
 
-def one_line(error: BaseException) -> str:
-    """The gist of an error message, however long it is."""
-    text = str(getattr(error, "message", None) or error) or type(error).__name__
-    for mark in ("[SQL:", "Traceback", "(Background on this error"):
-        text = text.split(mark)[0]
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
 def _found(run: Any) -> Found:
     times = [metric.timestamp for metric in getattr(run.data, "_metric_objs", [])]
     info = run.info
     return Found(
         run_id=info.run_id,
         status=info.status,
+        params=dict(run.data.params),
         tags=dict(run.data.tags),
         deleted=info.lifecycle_stage != "active",
+        started=info.start_time,
         last_time=max([info.start_time, *times]),
     )
 
@@ -279,43 +328,29 @@ def _clean(key: str) -> str:
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key).strip("/.")[:250] or "_"
 
 
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
 def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {_clean(key): value[:5000] for key, value in tags.items()}
 
 
-def _write_model(folder: Path, weights: Path, run_id: str, model: Any) -> None:
-    """Write an MLflow model: MLmodel, requirements and the files themselves; nothing is pickled."""
-    from importlib.metadata import version
+def _load_pyfunc(path: str) -> SimpleNamespace:
+    """Called by MLflow with the folder of a logged classifier's data: `mlflow.pyfunc.load_model(uri)`.
 
-    from mlflow import pyfunc
-    from mlflow.models import Model
-
-    data = folder / "data"
-    data.mkdir()
-    description = weights.with_suffix(".json")
-    shutil.copyfile(weights, data / "model.safetensors")
-    shutil.copyfile(description, data / "model.json")
-    written = Model(
-        artifact_path=model.artifact_location,
-        run_id=run_id,
-        model_id=model.model_id,
-        model_uuid=model.model_id,
-        signature=_signature(json.loads(description.read_text(encoding="utf-8"))),
-    )
-    pyfunc.add_to_model(written, loader_module=_LOADER, data="data")
-    written.save(str(folder / "MLmodel"))
-    needed = "".join(f"{name}=={version(name)}\n" for name in ("mlflow", "torch", "safetensors"))
-    (folder / "requirements.txt").write_text(needed, encoding="utf-8")
-
-
-def _signature(description: Mapping[str, Any]) -> Any:
+    Returns: what can `predict`: images (N, C, H, W) float32 in [0, 1] -> logits (N, classes) float32.
+    """
     import numpy as np
-    from mlflow.models.signature import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    import torch
 
-    shape = (-1, *description["image_shape"])
-    classes = len(description["class_names"])
-    return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), shape)]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes))]),
-    )
+    from notbugs.models import load_model
+
+    model = load_model(Path(path) / "model.safetensors")
+
+    def predict(images: Any, params: dict[str, Any] | None = None) -> Any:
+        """Logits of a batch of images; `params` is part of MLflow's interface and has no effect."""
+        with torch.no_grad():
+            return model(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+
+    return SimpleNamespace(predict=predict)

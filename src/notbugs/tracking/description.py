@@ -1,0 +1,81 @@
+"""What a run is described by, live or rebuilt: its tags, its params, the datasets that it read."""
+
+import getpass
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, contents
+from notbugs.runtime.git import git
+from notbugs.runtime.nested import flatten
+
+_WRITTEN = ("dvc.lock", "data", "metrics", "models", "plots", "reports")
+
+
+def run_tags(stage: str, name: str | None, seed: Any = None) -> dict[str, str]:
+    """What was run and by whom, as MLflow's pages show it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for the user
+        user = "unknown"
+    command = f"notbugs {stage} {name or ''}".rstrip()
+    tags = {"stage": stage, "mlflow.user": user, "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+    named = {"name": name, "seed": seed}
+    return tags | {key: str(value) for key, value in named.items() if value is not None}
+
+
+def run_params(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Nested settings as MLflow takes them: dotted names, text; lists as JSON."""
+    return {key: _text(value) for key, value in flatten(settings).items()}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
+
+
+def describe_inputs(root: Path, inputs: list[Path]) -> dict[str, Any]:
+    """Hash a stage's inputs and ask Git, beside the running stage.
+
+    Args:
+        root: folder that the stage works in.
+        inputs: files and folders; those with a manifest.json are datasets.
+    Returns: `tags` and `datasets` of the run.
+    """
+    there = contents(root, inputs, BACKGROUND_HASH_LIMIT)
+    found = [dataset(root / path, path, content) for path, content in there.items()]
+    return {
+        "tags": git_tags(root) | {f"dvc.dep.{path}": content.label for path, content in there.items()},
+        "datasets": [one for one in found if one],
+    }
+
+
+def dataset(path: Path, relative: str, there: Content) -> dict[str, Any] | None:
+    """An input as MLflow shows it, without loading it; None if no manifest.json says that it is a dataset."""
+    try:
+        about = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not about or not isinstance(about, dict):
+        return None
+    return {
+        "name": str(about.get("name") or path.name),
+        "digest": there.label,
+        "path": relative,
+        "context": path.name if path.name in ("validation", "test") else "training",
+        "profile": {key: about[key] for key in ("num_examples", "image_shape", "source") if key in about},
+    }
+
+
+def git_tags(folder: Path) -> dict[str, str]:
+    """Commit, and whether code or settings differ from it; empty without Git, or without a commit.
+
+    What the pipeline itself writes does not count: DVC removes a stage's outputs before it runs.
+    """
+    commit = git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    paths = [".", *(f":(exclude){path}" for path in _WRITTEN)]
+    changes = git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths)
+    dirty = "unknown" if changes is None else str(bool(changes)).lower()
+    return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}
