@@ -41,7 +41,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".dvc" / "config.local").unlink()  # it has Git
     shutil.copy(Path(__file__).parents[1] / ".gitignore", folder / ".gitignore")
     git(folder, "init", "-q")
-    run(folder, "dvc", "repro", cold=True, NOTBUGS_TRACKING="off")  # `track` makes good for it
+    run(folder, "dvc", "repro")
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "run")
     return folder

@@ -455,6 +455,7 @@ def evaluated(network: nn.Module, monkeypatch: pytest.MonkeyPatch, *more: str) -
     module = type(sys)("given")
     module.make = lambda: network  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "given", module)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # the tests' own number stays
     arguments = ["evaluate", "--model", "given:make", "--data", "test", "--eps", str(EPS), "--out", "found.json"]
     done = CliRunner().invoke(main, [*arguments, *more])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception

@@ -43,7 +43,7 @@ def test_a_damaged_file_is_named_and_made_again(finished_project: Path, tmp_path
 
 def test_damaged_measurements_that_were_kept_are_taken_again(finished_project: Path, tmp_path: Path) -> None:
     copy = copy_of(finished_project, tmp_path)
-    kept = sorted((copy / ".notbugs" / "evaluate").glob("*.json"))
+    kept = sorted((copy / ".notbugs" / "evaluate").iterdir())
     assert len(kept) > 5
     for file in kept[:3]:
         flip(file)

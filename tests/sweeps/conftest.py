@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from sweep_tools import BINARIES, PARAMS, Postgres
 
@@ -68,13 +67,6 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Trial, "measure", measure)
     return measured
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_again() -> Iterator[None]:
-    """`open_project` sets the number of threads."""
-    yield
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
