@@ -462,11 +462,7 @@ def evaluated(network: nn.Module, monkeypatch: pytest.MonkeyPatch, *more: str) -
     return done.exit_code, done.output
 
 
-QUICK = {"plain", "in place", "scripted", "float64", *HIDING}
-CASES = [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in ("plain", *SAME, *HIDING)]
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["plain", *SAME, *HIDING])
 def test_the_command_gives_the_number_or_names_the_check(case, plain, folder, monkeypatch):
     network = {**SAME, **HIDING}.get(case, lambda same: same)(copy.deepcopy(plain))
     code, text = evaluated(network, monkeypatch)
