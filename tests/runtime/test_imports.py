@@ -1,6 +1,5 @@
 """What a module imports, read from its source: against Python's own parser, and against what is loaded in the end."""
 
-import ast
 import subprocess
 import sys
 from importlib import metadata
@@ -10,14 +9,9 @@ import pytest
 import torch
 
 from notbugs.runtime import imports
+from reached import assert_all_reached, parsed_imports
 
 PACKAGE = Path(imports.__file__).parents[1]
-
-
-def parsed_imports(file: Path, module: str) -> set[str]:
-    """Names that a file imports, by Python's own parser."""
-    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
-    return {name for node in nodes for name in imports._names(node, file, module)}
 
 
 def test_the_quick_look_finds_what_the_parser_finds() -> None:
@@ -32,13 +26,8 @@ def test_the_quick_look_finds_what_the_parser_finds() -> None:
 def test_all_that_is_loaded_is_found(module: str) -> None:
     program = f"import sys, {module}; print(*[name for name in sys.modules if name.split('.')[0] == 'notbugs'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = {name for name in done.stdout.split() if not imports._has_no_effect(name)}
-    assert len(loaded) > 20
-    files = imports.reached(module)[0]
-    wanted = {name for reached, file in files.items() for name in parsed_imports(file, reached)}
-    unreached = loaded - set(files)  # loaded by what has no effect, such as tracking, and by nothing else
-    assert not unreached & wanted
-    assert all(name.startswith("notbugs.runtime.") for name in unreached)
+    assert len(done.stdout.split()) > 20
+    assert_all_reached(done.stdout.split(), module)
 
 
 def test_libraries_are_those_imported_by_name_too() -> None:
