@@ -7,7 +7,6 @@ candidates beside the answer.
 
 import io
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +24,7 @@ from notbugs.evaluation.results import (
 from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import write_text
+from notbugs.runtime.git import git
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,21 +113,11 @@ def _folder_texts(folder: Path) -> dict[str, str]:
 
 def _revision_texts(revision: str, root: Path) -> dict[str, str]:
     """The same, from Git."""
-    listing = _git(root, "ls-tree", "-r", "--name-only", revision, "--", "metrics", PARAMS)
+    listing = git(root, "ls-tree", "-r", "--name-only", revision, "--", "metrics", PARAMS)
     if listing is None or revision.startswith("-"):
         raise CompareError(f"{revision}: neither a project folder nor a Git revision of {root.name}")
     wanted = [path for path in listing.splitlines() if path.endswith(".json") or path in (RESULTS, PARAMS)]
-    return {path: _git(root, "show", f"{revision}:./{path}") or "" for path in wanted}
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, encoding="utf-8", timeout=60
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    return {path: git(root, "show", f"{revision}:./{path}") or "" for path in wanted}
 
 
 def _json(path: str, text: str, name: str) -> dict[str, Any]:
