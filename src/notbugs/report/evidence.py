@@ -1,7 +1,7 @@
 """The evidence for the paper's claims: accuracies with intervals, and what the judges say of the images.
 
 Estimates, paired differences and their power are those of `notbugs.evaluation.comparison`; here they are found in
-the tables of a project.
+the tables of a project (`notbugs.report.project.Project` is an `Evidence`).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,6 @@ from notbugs.evaluation import comparison
 from notbugs.evaluation.comparison import Estimate, Run
 from notbugs.evaluation.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.report.project import Project
 from notbugs.runtime.config import DATASET_NAMES
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ class Evidence:
     Attributes:
         results: rows of metrics/results.csv, one a measurement of one model.
         num_classes: C.
-        headline_eps: radius of the claims about D_R and D_NR.
-        robust_eps: radius of robust training; None if unknown.
+        headline_eps: radius that tables and verdicts speak of.
+        robust_eps: radius of robust training; None if there is none, or in another norm than evaluated.
         constructions: key -> metrics/construct/<key>.json.
         per_example: metrics/per_example.parquet; None if there is none.
         params: params.yaml, for the recipes of constructions and fits.
@@ -267,16 +266,3 @@ def _seed(value: Any) -> int | None:
     import pandas as pd
 
     return None if pd.isna(value) else int(value)
-
-
-def evidence_of(project: Project) -> Evidence:
-    """The evidence in a project folder."""
-    return Evidence(
-        results=project.results,
-        num_classes=project.num_classes,
-        headline_eps=project.headline_eps,
-        robust_eps=project.robust_eps,
-        constructions=project.constructions,
-        per_example=project.per_example,
-        params=project.params,
-    )

@@ -11,7 +11,7 @@ from matplotlib.patches import Circle, Ellipse
 
 from notbugs.report.drawing import GREY, WIDTH, legend, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, judge, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, reproduced_if
 
 TRUE, ROBUST, OTHER = "#000000", "#0072B2", "#E69F00"
 CLOUDS = {1: "#e8a3a3", -1: "#a9c4e4"}
@@ -103,22 +103,18 @@ def _alignment(axes: Axes, plane: dict[str, Any], random: dict[str, Any]) -> Non
     axes.legend(loc="upper left", fontsize=8, ncols=2)
 
 
-def numbers(project: Project, found: Facts) -> dict[str, Any]:
-    """Both cases."""
-    return {"cases": list(found.values())}
-
-
-def _closed_forms(cases: list[Facts]) -> Ruling:
-    budgets = [budget for case in cases for budget in case["budgets"]]
+def _closed_forms(_: Project, cases: Facts) -> Ruling:
+    budgets = [budget for case in cases.values() for budget in case["budgets"]]
     worst = max(max(budget["minimax"].values()) for budget in budgets)
     spent = max(budget["budget_error"] for budget in budgets)
-    z = max(case["largest_z"] for case in cases)
-    told = {"worst": worst, "spent": spent, "z": z, "num_checks": sum(len(case["monte_carlo"]) for case in cases)}
+    z = max(case["largest_z"] for case in cases.values())
+    num_checks = sum(len(case["monte_carlo"]) for case in cases.values())
+    told = {"worst": worst, "spent": spent, "z": z, "num_checks": num_checks}
     return Ruling(reproduced_if(worst <= AGREE and z <= FOUR), {**told, "agree": AGREE, "four": FOUR})
 
 
-def _mismatch(cases: list[Facts]) -> Ruling:
-    stretches = [case["stretch"] for case in cases]
+def _mismatch(_: Project, cases: Facts) -> Ruling:
+    stretches = [case["stretch"] for case in cases.values()]
     least = all(
         stretch["excess"] == sorted(stretch["excess"]) and stretch["least_of_random"] > stretch["excess"][0]
         for stretch in stretches
@@ -126,59 +122,27 @@ def _mismatch(cases: list[Facts]) -> Ruling:
     return Ruling(reproduced_if(least), {"cases": cases})
 
 
-def _blend(cases: list[Facts]) -> Ruling:
+def _blend(_: Project, cases: Facts) -> Ruling:
     rounder = True
-    for case in cases:
+    for case in cases.values():
         series = [case["condition"], *(budget["condition"] for budget in case["budgets"])]
         rounder = rounder and series == sorted(series, reverse=True)
     return Ruling(reproduced_if(rounder), {"cases": cases})
 
 
-def _alignment_rises(cases: list[Facts]) -> Ruling:
-    aligned = all(case["alignment"]["worst"] == sorted(case["alignment"]["worst"]) for case in cases)
+def _alignment_rises(_: Project, cases: Facts) -> Ruling:
+    aligned = all(case["alignment"]["worst"] == sorted(case["alignment"]["worst"]) for case in cases.values())
     return Ruling(reproduced_if(aligned), {"cases": cases})
-
-
-RULES = (
-    Rule(
-        "closed_forms",
-        "The closed forms are right",
-        _closed_forms,
-        "Direct minimax optimisation with the same averaged budget, and sampling, find what the formulas say.",
-    ),
-    Rule(
-        "mismatch",
-        "Vulnerability is a mismatch of metrics",
-        _mismatch,
-        "At fixed trace the adversary gains least from maximum likelihood where Σ* is a multiple of I.",
-    ),
-    Rule(
-        "blend",
-        "Robust learning blends the metric towards the adversary's",
-        _blend,
-        "The mean stays, the covariance becomes rounder as the budget grows.",
-    ),
-    Rule(
-        "alignment_rises",
-        "Robust gradients are better aligned",
-        _alignment_rises,
-        "In the worst case over μ, the gradient of the robust classifier points more from class to class.",
-    ),
-)
-"""The three statements of section 4, and the checks of the closed forms behind them."""
-
-
-def verdicts(project: Project, found: Facts) -> list[Verdict]:
-    """The theory, checked."""
-    return judge("gaussian", RULES, list(found.values()))
 
 
 SECTION = Section(
     "gaussian",
-    "Two Gaussians",
-    stage="gaussian",
     needs=("plane", "random"),
     figures={"gaussian": figure},
-    verdicts=verdicts,
-    numbers=numbers,
+    rules={
+        "closed_forms": _closed_forms,
+        "mismatch": _mismatch,
+        "blend": _blend,
+        "alignment_rises": _alignment_rises,
+    },
 )

@@ -41,15 +41,21 @@ def write_report(root: Path, out: Path, figures_dir: Path) -> None:
         ResultsError, DatasetError naming the file that is missing or wrong, and the command that makes it.
     """
     project = load_project(root)
-    present = [section for section in SECTIONS if section.is_in(project)]
-    verdicts = {section.key: section.verdicts(project, section.metrics(project)) for section in present}
-    pictures = draw_pictures(project, present)
-    bodies = [(section, section.render(project, pictures, verdicts[section.key])) for section in present]
+    present = [(section, section.metrics(project)) for section in SECTIONS if section.is_in(project)]
+    verdicts = {section.key: section.judge(project, found) for section, found in present}
+    with report_style():
+        pictures = {
+            name: Picture(to_png(figure)) for section, found in present for name, figure in section.draw(project, found)
+        }
+    bodies = [
+        (section.key, section.template.TITLE, section.render(project, found, pictures, verdicts[section.key]))
+        for section, found in present
+    ]
     page = render_page(
         title=f"Robust and non-robust features on {project.source}",
         subtitle=words("abstract", "subtitle", project=project),
         abstract=abstract(project, verdicts["claims"]),
-        sections=[(section.key, section.title, body) for section, body in bodies if body],
+        sections=[(key, title, body) for key, title, body in bodies if body],
     )
     for name, picture in pictures.items():
         with whole_file(figures_dir / f"{name}.png") as temporary:
@@ -68,12 +74,6 @@ def verdict_record(verdict: Verdict) -> dict[str, str]:
         "basis": verdict.basis,
         "elsewhere": verdict.elsewhere,
     }
-
-
-def draw_pictures(project: Project, sections: Sequence[Section]) -> dict[str, Picture]:
-    """Every picture that this pipeline has, by file name without suffix."""
-    with report_style():
-        return {name: Picture(to_png(figure)) for section in sections for name, figure in section.draw(project)}
 
 
 def render_page(title: str, subtitle: str, abstract: str, sections: Sequence[tuple[str, str, Markup]]) -> str:

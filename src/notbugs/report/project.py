@@ -16,6 +16,7 @@ from notbugs.evaluation.results import (
     summarise,
 )
 from notbugs.report import ReportSettings
+from notbugs.report.evidence import Evidence
 from notbugs.runtime.config import DATASET_NAMES, read_params, settings
 from notbugs.runtime.errors import ConfigError
 
@@ -50,21 +51,16 @@ CHECK_KEYS = ("model", "check", "passed", "value", "threshold")
 QUANTILES = ("q05", "q25", "median", "q75", "q95", "mean")
 
 
-@dataclass(frozen=True)
-class Project:
-    """A project folder whose pipeline has run up to `evaluate`.
+@dataclass(frozen=True, kw_only=True)
+class Project(Evidence):
+    """A project folder whose pipeline has run up to `evaluate`: the evidence, and what else the report shows.
 
     Attributes:
         root: the folder.
-        params: params.yaml.
-        report: the section `report`.
-        headline_eps: the radius that tables and verdicts speak of.
-        robust_eps: the radius of robust training; None if there is none, or in another norm than evaluated.
-        results: one row a measurement. summary: mean over seeds (`notbugs.evaluation.results.summarise`).
+        report: the section `report` of params.yaml.
+        summary: the results' mean over seeds (`notbugs.evaluation.results.summarise`).
         per_class: accuracy on y for each class and seed.
         prepare: metrics/prepare.json.
-        constructions: key in params.yaml -> metrics/construct/<key>.json.
-        per_example: which test images each model gets right, under each attack.
         minimum_norms: smallest ‖δ‖ that fools, for each test image; no rows if the suite was not run.
         checks: rows of metrics/checks.json.
         certificates: certified accuracies; no rows if none were asked for.
@@ -72,25 +68,14 @@ class Project:
     """
 
     root: Path
-    params: dict[str, Any]
     report: ReportSettings
-    headline_eps: float
-    robust_eps: float | None
-    results: "pd.DataFrame"
     summary: "pd.DataFrame"
     per_class: "pd.DataFrame"
     prepare: dict[str, Any]
-    constructions: dict[str, dict[str, Any]]
-    per_example: "pd.DataFrame"
     minimum_norms: "pd.DataFrame"
     checks: list[dict[str, Any]]
     certificates: "pd.DataFrame"
     curves: dict[str, "pd.DataFrame"]
-
-    @property
-    def num_classes(self) -> int:
-        """C, the number of classes."""
-        return int(self.prepare["classes"])
 
     @property
     def source(self) -> str:
@@ -126,6 +111,7 @@ def load_project(root: Path) -> Project:
     """
     params = read_params(root / "params.yaml")
     results = load_results(root)
+    prepare = read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes"))
     constructions = list(params.get("construct") or {})
     curves = [f"{stage}-{name}" for stage in ("train", "fit") for name in params.get(stage) or {}]
     return Project(
@@ -137,7 +123,8 @@ def load_project(root: Path) -> Project:
         results=results,
         summary=summarise(results),
         per_class=read_table(root / "metrics/per_class.csv", PER_CLASS_COLUMNS, "evaluate", ("source_seed",)),
-        prepare=read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes")),
+        num_classes=int(prepare["classes"]),
+        prepare=prepare,
         constructions={
             name: read_json(root / f"metrics/construct/{name}.json", f"construct@{name}", ("num_examples",))
             for name in constructions

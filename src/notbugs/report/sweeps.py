@@ -223,4 +223,4 @@ def _sensitive(change: float) -> str:
     return "insensitive" if change <= SAME else "moderately sensitive" if change <= 4 * SAME else "very sensitive"
 
 
-SECTION = Section("sweeps", "How sensitive to eps and steps", more_figures=figures, numbers=numbers)
+SECTION = Section("sweeps", more_figures=figures, numbers=numbers)
