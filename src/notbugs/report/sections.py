@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate
-from notbugs.evaluation.results import attack_label, model_label, percent, read_json
+from notbugs.evaluation.results import attack_label, model_label, percent, percent_with_spread, read_json
 from notbugs.report.drawing import DPI, NORM_NAMES
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
@@ -214,21 +214,27 @@ def environment() -> Environment:
         "percent": percent,
         "points": lambda margin: f"{100 * margin:g} points",
         "significant": lambda number: f"{number:#.3g}",
+        "with_spread": percent_with_spread,
         "whole": lambda fraction: f"{fraction:.0%}",
     }
     found.globals |= {"CALLED_BEFORE": CALLED_BEFORE, "LIMIT": f"{100 * STILL_Y_SHARE:g}%", "NORM_NAMES": NORM_NAMES}
     return found
 
 
-def render(template: str, **numbers: Any) -> Markup:
+def macros(name: str) -> Any:
+    """The macros of a template, by its file's name, or by the key of its section."""
+    return environment().get_template(name if name.endswith(".j2") else f"{name}.html.j2").module
+
+
+def render(name: str, /, **numbers: Any) -> Markup:
     """What a template's macro `page` makes of the numbers: HTML; blank if there is nothing to show."""
-    page: Markup = environment().get_template(f"{template}.html.j2").module.page(**numbers)  # type: ignore[attr-defined]
+    page: Markup = macros(name).page(**numbers)
     return page.strip()
 
 
-def words(template: str, macro: str, **numbers: Any) -> str:
-    """What a macro says, as plain text in one line."""
-    return _line(getattr(environment().get_template(f"{template}.html.j2").module, macro)(**numbers))
+def words(name: str, macro: str, /, **numbers: Any) -> str:
+    """What a template's macro says, as plain text in one line."""
+    return _line(getattr(macros(name), macro)(**numbers))
 
 
 def _line(text: Markup) -> str:
