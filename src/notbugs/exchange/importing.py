@@ -6,8 +6,8 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -27,9 +27,6 @@ from notbugs.exchange.base import (
     refuse_taken,
 )
 from notbugs.runtime.files import sha256
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_NOTE = 64 * 2**20
 UNKNOWN = -1
@@ -74,7 +71,7 @@ def _write(
     foreign: Foreign,
     note: Manifest | None,
     names: tuple[str, ...],
-    examples: "pd.DataFrame",
+    examples: pd.DataFrame,
     made: Path,
     form: str,
     folder: Path,
@@ -172,14 +169,12 @@ def _folders(names: tuple[str, ...]) -> list[str]:
     return folder_names(names)
 
 
-def _examples(foreign: Foreign, note: Manifest | None, folder: Path) -> "pd.DataFrame":
+def _examples(foreign: Foreign, note: Manifest | None, folder: Path) -> pd.DataFrame:
     """The table of the export as it was; else one with the columns that `load_dataset` always has, and what is known.
 
     Columns: index, source_index and true_label (-1: unknown), given_label, origin (file name, "" if unknown), then
     the format's own.
     """
-    import pandas as pd
-
     count = len(foreign.labels)
     if note is not None:
         path = folder / EXAMPLES

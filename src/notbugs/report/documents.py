@@ -16,6 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table, load_results, read_json, spread_words
+from notbugs.report.figures import FIGURE_2
 from notbugs.report.honesty import Honesty, honesty_of
 from notbugs.report.project import headline_eps
 from notbugs.report.sections import macros, words
@@ -27,16 +28,6 @@ WIDTH = 120
 """Characters of a line of the pages."""
 DOCUMENTS = "documents.md.j2"
 PICTURE = Path("docs/figure_2.png")
-SHOWN = (
-    ("D", "standard"),
-    ("D", "robust"),
-    ("D", "as_D_R"),
-    ("D_R", "standard"),
-    ("D_NR", "standard"),
-    ("D_rand", "standard"),
-    ("D_det", "standard"),
-)
-"""Models of the README's table."""
 TRIAL = Path("benchmarks/folder_trial.csv")
 
 
@@ -60,7 +51,7 @@ def results_block(root: Path) -> str:
         weaker=weaker,
         judged=_judged(root),
     )
-    shown = [row for row in rows if (row.dataset, row.estimator) in SHOWN]
+    shown = [row for row in rows if (row.dataset, row.estimator) in FIGURE_2]
     numbers = {"rows": shown, "eps": eps, "weaker": weaker, "picture": PICTURE, "verdicts": _verdicts(root)}
     return _block("results", intro=fill(intro, WIDTH, break_on_hyphens=False), **numbers)
 

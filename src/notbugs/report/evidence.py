@@ -7,16 +7,15 @@ the tables of a project (`notbugs.report.project.Project` is an `Evidence`).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from notbugs.evaluation import comparison
 from notbugs.evaluation.comparison import Estimate, Run
 from notbugs.evaluation.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 from notbugs.report.honesty import Honesty, honesty_of
 from notbugs.runtime.config import DATASET_NAMES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHANCE_MARGIN = 0.20
 """"Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
@@ -42,12 +41,12 @@ class Evidence:
         params: params.yaml, for the recipes of constructions and fits.
     """
 
-    results: "pd.DataFrame"
+    results: pd.DataFrame
     num_classes: int
     headline_eps: float
     robust_eps: float | None
     constructions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    per_example: "pd.DataFrame | None" = None
+    per_example: pd.DataFrame | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -159,16 +158,16 @@ class Evidence:
                     f"not share their recipe (params.yaml: {section}: {', '.join(differ)})"
                 )
 
-    def _rows(self, model: Model) -> "pd.DataFrame":
+    def _rows(self, model: Model) -> pd.DataFrame:
         return self._by_model.get(model, self.results.iloc[:0])
 
     @cached_property
-    def _by_model(self) -> "dict[Model, pd.DataFrame]":
+    def _by_model(self) -> dict[Model, pd.DataFrame]:
         groups = self.results.groupby(["dataset", "estimator"], sort=False, observed=True)
         return {(str(dataset), str(estimator)): rows for (dataset, estimator), rows in groups}
 
     @cached_property
-    def _by_measurement(self) -> "dict[tuple[str, str, str, str, float], pd.DataFrame]":
+    def _by_measurement(self) -> dict[tuple[str, str, str, str, float], pd.DataFrame]:
         """Rows of the table of examples, by model, labels, attack and eps."""
         table = self.per_example
         if table is None or "source_seed" not in table.columns:
@@ -263,6 +262,4 @@ class Evidence:
 
 def _seed(value: Any) -> int | None:
     """A seed as tables hold it, None where the cell is empty."""
-    import pandas as pd
-
     return None if pd.isna(value) else int(value)

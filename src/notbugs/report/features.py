@@ -1,9 +1,9 @@
 """Section on usefulness: what was found, the ρ-γ plane, every feature on every dataset, circles."""
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,9 +12,6 @@ from notbugs.report.drawing import GREY, legend, new_figure, panels, reach, stro
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
 from notbugs.runtime.config import DATASET_NAMES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = {
     "source": "string",
@@ -53,7 +50,7 @@ SUFFICE = 0.5
 """Accuracy above which features are said to classify, by the lower end of its interval."""
 
 
-def _rows(project: Project) -> "pd.DataFrame":
+def _rows(project: Project) -> pd.DataFrame:
     return read_table(project.root / "metrics/features.csv", COLUMNS, "features")
 
 
@@ -76,7 +73,7 @@ def plane_figure(project: Project, found: Facts) -> Figure:
     return figure
 
 
-def _plane(axes: Axes, rows: "pd.DataFrame", source: str, eps: float, *, labelled: bool) -> None:
+def _plane(axes: Axes, rows: pd.DataFrame, source: str, eps: float, *, labelled: bool) -> None:
     colour, marker, _ = LOOKS[source]
     test = rows[rows["dataset"] == "D_test"]
     rho, gamma = (test[test["eps"] == radius].sort_values("feature") for radius in (0.0, eps))

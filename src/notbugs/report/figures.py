@@ -5,9 +5,10 @@ Each function returns a matplotlib Figure, or None where this pipeline holds not
 
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -29,9 +30,6 @@ from notbugs.report.drawing import (
 )
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.project import Project, dataset_name
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FIGURE_2 = (
     ("D", "standard"),
@@ -158,8 +156,6 @@ def minimum_norm(project: Project) -> Figure | None:
 
 def _same_model(table: Any, row: Any) -> Any:
     """Rows of a table that speak of the model that `row` speaks of."""
-    import pandas as pd
-
     same = (table["dataset"] == row["dataset"]) & (table["estimator"] == row["estimator"])
     same &= table["seed"] == row["seed"]
     if pd.isna(row["source_seed"]):
@@ -268,7 +264,7 @@ def _curve_styles(colour: str) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _curve(axes: Axes, curves: "pd.DataFrame", column: str, style: str, colour: str) -> None:
+def _curve(axes: Axes, curves: pd.DataFrame, column: str, style: str, colour: str) -> None:
     """Mean over seeds of one column, at the epochs where it was measured."""
     measured = curves[["epoch", column]].dropna().astype(float).groupby("epoch")[column]
     mean, spread = measured.mean(), measured.std(ddof=1).fillna(0.0)

@@ -1,10 +1,11 @@
 """Section "Inverted images": the panel of x, x' and x_r, what x_r resembles, other objectives, train/test gaps."""
 
+import torch
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate
 from notbugs.report.drawing import bar, filled, legend, look, new_figure, percent_axis
-from notbugs.report.grids import Strip, draw, images_at
+from notbugs.report.grids import Strip, draw
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
 
@@ -24,12 +25,18 @@ def panel(project: Project, found: Facts) -> Figure:
     """x, x', and x_r by the robust and by the standard model, one example a class."""
     inverted, train = project.dataset("inversion"), project.dataset("train")
     facts, names = inverted.examples, inverted.manifest.class_names
-    everything = images_at(inverted, list(range(len(inverted))))
+    everything = inverted.data().images
     first = facts[(facts["model"] == MODELS[0]) & (facts["objective"] == "representation")]
     sources, starts = first["source_index"].tolist(), first["start_index"].tolist()
     strips = [
-        Strip("target x", images_at(train, sources), [f"y: {names[label]}" for label in first["true_label"]]),
-        Strip("start x'", images_at(train, starts), [str(names[label]) for label in first["start_label"]]),
+        Strip(
+            "target x",
+            train.select(torch.tensor(sources)).images,
+            [f"y: {names[label]}" for label in first["true_label"]],
+        ),
+        Strip(
+            "start x'", train.select(torch.tensor(starts)).images, [str(names[label]) for label in first["start_label"]]
+        ),
     ]
     for model in MODELS:
         for objective in facts["objective"].unique():

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
@@ -28,9 +29,6 @@ from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.project import Project, dataset_name
 from notbugs.report.sections import Draw, Facts, Section
 from notbugs.runtime.files import sha256
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MODEL = ["dataset", "estimator", "source_seed", "seed"]
 """Columns that tell two models apart."""
@@ -215,7 +213,7 @@ def learning(project: Project, _: Facts) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _end(curves: "pd.DataFrame") -> dict[str, float | None]:
+def _end(curves: pd.DataFrame) -> dict[str, float | None]:
     """Means over the seeds at the last epoch in which validation was measured; None for what was not measured."""
     measured = curves.dropna(subset=["validation_accuracy"])
     last = measured[measured["epoch"] == measured["epoch"].max()]

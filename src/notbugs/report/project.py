@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from notbugs.data.store import StoredDataset, load_dataset, source_folders
 from notbugs.evaluation.results import (
@@ -19,9 +21,6 @@ from notbugs.report import ReportSettings
 from notbugs.report.evidence import Evidence
 from notbugs.runtime.config import DATASET_NAMES, read_params, settings
 from notbugs.runtime.errors import ConfigError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CURVE_COLUMNS = {
     "subset": "string",
@@ -48,7 +47,6 @@ PER_CLASS_COLUMNS = {
 PER_EXAMPLE_COLUMNS = ("dataset", "estimator", "source_seed", "seed", "labels", "attack", "eps", "example", "correct")
 MINIMUM_NORM_COLUMNS = ("dataset", "estimator", "source_seed", "seed", "attack", "norm", "example", "distance")
 CHECK_KEYS = ("model", "check", "passed", "value", "threshold")
-QUANTILES = ("q05", "q25", "median", "q75", "q95", "mean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +67,13 @@ class Project(Evidence):
 
     root: Path
     report: ReportSettings
-    summary: "pd.DataFrame"
-    per_class: "pd.DataFrame"
+    summary: pd.DataFrame
+    per_class: pd.DataFrame
     prepare: dict[str, Any]
-    minimum_norms: "pd.DataFrame"
+    minimum_norms: pd.DataFrame
     checks: list[dict[str, Any]]
-    certificates: "pd.DataFrame"
-    curves: dict[str, "pd.DataFrame"]
+    certificates: pd.DataFrame
+    curves: dict[str, pd.DataFrame]
 
     @property
     def source(self) -> str:
@@ -160,10 +158,8 @@ def dataset_name(key: str) -> str:
     return DATASET_NAMES.get(key, key)
 
 
-def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
+def _read_parquet(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A table that stage `evaluate` wrote; texts become categories, which take less memory."""
-    import pandas as pd
-
     with reading(path, "evaluate", damaged=Exception):  # pyarrow raises many kinds
         table = pd.read_parquet(path, page_checksum_verification=True)
     missing = [name for name in columns if name not in table.columns]
@@ -173,13 +169,11 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     return table.astype(dict.fromkeys(texts, "category"))
 
 
-def _read_certificates(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
+def _read_certificates(path: Path) -> pd.DataFrame:
     with reading(path, "evaluate"):
         return pd.read_csv(path)
 
 
-def _read_curves(root: Path, name: str) -> "pd.DataFrame":
+def _read_curves(root: Path, name: str) -> pd.DataFrame:
     stage = name.replace("-", "@", 1)
     return read_table(root / f"plots/learning/{name}.csv", CURVE_COLUMNS, stage, CURVES_MAY_BE_EMPTY)
