@@ -26,6 +26,7 @@ from notbugs.exchange.base import (
     readable,
     refuse_taken,
 )
+from notbugs.exchange.imagefolder import folder_names
 from notbugs.runtime.files import sha256
 
 MAX_NOTE = 64 * 2**20
@@ -59,7 +60,7 @@ def import_dataset(
     note = _note(folder)
     with readable(folder):
         foreign = get_format(form).read(folder, split=split)
-    names = _names(foreign, note, class_names, form, folder)
+    names = _names(foreign, note, class_names, folder)
     _check_labels(foreign.labels, names, folder)
     examples = _examples(foreign, note, folder)
     with new_folder(out) as made:
@@ -139,15 +140,13 @@ def _check_labels(labels: Tensor, names: tuple[str, ...], folder: Path) -> None:
         )
 
 
-def _names(
-    foreign: Foreign, note: Manifest | None, given: Sequence[str] | None, form: str, folder: Path
-) -> tuple[str, ...]:
+def _names(foreign: Foreign, note: Manifest | None, given: Sequence[str] | None, folder: Path) -> tuple[str, ...]:
     """Class names: those of the export, those given, the format's own, or the numbers."""
     if note is not None:
         if given is not None:
             raise FormatError(f"--classes: {folder / MANIFEST} names the classes already")
         own = foreign.class_names
-        if own is not None and list(own) not in (list(note.class_names), _folders(note.class_names)):
+        if own is not None and list(own) not in (list(note.class_names), folder_names(note.class_names)):
             raise FormatError(f"{folder}: altered: its classes are not those that {MANIFEST} names")
         return note.class_names
     if given is not None and foreign.class_names is not None and len(given) != len(foreign.class_names):
@@ -161,12 +160,6 @@ def _names(
     if not names or any(not name or not name.isprintable() for name in names) or len(set(names)) != len(names):
         raise FormatError(f"{folder}: class names must be printable, not empty and all different: {list(names)[:20]}")
     return tuple(names)
-
-
-def _folders(names: tuple[str, ...]) -> list[str]:
-    from notbugs.exchange.imagefolder import folder_names
-
-    return folder_names(names)
 
 
 def _examples(foreign: Foreign, note: Manifest | None, folder: Path) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 Only what dvc.lock ties to the very bytes at hand is told: a dataset that changed since has no lineage.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +73,7 @@ def _lineage(root: Path, made: LockEntry, data: StoredDataset) -> tuple[tuple[st
 
 def _summary(root: Path, made: LockEntry, data: StoredDataset) -> tuple[tuple[str, float], ...]:
     """The numbers of the stage's metrics; of a construction those of this source model's dataset."""
-    import json
-
     seed = str(data.manifest.settings.get("source_seed"))
-
     files = [path for path, noted in made.outs.items() if path.startswith("metrics/") and path.endswith(".json")]
     found: dict[str, float] = {}
     for path in files:

@@ -7,12 +7,13 @@ candidates beside the answer.
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from rich import box
 from rich.table import Table
 
@@ -99,10 +100,11 @@ def read_run(name: str, root: Path) -> FinishedRun:
     for path, text in texts.items():
         if path.endswith(".json"):
             prefix = path.removeprefix("metrics/").removesuffix(".json").replace("/", ".")
-            found = flatten(_json(path, text, name), f"{prefix}.")
+            found = flatten(_parsed(json.loads, path, text, name), f"{prefix}.")
             metrics |= {key: value for key, value in found.items() if _is_number(value)}
     table = {(row.dataset, row.estimator): row for row in accuracy_table(results)}
-    return FinishedRun(name, results, metrics, _params(texts.get(PARAMS, ""), name), table)
+    params = flatten(_parsed(yaml.safe_load, PARAMS, texts.get(PARAMS, ""), name))
+    return FinishedRun(name, results, metrics, params, table)
 
 
 def _folder_texts(folder: Path) -> dict[str, str]:
@@ -120,22 +122,13 @@ def _revision_texts(revision: str, root: Path) -> dict[str, str]:
     return {path: git(root, "show", f"{revision}:./{path}") or "" for path in wanted}
 
 
-def _json(path: str, text: str, name: str) -> dict[str, Any]:
+def _parsed(read: Callable[[str], Any], path: str, text: str, name: str) -> dict[str, Any]:
+    """The mapping in a file's text; empty if it holds something else."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise CompareError(f"{name}: {path}: cannot be read: {error}") from None
+        value = read(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise CompareError(f"{name}: {path}: cannot be read: {' '.join(str(error).split())}") from None
     return value if isinstance(value, dict) else {}
-
-
-def _params(text: str, name: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CompareError(f"{name}: {PARAMS}: cannot be read: {' '.join(str(error).split())}") from None
-    return flatten(value) if isinstance(value, dict) else {}
 
 
 def _is_number(value: Any) -> bool:

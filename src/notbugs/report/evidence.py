@@ -13,7 +13,7 @@ import pandas as pd
 
 from notbugs.evaluation import comparison
 from notbugs.evaluation.comparison import Estimate, Run
-from notbugs.evaluation.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
+from notbugs.evaluation.results import WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 from notbugs.report.honesty import Honesty, honesty_of
 from notbugs.runtime.config import DATASET_NAMES
 
@@ -253,11 +253,6 @@ class Evidence:
         """Share of a construction's images that its source model calls by their given label; None if not known."""
         found = self.constructions.get(key, {}).get("success_rate")
         return None if found is None else float(found)
-
-    def models(self) -> list[Model]:
-        """Every model that was measured, in the order of tables."""
-        there = list(dict.fromkeys(zip(self.results["dataset"], self.results["estimator"], strict=True)))
-        return sorted(there, key=lambda model: MODELS.index(model) if model in MODELS else len(MODELS))
 
 
 def _seed(value: Any) -> int | None:

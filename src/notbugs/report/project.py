@@ -111,7 +111,7 @@ def load_project(root: Path) -> Project:
     results = load_results(root)
     prepare = read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes"))
     constructions = list(params.get("construct") or {})
-    curves = [f"{stage}-{name}" for stage in ("train", "fit") for name in params.get(stage) or {}]
+    curves = {f"{stage}-{name}": f"{stage}@{name}" for stage in ("train", "fit") for name in params.get(stage) or {}}
     return Project(
         root=root,
         params=params,
@@ -131,7 +131,10 @@ def load_project(root: Path) -> Project:
         minimum_norms=_read_parquet(root / "metrics/minimum_norms.parquet", MINIMUM_NORM_COLUMNS),
         checks=read_json_rows(root / "metrics/checks.json", "evaluate", CHECK_KEYS),
         certificates=_read_certificates(root / "metrics/certificates.csv"),
-        curves={name: _read_curves(root, name) for name in curves},
+        curves={
+            name: read_table(root / f"plots/learning/{name}.csv", CURVE_COLUMNS, stage, CURVES_MAY_BE_EMPTY)
+            for name, stage in curves.items()
+        },
     )
 
 
@@ -172,8 +175,3 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 def _read_certificates(path: Path) -> pd.DataFrame:
     with reading(path, "evaluate"):
         return pd.read_csv(path)
-
-
-def _read_curves(root: Path, name: str) -> pd.DataFrame:
-    stage = name.replace("-", "@", 1)
-    return read_table(root / f"plots/learning/{name}.csv", CURVE_COLUMNS, stage, CURVES_MAY_BE_EMPTY)

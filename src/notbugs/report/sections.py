@@ -27,8 +27,6 @@ Facts = Mapping[str, Any]
 Draw = Callable[[Project, Facts], Figure | None]
 Judge = Callable[[Project, Facts], "Ruling | None"]
 Finding = Literal["reproduced", "not reproduced", "inconclusive"]
-MARKS: dict[str, str] = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open"}
-"""Finding -> class in the style sheet."""
 PAGE_DPI = 100
 """Pixels of the page to an inch of a figure: a full-width figure is 900 pixels wide."""
 
@@ -63,11 +61,6 @@ class Verdict:
     def notes(self) -> str:
         """What it rests on, and what happens at the other eps; a line each."""
         return "\n".join(filter(None, (self.basis, self.elsewhere)))
-
-    @property
-    def mark(self) -> str:
-        """Its class in the style sheet."""
-        return MARKS[self.finding]
 
 
 @dataclass(frozen=True)
