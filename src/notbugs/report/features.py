@@ -62,9 +62,7 @@ def plane_figure(project: Project, found: Facts) -> Figure:
         present = [source for source in sources if source in found["sources"]]
         for source in present:
             _plane(panel, rows[rows["source"] == source], source, eps, labelled=len(present) > 1)
-        panel.set_title(LOOKS[sources[0]][2])
-        panel.set_xlabel("ρ, usefulness")
-        panel.set_ylabel(f"γ, robust usefulness at eps {eps:g}")
+        panel.set(title=LOOKS[sources[0]][2], xlabel="ρ, usefulness", ylabel=f"γ, robust usefulness at eps {eps:g}")
         if "linear" in sources:  # the γ of directions along which D hardly varies is far below 0
             panel.set_yscale("asinh", linear_width=0.2)
             panel.set_yticks([-100, -10, -1, 0, 0.3], ["−100", "−10", "−1", "0", "0.3"])
@@ -110,8 +108,7 @@ def _circles(axes: Axes, found: Facts) -> None:
     axes.invert_yaxis()
     axes.set_xlim(-0.05, 1.1)
     axes.grid(False)
-    axes.set_xlabel("ρ, usefulness")
-    axes.set_title("concentric circles")
+    axes.set(xlabel="ρ, usefulness", title="concentric circles")
 
 
 def datasets_figure(project: Project, found: Facts) -> Figure | None:
@@ -135,10 +132,8 @@ def datasets_figure(project: Project, found: Facts) -> Figure | None:
             panel.axline((0, 0), slope=kept, color=colour, lw=1, alpha=0.6)
         panel.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":")
         panel.axhline(0, color=GREY, lw=0.9)
-        panel.set_title(model_label(dataset, "standard"))
-        panel.set_xlim(0, 1.08 * float(on_d[sources].max()))
-        panel.set_xlabel("usefulness on D")
-        panel.set_ylabel("usefulness there")
+        panel.set(title=model_label(dataset, "standard"), xlim=(0, 1.08 * float(on_d[sources].max())))
+        panel.set(xlabel="usefulness on D", ylabel="usefulness there")
     handles = [stroke(LOOKS[key][0], LOOKS[key][2], marker=LOOKS[key][1], lw=1) for key in sources]
     legend(figure, [*handles, stroke(GREY, "as on D", ":", lw=0.9)], columns=3)
     return figure

@@ -146,8 +146,7 @@ def minimum_norm(project: Project) -> Figure | None:
         axes.plot(radii, shares, style.line, color=style.colour, label=label)
         marks = _pgd_points(project, own.iloc[0])
         axes.plot(*zip(*marks, strict=True), style.marker, color=style.colour, mec="white", mew=0.6, ms=6)
-    axes.set_xlim(0, top)
-    axes.set_xlabel("eps: length of the perturbation, pixel units")
+    axes.set(xlim=(0, top), xlabel="eps: length of the perturbation, pixel units")
     percent_axis(axes, "test accuracy on y")
     handles = [*axes.get_legend_handles_labels()[0], mark(GREY, "marks: PGD at that eps")]
     figure.legend(handles=handles, loc="outside right upper", title="fitted on")
@@ -220,8 +219,7 @@ def distances(project: Project) -> Figure | None:
             _histogram(panel, examples["pixel_distance_start"], "black", "step")
         panel.set_title(model_label(dataset_name(key), "standard"))
         panel.set_xlim(left=0)
-        panel.set_xlabel("L2 distance, pixel units")
-        panel.set_ylabel("images")
+        panel.set(xlabel="L2 distance, pixel units", ylabel="images")
     outline = filled("white", "to the start x'")
     outline.set_edgecolor("black")
     legend(figure, [filled(GREY, "to the source x: ‖δ‖₂"), outline])
@@ -247,8 +245,7 @@ def learning_curves(project: Project) -> Figure | None:
         full = curves[curves["subset"] == "full"]
         for column, (style, colour, _) in _curve_styles(look(*model).colour).items():
             _curve(panel, full, column, style, colour)
-        panel.set_title(model_label(*model))
-        panel.set_xlabel("epoch")
+        panel.set(title=model_label(*model), xlabel="epoch")
         percent_axis(panel, "accuracy")
     legend(figure, [stroke(colour, label, style) for style, colour, label in _curve_styles("black").values()])
     return figure

@@ -81,8 +81,7 @@ def _excess(axes: Axes, plane: dict[str, Any], random: dict[str, Any]) -> None:
         values = [value / least for value in stretch["excess"]]
         axes.plot(stretch["t"], values, marker, ls="-", color=colour, ms=3, label=f"{case['dimension']} dimensions")
     axes.axhline(1, color=GREY, lw=1, ls=":")
-    axes.set_xlabel("from the multiple of I (0) to Σ* (1), trace fixed")
-    axes.set_ylabel("excess loss, multiple of I = 1")
+    axes.set(xlabel="from the multiple of I (0) to Σ* (1), trace fixed", ylabel="excess loss, multiple of I = 1")
     axes.set_title("What misalignment costs")
     axes.legend(loc="upper left")
 
@@ -97,8 +96,7 @@ def _alignment(axes: Axes, plane: dict[str, Any], random: dict[str, Any]) -> Non
     axes.set_xscale("log")
     axes.set_ylim(0, 1.25)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    axes.set_xlabel("budget eps (faint: maximum likelihood)")
-    axes.set_ylabel("cosine of gradient and μ")
+    axes.set(xlabel="budget eps (faint: maximum likelihood)", ylabel="cosine of gradient and μ")
     axes.set_title("Do gradients point from class to class?")
     axes.legend(loc="upper left", fontsize=8, ncols=2)
 

@@ -172,11 +172,8 @@ def _checks(project: Project) -> dict[str, Any]:
 def _certificates(project: Project) -> tuple[list[float], list[dict[str, Any]]]:
     """The radii, and the certified accuracy of each smoothed classifier at each of them."""
     table, rows = project.certificates, []
-    dataset: Any
-    estimator: Any
-    source: Any
-    seed: Any
-    for (dataset, estimator, source, seed), group in table.groupby(MODEL, sort=False, dropna=False):
+    groups: Any = table.groupby(MODEL, sort=False, dropna=False)  # of tuples, as the four columns say
+    for (dataset, estimator, source, seed), group in groups:
         seeds = f"seed {int(seed)}" if source != source else f"source {int(source)}, seed {int(seed)}"  # NaN: no source
         accuracies = [float(value) for value in group.sort_values("eps")["accuracy"]]
         rows.append(

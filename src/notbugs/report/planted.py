@@ -68,9 +68,7 @@ def _truth(axes: Axes, filters: list[dict[str, Any]]) -> None:
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
     axes.minorticks_off()
-    axes.set_xlabel("planted")
-    axes.set_ylabel("measured")
-    axes.set_title("ρ (●) and γ (▼) of the filters")
+    axes.set(xlabel="planted", ylabel="measured", title="ρ (●) and γ (▼) of the filters")
 
 
 def _says(axes: Axes, datasets: Facts) -> None:

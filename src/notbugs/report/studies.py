@@ -270,9 +270,7 @@ def front(study: StudyResults) -> Figure | None:
     percent_ticks(axes.xaxis)
     percent_ticks(axes.yaxis)
     axes.set_ylim(-0.01, max(0.1, 1.2 * float(study.points["adversarial_accuracy"].max())))
-    axes.set_ylabel("test accuracy under attack")
-    axes.set_xlabel("test accuracy on y")
-    axes.set_xlim(-0.02, 1.02)
+    axes.set(ylabel="test accuracy under attack", xlabel="test accuracy on y", xlim=(-0.02, 1.02))
     axes.legend(loc="upper left")
     return figure
 
@@ -305,8 +303,7 @@ def importance(study: StudyResults) -> Figure | None:
             axes.barh(range(len(table)), width, left=left, color=shades[parameter], label=words[parameter], height=0.7)
             left = left + width
         axes.set_yticks(range(len(table)), [titles[name] for name in table.index])
-        axes.set_xlim(0, 1)
-        axes.set_title(DATASET_NAMES[kind])
+        axes.set(xlim=(0, 1), title=DATASET_NAMES[kind])
         axes.grid(False)
     legend(figure, all_axes[0].get_legend_handles_labels()[0], place="outside lower center")
     return figure
