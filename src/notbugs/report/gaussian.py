@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse
 
 from notbugs.report.drawing import GREY, WIDTH, legend, stroke
@@ -30,7 +29,13 @@ def figure(project: Project, found: Facts) -> Figure:
     clouds = top.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, budget in zip(clouds, panels, strict=True):
         _clouds(axes, plane, budget)
-    legend(top, _cloud_legend())
+    handles = [
+        stroke(TRUE, "true covariance", "--"),
+        stroke(ROBUST, "learnt covariance"),
+        stroke(OTHER, "L2 ball of radius 1"),
+        stroke(GREY, "decision boundary", ":", lw=1),
+    ]
+    legend(top, handles)
     left, right = bottom.subplots(1, 2)
     _excess(left, plane, random)
     _alignment(right, plane, random)
@@ -63,15 +68,6 @@ def _ellipse(centre: Any, Sigma: Any, colour: str, style: str) -> Ellipse:
     angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
     width, height = 2 * math.sqrt(values[1]), 2 * math.sqrt(values[0])
     return Ellipse(tuple(centre), width, height, angle=angle, fill=False, ec=colour, ls=style, lw=1.5, zorder=3)
-
-
-def _cloud_legend() -> list[Line2D]:
-    return [
-        stroke(TRUE, "true covariance", "--"),
-        stroke(ROBUST, "learnt covariance"),
-        stroke(OTHER, "L2 ball of radius 1"),
-        stroke(GREY, "decision boundary", ":", lw=1),
-    ]
 
 
 def _excess(axes: Axes, plane: dict[str, Any], random: dict[str, Any]) -> None:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table
+from notbugs.evaluation.results import accuracy_table
 from notbugs.report import diversity, estimator, features, gaussian, inversion, planted, sweeps, transfer
 from notbugs.report.drawing import report_style, to_png
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
@@ -93,22 +92,5 @@ def abstract(project: Project, claims: Sequence[Verdict]) -> str:
 
 def main_numbers(project: Project) -> str:
     """One sentence with the accuracies that the paper is about, as far as they were measured; else empty."""
-    table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    attacked = [_attacked(table[name], project.headline_eps) for name in ("D", "D_R", "D_NR") if name in table]
-    clean = {name: table[name].clean for name in ("D_rand", "D_det") if name in table}
-    return words(
-        "abstract",
-        "main_numbers",
-        eps=project.headline_eps,
-        attacked=[left for left in attacked if left],
-        clean={name: cell.value for name, cell in clean.items() if cell is not None},
-    )
-
-
-def _attacked(row: AccuracyRow, eps: float) -> dict[str, Any] | None:
-    """What the strongest attack leaves of a model, with PGD beside the worst case; None if it was not attacked."""
-    cell, attack = row.under_attack(eps), row.attack_at(eps)
-    if cell is None:
-        return None
-    beside = row.pgd(eps) if attack == WORST else None
-    return {"dataset": row.dataset, "left": cell.value, "attack": attack, "pgd": beside}
+    rows = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
+    return words("abstract", "main_numbers", eps=project.headline_eps, rows=rows)
