@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from notbugs.data.store import StoredDataset
-from notbugs.evaluation.results import ResultsError, accuracy_table, load_results
+from notbugs.evaluation.results import AccuracyRow, ResultsError, accuracy_table, load_results
 from notbugs.runtime.config import SOURCE
 from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, LockEntry, LockError, content, read_lock
 from notbugs.runtime.files import sha256
@@ -20,13 +20,13 @@ class Provenance:
     """Attributes:
     lineage: (what, hash) of everything that it was made from.
     summary: (key, number) of the metrics of its stage.
-    accuracies: (attack, eps, labels, accuracy of the fits on it, number of fits).
+    accuracies: of the fits on it.
     gap: why lineage and numbers are missing, "" if they are not.
     """
 
     lineage: tuple[tuple[str, str], ...] = ()
     summary: tuple[tuple[str, float], ...] = ()
-    accuracies: tuple[tuple[str, float, str, float, int], ...] = ()
+    accuracies: tuple[AccuracyRow, ...] = ()
     gap: str = ""
 
 
@@ -85,7 +85,7 @@ def _summary(root: Path, made: LockEntry, data: StoredDataset) -> tuple[tuple[st
 
 def _accuracies(
     root: Path, entries: dict[str, LockEntry], out: str, made: LockEntry, data: StoredDataset
-) -> tuple[tuple[str, float, str, float, int], ...]:
+) -> tuple[AccuracyRow, ...]:
     """Mean accuracy over seeds of the fits on this dataset, if `fit` and `evaluate` saw these very files."""
     fit, evaluate = entries.get(f"fit@{made.name}"), entries.get("evaluate")
     if fit is None or evaluate is None or out not in fit.deps or fit.deps[out].md5 != made.outs[out].md5:
@@ -96,14 +96,6 @@ def _accuracies(
     try:
         table = load_results(root)
         own = table[table["source_seed"].isna() | (table["source_seed"] == data.manifest.settings.get("source_seed"))]
-        rows = [row for row in accuracy_table(own) if row.dataset == data.manifest.name]
+        return tuple(row for row in accuracy_table(own) if row.dataset == data.manifest.name)
     except ResultsError:
         return ()
-    found = []
-    for row in rows:
-        if row.clean:
-            found.append(("clean", 0.0, "y", row.clean.value, row.clean.num_seeds))
-        if row.shifted:
-            found.append(("clean", 0.0, "y + 1", row.shifted.value, row.shifted.num_seeds))
-        found += [(attack, eps, "y", cell.value, cell.num_seeds) for (eps, attack), cell in row.adversarial.items()]
-    return tuple(found)

@@ -123,13 +123,13 @@ class Evidence:
 
     def curve_eps(self, first: Model, second: Model) -> list[tuple[float, str]]:
         """Radii at which every fit of both was attacked by the same PGD, with its name, ascending."""
-        found = {}
+        found = []
         for eps in sorted({float(value) for value in self._rows(first)["eps"] if value > 0}):
             shared = set(self._complete_attacks(first, eps)) & set(self._complete_attacks(second, eps))
             steps = [(attack_steps(name), name) for name in shared if attack_steps(name)]
             if steps:
-                found[eps] = max(steps)[1]
-        return list(found.items())
+                found.append((eps, max(steps)[1]))
+        return found
 
     def fitted_as(self, key: str) -> Model:
         """D fitted by the recipe of a construction's fit, its initialisation and its order of batches.
