@@ -129,17 +129,9 @@ def draw(strips: list[Strip]) -> Figure:
 
 def _show(panel: Axes, image: Tensor, caption: str) -> None:
     """One image (C, H, W): grey with one channel, RGB with three."""
-    pixels = image.permute(1, 2, 0).numpy()  # (H, W, C)
-    grey = pixels.shape[2] == 1
-    panel.imshow(
-        pixels[:, :, 0] if grey else pixels,
-        cmap="gray" if grey else None,
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
-    panel.set_xticks([])
-    panel.set_yticks([])
+    # Of three channels matplotlib ignores the colour map and its ends.
+    panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")  # (H, W, C)
+    panel.set(xticks=[], yticks=[])
     panel.grid(visible=False)
     for spine in panel.spines.values():
         spine.set(visible=True, color="#bbbbbb", linewidth=0.6)
