@@ -18,6 +18,7 @@ from notbugs.construction.recipe import Constructed
 from notbugs.data.images import ImageData
 from notbugs.data.sources.planted import CLASS_NAMES, PlantedSettings, draw
 from notbugs.evaluation.accuracy import called_by
+from notbugs.science.common.lab import Lab
 from notbugs.science.estimator import _tested
 from notbugs.science.inversion.inverting import accuracies
 from notbugs.science.planted.truth import follows
@@ -89,7 +90,7 @@ def planted() -> Tensor:
         lambda: transferred("targeted.conditional"),
         lambda: transferred("untargeted.unconditional")[1::2],
         lambda: accuracies(Half(), {"test": labelled()}, ATTACK, generator=torch.Generator())["test.clean"],
-        lambda: _tested("g", Half(), SimpleNamespace(attack=ATTACK), labelled(), 0, ())["g_clean"],  # type: ignore[arg-type]
+        lambda: _tested("g", Lab(0, data={"test": labelled()}), SimpleNamespace(attack=ATTACK), Half(), 0)["g_clean"],  # type: ignore
         planted,
         validated,
     ],

@@ -91,16 +91,9 @@ def _measure_architecture(
     masks: dict[str, list[Tensor]] = defaultdict(list)
     for seed in settings.seeds:
         for key, (dataset, place) in DATASETS.items():
-            model = trained(
-                architecture,
-                lab.data[place],
-                getattr(settings, key),
-                seed=lab.seed,
-                stream=("transfer", architecture.architecture, architecture.width or 0, seed),
-                device=lab.device,
-                progress=lab.progress,
-                description=f"transfer: {name} on {dataset}, seed {seed}",
-            )
+            stream = ("transfer", architecture.architecture, architecture.width or 0, seed)
+            description = f"transfer: {name} on {dataset}, seed {seed}"
+            model = trained(lab, architecture, lab.data[place], getattr(settings, key), stream, description)
             called = called_by(model, test.images)
             masks[f"accuracy.{dataset}"].append(called == test.labels)
             masks[f"accuracy_shifted.{dataset}"].append(called == shifted)

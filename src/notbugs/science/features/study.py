@@ -13,7 +13,6 @@ from notbugs.data.images import ImageData, Images, make_generator, stratified_su
 from notbugs.data.sources.planted import patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by
 from notbugs.runtime.config import DATASET_NAMES, Radii, Settings
-from notbugs.runtime.progress import Track, silent
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.shares import interval, wilson_share
 from notbugs.science.features.circles import CirclesSettings, circles
@@ -78,17 +77,14 @@ def features(lab: Lab, settings: FeaturesSettings) -> Answer:
     sources |= {name: LinearFeatures(directions).to(lab.device) for name, directions in linear.items()}
     constructions = {DATASET_NAMES[name]: lab.data[name] for name in lab.source_seeds}
     worlds = Worlds(train, lab.data["test"], constructions)
-    found = study(sources, worlds, settings, seed=lab.seed, progress=lab.progress)
+    rows, summary = study(lab, sources, worlds, settings)
     headline, shares = f"{settings.headline_eps:g}", []
-    for name, part in found.summary["sources"].items():
+    for name, part in summary["sources"].items():
         if part["share_nonrobust"]:
             shares.append(f"{name} {part['share_nonrobust'][headline]['value']:.0%} of {part['num_useful']}")
-    source_seeds = {DATASET_NAMES[name]: seed for name, seed in lab.source_seeds.items()}
-    return Answer(
-        {**found.summary, "source_seeds": source_seeds},
-        (f"not robust at eps {headline}, of the useful ones: {', '.join(shares)}",),
-        rows=found.rows,
-    )
+    summary["source_seeds"] = {DATASET_NAMES[name]: seed for name, seed in lab.source_seeds.items()}
+    says = f"not robust at eps {headline}, of the useful ones: {', '.join(shares)}"
+    return Answer(summary, (says,), rows=rows)
 
 
 @dataclass(frozen=True)
@@ -113,48 +109,32 @@ class Worlds:
         return parts[0], parts[1]
 
 
-@dataclass(frozen=True)
-class Study:
-    """Rows of metrics/features.csv, and the summary."""
-
-    rows: list[dict[str, Any]]
-    summary: dict[str, Any]
-
-
 def study(
-    sources: Mapping[str, nn.Module],
-    worlds: Worlds,
-    settings: FeaturesSettings,
-    *,
-    seed: int,
-    progress: Track = silent,
-) -> Study:
-    """Measure the features of every source.
+    lab: Lab, sources: Mapping[str, nn.Module], worlds: Worlds, settings: FeaturesSettings
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measure the features of every source: rows of metrics/features.csv, and the summary.
 
     Args:
+        lab: seed of subsets and of the circles, and progress.
         sources: name -> network with `representation`; γ of `LinearFeatures` is taken in closed form.
         worlds: D and what was constructed from it.
         settings: radii, sizes.
-        seed: of subsets and of the circles.
     Raises: FeatureError if no feature of a source varies, or a class is missing.
     """
     rows: list[dict[str, Any]] = []
     summaries = {}
-    fewer_train, fewer_test = worlds.fewer(settings.max_examples, seed)
+    fewer = worlds.fewer(settings.max_examples, lab.seed)
     for name, source in sources.items():
-        chosen = _Source(name, source, worlds, fewer_train, fewer_test, settings, seed, progress)
+        chosen = _Source(lab, name, source, worlds, fewer, settings)
         rows += chosen.rows()
         summaries[name] = chosen.summary()
-    rings = circles(settings.circles, make_generator(seed, "features", "circles"))
-    return Study(
-        rows,
-        {
-            "headline_eps": settings.headline_eps,
-            "num_examples": len(fewer_test),
-            "sources": summaries,
-            "circles": {name: as_share(found) for name, found in rings.usefulness().items()},
-        },
-    )
+    rings = circles(settings.circles, make_generator(lab.seed, "features", "circles"))
+    return rows, {
+        "headline_eps": settings.headline_eps,
+        "num_examples": len(fewer[1]),
+        "sources": summaries,
+        "circles": {name: as_share(found) for name, found in rings.usefulness().items()},
+    }
 
 
 class _Source:
@@ -162,29 +142,27 @@ class _Source:
 
     def __init__(
         self,
+        lab: Lab,
         name: str,
         source: nn.Module,
         worlds: Worlds,
-        fewer_train: ImageData,
-        fewer_test: ImageData,
+        fewer: tuple[ImageData, ImageData],
         settings: FeaturesSettings,
-        seed: int,
-        progress: Track,
     ) -> None:
-        self.name, self.worlds, self.settings, self.test = name, worlds, settings, fewer_test
+        train, self.test = fewer
+        self.name, self.worlds, self.settings, self.progress = name, worlds, settings, lab.progress
         self.linear = isinstance(source, LinearFeatures)
         limit = None if self.linear else settings.max_features
-        self.features = features_of(source, worlds.train, limit, make_generator(seed, "features", name))
-        self.signed = self.features.signed(fewer_test)
-        self.rho = self.features.usefulness(self.signed, fewer_test.labels)
-        self.gamma = {eps: self._gamma(eps, fewer_test, self.rho, progress) for eps in settings.eps}
-        at_train = self.features.usefulness(self.features.signed(fewer_train), fewer_train.labels)
-        gamma_train = self._gamma(settings.headline_eps, fewer_train, at_train, progress)
+        self.features = features_of(source, worlds.train, limit, make_generator(lab.seed, "features", name))
+        self.rho = self.features.usefulness(self.features.signed(self.test), self.test.labels)
+        self.gamma = {eps: self._gamma(eps, self.test, self.rho) for eps in settings.eps}
+        at_train = self.features.usefulness(self.features.signed(train), train.labels)
+        gamma_train = self._gamma(settings.headline_eps, train, at_train)
         self.robust_on_train = torch.tensor([found.value > 0 for found in gamma_train])
         self.before = self.features.signed(worlds.train).mean(dim=0)  # ρ on D's training images, (F,)
         self.after = {key: self.features.signed(data) for key, data in worlds.constructions.items()}
 
-    def _gamma(self, eps: float, data: ImageData, rho: list[Usefulness], progress: Track) -> list[Usefulness]:
+    def _gamma(self, eps: float, data: ImageData, rho: list[Usefulness]) -> list[Usefulness]:
         """γ of each feature: in closed form if linear, else by PGD."""
         if self.linear:
             directions = self.features.network.source.directions[self.features.kept]  # type: ignore[index]
@@ -198,7 +176,7 @@ class _Source:
             eps=eps,
             num_steps=self.settings.num_steps,
             norm=self.settings.norm,
-            progress=progress,
+            progress=self.progress,
             description=f"features of {self.name}, eps {eps:g}",
         )
         return self.features.usefulness(signed, data.labels)

@@ -18,8 +18,8 @@ from notbugs.evaluation.comparison import Estimate, Run, accuracy, difference
 from notbugs.models import ModelSettings
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Radii, Settings
-from notbugs.runtime.progress import Track, silent
-from notbugs.science.common.lab import Answer, DoAll, Lab, Pictures, in_turn
+from notbugs.runtime.progress import Track
+from notbugs.science.common.lab import Answer, Lab, Pictures
 from notbugs.science.common.shares import Interval, interval, wilson_share
 from notbugs.science.common.training import trained
 from notbugs.science.features.usefulness import Usefulness, as_share, kept_share, worst
@@ -62,40 +62,56 @@ class PlantedStudySettings(Settings):
 
 
 def planted(lab: Lab, settings: PlantedStudySettings) -> Answer:
-    """What `study` finds, and the pictures of it.
+    """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters.
 
     With the digits preset about 85 s. Expected: D_det's fits call more images y than y + 1.
     """
-    import pandas as pd
-
-    found = study(settings, seed=lab.seed, device=lab.device, progress=lab.progress, do_all=lab.do_all)
-    filters, det = found.summary["filters"], found.summary["fits"]["D_det"]
+    data, test = (_draw(settings.world, part, lab.seed) for part in ("train", "test"))
+    models = {name: _source_model(lab, settings, name, data) for name in ("standard", "robust")}
+    recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
+    made = {
+        name: construct(
+            models[recipe.model],
+            data,
+            **recipe.arguments(),
+            generator=make_generator(lab.seed, "planted", "construct", recipe.recipe),
+            progress=lab.progress,
+            description=f"planted: {name}",
+        )
+        for name, recipe in recipes.items()
+    }
+    tasks = [
+        FitTask(settings, constructed.data, name, test, fit_seed, lab.seed, lab.device, lab.progress)
+        for name, constructed in made.items()
+        for fit_seed in settings.fit.seeds
+    ]
+    fits: dict[str, list[Fitted]] = {name: [] for name in made}
+    for task, fitted in zip(tasks, lab.do_all(tasks, fit_one, "planted: fits"), strict=True):
+        fits[task.name].append(fitted)
+    filters = _filters(settings, data, test)
+    measured = {name: _fits(fitted, test) for name, fitted in fits.items()}
+    metrics = {
+        "num_train": len(data),
+        "num_test": len(test),
+        "norm": settings.norm,
+        "filters": filters,
+        "models": {name: _model(settings, model, test) for name, model in models.items()},
+        "datasets": _datasets(data, made),
+        "fits": measured,
+    }
+    det = measured["D_det"]
     says = (
         f"{sum(row['inside'] for row in filters)} of {len(filters)} measured usefulnesses have the planted one in "
         f"their interval; D_det's fits reach {det['y']['value']:.1%} on y, {det['shifted']['value']:.1%} on y + 1"
     )
-    pictures = Pictures(
-        found.pictures,
-        pd.DataFrame({"kind": found.kinds}),
-        name="planted",
-        source="planted",
-        settings=settings.world.model_dump(mode="json"),
-    )
-    return Answer(found.summary, (says,), pictures)
+    return Answer(metrics, (says,), _pictures(settings.world, data, made))
 
 
-@dataclass(frozen=True)
-class PlantedStudy:
-    """What was found, and pictures of it.
-
-    Attributes:
-        summary: for metrics/planted.json.
-        pictures: examples and patterns. kinds: what each picture is.
-    """
-
-    summary: dict[str, Any]
-    pictures: ImageData
-    kinds: list[str]
+def _source_model(lab: Lab, settings: PlantedStudySettings, name: str, data: ImageData) -> Classifier:
+    """The standard or the robust one, of the first of its seeds."""
+    config: TrainSettings = getattr(settings, name)
+    seed = config.seeds[0]
+    return trained(lab, settings.model, data, config, ("planted", name, seed), f"planted: {name}, seed {seed}")
 
 
 @dataclass(frozen=True)
@@ -114,8 +130,8 @@ class FitTask:
     test: ImageData
     fit_seed: int
     seed: int
-    device: torch.device | str
-    progress: Track = silent
+    device: torch.device
+    progress: Track
 
 
 @dataclass(frozen=True)
@@ -133,77 +149,11 @@ class Fitted:
 
 def fit_one(task: FitTask) -> Fitted:
     """Fit a classifier and look at it."""
-    model = trained(
-        task.settings.model,
-        task.data,
-        task.settings.fit,
-        seed=task.seed,
-        stream=("planted", "fit", task.fit_seed),
-        device=task.device,
-        progress=task.progress,
-        description=f"planted: {task.name}, seed {task.fit_seed}",
-    )
+    lab = Lab(task.seed, task.device, progress=task.progress)
+    stream, description = ("planted", "fit", task.fit_seed), f"planted: {task.name}, seed {task.fit_seed}"
+    model = trained(lab, task.settings.model, task.data, task.settings.fit, stream, description)
     followed = follows(model, task.settings.world, task.test)
     return Fitted(called_by(model, task.test.images).numpy(), {name: mask.numpy() for name, mask in followed.items()})
-
-
-def study(
-    settings: PlantedStudySettings,
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-    progress: Track = silent,
-    do_all: DoAll = in_turn,
-) -> PlantedStudy:
-    """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters.
-
-    Args:
-        do_all: does the fits.
-    """
-    data, test = (_draw(settings.world, part, seed) for part in ("train", "test"))
-    models = {}
-    for name in ("standard", "robust"):
-        config: TrainSettings = getattr(settings, name)
-        models[name] = trained(
-            settings.model,
-            data,
-            config,
-            seed=seed,
-            stream=("planted", name, config.seeds[0]),
-            device=device,
-            progress=progress,
-            description=f"planted: {name}, seed {config.seeds[0]}",
-        )
-    recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
-    made = {
-        name: construct(
-            models[recipe.model],
-            data,
-            **recipe.arguments(),
-            generator=make_generator(seed, "planted", "construct", recipe.recipe),
-            progress=progress,
-            description=f"planted: {name}",
-        )
-        for name, recipe in recipes.items()
-    }
-    tasks = [
-        FitTask(settings, constructed.data, name, test, fit_seed, seed, device, progress)
-        for name, constructed in made.items()
-        for fit_seed in settings.fit.seeds
-    ]
-    fits: dict[str, list[Fitted]] = {name: [] for name in made}
-    for task, fitted in zip(tasks, do_all(tasks, fit_one, "planted: fits"), strict=True):
-        fits[task.name].append(fitted)
-    summary = {
-        "num_train": len(data),
-        "num_test": len(test),
-        "norm": settings.norm,
-        "filters": _filters(settings, data, test),
-        "models": {name: _model(settings, model, test) for name, model in models.items()},
-        "datasets": _datasets(data, made),
-        "fits": {name: _fits(fitted, test) for name, fitted in fits.items()},
-    }
-    return PlantedStudy(summary, *_pictures(data, made))
 
 
 def _draw(world: PlantedSettings, part: str, seed: int) -> ImageData:
@@ -303,12 +253,15 @@ def _runs(masks: list[Tensor]) -> list[Run]:
     return [Run(0, seed, float(mask.double().mean()), mask.numpy()) for seed, mask in enumerate(masks)]
 
 
-def _pictures(data: ImageData, made: dict[str, Constructed]) -> tuple[ImageData, list[str]]:
+def _pictures(world: PlantedSettings, data: ImageData, made: dict[str, Constructed]) -> Pictures:
     """One honest example of each class in D and every construction, and the patterns, stretched to [0, 1]."""
+    import pandas as pd
+
     honest = says("smooth", data.images) == data.labels
     rows = torch.stack([((data.labels == label) & honest).nonzero()[0, 0] for label in range(len(CLASS_NAMES))])
     labels = torch.arange(len(CLASS_NAMES))
     parts: dict[str, Tensor] = {name: (unit / unit.abs().amax() / 2 + 0.5).float() for name, unit in patterns().items()}
     parts |= {"D": data.images[rows], **{key: constructed.data.images[rows] for key, constructed in made.items()}}
-    kinds = [kind for kind in parts for _ in labels]
-    return ImageData(torch.cat(list(parts.values())), labels.repeat(len(parts)), CLASS_NAMES), kinds
+    images = ImageData(torch.cat(list(parts.values())), labels.repeat(len(parts)), CLASS_NAMES)
+    kinds = pd.DataFrame({"kind": [kind for kind in parts for _ in labels]})
+    return Pictures(images, kinds, name="planted", source="planted", settings=world.model_dump(mode="json"))
