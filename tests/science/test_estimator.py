@@ -102,7 +102,7 @@ def test_still_y_is_counted_among_the_images_that_the_judge_knew(digits, standar
     labels[::2] = (labels[::2] + 1) % 10
     data = ImageData(digits[0].images[:60], labels, digits[0].class_names)
     pairs = Pairs(torch.arange(20), torch.arange(30, 50))
-    before = resemblance(data.select(pairs.target).images, data, pairs, {"pixels": None})["pixels"]["neighbour"]
+    before = resemblance(data.select(pairs.target).images, data, pairs)["neighbour"]
     knew = int((before == labels[:20]).sum())
     assert 0 < knew < 20
     found = measure_estimator(lab_of(data, digits[1].select(slice(0, 20))), config(), standard_model, pairs, 0)

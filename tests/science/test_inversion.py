@@ -67,7 +67,8 @@ def test_resemblance_by_hand(monkeypatch, batch):
     g = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False)), 1, 1, 2)
     nn.init.constant_(g.body[1].weight, 2.0)
     pairs = Pairs(target=torch.tensor([0, 4]), start=torch.tensor([3, 1]))
-    found = resemblance(torch.tensor([0.06, 0.26]).view(2, 1, 1, 1), data, pairs, {"pixels": None, "g": g})
+    inverted = torch.tensor([0.06, 0.26]).view(2, 1, 1, 1)
+    found = {"pixels": resemblance(inverted, data, pairs), "g": resemblance(inverted, data, pairs, g)}
     close = torch.testing.assert_close
     close(found["pixels"]["to_target"], torch.tensor([0.06, 0.14]))
     close(found["pixels"]["to_start"], torch.tensor([0.24, 0.16]))

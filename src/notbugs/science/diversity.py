@@ -87,7 +87,7 @@ def diversity(lab: Lab, settings: DiversitySettings) -> Answer:
         classes = list(_compare_classes(lab, settings, space, points, data, rows))
         table[space] = mean_over_classes(classes)
         for label, measured in zip(rows, classes, strict=True):
-            per_class[names[label]][space] = _as_they_are(measured)
+            per_class[names[label]][space] = {name: _as_they_are(values) for name, values in measured.items()}
     counts = data["D"].labels.bincount(minlength=len(names)).tolist()
     left_out = {name: counts[label] for label, name in enumerate(names) if label not in rows}
     metrics = {
@@ -123,12 +123,9 @@ def _compare_classes(
         yield compare_class(inside, settings, generator=make_generator(lab.seed, "diversity", "bootstrap", label))
 
 
-def _as_they_are(measured: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, float]]:
-    """The measures of one class without resampling: dataset -> measure -> value."""
-    found: dict[str, dict[str, float]] = {}
-    for name, measures in measured.items():
-        found[name] = {measure: round(float(values[0]), 6) for measure, values in measures.items()}
-    return found
+def _as_they_are(measures: Mapping[str, Tensor]) -> dict[str, float]:
+    """The measures of a dataset without resampling."""
+    return {measure: round(float(values[0]), 6) for measure, values in measures.items()}
 
 
 def effective_rank(points: Tensor) -> Tensor:
@@ -237,14 +234,14 @@ def compare_class(
     draws = torch.cat([torch.arange(n)[None], torch.randint(0, n, (settings.num_bootstrap, n), generator=generator)])
     halves = (order[: n // 2], order[n // 2 :])
     table = {}
+    measures: dict[str, Callable[[Tensor], Tensor]] = {
+        "effective_rank": effective_rank,
+        "vendi_score": partial(vendi_score, bandwidth=bandwidth),
+        "spread": spread,
+    }
     for name, values in points.items():
         values = values.double()
-        measures: dict[str, Callable[[Tensor], Tensor]] = {
-            "effective_rank": lambda rows, values=values: effective_rank(values[rows]),  # type: ignore[misc]
-            "vendi_score": lambda rows, values=values: vendi_score(values[rows], bandwidth),  # type: ignore[misc]
-            "spread": lambda rows, values=values: spread(values[rows]),  # type: ignore[misc]
-        }
-        table[name] = {key: torch.stack([measure(rows) for rows in draws]) for key, measure in measures.items()}
+        table[name] = {key: torch.stack([measure(values[rows]) for rows in draws]) for key, measure in measures.items()}
         table[name]["coverage"] = _coverage(base, values, halves, draws, settings.num_neighbours)
     return table
 

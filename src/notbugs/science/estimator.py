@@ -195,10 +195,9 @@ def measure_estimator(
         progress=lab.progress,
         description=description,
     )
-    columns = resemblance(inverted, data, pairs, {"pixels": None, "own": g})
-    pixels, own = columns["pixels"], columns["own"]
+    pixels, own = resemblance(inverted, data, pairs), resemblance(inverted, data, pairs, g)
     labels = data.labels[pairs.target]
-    before = resemblance(data.select(pairs.target).images, data, pairs, {"pixels": None})["pixels"]["neighbour"]
+    before = resemblance(data.select(pairs.target).images, data, pairs)["neighbour"]
     still_y = (pixels["neighbour"] == labels)[before == labels]  # of an x that 1-NN does not know, it says nothing
     masks = {"still_y": still_y, **_tested("g", lab, settings, g, seed)}
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):

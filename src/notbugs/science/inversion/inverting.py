@@ -114,23 +114,18 @@ def choose_pairs(data: Images, num_examples: int | None, generator: torch.Genera
     return Pairs(target, (target + offset) % count)
 
 
-def resemblance(
-    inverted: Tensor, data: Images, pairs: Pairs, spaces: dict[str, Classifier | None]
-) -> dict[str, dict[str, Tensor]]:
+def resemblance(inverted: Tensor, data: Images, pairs: Pairs, model: Classifier | None = None) -> dict[str, Tensor]:
     """How far inverted images are from x and from x', and whom their neighbours among the rest of D are.
 
     Args:
         inverted: x_r, (M, C, H, W).
         data: D, read part by part.
         pairs: rows of x and x'.
-        spaces: name -> model whose representation measures distances; None for pixels.
-    Returns: space -> columns, (M,) each: `to_target`, `to_start` (L2 there), `start_to_target` (of x' to x),
-        `neighbour` (label of the nearest other image of D, x and x' left out).
+        model: whose representation measures distances; None for pixels.
+    Returns: columns, (M,) each: `to_target`, `to_start` (L2 there), `start_to_target` (of x' to x), `neighbour` (label
+        of the nearest other image of D, x and x' left out).
     """
-    return {name: _resemblance(inverted, data, pairs, model) for name, model in spaces.items()}
 
-
-def _resemblance(inverted: Tensor, data: Images, pairs: Pairs, model: Classifier | None) -> dict[str, Tensor]:
     def points(images: Tensor) -> Tensor:
         """Where images are in the space, (N, C, H, W) -> (N, F)."""
         return images.flatten(1) if model is None else features(model, images)

@@ -144,7 +144,7 @@ def _look_closely(
         description=f"inversion: {name} model, {objective}",
     )
     spaces: dict[str, Classifier | None] = {"pixels": None, **lab.models}
-    return found, resemblance(found, data, pairs, spaces)
+    return found, {space: resemblance(found, data, pairs, model) for space, model in spaces.items()}
 
 
 def _shown(settings: InversionSettings, labels: Tensor, start_labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from notbugs.construction.building import construct
 from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
-from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, draw, patterns
+from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, patterns, read_planted
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
 from notbugs.evaluation.comparison import Estimate, Run, accuracy, difference
 from notbugs.models import ModelSettings
@@ -66,7 +66,7 @@ def planted(lab: Lab, settings: PlantedStudySettings) -> Answer:
 
     With the digits preset about 85 s. Expected: D_det's fits call more images y than y + 1.
     """
-    data, test = (_draw(settings.world, part, lab.seed) for part in ("train", "test"))
+    data, test = (part.select(slice(None)) for part in read_planted(settings.world, seed=lab.seed))
     models = {name: _source_model(lab, settings, name, data) for name in ("standard", "robust")}
     recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
     made = {
@@ -154,12 +154,6 @@ def fit_one(task: FitTask) -> Fitted:
     model = trained(lab, task.settings.model, task.data, task.settings.fit, stream, description)
     followed = follows(model, task.settings.world, task.test)
     return Fitted(called_by(model, task.test.images).numpy(), {name: mask.numpy() for name, mask in followed.items()})
-
-
-def _draw(world: PlantedSettings, part: str, seed: int) -> ImageData:
-    size = world.num_train if part == "train" else world.num_test
-    images, labels, _ = draw(world, size - size % len(CLASS_NAMES), make_generator(seed, "planted", part))
-    return ImageData(images, labels, CLASS_NAMES)
 
 
 def _filters(settings: PlantedStudySettings, data: ImageData, test: ImageData) -> list[dict[str, Any]]:
