@@ -15,15 +15,7 @@ from notbugs.data.images import ImageData, Images, make_generator
 from notbugs.evaluation.accuracy import Outcome, batches, engine_of, model_device, outcomes, predict
 from notbugs.evaluation.certificate import Certificate, certify
 from notbugs.evaluation.levels import LEVELS, RANDOM_STARTS, Level, LevelName, pgd_name
-from notbugs.evaluation.masking import (
-    Attacked,
-    Check,
-    Signs,
-    Standing,
-    look_for_signs,
-    masking_checks,
-    transfer_images,
-)
+from notbugs.evaluation.masking import Attacked, Check, Signs, Standing, look_for_signs, masking_checks, transfer_images
 from notbugs.evaluation.minimum_norm import minimum_norms
 from notbugs.evaluation.results import WORST
 from notbugs.runtime.out_of_memory import BatchSplitter

@@ -20,10 +20,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from notbugs.attacks import pgd
-from notbugs.attacks.engine import Engine
 from notbugs.attacks.losses import NO_NUMBER
 from notbugs.data.images import ImageData, make_generator
-from notbugs.evaluation.accuracy import batches, called_by, model_device, shifted_labels
+from notbugs.evaluation.accuracy import batches, called_by, engine_of, model_device, shifted_labels
 from notbugs.models import ModelSettings
 from notbugs.runtime.config import Seeds, Settings
 from notbugs.science.common.lab import Answer, Lab
@@ -149,7 +148,7 @@ def adversarial_examples(
         generator: of the noise control: a random direction, as long in L2 as the untargeted perturbation.
     """
     device = model_device(source)
-    engine = Engine(source, data.images[:8].to(device))
+    engine = engine_of(source, data)
     targets = shifted_labels(data.labels, len(data.class_names))
     aims: dict[Goal, Tensor] = {"untargeted": data.labels, "targeted": targets}
     images, fooled = {}, {}

@@ -19,15 +19,7 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.science.common.lab import Answer, Lab, Pictures, require_images
 from notbugs.science.common.shares import nested, share, share_table
 from notbugs.science.common.training import Attack
-from notbugs.science.inversion.inverting import (
-    Objective,
-    Pairs,
-    accuracies,
-    choose_pairs,
-    invert,
-    resemblance,
-    summary,
-)
+from notbugs.science.inversion.inverting import Objective, Pairs, accuracies, choose_pairs, invert, resemblance, summary
 
 if TYPE_CHECKING:
     import pandas as pd
