@@ -15,8 +15,7 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from notbugs.data.images import Images, by_parts
 from notbugs.models.base import Classifier
-from notbugs.models.imagenet import densenet121, inception, vgg16
-from notbugs.models.resnet import resnet8, resnet18, resnet50
+from notbugs.models.imagenet import densenet121, inception, resnet8, resnet18, resnet50, vgg16
 from notbugs.models.small_cnn import MLP, DeepCNN, SmallCNN
 from notbugs.runtime.config import Settings
 from notbugs.runtime.errors import UserError

@@ -13,8 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycl
 
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine
-from notbugs.data.augmentation import augment
-from notbugs.data.batches import BatchReader
+from notbugs.data.batches import BatchReader, augment
 from notbugs.data.images import Images, Subset, part_size
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
 from notbugs.runtime.devices import noise_generator, training_precision, traits, widened
@@ -22,8 +21,7 @@ from notbugs.runtime.distribution import average_buffers, averaging, own_generat
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.out_of_memory import BatchSplitter
 from notbugs.runtime.progress import Track, silent
-from notbugs.training.checkpoints import Checkpoint, History
-from notbugs.training.early_stopping import BestEpoch, EpochRecord, deciding_column
+from notbugs.training.checkpoints import BestEpoch, Checkpoint, EpochRecord, History, deciding_column
 
 Schedule = Literal["step", "one_cycle", "constant"]
 

@@ -11,8 +11,7 @@ import yaml
 from PIL import Image
 
 from notbugs.data.sources import DataSettings, SourceError, load_source
-from notbugs.data.sources.restricted_imagenet import read_restricted_imagenet
-from notbugs.data.sources.synsets import RANGES, SYNSETS
+from notbugs.data.sources.restricted_imagenet import RANGES, SYNSETS, read_restricted_imagenet
 from notbugs.data.store import load_dataset
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage

@@ -1,12 +1,20 @@
 """Restricted ImageNet: an ImageNet tree in torchvision's layout, its synsets mapped to nine classes of animals.
 
 Pictures are decoded when they are asked for, so memory does not grow with the tree.
+
+The classes are ranges of ILSVRC 2012's 1,000 classes, with the synsets in them: 203 in all, ends included. A class's
+number is the rank of its WordNet id among the 1,000, as torchvision numbers the folders. The ranges are tabulated in
+Ilyas et al. 2019, appendix C, and stand in the authors' library (MadryLab/robustness, tools/constants.py,
+RESTRICTED_IMAGNET_RANGES; its comment counts 14 primates, its range 18). The ids are those of these ranks in ILSVRC
+2012's list of classes (LOC_synset_mapping.txt). The table, synsets.txt, has a line a class, in the paper's order: name,
+first and last rank, ids.
 """
 
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +25,6 @@ from notbugs.data.images import ImageData, Shape, as_floats
 from notbugs.data.sources.archives import Directory, Member, ReadContent
 from notbugs.data.sources.base import SourceError
 from notbugs.data.sources.pictures import UndecodableError, read_picture
-from notbugs.data.sources.synsets import SYNSETS
 from notbugs.runtime.progress import Track, silent
 
 LAYOUT = "expected train/<synset>/<picture> and val/<synset>/<picture>, as torchvision's ImageNet has it"
@@ -27,6 +34,12 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 """Files that torchvision's ImageFolder takes for pictures."""
 DECODERS = 8
 """Threads that decode, at most."""
+_LINES = [line.split() for line in files(__package__).joinpath("synsets.txt").read_text("utf-8").splitlines()]
+
+RANGES = {name: (int(first), int(last)) for name, first, last, *_ in _LINES}
+"""First and last rank of each class."""
+SYNSETS: dict[str, tuple[str, ...]] = {name: tuple(ids) for name, _, _, *ids in _LINES}
+"""Class -> WordNet ids of its folders, in the paper's order of classes."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +145,11 @@ def _listed(folder: Path, synsets: dict[str, int], image_size: int, progress: Tr
     """
     origins, labels = [], []
     for synset, label in progress(synsets.items(), f"list {folder.name}"):
-        files = sorted(entry.name for entry in os.scandir(folder / synset) if _is_picture(entry.name))
-        if not files:
+        names = sorted(entry.name for entry in os.scandir(folder / synset) if _is_picture(entry.name))
+        if not names:
             raise SourceError(f"{folder / synset}: no pictures; {LAYOUT}")
-        origins += [f"{folder.name}/{synset}/{file}" for file in files]
-        labels += [label] * len(files)
+        origins += [f"{folder.name}/{synset}/{name}" for name in names]
+        labels += [label] * len(names)
     return PictureFiles(folder.parent, tuple(origins), torch.tensor(labels, dtype=torch.int64), image_size)
 
 
