@@ -205,7 +205,8 @@ def difference(first: Sequence[Run], second: Sequence[Run], num_images: int) -> 
         apart = accuracy_of_images(first, num_images).minus(accuracy_of_images(second, num_images))
         down, up = apart.value - apart.low, apart.high - apart.value
     else:
-        down = up = Z_95 * _image_error(gaps)
+        more = np.concatenate([gaps, [1.0, -1.0]])
+        down = up = Z_95 * float(more.std()) / math.sqrt(len(more))
     reach = spread.half_width
     return Estimate(
         spread.mean,
@@ -272,11 +273,6 @@ def _image_gaps(pairs: Sequence[Keyed]) -> "np.ndarray[Any, np.dtype[np.float64]
     means = [np.mean(gaps, axis=0) for gaps in by_source.values()]
     gaps: np.ndarray[Any, np.dtype[np.float64]] = np.mean(means, axis=0)
     return gaps
-
-
-def _image_error(gaps: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
-    more = np.concatenate([gaps, [1.0, -1.0]])
-    return float(more.std()) / math.sqrt(len(more))
 
 
 def _top(key: tuple[int | None, int]) -> int:

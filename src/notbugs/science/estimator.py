@@ -17,13 +17,12 @@ from torch import Tensor
 
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, Images, make_generator
-from notbugs.evaluation.accuracy import adversarially_correct, called_by
 from notbugs.models import ModelSettings
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Settings
 from notbugs.science.common.lab import Answer, Lab, require_images
-from notbugs.science.common.shares import share_table
-from notbugs.science.common.training import Attack, Recipe, trained
+from notbugs.science.common.shares import share_table, shares
+from notbugs.science.common.training import Attack, Recipe, clean_and_attacked, trained
 from notbugs.science.inversion.inverting import Pairs, choose_pairs, invert, resemblance
 
 
@@ -199,24 +198,20 @@ def measure_estimator(
     labels = data.labels[pairs.target]
     before = resemblance(data.select(pairs.target).images, data, pairs)["neighbour"]
     still_y = (pixels["neighbour"] == labels)[before == labels]  # of an x that 1-NN does not know, it says nothing
-    masks = {"still_y": still_y, **_tested("g", lab, settings, g, seed)}
+    models = {"g": g}
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
         made = ImageData(images, labels, data.class_names)
         # The fit and its control are compared, so that they share initialisation and order of batches.
-        fitted = trained(lab, lab.architecture, made, settings.fit, ("estimator", seed, "fit"))
-        masks |= _tested(name, lab, settings, fitted, seed)
+        models[name] = trained(lab, lab.architecture, made, settings.fit, ("estimator", seed, "fit"))
+    masks = {"still_y": still_y}
+    for name, model in models.items():
+        generator = make_generator(lab.seed, "estimator", seed, "attack")
+        masks[f"{name}_clean"], masks[f"{name}_attacked"] = clean_and_attacked(
+            model, lab.data["test"], settings.attack, generator
+        )
     ratio = own["to_target"] / own["start_to_target"].clamp(min=1e-12)
     distances = {"pixels_to_target": pixels["to_target"], "pixels_to_start": pixels["to_start"], "reached": ratio}
     return {"masks": masks, "distances": {name: float(values.median()) for name, values in distances.items()}}
-
-
-def _tested(name: str, lab: Lab, settings: EstimatorSettings, model: Classifier, seed: int) -> dict[str, Tensor]:
-    """Which test images a model gets right, untouched and attacked."""
-    test, generator = lab.data["test"], make_generator(lab.seed, "estimator", seed, "attack")
-    return {
-        f"{name}_clean": called_by(model, test) == test.labels,
-        f"{name}_attacked": adversarially_correct(model, test, **settings.attack.arguments(), generator=generator),
-    }
 
 
 def pooled(measured: Mapping[Estimator, Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -227,16 +222,16 @@ def pooled(measured: Mapping[Estimator, Sequence[dict[str, Any]]]) -> dict[str, 
     columns: dict[str, dict[str, list[Tensor]]] = {}
     for one, seeds in measured.items():
         columns[one.name] = {name: [seed["masks"][name] for seed in seeds] for name in seeds[0]["masks"]}
-    shares, table = share_table(columns), {}
+    pooled_shares, table = share_table(columns), {}
     for one, seeds in measured.items():
         masks = columns[one.name]
         table[one.name] = {
             "kind": one.kind,
             "architecture": one.model.architecture,
             "eps": one.eps,
-            **shares[one.name],
+            **pooled_shares[one.name],
             **{name: _mean([seed["distances"][name] for seed in seeds]) for name in seeds[0]["distances"]},
-            "seeds": {name: _values(masks[name]) for name in BY_SEED},
+            "seeds": {name: shares(masks[name]) for name in BY_SEED},
         }
     return table
 
@@ -247,8 +242,3 @@ BY_SEED = ("g_attacked", "fit_clean", "fit_attacked", "blend_attacked")
 
 def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 6)
-
-
-def _values(masks: Sequence[Tensor]) -> list[float]:
-    """How often each mask is true."""
-    return [round(float(mask.double().mean()), 6) for mask in masks]

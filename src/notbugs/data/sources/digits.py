@@ -19,13 +19,7 @@ def read_digits(test_fraction: float, *, seed: int) -> tuple[Pictures, Pictures]
 
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)  # (1797, 1, 8, 8)
-    pictures = Pictures(
-        pixels,
-        torch.from_numpy(bunch.target).to(torch.int64),
-        tuple(str(name) for name in bunch.target_names),
-        torch.arange(len(pixels)),
-        ("",) * len(pixels),
-        white=16,
-    )
-    pool, test = stratified_split(pictures.labels, test_fraction, make_generator(seed, "data", "test"))
-    return pictures.only(pool), pictures.only(test)
+    labels, names = torch.from_numpy(bunch.target).to(torch.int64), tuple(map(str, bunch.target_names))
+    parts = stratified_split(labels, test_fraction, make_generator(seed, "data", "test"))
+    pool, test = (Pictures(pixels[rows], labels[rows], names, rows, ("",) * len(rows), white=16) for rows in parts)
+    return pool, test

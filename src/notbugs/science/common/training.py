@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 from pydantic import Field, field_validator
+from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import Images, make_generator
+from notbugs.evaluation.accuracy import adversarially_correct, called_by
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.science.common.lab import Lab
@@ -59,3 +62,11 @@ def trained(
         order = make_generator(lab.seed, *stream, "batches")
         train(model, data, **recipe.arguments(), generator=order, progress=lab.progress, description=description)
     return model.eval()
+
+
+def clean_and_attacked(
+    model: nn.Module, data: Images, attack: AttackSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Which images a model gets right, untouched and attacked, (N,) bool each; generator: of random starts."""
+    withstood = adversarially_correct(model, data, **attack.arguments(), generator=generator)
+    return called_by(model, data) == data.labels, withstood

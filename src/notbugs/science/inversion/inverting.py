@@ -4,19 +4,18 @@ x is the image whose representation is matched (its label is given), x' the trai
 x_r where it ends.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from notbugs.attacks import AttackSettings, Loss, pgd
+from notbugs.attacks import Loss, pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.losses import representation_distance
 from notbugs.data.images import Images, stratified_subset
-from notbugs.evaluation.accuracy import adversarially_correct, batches, called_by, model_device
+from notbugs.evaluation.accuracy import batches, model_device
 from notbugs.evaluation.neighbours import BATCH, nearest_rows
 from notbugs.models.base import Classifier
 from notbugs.runtime.progress import Track, silent
@@ -180,14 +179,3 @@ def median(values: Tensor, num_bootstrap: int, generator: torch.Generator) -> di
     medians = values[draws].quantile(0.5, dim=1)
     low, high = medians.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return {"median": round(float(values.quantile(0.5)), 6), "low": round(low, 6), "high": round(high, 6)}
-
-
-def accuracies(
-    model: nn.Module, splits: Mapping[str, Images], attack: AttackSettings, *, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Which images a model gets right, untouched and attacked: "<split>.clean", "<split>.attacked" -> (N,) bool."""
-    masks = {}
-    for split, data in splits.items():
-        masks[f"{split}.clean"] = called_by(model, data) == data.labels
-        masks[f"{split}.attacked"] = adversarially_correct(model, data, **attack.arguments(), generator=generator)
-    return masks

@@ -18,8 +18,8 @@ from notbugs.runtime.config import Settings
 from notbugs.runtime.errors import ConfigError
 from notbugs.science.common.lab import Answer, Lab, Pictures, require_images
 from notbugs.science.common.shares import nested, share, share_table
-from notbugs.science.common.training import Attack
-from notbugs.science.inversion.inverting import Objective, Pairs, accuracies, choose_pairs, invert, resemblance, summary
+from notbugs.science.common.training import Attack, clean_and_attacked
+from notbugs.science.inversion.inverting import Objective, Pairs, choose_pairs, invert, resemblance, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,9 +198,11 @@ def _gaps(lab: Lab, settings: InversionSettings) -> dict[str, Any]:
     for name, splits in learnt.items():
         masks[name] = defaultdict(list)
         for file in files[name]:
-            measured = accuracies(lab.load(file), splits, settings.gap_attack, generator=stream)
-            for column, mask in measured.items():
-                masks[name][column].append(mask)
+            model = lab.load(file)
+            for split, images in splits.items():
+                clean, attacked = clean_and_attacked(model, images, settings.gap_attack, stream)
+                masks[name][f"{split}.clean"].append(clean)
+                masks[name][f"{split}.attacked"].append(attacked)
     return {name: nested(shares) for name, shares in share_table(masks).items()}
 
 

@@ -13,15 +13,15 @@ from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, patterns, read_planted
-from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
+from notbugs.evaluation.accuracy import called_by, shifted_labels
 from notbugs.evaluation.comparison import Estimate, Run, accuracy, difference
 from notbugs.models import ModelSettings
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Radii, Settings
 from notbugs.runtime.progress import Track
 from notbugs.science.common.lab import Answer, Lab, Pictures
-from notbugs.science.common.shares import Interval, interval, wilson_share
-from notbugs.science.common.training import trained
+from notbugs.science.common.shares import Interval, interval, shares, wilson_share
+from notbugs.science.common.training import clean_and_attacked, trained
 from notbugs.science.features.usefulness import Usefulness, as_share, kept_share, worst
 from notbugs.science.planted.truth import filter_features, follows, says, truth
 from notbugs.training.settings import TrainSettings
@@ -85,11 +85,11 @@ def planted(lab: Lab, settings: PlantedStudySettings) -> Answer:
         for name, constructed in made.items()
         for fit_seed in settings.fit.seeds
     ]
-    fits: dict[str, list[Fitted]] = {name: [] for name in made}
+    fits: dict[str, list[Masks]] = {name: [] for name in made}
     for task, fitted in zip(tasks, lab.do_all(tasks, fit_one, "planted: fits"), strict=True):
         fits[task.name].append(fitted)
     filters = _filters(settings, data, test)
-    measured = {name: _fits(fitted, test) for name, fitted in fits.items()}
+    measured = {name: _fits(fitted) for name, fitted in fits.items()}
     metrics = {
         "num_train": len(data),
         "num_test": len(test),
@@ -134,26 +134,20 @@ class FitTask:
     progress: Track
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What a fit says of the test images.
-
-    Attributes:
-        called: (N,) int64, the class that it calls each by.
-        followed: pattern -> (N,) bool, whether it follows that one where the patterns are in conflict.
-    """
-
-    called: np.ndarray
-    followed: dict[str, np.ndarray]
+Masks = dict[str, np.ndarray]
+"""What a fit says of the test images, (N,) bool each: whether it calls them "y", or the "shifted" label; and for each
+pattern, whether it follows that one where the patterns are in conflict."""
 
 
-def fit_one(task: FitTask) -> Fitted:
+def fit_one(task: FitTask) -> Masks:
     """Fit a classifier and look at it."""
     lab = Lab(task.seed, task.device, progress=task.progress)
     stream, description = ("planted", "fit", task.fit_seed), f"planted: {task.name}, seed {task.fit_seed}"
     model = trained(lab, task.settings.model, task.data, task.settings.fit, stream, description)
-    followed = follows(model, task.settings.world, task.test)
-    return Fitted(called_by(model, task.test.images).numpy(), {name: mask.numpy() for name, mask in followed.items()})
+    test, called = task.test, called_by(model, task.test.images)
+    shifted = shifted_labels(test.labels, len(test.class_names))
+    masks = {"y": called == test.labels, "shifted": called == shifted, **follows(model, task.settings.world, test)}
+    return {name: mask.numpy() for name, mask in masks.items()}
 
 
 def _filters(settings: PlantedStudySettings, data: ImageData, test: ImageData) -> list[dict[str, Any]]:
@@ -185,8 +179,7 @@ def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -
     """Accuracy, clean and under the robust model's own attack, and which pattern is followed in conflict."""
     attack = settings.robust.attack
     assert attack is not None  # the settings ask for it
-    clean = called_by(model, test.images) == test.labels
-    withstood = adversarially_correct(model, test, **attack.arguments(), generator=make_generator(0))
+    clean, withstood = clean_and_attacked(model, test, attack, make_generator(0))
     followed = follows(model, settings.world, test)
     return {
         "clean": wilson_share(clean),
@@ -214,18 +207,16 @@ def _datasets(data: ImageData, made: dict[str, Constructed]) -> dict[str, Any]:
     return found
 
 
-def _fits(fits: list[Fitted], test: ImageData) -> dict[str, Any]:
+def _fits(fits: list[Masks]) -> dict[str, Any]:
     """Accuracy on y, on the shifted label and their difference, and the pattern followed: mean over the fits."""
-    calls = [torch.from_numpy(fit.called) for fit in fits]
-    shifted = shifted_labels(test.labels, len(test.class_names))
-    right = [call == test.labels for call in calls]
-    as_given = [call == shifted for call in calls]
+    masks = {name: [torch.from_numpy(fit[name]) for fit in fits] for name in fits[0]}
+    y, shifted = masks["y"], masks["shifted"]
     return {
-        "seeds": [round(float(mask.double().mean()), 6) for mask in right],
-        "y": over_fits(right),
-        "shifted": over_fits(as_given),
-        "y_minus_shifted": _interval(difference(_runs(right), _runs(as_given), len(test))),
-        "follows": {name: over_fits([torch.from_numpy(fit.followed[name]) for fit in fits]) for name in PATTERNS},
+        "seeds": shares(y),
+        "y": over_fits(y),
+        "shifted": over_fits(shifted),
+        "y_minus_shifted": _interval(difference(_runs(y), _runs(shifted), len(y[0]))),
+        "follows": {name: over_fits(masks[name]) for name in PATTERNS},
     }
 
 

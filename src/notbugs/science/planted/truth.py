@@ -90,7 +90,7 @@ def conflicting(world: PlantedSettings, data: ImageData) -> tuple[ImageData, Ten
     return ImageData(moved.float(), chosen.labels, chosen.class_names), targets
 
 
-def follows(model: nn.Module, world: PlantedSettings, data: ImageData) -> dict[Pattern, Tensor]:
+def follows(model: nn.Module, world: PlantedSettings, data: ImageData) -> dict[str, Tensor]:
     """Which pattern a classifier follows where the two conflict: for each, whether it calls the image so, (N,) bool."""
     images, targets = conflicting(world, data)
     called = called_by(model, images.images)
