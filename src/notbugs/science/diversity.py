@@ -5,7 +5,7 @@ compared on the same rows, and the bootstrap resamples these rows.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict
 
@@ -78,13 +78,18 @@ def diversity(lab: Lab, settings: DiversitySettings) -> Answer:
     """
     data = {name: lab.data[place] for name, place in DATASETS.items()}
     rows = rows_by_class(data, settings, make_generator(lab.seed, "diversity", "rows"))
+    # Images (n, C, H, W) -> where they lie in the space, (n, d).
     spaces: dict[str, Callable[[Tensor], Tensor]] = {"pixels": lambda images: images.flatten(1)}
     spaces |= {name: partial(features, model) for name, model in lab.models.items()}
     names = data["D"].class_names
     table: dict[str, Any] = {}
     per_class: dict[str, Any] = {names[label]: {} for label in rows}
     for space, points in spaces.items():
-        classes = list(_compare_classes(lab, settings, space, points, data, rows))
+        classes = []
+        for label, members in lab.progress(rows.items(), f"diversity: {space}", len(rows)):
+            inside = {name: points(part.select(members).images) for name, part in data.items()}  # one class
+            samples = make_generator(lab.seed, "diversity", "bootstrap", label)  # the same in every space
+            classes.append(compare_class(inside, settings, generator=samples))
         table[space] = mean_over_classes(classes)
         for label, measured in zip(rows, classes, strict=True):
             per_class[names[label]][space] = {name: _as_they_are(values) for name, values in measured.items()}
@@ -103,24 +108,6 @@ def diversity(lab: Lab, settings: DiversitySettings) -> Answer:
     found = table["pixels"]["D_R"]
     shown = ", ".join(f"{measure.replace('_', ' ')} × {found[measure]['ratio']:.2f}" for measure in MEASURES)
     return Answer(metrics, (*([few] if left_out else []), f"D_R beside D, in pixels: {shown}"))
-
-
-def _compare_classes(
-    lab: Lab,
-    settings: DiversitySettings,
-    space: str,
-    points: Callable[[Tensor], Tensor],
-    data: Mapping[str, Images],
-    rows: Mapping[int, Tensor],
-) -> Iterator[dict[str, dict[str, Tensor]]]:
-    """`compare_class` for every class, of which alone the images are in memory; every space draws the same samples.
-
-    Args:
-        points: images (n, C, H, W) -> where they lie in the space, (n, d).
-    """
-    for label, members in lab.progress(rows.items(), f"diversity: {space}", len(rows)):
-        inside = {name: points(part.select(members).images) for name, part in data.items()}
-        yield compare_class(inside, settings, generator=make_generator(lab.seed, "diversity", "bootstrap", label))
 
 
 def _as_they_are(measures: Mapping[str, Tensor]) -> dict[str, float]:

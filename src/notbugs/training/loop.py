@@ -110,14 +110,13 @@ def train(
     for epoch in progress(history.epochs_left(epochs), description):
         last = epoch == epochs
         now = descent.param_groups[0]["lr"]
-        try:
-            loss, accuracy = _train_epoch(learner, reader, batch_size, generator)
-        except _NotFiniteError as error:
+        loss, accuracy, losses = _train_epoch(learner, reader, batch_size, generator)
+        if not math.isfinite(loss):
             kept = f"; the state of an earlier epoch is in {checkpoint.file}" if checkpoint and history.records else ""
             raise TrainingError(
-                f"{description}: the loss is {error.loss} in epoch {epoch}, step {error.step} of {steps}; a smaller lr "
-                f"may help{kept}"
-            ) from None
+                f"{description}: the loss is {loss} in epoch {epoch}, step {_first_not_finite(losses)} of {steps}; "
+                f"a smaller lr may help{kept}"
+            )
         average_buffers(model)
         record = _unmeasured(epoch, now, loss, accuracy)
         measured = validation is not None and (last or epoch % measure_every == 0)
@@ -151,14 +150,6 @@ def _unmeasured(epoch: int, lr: float, loss: float, accuracy: float) -> EpochRec
         validation_accuracy_shifted=None,
         validation_adversarial_accuracy=None,
     )
-
-
-class _NotFiniteError(Exception):
-    """The loss of a step is infinite or no number."""
-
-    def __init__(self, loss: float, step: int) -> None:
-        super().__init__(loss, step)
-        self.loss, self.step = loss, step
 
 
 _Learnt = tuple[Tensor, Tensor, int]
@@ -225,8 +216,8 @@ class _Learner:
 
 def _train_epoch(
     learner: _Learner, reader: BatchReader, batch_size: int, generator: torch.Generator
-) -> tuple[float, float]:
-    """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
+) -> tuple[float, float, list[Tensor]]:
+    """One pass; the mean loss and the accuracy on the batches as they were trained on, and the loss of each step."""
     learner.model.train()
     device = reader.device
     order = torch.randperm(len(reader), generator=generator)
@@ -246,9 +237,7 @@ def _train_epoch(
     if not learner.after_each_step:
         learner.scheduler.step()
     loss_sum, right_sum, count_sum = summed(total_loss, total_right, float(seen))
-    if not math.isfinite(loss_sum):
-        raise _NotFiniteError(loss_sum / count_sum, _first_not_finite(losses))
-    return loss_sum / count_sum, right_sum / count_sum
+    return loss_sum / count_sum, right_sum / count_sum, losses
 
 
 def _first_not_finite(losses: list[Tensor]) -> int:

@@ -121,12 +121,9 @@ class Directory:
                     if split.name in SPLITS and split.is_dir():
                         yield from self._split(split)
 
-    def _split(self, folder: Path) -> Iterator[Member]:
+    def _split(self, top: Path) -> Iterator[Member]:
         """train/ or test/ and all that lies in it."""
-        yield Member(folder.relative_to(self.path).as_posix(), is_folder=True)
-        yield from self._below(folder)
-
-    def _below(self, top: Path) -> Iterator[Member]:
+        yield Member(top.relative_to(self.path).as_posix(), is_folder=True)
         for folder, folders, files in os.walk(top, onerror=_unlistable, followlinks=True):
             folders[:] = sorted(name for name in folders if not _hidden(name))
             inside = Path(folder).relative_to(self.path)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -75,9 +74,7 @@ def features(lab: Lab, settings: FeaturesSettings) -> Answer:
     if train.manifest.settings.get("source") == "planted":
         linear.update({str(name): directions for name, directions in patterns().items()})
     sources |= {name: LinearFeatures(directions).to(lab.device) for name, directions in linear.items()}
-    constructions = {DATASET_NAMES[name]: lab.data[name] for name in lab.source_seeds}
-    worlds = Worlds(train, lab.data["test"], constructions)
-    rows, summary = study(lab, sources, worlds, settings)
+    rows, summary = study(lab, sources, settings)
     headline, shares = f"{settings.headline_eps:g}", []
     for name, part in summary["sources"].items():
         if part["share_nonrobust"]:
@@ -87,80 +84,58 @@ def features(lab: Lab, settings: FeaturesSettings) -> Answer:
     return Answer(summary, (says,), rows=rows)
 
 
-@dataclass(frozen=True)
-class Worlds:
-    """What is measured on.
-
-    Attributes:
-        train, test: D. constructions: name in the paper -> dataset with its own labels.
-    """
-
-    train: Images
-    test: Images
-    constructions: Mapping[str, Images]
-
-    def fewer(self, count: int | None, seed: int) -> tuple[ImageData, ImageData]:
-        """Train and test with at most `count` examples each, by class."""
-        parts = []
-        for name, data in (("train", self.train), ("test", self.test)):
-            size = min(count or len(data), len(data))
-            chosen = stratified_subset(data.labels, size, make_generator(seed, "features", name))
-            parts.append(data.select(chosen))
-        return parts[0], parts[1]
-
-
 def study(
-    lab: Lab, sources: Mapping[str, nn.Module], worlds: Worlds, settings: FeaturesSettings
+    lab: Lab, sources: Mapping[str, nn.Module], settings: FeaturesSettings
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Measure the features of every source: rows of metrics/features.csv, and the summary.
 
     Args:
-        lab: seed of subsets and of the circles, and progress.
+        lab: D and what was constructed from it; the seed of subsets and of the circles; progress.
         sources: name -> network with `representation`; γ of `LinearFeatures` is taken in closed form.
-        worlds: D and what was constructed from it.
         settings: radii, sizes.
     Raises: FeatureError if no feature of a source varies, or a class is missing.
     """
     rows: list[dict[str, Any]] = []
     summaries = {}
-    fewer = worlds.fewer(settings.max_examples, lab.seed)
+    fewer = {name: _fewer(lab, name, settings.max_examples) for name in ("train", "test")}
     for name, source in sources.items():
-        chosen = _Source(lab, name, source, worlds, fewer, settings)
+        chosen = _Source(lab, name, source, fewer, settings)
         rows += chosen.rows()
         summaries[name] = chosen.summary()
     rings = circles(settings.circles, make_generator(lab.seed, "features", "circles"))
     return rows, {
         "headline_eps": settings.headline_eps,
-        "num_examples": len(fewer[1]),
+        "num_examples": len(fewer["test"]),
         "sources": summaries,
         "circles": {name: as_share(found) for name, found in rings.usefulness().items()},
     }
+
+
+def _fewer(lab: Lab, name: str, count: int | None) -> ImageData:
+    """At most `count` examples of a split of D, by class."""
+    data = lab.data[name]
+    size = min(count or len(data), len(data))
+    return data.select(stratified_subset(data.labels, size, make_generator(lab.seed, "features", name)))
 
 
 class _Source:
     """One source: its features, what was measured of them, what is said of them."""
 
     def __init__(
-        self,
-        lab: Lab,
-        name: str,
-        source: nn.Module,
-        worlds: Worlds,
-        fewer: tuple[ImageData, ImageData],
-        settings: FeaturesSettings,
+        self, lab: Lab, name: str, source: nn.Module, fewer: Mapping[str, ImageData], settings: FeaturesSettings
     ) -> None:
-        train, self.test = fewer
-        self.name, self.worlds, self.settings, self.progress = name, worlds, settings, lab.progress
+        self.name, self.settings, self.progress = name, settings, lab.progress
+        self.data, train, self.test = lab.data["train"], fewer["train"], fewer["test"]
         self.linear = isinstance(source, LinearFeatures)
         limit = None if self.linear else settings.max_features
-        self.features = features_of(source, worlds.train, limit, make_generator(lab.seed, "features", name))
+        self.features = features_of(source, self.data, limit, make_generator(lab.seed, "features", name))
         self.rho = self.features.usefulness(self.features.signed(self.test), self.test.labels)
         self.gamma = {eps: self._gamma(eps, self.test, self.rho) for eps in settings.eps}
         at_train = self.features.usefulness(self.features.signed(train), train.labels)
         gamma_train = self._gamma(settings.headline_eps, train, at_train)
         self.robust_on_train = torch.tensor([found.value > 0 for found in gamma_train])
-        self.before = self.features.signed(worlds.train).mean(dim=0)  # ρ on D's training images, (F,)
-        self.after = {key: self.features.signed(data) for key, data in worlds.constructions.items()}
+        self.before = self.features.signed(self.data).mean(dim=0)  # ρ on D's training images, (F,)
+        self.after = {DATASET_NAMES[key]: self.features.signed(lab.data[key]) for key in lab.source_seeds}
 
     def _gamma(self, eps: float, data: ImageData, rho: list[Usefulness]) -> list[Usefulness]:
         """γ of each feature: in closed form if linear, else by PGD."""
@@ -186,7 +161,7 @@ class _Source:
         yield from self._rows("D_test", 0.0, self.rho, len(self.test))
         for eps, gamma in self.gamma.items():
             yield from self._rows("D_test", eps, gamma, len(self.test))
-        for key, signed in {"D": self.features.signed(self.worlds.train), **self.after}.items():
+        for key, signed in {"D": self.features.signed(self.data), **self.after}.items():
             scatter = (signed.std(dim=0) / math.sqrt(len(signed))).tolist()
             found = [Usefulness(*pair) for pair in zip(signed.mean(dim=0).tolist(), scatter, strict=True)]
             yield from self._rows(key, 0.0, found, len(signed))
@@ -197,7 +172,7 @@ class _Source:
             yield {
                 "source": self.name,
                 "feature": int(self.features.kept[place]),
-                "class_name": self.worlds.train.class_names[int(choice.classes[place])],
+                "class_name": self.data.class_names[int(choice.classes[place])],
                 "sign": int(choice.signs[place]),
                 "dataset": dataset,
                 "eps": eps,
@@ -255,7 +230,7 @@ class _Source:
         """A linear classifier on the features of a group, (F,) bool; its accuracy clean and under attack."""
         if not columns.any():
             return None
-        network = linear_classifier(self.features, columns, self.worlds.train)
+        network = linear_classifier(self.features, columns, self.data)
         clean = called_by(network, self.test.images) == self.test.labels
         withstood = adversarially_correct(
             network,

@@ -65,10 +65,6 @@ class Scaling:
     std: Tensor
     values: Tensor
 
-    def __call__(self, raw: Tensor) -> Tensor:
-        """(N, F) -> (N, F) float64."""
-        return (raw.double() - self.mean) / self.std
-
 
 def scale(raw: Tensor) -> Scaling:
     """Scale features on D.
