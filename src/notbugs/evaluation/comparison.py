@@ -207,7 +207,7 @@ def difference(first: Sequence[Run], second: Sequence[Run], num_images: int) -> 
     else:
         more = np.concatenate([gaps, [1.0, -1.0]])
         down = up = Z_95 * float(more.std()) / math.sqrt(len(more))
-    reach = spread.half_width
+    reach = t_half_width(spread.unit_std, len(spread.units))
     return Estimate(
         spread.mean,
         max(-1.0, spread.mean - math.hypot(down, reach)),
@@ -303,11 +303,6 @@ class _Nested:
         self.units = self.source_means if several else next(iter(groups.values()))
         self.unit_name = "source models" if several else "fits" if len(self.units) > 1 else ""
         self.unit_std = _std(self.units)
-
-    @property
-    def half_width(self) -> float:
-        """t(0.975, n − 1)·sd/sqrt(n) over the n units; 0 for one."""
-        return t_half_width(self.unit_std, len(self.units))
 
     def basis(self, num_images: int, image_error: float, *, paired: bool = True) -> Basis:
         """With the variance of the mean split by a one-way analysis of variance.

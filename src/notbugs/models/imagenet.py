@@ -28,27 +28,17 @@ INCEPTION = (
 """GoogLeNet's blocks 3a to 5b, in multiples of the width (64): 1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, pooled."""
 
 
-def resnet8(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
-    """A small ResNet of three blocks; the representation has 4·width numbers (64 at width 16)."""
-    return _resnet("BasicBlock", (1, 1, 1), image_shape, num_classes, width)
-
-
-def resnet18(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
-    """ResNet-18; the representation has 8·width numbers (512 at width 64)."""
-    return _resnet("BasicBlock", (2, 2, 2, 2), image_shape, num_classes, width)
-
-
-def resnet50(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
-    """ResNet-50; the representation has 32·width numbers (2048 at width 64)."""
-    return _resnet("Bottleneck", (3, 4, 6, 3), image_shape, num_classes, width)
-
-
-def _resnet(
+def resnet(
     block_name: str, depths: tuple[int, ...], image_shape: tuple[int, int, int], num_classes: int, width: int
 ) -> Classifier:
-    from torchvision.models import resnet  # imported here: it costs seconds that other models need not pay
+    """A ResNet of torchvision's blocks, so many in each group.
 
-    block = getattr(resnet, block_name)
+    The representation has as many numbers as the last group has channels: width·2^(groups − 1), four times that of
+    "Bottleneck" blocks.
+    """
+    from torchvision.models import resnet as kinds  # imported here: it costs seconds that other models need not pay
+
+    block = getattr(kinds, block_name)
     layers = stem(image_shape, width)
     if is_large(image_shape):
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
