@@ -24,7 +24,7 @@ from notbugs.science.estimator import (
     measure_estimator,
     recipe_at,
 )
-from notbugs.science.inversion.inverting import Pairs, resemblance
+from notbugs.science.inversion import Pairs, resemblance
 
 SECTION = {
     "eps": [0, 0.5, 2.0],

@@ -19,7 +19,7 @@ from notbugs.runtime.config import Settings
 from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.shares import share
-from notbugs.science.inversion.inverting import features
+from notbugs.science.inversion import features
 
 DATASETS = {"D": "train", "D_R": "robust", "D_NR": "nonrobust"}
 """Name in the paper -> in the lab."""

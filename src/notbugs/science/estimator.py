@@ -23,7 +23,7 @@ from notbugs.runtime.config import Settings
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.shares import share_table, shares
 from notbugs.science.common.training import Attack, Recipe, clean_and_attacked, trained
-from notbugs.science.inversion.inverting import Pairs, choose_pairs, invert, resemblance
+from notbugs.science.inversion import Pairs, choose_pairs, invert, resemblance
 
 
 class RobustRecipe(Recipe):
