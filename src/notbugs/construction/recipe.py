@@ -100,7 +100,7 @@ class Inversion:
             raise ValueError(f"inversion starts from another image: D needs at least 2, not {count}")
         self.start_index = (torch.arange(count) + torch.randint(1, count, (count,), generator=generator)) % count
         self._model, self._data, self._device = model, data, model_device(model)
-        self._num_steps, self._step_size = num_steps, step_size
+        self._steps = {"num_steps": num_steps, "step_size": step_size}
         self._engine = engine_of(model, data, compiled=compiled)
 
     def part(self, rows: slice) -> Constructed:
@@ -109,18 +109,8 @@ class Inversion:
         beginning = self._data.select(self.start_index[rows]).images
         start = beginning.to(self._device)
         targets = _representation(self._model, given.images.to(self._device))  # (n, F)
-        found = pgd(
-            self._engine,
-            start,
-            targets,
-            norm="box",
-            eps=float("inf"),
-            step_size=self._step_size,
-            num_steps=self._num_steps,
-            loss="representation_distance",
-            targeted=True,
-            judge=False,
-        ).x_adv
+        descent: dict[str, Any] = {"norm": "box", "eps": float("inf"), "loss": "representation_distance", **self._steps}
+        found = pgd(self._engine, start, targets, **descent, targeted=True, judge=False).x_adv
         images = found.cpu()
         columns = {
             "representation_distance": (_representation(self._model, found) - targets).norm(dim=1).cpu(),
@@ -179,14 +169,8 @@ class Targeting:
     def part(self, rows: slice) -> Constructed:
         """The examples made from these rows of D."""
         given, targets = self._data.select(rows), self.targets[rows]
-        found = pgd(
-            self._engine,
-            given.images.to(self._device),
-            targets.to(self._device),
-            **self._attack,
-            targeted=True,
-            judge=False,
-        )
+        inputs, aims = given.images.to(self._device), targets.to(self._device)
+        found = pgd(self._engine, inputs, aims, **self._attack, targeted=True, judge=False)
         data = ImageData(found.x_adv.cpu(), targets, given.class_names)
         return Constructed(data, given.labels, torch.full_like(targets, -1), {})
 

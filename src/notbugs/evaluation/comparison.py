@@ -258,8 +258,8 @@ def _apart(first: Sequence[Run], second: Sequence[Run], num_images: int) -> Esti
     assert b is not None
     units = min(a, b, key=lambda basis: basis.num_units).units
     sources, fits = min(a.num_sources, b.num_sources), min(a.num_fits, b.num_fits)
-    spreads = ("unit_std", "image_error", "source_error", "fit_error")
-    std, image, source, fit = (math.hypot(getattr(a, name), getattr(b, name)) for name in spreads)
+    std, image = math.hypot(a.unit_std, b.unit_std), math.hypot(a.image_error, b.image_error)
+    source, fit = math.hypot(a.source_error, b.source_error), math.hypot(a.fit_error, b.fit_error)
     return replace(gap, basis=Basis(sources, fits, num_images, units, std, image, source, fit, paired=False))
 
 

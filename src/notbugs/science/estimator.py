@@ -184,19 +184,12 @@ def measure_estimator(
     Returns: `masks`: name -> (N,) bool, `still_y` among the images whose x 1-NN calls y; `distances`: name -> median.
     """
     data = lab.data["train"]
-    inverted = invert(
-        g,
-        data.select(pairs.target).images,
-        data.select(pairs.start).images,
-        "representation",
-        num_steps=settings.num_steps,
-        step_size=settings.step_size,
-        progress=lab.progress,
-        description=description,
-    )
+    target, start = (data.select(rows).images for rows in (pairs.target, pairs.start))
+    steps = settings.model_dump(include={"num_steps", "step_size"})
+    inverted = invert(g, target, start, "representation", **steps, progress=lab.progress, description=description)
     pixels, own = resemblance(inverted, data, pairs), resemblance(inverted, data, pairs, g)
     labels = data.labels[pairs.target]
-    before = resemblance(data.select(pairs.target).images, data, pairs)["neighbour"]
+    before = resemblance(target, data, pairs)["neighbour"]
     still_y = (pixels["neighbour"] == labels)[before == labels]  # of an x that 1-NN does not know, it says nothing
     models = {"g": g}
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):

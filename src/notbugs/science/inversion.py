@@ -83,21 +83,11 @@ def invert(
     loss, device = OBJECTIVES[objective], model_device(model)
     engine = Engine(model, targets[:8].to(device))
     goals = features(model, targets, reads=loss.reads)
-    found = [
-        pgd(
-            engine,
-            starts[batch].to(device),
-            goals[batch].to(device),
-            norm="box",
-            eps=float("inf"),
-            step_size=step_size,
-            num_steps=num_steps,
-            loss=loss,
-            targeted=True,
-            judge=False,
-        ).x_adv.cpu()
-        for batch in progress(list(batches(len(targets), batch_size)), description)
-    ]
+    descent: dict[str, Any] = {"step_size": step_size, "num_steps": num_steps, "loss": loss, "targeted": True}
+    found = []
+    for batch in progress(list(batches(len(targets), batch_size)), description):
+        start, goal = starts[batch].to(device), goals[batch].to(device)
+        found.append(pgd(engine, start, goal, norm="box", eps=float("inf"), **descent, judge=False).x_adv.cpu())
     return torch.cat(found)
 
 
@@ -293,16 +283,10 @@ def _look_closely(
 ) -> tuple[Tensor, Columns]:
     """x_r by one model and objective, and what they resemble, in pixels and to every model."""
     data = lab.data["train"]
-    found = invert(
-        lab.models[name],
-        data.select(pairs.target).images,
-        data.select(pairs.start).images,
-        objective,
-        num_steps=settings.num_steps,
-        step_size=settings.step_size,
-        progress=lab.progress,
-        description=f"inversion: {name} model, {objective}",
-    )
+    target, start = (data.select(rows).images for rows in (pairs.target, pairs.start))
+    description = f"inversion: {name} model, {objective}"
+    steps = settings.model_dump(include={"num_steps", "step_size"})
+    found = invert(lab.models[name], target, start, objective, **steps, progress=lab.progress, description=description)
     spaces: dict[str, Classifier | None] = {"pixels": None, **lab.models}
     return found, {space: resemblance(found, data, pairs, model) for space, model in spaces.items()}
 
@@ -348,17 +332,10 @@ def _gaps(lab: Lab, settings: InversionSettings) -> dict[str, Any]:
     for name in ESTIMATORS:
         learnt[f"D, {name}"] = {"train": some["train"], "test": test}
     files = {f"D, {name}": lab.trained[name] for name in ESTIMATORS}
+    steps: dict[str, Any] = {**settings.model_dump(include={"num_steps", "step_size"}), "progress": lab.progress}
     for key, name in FITTED.items():
-        unseen = invert(
-            lab.models[MADE_BY[key]],
-            test.images,
-            test.images[start],
-            "representation",
-            num_steps=settings.num_steps,
-            step_size=settings.step_size,
-            progress=lab.progress,
-            description=f"inversion: {name} of test images",
-        )
+        model, description = lab.models[MADE_BY[key]], f"inversion: {name} of test images"
+        unseen = invert(model, test.images, test.images[start], "representation", **steps, description=description)
         inverted = ImageData(unseen, test.labels, test.class_names)
         learnt[name] = {"train": some[key], "inverted_test": inverted, "test": test}
         files[name] = lab.fitted[key]

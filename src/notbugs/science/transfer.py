@@ -153,18 +153,11 @@ def adversarial_examples(
     aims: dict[Goal, Tensor] = {"untargeted": data.labels, "targeted": targets}
     images, fooled = {}, {}
     for goal, labels in aims.items():
-        parts = [
-            pgd(
-                engine,
-                data.images[batch].to(device),
-                labels[batch].to(device),
-                **attack.arguments(),
-                targeted=goal == "targeted",
-                generator=generator,
-                judge=False,
-            ).x_adv.cpu()
-            for batch in batches(len(data), batch_size)
-        ]
+        how = {**attack.arguments(), "targeted": goal == "targeted", "generator": generator, "judge": False}
+        parts = []
+        for batch in batches(len(data), batch_size):
+            inputs, aimed = data.images[batch].to(device), labels[batch].to(device)
+            parts.append(pgd(engine, inputs, aimed, **how).x_adv.cpu())
         images[str(goal)] = torch.cat(parts)
         fooled[goal] = _hit(called_by(source, images[goal]), data.labels, targets, goal)
     lengths = (images["untargeted"] - data.images).flatten(1).norm(dim=1)  # (N,)

@@ -125,6 +125,7 @@ class _Source:
         self, lab: Lab, name: str, source: nn.Module, fewer: Mapping[str, ImageData], settings: FeaturesSettings
     ) -> None:
         self.name, self.settings, self.progress = name, settings, lab.progress
+        self.attack = settings.model_dump(include={"norm", "num_steps"})
         self.data, train, self.test = lab.data["train"], fewer["train"], fewer["test"]
         self.linear = isinstance(source, LinearFeatures)
         limit = None if self.linear else settings.max_features
@@ -145,15 +146,8 @@ class _Source:
                 Usefulness(linear_usefulness(found.value, a, float(std), eps, self.settings.norm), found.standard_error)
                 for found, a, std in zip(rho, directions, self.features.scaling.std, strict=True)
             ]
-        signed = worst(
-            self.features,
-            data,
-            eps=eps,
-            num_steps=self.settings.num_steps,
-            norm=self.settings.norm,
-            progress=self.progress,
-            description=f"features of {self.name}, eps {eps:g}",
-        )
+        shown: dict[str, Any] = {"progress": self.progress, "description": f"features of {self.name}, eps {eps:g}"}
+        signed = worst(self.features, data, eps=eps, **self.attack, **shown)
         return self.features.usefulness(signed, data.labels)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -232,13 +226,7 @@ class _Source:
             return None
         network = linear_classifier(self.features, columns, self.data)
         clean = called_by(network, self.test.images) == self.test.labels
-        withstood = adversarially_correct(
-            network,
-            self.test,
-            norm=self.settings.norm,
-            eps=self.settings.headline_eps,
-            num_steps=self.settings.num_steps,
-        )
+        withstood = adversarially_correct(network, self.test, eps=self.settings.headline_eps, **self.attack)
         return {
             "num_features": int(columns.sum()),
             "num_surely": self._surely(part, columns),
