@@ -7,7 +7,7 @@ what is learnt from each dataset is always learnt the same way, by standard trai
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,7 @@ from notbugs.data.images import ImageData, Images, make_generator
 from notbugs.models import ModelSettings
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Settings
+from notbugs.runtime.progress import silent
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.shares import share_table, shares
 from notbugs.science.common.training import Attack, Recipe, clean_and_attacked, trained
@@ -191,11 +192,11 @@ def measure_estimator(
     labels = data.labels[pairs.target]
     before = resemblance(target, data, pairs)["neighbour"]
     still_y = (pixels["neighbour"] == labels)[before == labels]  # of an x that 1-NN does not know, it says nothing
-    models = {"g": g}
+    models, quiet = {"g": g}, replace(lab, progress=silent)  # the bar is the inversion's
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
         made = ImageData(images, labels, data.class_names)
         # The fit and its control are compared, so that they share initialisation and order of batches.
-        models[name] = trained(lab, lab.architecture, made, settings.fit, ("estimator", seed, "fit"))
+        models[name] = trained(quiet, lab.architecture, made, settings.fit, ("estimator", seed, "fit"))
     masks = {"still_y": still_y}
     for name, model in models.items():
         generator = make_generator(lab.seed, "estimator", seed, "attack")
