@@ -22,7 +22,7 @@ from notbugs.science.estimator import (
     estimate,
     estimators,
     measure_estimator,
-    recipe_at,
+    training_at,
 )
 from notbugs.science.inversion import Pairs, resemblance
 
@@ -60,8 +60,8 @@ def test_estimators_vary_radius_training_and_architecture():
 
 
 def test_the_radius_of_the_inner_attack_is_the_estimators():
-    assert recipe_at(config(), 0.0).attack is None
-    attack = recipe_at(config(), 2.0).attack
+    assert training_at(config(), 0.0).attack is None
+    attack = training_at(config(), 2.0).attack
     assert attack is not None
     assert (attack.eps, attack.step, attack.num_steps) == (2.0, 0.4, 3)
 

@@ -23,11 +23,11 @@ from notbugs.runtime.config import Settings
 from notbugs.runtime.progress import silent
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.shares import share_table, shares
-from notbugs.science.common.training import Attack, Recipe, clean_and_attacked, trained
+from notbugs.science.common.training import Attack, StudyTraining, clean_and_attacked, trained
 from notbugs.science.inversion import Pairs, choose_pairs, invert, resemblance
 
 
-class RobustRecipe(Recipe):
+class RobustStudyTraining(StudyTraining):
     """Adversarial training; the radius is replaced by each of the estimator's."""
 
     attack: AttackSettings
@@ -43,9 +43,9 @@ class EstimatorSettings(Settings):
     """Each g is trained, inverted and fitted once for each."""
     num_examples: int | None = Field(default=None, ge=10)
     """Images of D that are inverted, drawn by class; null takes all. Each g learns all of D."""
-    standard: Recipe
+    standard: StudyTraining
     """Training of g at eps 0."""
-    robust: RobustRecipe
+    robust: RobustStudyTraining
     """Training of g at any larger eps."""
     other: ModelSettings
     """The different architecture, trained at eps 0 and at other_eps."""
@@ -55,7 +55,7 @@ class EstimatorSettings(Settings):
     """Gradient steps of the inversion."""
     step_size: float = Field(gt=0, allow_inf_nan=False)
     """Length of a step, pixel units."""
-    fit: Recipe
+    fit: StudyTraining
     """Standard training on what was made, with the pipeline's own architecture."""
     attack: Attack
     """How adversarial accuracy is measured."""
@@ -69,10 +69,10 @@ class EstimatorSettings(Settings):
 
     @field_validator("standard", "fit")
     @classmethod
-    def _is_standard(cls, recipe: Recipe) -> Recipe:
-        if recipe.attack is not None:
+    def _is_standard(cls, training: StudyTraining) -> StudyTraining:
+        if training.attack is not None:
             raise ValueError("without an attack: this is standard training")
-        return recipe
+        return training
 
     def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: ConfigError if D has fewer images, or more classes, than are asked for."""
@@ -143,7 +143,7 @@ def estimators(settings: EstimatorSettings, model: ModelSettings) -> list[Estima
     ]
 
 
-def recipe_at(settings: EstimatorSettings, eps: float) -> Recipe:
+def training_at(settings: EstimatorSettings, eps: float) -> StudyTraining:
     """How g is trained at a radius: standard at 0, else adversarially with steps of eps/5."""
     if eps == 0:
         return settings.standard
@@ -153,9 +153,9 @@ def recipe_at(settings: EstimatorSettings, eps: float) -> Recipe:
 
 def estimate(lab: Lab, settings: EstimatorSettings, one: Estimator, seed: int) -> Classifier:
     """Train g on D, or leave it untrained, with its normalisation set."""
-    recipe = None if one.eps is None else recipe_at(settings, one.eps)
+    training = None if one.eps is None else training_at(settings, one.eps)
     stream = ("estimator", seed, one.model.architecture, str(one.eps))
-    return trained(lab, one.model, lab.data["train"], recipe, stream, f"estimator: {one.name}")
+    return trained(lab, one.model, lab.data["train"], training, stream, f"estimator: {one.name}")
 
 
 def blend(data: Images, pairs: Pairs, inverted: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from notbugs.models import ModelSettings
 from notbugs.runtime.config import Seeds, Settings
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.shares import nested, share, share_table
-from notbugs.science.common.training import Attack, Recipe, trained
+from notbugs.science.common.training import Attack, StudyTraining, trained
 
 Goal = Literal["untargeted", "targeted"]
 GOALS: tuple[Goal, ...] = ("untargeted", "targeted")
@@ -42,11 +42,11 @@ class TransferSettings(Settings):
     """Name in tables and figures -> architecture X."""
     seeds: Seeds = (0,)
     """Each architecture is trained once for each, on each dataset."""
-    d: Recipe
+    d: StudyTraining
     """How X is trained on D, independently of the source model."""
-    rand: Recipe
+    rand: StudyTraining
     """How X is fitted on D_rand."""
-    det: Recipe
+    det: StudyTraining
     """How X is fitted on D_det."""
     attack: Attack
     """The source's adversarial examples: the last iterate, as in D_rand and D_det."""

@@ -16,7 +16,7 @@ from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
 
 
-class Recipe(TrainSettings):
+class StudyTraining(TrainSettings):
     """Settings of one training; the seeds are the study's, and nothing is chosen on validation."""
 
     @field_validator("seeds")
@@ -45,11 +45,11 @@ def trained(
     lab: Lab,
     architecture: ModelSettings,
     data: Images,
-    recipe: TrainSettings | None,
+    settings: TrainSettings | None,
     stream: Sequence[str | int],
     description: str = "train",
 ) -> Classifier:
-    """A classifier from scratch, in eval mode; without a recipe it stays untrained.
+    """A classifier from scratch, in eval mode; without settings it stays untrained.
 
     Models of one stream and seed begin alike and see the rows in the same order, on whatever they learn.
     """
@@ -58,9 +58,9 @@ def trained(
         architecture.architecture, data.image_shape, data.class_names, width=architecture.width, generator=weights
     ).to(lab.device)
     set_normalisation(model, data)
-    if recipe is not None:
+    if settings is not None:
         order = make_generator(lab.seed, *stream, "batches")
-        train(model, data, **recipe.arguments(), generator=order, progress=lab.progress, description=description)
+        train(model, data, **settings.arguments(), generator=order, progress=lab.progress, description=description)
     return model.eval()
 
 
