@@ -5,8 +5,7 @@ import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from notbugs.runtime.locks import file_lock
-from notbugs.runtime.process import alive, identity
+from notbugs.runtime.process import alive, file_lock, identity
 
 
 def _hold(path: Path, held_event: Event, release: Event) -> None:

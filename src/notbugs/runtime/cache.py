@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from notbugs.runtime.distribution import is_first, wait_for_all
 from notbugs.runtime.files import write_json
-from notbugs.runtime.locks import file_lock
+from notbugs.runtime.process import file_lock
 from notbugs.runtime.state_file import StateError, load_state, save_state
 
 Result = TypeVar("Result")

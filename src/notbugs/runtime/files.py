@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.errors import UserError
-from notbugs.runtime.machine import writer_lives
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -130,6 +129,8 @@ def _remove_leftovers(path: Path) -> None:
 
 def _works(process: int, beside: Path) -> bool:
     """Whether another process is still at a temporary file or folder; one of this process's number is over."""
+    from notbugs.runtime.process import writer_lives  # psutil takes a while
+
     if process == os.getpid():
         return False
     try:

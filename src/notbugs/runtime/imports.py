@@ -24,6 +24,7 @@ NO_EFFECT = tuple(
         "pipeline.running.probe",
         "runtime.machine",
         "runtime.memory",
+        "runtime.process",
         "runtime.progress",
         "tracking",
     )

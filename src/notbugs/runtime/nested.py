@@ -17,10 +17,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers in a nested mapping, with dotted keys; everything else is left out."""
     found: dict[str, float] = {}
-    for key, value in flatten(values, prefix).items():
+    for key, value in flatten(values).items():
         if value is None or isinstance(value, str | bytes | list | tuple):
             continue
         try:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.files import write_text
-from notbugs.runtime.locks import file_lock
+from notbugs.runtime.process import file_lock
 
 PROCESS = "notbugs.process"
 """Tag of a run that names its process."""

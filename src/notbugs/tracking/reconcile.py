@@ -15,8 +15,7 @@ from notbugs.runtime.config import read_params, runtime
 from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, read_lock
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256, write_text
-from notbugs.runtime.locks import file_lock
-from notbugs.runtime.process import alive
+from notbugs.runtime.process import alive, file_lock
 from notbugs.tracking import location
 from notbugs.tracking.journal import JOURNAL, PROCESS, Journal, journals
 from notbugs.tracking.rebuilding import REBUILT, STUDY, StudyRuns, Trials, rebuild, record, study_run
