@@ -14,8 +14,7 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
 from notbugs.runtime.params_text import assignment, with_keys
 from notbugs.sweeps.plan import difference, make_plan
-from notbugs.sweeps.points import Point, changes
-from notbugs.sweeps.settings import OBJECTIVES, SweepError, SweepSettings, sweep_settings
+from notbugs.sweeps.settings import OBJECTIVES, Point, SweepError, SweepSettings, changes, sweep_settings
 from notbugs.sweeps.trial import Laboratory
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ The same study gives the same bytes, in whatever order and by whomever its point
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POINT
 from notbugs.runtime.files import sha256, write_json, write_text
-from notbugs.sweeps.points import resolve
 from notbugs.sweeps.recorded import recorded_study
 from notbugs.sweeps.runs import ROWS
-from notbugs.sweeps.settings import SweepSettings
+from notbugs.sweeps.settings import SweepSettings, resolve
 from notbugs.sweeps.study import SharedStudy, distribution
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _has_point(trial: FrozenTrial) -> bool:
 
 
 def _point(shared: SharedStudy, trial: FrozenTrial) -> dict[str, Any]:
-    return resolve(shared.plan.params, trial.params).as_dict()
+    return asdict(resolve(shared.plan.params, trial.params))
 
 
 def _rows(shared: SharedStudy, trial: FrozenTrial) -> Iterator[dict[str, Any]]:

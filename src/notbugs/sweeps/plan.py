@@ -10,9 +10,8 @@ from notbugs.runtime.config import settings
 from notbugs.runtime.dvc_lock import content
 from notbugs.runtime.files import sha256
 from notbugs.runtime.nested import flatten
-from notbugs.sweeps.points import grid
 from notbugs.sweeps.recorded import study_key
-from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
+from notbugs.sweeps.settings import SweepSettings, grid, has_ball, sweep_settings
 from notbugs.sweeps.trial import Laboratory
 from notbugs.training.settings import FitSettings, TrainSettings
 

@@ -6,14 +6,13 @@ database and in MLflow comes from those files then; a second time nothing is add
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from notbugs.runtime.config import read_params
 from notbugs.runtime.errors import UserError
-from notbugs.sweeps.points import Point
 from notbugs.sweeps.recorded import (
     RECORDED,
     RecordedStudy,
@@ -21,7 +20,7 @@ from notbugs.sweeps.recorded import (
     is_stored,
     recorded_studies,
 )
-from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepSettings, sweep_settings
+from notbugs.sweeps.settings import STORAGE_VARIABLE, Point, SweepSettings, sweep_settings
 from notbugs.tracking.rebuilding import RecordedRun, StudyRuns
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _frozen(root: Path, study: RecordedStudy, trials: Iterable[RecordedTrial]) -
         choice = study.choice(trial.point)
         spaces: dict[str, BaseDistribution] = {name: distribution(settings, name) for name in choice}
         state = TrialState[trial.state]
-        attributes: dict[str, Any] = {SLOT: trial.number, POINT: trial.point.as_dict()}
+        attributes: dict[str, Any] = {SLOT: trial.number, POINT: asdict(trial.point)}
         values = None
         if state == TrialState.COMPLETE:
             values = objective_values(settings.objectives, trial.rows)

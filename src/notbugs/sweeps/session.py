@@ -19,7 +19,7 @@ from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.sweeps.storage import Patience, open_storage, storage_url
 from notbugs.sweeps.study import SharedStudy, open_study
 from notbugs.sweeps.trial import Laboratory
-from notbugs.sweeps.worker import ends_politely, orphaned, session_run, work
+from notbugs.sweeps.worker import ends_politely, session_run, work
 from notbugs.tracking import Run, location
 
 SESSION_VARIABLE = "NOTBUGS_SWEEP_SESSION"
@@ -75,6 +75,7 @@ def join(project: Context, name: str, *, url: str | None = None) -> None:
 
     Raises: ConfigError, SweepError, in one line; also if this machine's settings, data or models are others.
     """
+    parent = os.getppid()
     lab = Laboratory.of(project)
     plan = make_plan(lab, name)
     session = os.environ.get(SESSION_VARIABLE)
@@ -82,7 +83,7 @@ def join(project: Context, name: str, *, url: str | None = None) -> None:
     with open_storage(url) as storage, ends_politely():
         shared = Patience(project.say)(lambda: open_study(storage, plan))
         if session is not None:
-            work(lab, shared, session=session or None, stop=orphaned())
+            work(lab, shared, session=session or None, stop=lambda: os.getppid() != parent)
             return
         with session_run(lab, plan, url) as tracked:
             work(lab, shared, session=tracked.label)

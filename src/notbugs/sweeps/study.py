@@ -26,7 +26,7 @@ from notbugs.runtime.process import alive, identity
 from notbugs.sweeps.plan import Plan, difference
 from notbugs.sweeps.recorded import RECORDED, mean
 from notbugs.sweeps.runs import ENDED, HASHES, RECORD, SLOT, WORKER
-from notbugs.sweeps.settings import OBJECTIVES, Range, SweepError, SweepSettings
+from notbugs.sweeps.settings import OBJECTIVES, Range, SweepError, SweepSettings, dimensions
 from notbugs.sweeps.storage import GRACE, Patience, exclusive
 
 SETTLING = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -166,12 +166,9 @@ class SharedStudy:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 optuna.storages.fail_stale_trials(self.study)
-        for trial in self._running():
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if alive(trial.user_attrs.get(WORKER)) is False:
                 self.study.tell(trial.number, state=TrialState.FAIL)
-
-    def _running(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def worker_number(self) -> int:
         """A number that no other worker of this study has, for its sampler's seed."""
@@ -221,14 +218,10 @@ _PRUNERS = {
 }
 
 
-def suggest(trial: optuna.Trial, settings: SweepSettings, dimensions: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """A choice from the space; of a grid's trial, the one that it was enqueued with.
-
-    Args:
-        dimensions: kind -> names of what is varied for it.
-    """
+def suggest(trial: optuna.Trial, settings: SweepSettings, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice from the space; of a grid's trial, the one that it was enqueued with."""
     choice: dict[str, Any] = {"kind": trial.suggest_categorical("kind", settings.kinds)}
-    for name in dimensions[choice["kind"]]:
+    for name in dimensions(params, settings, choice["kind"]):
         space = distribution(settings, name)
         if isinstance(space, CategoricalDistribution):
             choice[name] = trial.suggest_categorical(name, space.choices)

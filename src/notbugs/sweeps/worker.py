@@ -1,11 +1,11 @@
 """A worker: takes one trial of a shared study after the other until every point is settled."""
 
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from optuna.trial import TrialState
 from notbugs.runtime.nested import numbers
 from notbugs.runtime.process import as_interrupts
 from notbugs.sweeps.plan import Plan
-from notbugs.sweeps.points import Point, dimensions, resolve
 from notbugs.sweeps.recorded import mean, measured
 from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRACKED
-from notbugs.sweeps.settings import STORAGE_VARIABLE
+from notbugs.sweeps.settings import STORAGE_VARIABLE, Point, resolve
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import SharedStudy, objective_values, suggest
 from notbugs.sweeps.trial import Laboratory, Trial
@@ -68,10 +67,6 @@ class _Worker:
         self.settings = shared.plan.settings
         self.curves: list[tuple[int, int, dict[str, float]]] = []
         self.noting = threading.Lock()
-        params = lab.project.params
-        self.dimensions: dict[str, list[str]] = {
-            kind: dimensions(params, self.settings, kind) for kind in self.settings.kinds
-        }
 
     def run(self, trial: optuna.Trial) -> None:
         """From the choice of the point to its result; an error fails the trial and not the worker."""
@@ -92,12 +87,12 @@ class _Worker:
 
         Raises: UpdateFinishedTrialError if somebody else has settled it, DatabaseAwayError.
         """
-        choice = self.patience(lambda: suggest(trial, self.settings, self.dimensions))
+        choice = self.patience(lambda: suggest(trial, self.settings, self.lab.project.params))
         point = resolve(self.lab.project.params, choice)
         try:
             if self.session:
                 self._note(trial, TRACKED, f"{self.session}/{trial.number}")
-            self._note(trial, POINT, point.as_dict())
+            self._note(trial, POINT, asdict(point))
             state, rows = self._measure(trial, point)
         except (DatabaseAwayError, UpdateFinishedTrialError):
             raise
@@ -215,9 +210,3 @@ def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience, note: Cal
 def ends_politely() -> AbstractContextManager[None]:
     """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the trial is given back."""
     return as_interrupts(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, once=True)
-
-
-def orphaned() -> Callable[[], bool]:
-    """Whether the process that started this one has gone since."""
-    parent = os.getppid()
-    return lambda: os.getppid() != parent
