@@ -54,7 +54,7 @@ def key_of_trial(root: Path) -> str:
 
 
 def key_of_study(root: Path) -> str:
-    return make_plan(Laboratory.of(open_project(root)), "small").key
+    return make_plan(open_project(root), "small").key
 
 
 USERS: dict[str, tuple[tuple[str, ...], Callable[[Path], str]]] = {

@@ -175,7 +175,7 @@ def test_a_source_seed_that_is_not_trained(project: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"construct.rand.source_seeds = \[7\]: must be among train.standard.seeds: 0, 1"
     ):
-        make_plan(laboratory(project), "small")
+        make_plan(open_project(project), "small")
 
 
 def test_one_construction_for_each_source_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from notbugs.evaluation.results import read_json
-from notbugs.pipeline.running.context import open_project
 from notbugs.report.honesty import STILL_Y_SHARE, Pipeline, honesty_of, judged
 from notbugs.runtime.config import read_params, validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
 from notbugs.runtime.params_text import assignment, with_keys
-from notbugs.sweeps.plan import difference, make_plan
+from notbugs.sweeps.plan import difference, plan_now
 from notbugs.sweeps.settings import OBJECTIVES, Point, SweepError, SweepSettings, changes, sweep_settings
-from notbugs.sweeps.trial import Laboratory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,9 +147,7 @@ def _check_same(root: Path, about: Mapping[str, Any], name: str) -> None:
 
     Raises: SweepError with the difference.
     """
-    project = open_project(root)
-    params = {**project.params, "sweep": {name: about["sweep"]}}
-    plan = make_plan(Laboratory.of(replace(project, params=params)), name)
+    plan = plan_now(root, name, about["sweep"])
     found = difference({key: about[key] for key in plan.record}, plan.record)
     if found:
         raise SweepError(

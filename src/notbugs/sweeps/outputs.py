@@ -81,7 +81,7 @@ def _has_point(trial: FrozenTrial) -> bool:
 
 
 def _point(shared: SharedStudy, trial: FrozenTrial) -> dict[str, Any]:
-    return asdict(resolve(shared.plan.params, trial.params))
+    return asdict(resolve(shared.plan.lab.project.params, trial.params))
 
 
 def _rows(shared: SharedStudy, trial: FrozenTrial) -> Iterator[dict[str, Any]]:

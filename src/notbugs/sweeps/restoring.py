@@ -6,7 +6,7 @@ database and in MLflow comes from those files then; a second time nothing is add
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,22 +146,19 @@ def _kept_curves(root: Path, study: RecordedStudy) -> Callable[[Point, Iterable[
     """Point and seeds -> learning curves of the fits, (no time, epoch, values), where the work folder has them."""
     if not (root / ".notbugs" / "sweeps" / "results").is_dir():
         return lambda point, seeds: []
-    from notbugs.pipeline.running.context import open_project
-    from notbugs.sweeps.plan import make_plan
-    from notbugs.sweeps.trial import Laboratory, Trial
+    from notbugs.sweeps.plan import plan_now
+    from notbugs.sweeps.trial import Trial
 
     try:
-        project = open_project(root)
-        lab = Laboratory.of(replace(project, params={**project.params, "sweep": {study.name: study.about["sweep"]}}))
-        same = make_plan(lab, study.name).record == study.record
+        plan = plan_now(root, study.name, study.about["sweep"])
     except UserError:  # no data or models here
-        same = False
-    if not same:
+        return lambda point, seeds: []
+    if plan.record != study.record:
         return lambda point, seeds: []
 
     def found(point: Point, seeds: Iterable[int]) -> list[Any]:
         """The curves of one point."""
-        trial = Trial(lab, point, study.settings.seeds)
+        trial = Trial(plan.lab, point, study.settings.seeds)
         kept = [trial.known(seed) for seed in seeds]
         return [(None, int(epoch), values) for one in kept if one for epoch, values in one["curves"]]
 

@@ -177,10 +177,10 @@ class SharedStudy:
             self.study.set_user_attr(_WORKERS, number + 1)
             return number
 
-    def use_sampler(self, seed: int, number: int) -> None:
+    def use_sampler(self, number: int) -> None:
         """Take the sampler and the pruner of the settings, with random streams of this worker's own."""
         settings = self.plan.settings
-        stream = make_generator(seed, "sweep", self.plan.name, number).initial_seed() % 2**32
+        stream = make_generator(self.plan.lab.project.seed, "sweep", self.plan.name, number).initial_seed() % 2**32
         self.study.sampler = (
             optuna.samplers.TPESampler(seed=stream)
             if settings.sampler == "tpe"

@@ -22,7 +22,7 @@ from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRAC
 from notbugs.sweeps.settings import STORAGE_VARIABLE, Point, resolve
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import SharedStudy, objective_values, suggest
-from notbugs.sweeps.trial import Laboratory, Trial
+from notbugs.sweeps.trial import Trial
 from notbugs.tracking import Run, SharedRun, live_run
 from notbugs.tracking.journal import now
 
@@ -33,21 +33,18 @@ HURRY_SECONDS = 3.0
 _ONCE = Patience(lambda _: None, 0)
 
 
-def work(
-    lab: Laboratory, shared: SharedStudy, *, session: str | None, stop: Callable[[], bool] = lambda: False
-) -> None:
+def work(shared: SharedStudy, *, session: str | None, stop: Callable[[], bool] = lambda: False) -> None:
     """Try points until all are settled; waits for those that other workers are trying, in case they are lost.
 
     Args:
-        lab: the project.
         shared: the study.
         session: `Run.label` of the session, which sends the trials' runs to MLflow.
         stop: asked between two trials.
     Raises: DatabaseAwayError; KeyboardInterrupt, with the trial given back.
     """
-    patience = Patience(lab.project.say)
-    shared.use_sampler(lab.project.seed, patience(shared.worker_number))
-    worker = _Worker(lab, shared, patience, session)
+    patience = Patience(shared.plan.lab.project.say)
+    shared.use_sampler(patience(shared.worker_number))
+    worker = _Worker(shared, patience, session)
     while not stop():
         trial = patience(lambda: shared.claim(patience))
         if trial is not None:
@@ -62,9 +59,9 @@ def work(
 class _Worker:
     """What one trial after the other needs."""
 
-    def __init__(self, lab: Laboratory, shared: SharedStudy, patience: Patience, session: str | None) -> None:
-        self.lab, self.shared, self.patience, self.session = lab, shared, patience, session
-        self.settings = shared.plan.settings
+    def __init__(self, shared: SharedStudy, patience: Patience, session: str | None) -> None:
+        self.shared, self.patience, self.session = shared, patience, session
+        self.lab, self.settings = shared.plan.lab, shared.plan.settings
         self.curves: list[tuple[int, int, dict[str, float]]] = []
         self.noting = threading.Lock()
 
@@ -163,9 +160,9 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 
 
 @contextmanager
-def session_run(lab: Laboratory, plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> Iterator[Run]:
+def session_run(plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> Iterator[Run]:
     """The study's run in MLflow, which its sessions share; the trials' runs hang from it."""
-    project = lab.project
+    project = plan.lab.project
     with live_run(
         "sweep",
         plan.name,
