@@ -19,7 +19,7 @@ from notbugs.pipeline.running.models import compiles, made_sources
 from notbugs.runtime.config import SOURCE, SUBSETS
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import publish, write_csv, write_json
-from notbugs.tracking import Run
+from notbugs.tracking.description import curve_name
 from notbugs.training.checkpoints import Checkpoint
 from notbugs.training.early_stopping import EpochRecord, kept_record
 from notbugs.training.loop import train as train_model
@@ -47,7 +47,12 @@ def train(job: Job) -> None:
         for seed, dataset in zip(sources, stored, strict=True):
             subsets[seed] = _subsets(job, seed, dataset, data)
         lessons = list(_lessons(job, subsets, validation, work))
-        learnt = learn_all(lessons, run, description=job.title)
+
+        def follow(number: int, record: EpochRecord) -> None:
+            """Draw the curves while the lessons are given."""
+            run.curve(record["epoch"], lessons[number].curve_names(record))
+
+        learnt = do_all(project, lessons, learn, description=job.title, heard=follow)
         if is_first():
             publish(work / "models", folder)
             write_curves(curves_file, lessons, learnt)
@@ -168,10 +173,9 @@ class Lesson:
 
     def curve_names(self, record: EpochRecord) -> dict[str, float]:
         """An epoch's values by the names of their curves, such as `still_y_train_loss/source-0-seed-1`."""
-        prefix = "" if self.subset == "full" else f"{self.subset}_"
-        source = "" if self.source_seed is None else f"source-{self.source_seed}-"
+        whose = (self.subset, self.seed, self.source_seed)
         return {
-            f"{prefix}{key}/{source}seed-{self.seed}": float(value)  # type: ignore[arg-type]
+            curve_name(key, *whose): float(value)  # type: ignore[arg-type]
             for key, value in record.items()
             if key not in ("epoch", "lr") and value is not None
         }
@@ -216,22 +220,6 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     if is_first():
         save_model(model, lesson.file)
     return records
-
-
-def learn_all(lessons: Sequence[Lesson], run: Run, *, description: str) -> list[list[EpochRecord]]:
-    """Give all lessons, in worker processes where `jobs` asks for them; their curves are followed live.
-
-    Args:
-        description: what is shown, where several are given at once.
-    Returns: the records of each.
-    """
-    if not lessons:
-        return []
-
-    def follow(number: int, record: EpochRecord) -> None:
-        run.curve(record["epoch"], lessons[number].curve_names(record))
-
-    return do_all(lessons[0].project, lessons, learn, description=description, heard=follow)
 
 
 def write_curves(path: Path, lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) -> None:

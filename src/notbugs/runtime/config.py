@@ -19,33 +19,6 @@ from pydantic_core import ErrorDetails
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import project_folder
 
-SECTIONS = (
-    "experiment",
-    "seed",
-    "num_threads",
-    "device",
-    "engine",
-    "processes",
-    "jobs",
-    "data",
-    "model",
-    "train",
-    "construct",
-    "fit",
-    "evaluate",
-    "transfer",
-    "inversion",
-    "diversity",
-    "estimator",
-    "features",
-    "planted",
-    "gaussian",
-    "sweep",
-    "report",
-)
-"""Every top-level key of params.yaml."""
-
-
 DATASET_NAMES = {
     "robust": "D_R",
     "nonrobust": "D_NR",
@@ -123,6 +96,13 @@ class Runtime(Settings):
         return jobs
 
 
+SECTIONS = (
+    *Runtime.model_fields,
+    *("data", "model", "train", "construct", "fit", "evaluate"),
+    *("transfer", "inversion", "diversity", "estimator", "features", "planted", "gaussian"),
+    *("sweep", "report"),
+)
+"""Every top-level key of params.yaml."""
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 

@@ -34,6 +34,12 @@ def _text(value: Any) -> str:
     return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
 
 
+def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int | None) -> str:
+    """Name of a learning curve: `train_loss/seed-0`; of a fit on a subset `still_y_train_loss/source-0-seed-1`."""
+    source = "" if source_seed is None else f"source-{source_seed}-"
+    return f"{'' if subset == 'full' else f'{subset}_'}{column}/{source}seed-{seed}"
+
+
 def describe_inputs(root: Path, inputs: list[Path]) -> dict[str, Any]:
     """Hash a stage's inputs and ask Git, beside the running stage.
 

@@ -15,6 +15,12 @@ from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.dvc_lock import md5, read_lock
 
+OUTPUTS = {
+    "construct": ("data/{name}", "metrics/construct/{name}.json"),
+    "fit": ("models/fit/{name}", "metrics/fit/{name}.json", "plots/learning/fit-{name}.csv"),
+}
+"""Section -> what its stage makes for a name."""
+
 
 def remove_unused(project: Context) -> None:
     """Remove what `construct` and `fit` made for names that params.yaml no longer has, and say so in a line.
@@ -71,18 +77,9 @@ def _cached(root: Path, md5: str) -> Path:
 
 
 def _unused(project: Context) -> Iterator[Path]:
-    """Where the outputs of names lie that have no entry; they need not be there."""
+    """Where the outputs of names lie that have no entry in a section that is there; they need not be there."""
     for name in DATASET_NAMES:
-        if _is_left_out(project, "construct", name):
-            yield project.dataset(name)
-            yield project.root / "metrics" / "construct" / f"{name}.json"
-        if _is_left_out(project, "fit", name):
-            yield project.root / "models" / "fit" / name
-            yield project.root / "metrics" / "fit" / f"{name}.json"
-            yield project.root / "plots" / "learning" / f"fit-{name}.csv"
-
-
-def _is_left_out(project: Context, section: str, name: str) -> bool:
-    """Whether params.yaml has the section, without this name."""
-    entries = project.params.get(section)
-    return isinstance(entries, Mapping) and name not in entries
+        for section, outputs in OUTPUTS.items():
+            entries = project.params.get(section)
+            if isinstance(entries, Mapping) and name not in entries:
+                yield from (project.root / output.format(name=name) for output in outputs)
