@@ -180,14 +180,12 @@ def settings(params: Mapping[str, Any], key: str, model: type[AnySettings]) -> A
     Raises: ConfigError naming the key, the value and what is allowed.
     """
     section: Any = params
-    walked: list[str] = []
+    place = ""
     for part in key.split("."):
         if not isinstance(section, Mapping) or part not in section:
-            have = list(section) if isinstance(section, Mapping) else []
-            place = ".".join(walked) or "params.yaml"
-            raise ConfigError(f"{key}: not in params.yaml; {place} has: {', '.join(map(str, have)) or 'nothing'}")
-        section = section[part]
-        walked.append(part)
+            have = ", ".join(map(str, section)) if isinstance(section, Mapping) else ""
+            raise ConfigError(f"{key}: not in params.yaml; {place or 'params.yaml'} has: {have or 'nothing'}")
+        section, place = section[part], f"{place}.{part}".lstrip(".")
     return validate(section, key, model)
 
 

@@ -5,15 +5,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import usable_processors
 from notbugs.sweeps.outputs import output_files, write_outputs
-from notbugs.sweeps.plan import Plan, make_plan
+from notbugs.sweeps.plan import make_plan
 from notbugs.sweeps.runs import ERROR
 from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.sweeps.storage import Patience, open_storage, storage_url
@@ -131,18 +130,11 @@ def checked_jobs(project: Context, jobs: int | None) -> int:
 
 
 def _work(shared: SharedStudy, url: str, jobs: int, session: str | None) -> None:
+    """Work here, or by worker processes; asked to end with this, and ended if they do not."""
     if jobs == 1:
         work(shared, session=session)
         return
-    with _workers(shared.plan, url, jobs, session) as workers:
-        for worker in workers:
-            worker.wait()
-
-
-@contextmanager
-def _workers(plan: Plan, url: str, jobs: int, session: str | None) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Worker processes; asked to end with the block, and ended if they do not."""
-    project = plan.lab.project
+    project = shared.plan.lab.project
     threads = {variable: str(project.runtime.num_threads) for variable in _THREADS}
     source = str(Path(__file__).parents[2])
     environment = {
@@ -152,13 +144,14 @@ def _workers(plan: Plan, url: str, jobs: int, session: str | None) -> Iterator[l
         SESSION_VARIABLE: session or "",
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
     }
-    command = [sys.executable, "-m", "notbugs", "sweep", "worker", plan.name]
+    command = [sys.executable, "-m", "notbugs", "sweep", "worker", shared.plan.name]
     workers = [
         subprocess.Popen(command, cwd=project.root, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         for _ in range(jobs)
     ]
     try:
-        yield workers
+        for worker in workers:
+            worker.wait()
     finally:
         for request in (signal.SIGTERM, signal.SIGKILL):
             for worker in workers:

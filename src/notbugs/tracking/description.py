@@ -27,11 +27,10 @@ def run_tags(stage: str, name: str | None, seed: Any = None) -> dict[str, str]:
 
 def run_params(settings: Mapping[str, Any]) -> dict[str, str]:
     """Nested settings as MLflow takes them: dotted names, text; lists as JSON."""
-    return {key: _text(value) for key, value in flatten(settings).items()}
-
-
-def _text(value: Any) -> str:
-    return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
+    return {
+        key: json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
+        for key, value in flatten(settings).items()
+    }
 
 
 def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int | None) -> str:

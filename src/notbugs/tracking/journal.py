@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,11 +129,9 @@ class Journal:
                 shutil.copyfile(description, target.with_suffix(".json"))
         return target.relative_to(self.folder).as_posix()
 
-    @contextmanager
-    def locked(self, wait_seconds: float = 0.0) -> Iterator[bool]:
+    def locked(self, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
         """Hold the journal's lock; gives False if another process still has it after `wait_seconds`."""
-        with file_lock(self.folder / "lock", wait_seconds) as have:
-            yield have
+        return file_lock(self.folder / "lock", wait_seconds)
 
     def close(self) -> None:
         """Throw away what is no longer needed once all is sent."""

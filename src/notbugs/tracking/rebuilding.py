@@ -5,13 +5,13 @@ as it is called.
 """
 
 import csv
-import importlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from notbugs.runtime.config import SOURCE
@@ -144,9 +144,8 @@ class Trials:
         header, work = journal.header, journal.folder.parents[1]
         study = header.get("study")
         if study:
-            module, _, function = study["trials"].partition(":")
             with suppress(ImportError):  # without Optuna there are no trials
-                source = getattr(importlib.import_module(module), function)
+                source = resolve_name(study["trials"])
                 return cls(work, lambda: source(Path(header["root"]), header["name"], study["key"]), journal.label)
         return cls(work, tuple, journal.label)
 
