@@ -247,28 +247,22 @@ def summary(lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) 
         for lesson, records in zip(lessons, learnt, strict=True)
     ]
     keys = [key for key in (*FINAL, ADVERSARIAL) if all(record[key] is not None for record in finals)]  # type: ignore[literal-required]
-    values = [{key: float(record[key]) for key in keys} for record in finals]  # type: ignore[literal-required]
-    shown = [{key: round(value, 6) for key, value in one.items()} for one in values]
+    sizes: dict[str, int] = {}
+    values: dict[str, list[dict[str, float]]] = {}  # by source
+    shown: dict[str, dict[str, dict[str, float]]] = {}  # by source and seed
+    for lesson, record in zip(lessons, finals, strict=True):
+        source, last = str(lesson.source_seed), {key: float(record[key]) for key in keys}  # type: ignore[literal-required]
+        sizes.setdefault(source, len(lesson.data))
+        values.setdefault(source, []).append(last)
+        shown.setdefault(source, {})[str(lesson.seed)] = {key: round(value, 6) for key, value in last.items()}
     if lessons[0].source_seed is None:
-        seeds = {str(lesson.seed): one for lesson, one in zip(lessons, shown, strict=True)}
-        return {"num_examples": len(lessons[0].data), "seeds": seeds, **_spread(keys, values)}
-    groups: dict[str, list[int]] = {}
-    for number, lesson in enumerate(lessons):
-        groups.setdefault(str(lesson.source_seed), []).append(number)
-    means = [
-        {key: statistics.fmean(values[number][key] for number in numbers) for key in keys}
-        for numbers in groups.values()
-    ]
+        return {"num_examples": sizes["None"], "seeds": shown["None"], **_spread(keys, values["None"])}
+    means = [{key: statistics.fmean(one[key] for one in fits) for key in keys} for fits in values.values()]
     return {
-        "num_examples": {source: len(lessons[numbers[0]].data) for source, numbers in groups.items()},
-        "seeds": {
-            source: {str(lessons[number].seed): shown[number] for number in numbers}
-            for source, numbers in groups.items()
-        },
+        "num_examples": sizes,
+        "seeds": shown,
         **_spread(keys, means),
-        "std_fits": {
-            key: _pooled([[values[number][key] for number in numbers] for numbers in groups.values()]) for key in keys
-        },
+        "std_fits": {key: _pooled([[one[key] for one in fits] for fits in values.values()]) for key in keys},
     }
 
 

@@ -184,6 +184,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no file, or it is damaged or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows with exactly these columns, whole or not at all; None becomes an empty cell."""
     text = io.StringIO()

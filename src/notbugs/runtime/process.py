@@ -40,7 +40,6 @@ def writer_lives(process: int, last_changed: float) -> bool:
     One that began after the file was changed is another one, which was given the number anew.
 
     Args:
-        process: its number.
         last_changed: the file's ctime, which renaming sets too, seconds since 1970.
     """
     return _lives(process, lambda started: started < last_changed + CLOCKS)
@@ -86,7 +85,6 @@ def as_interrupts(*signals: signal.Signals, once: bool = False) -> Iterator[None
     """Treat requests to end (SIGTERM, a closed terminal) like Ctrl-C while the block runs.
 
     Args:
-        signals: which ones.
         once: ignore all of them after the first.
     """
 

@@ -22,7 +22,6 @@ def add_study(root: Path, name: str, assignments: Sequence[str]) -> None:
     """Add the study `name` to params.yaml: the first one there, with some keys changed.
 
     Args:
-        root: project folder.
         name: of a new study, or of one that has exactly these settings already.
         assignments: "key=value", such as "eps=[0.5, 1.0]".
     Raises: ConfigError for an unknown key, an impossible value, or a study of this name with other settings.
@@ -47,7 +46,6 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     Best is the first objective's best mean over seeds, on validation, among points whose images still show y.
 
     Args:
-        root: project folder.
         name: of the study; sweeps/<name>/ must be there.
         wanted: column of trials.csv -> value that the point must have.
         any_point: also points whose images no longer show y.

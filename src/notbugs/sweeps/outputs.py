@@ -101,9 +101,6 @@ def importances(table: "pd.DataFrame", settings: SweepSettings) -> "pd.DataFrame
     It is Optuna's default evaluator, over the study's own space, for each kind by itself. Optuna's dashboard has
     another one (PED-ANOVA: which parameter decides whether a trial is among the best tenth), over all kinds together.
 
-    Args:
-        table: as `trial_table` gives it.
-        settings: the space.
     Returns: IMPORTANCE_COLUMNS; shares add up to 1 for each kind and measured quantity. Left out is what does
         not vary, and kinds with fewer than two varied parameters or four points.
     Source: Hutter, Hoos, Leyton-Brown 2014, as in Optuna.

@@ -42,10 +42,8 @@ def finished_studies(root: Path) -> list[StudyRuns]:
 def restore(root: Path) -> list[str]:
     """Put every finished study that the database lacks into it, as finished trials.
 
-    A stored study of other settings or inputs stays what it is.
+    The database is that of `storage.storage_url`. A stored study of other settings or inputs stays what it is.
 
-    Args:
-        root: the project; the database is that of `storage.storage_url`.
     Returns: names of the studies that trials were added to.
     Raises: SweepError, RecordError or ConfigError in one line.
     """

@@ -36,7 +36,6 @@ def trial_runs(root: Path, name: str, key: str) -> list[RecordedRun]:
     """The runs of all trials of a study.
 
     Args:
-        root: of the project; the database is that of `storage_url`.
         name, key: of the study; one of this name and other settings has another key.
     Returns: none if the study is not there, or cannot be read now: then it is asked again.
     """

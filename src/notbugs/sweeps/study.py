@@ -66,8 +66,6 @@ def open_study(storage: RDBStorage, plan: Plan, *, replace: bool = False) -> "Sh
     """The stored study, created if there is none.
 
     Args:
-        storage: as `open_storage` gives it.
-        plan: what it must be.
         replace: delete a stored study of other settings and begin anew.
     Raises: SweepError, with the difference, if the stored study has other settings or other inputs.
     """
@@ -181,11 +179,8 @@ class SharedStudy:
         """Take the sampler and the pruner of the settings, with random streams of this worker's own."""
         settings = self.plan.settings
         stream = make_generator(self.plan.lab.project.seed, "sweep", self.plan.name, number).initial_seed() % 2**32
-        self.study.sampler = (
-            optuna.samplers.TPESampler(seed=stream)
-            if settings.sampler == "tpe"
-            else optuna.samplers.RandomSampler(seed=stream)
-        )
+        sampler = optuna.samplers.TPESampler if settings.sampler == "tpe" else optuna.samplers.RandomSampler
+        self.study.sampler = sampler(seed=stream)
         self.study.pruner = _PRUNERS[settings.pruner]()
 
     def end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:

@@ -49,11 +49,7 @@ OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]
 
 @dataclass(frozen=True)
 class Laboratory:
-    """What all trials of a project share.
-
-    Attributes:
-        project: as the stages see it; shows no progress.
-    """
+    """What all trials of a project share; they show no progress."""
 
     project: Context
 
@@ -138,8 +134,6 @@ class Trial:
     """One point; a source model's dataset is made when a fit asks for it, and thrown away with the next or the trial.
 
     Args:
-        lab: the project.
-        point: what is constructed.
         seeds: of the fits.
         keep_dataset: write the dataset to .notbugs/sweeps/datasets.
     """
@@ -157,7 +151,6 @@ class Trial:
         """The measurements of one fit, `curves` and `seconds` among them; kept ones are not made again.
 
         Args:
-            seed: of the fit.
             on_epoch: called for each epoch, in the order of the training; what it raises ends the trial.
         Raises: TrainingError, SweepError.
         """

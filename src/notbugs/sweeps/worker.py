@@ -37,7 +37,6 @@ def work(shared: SharedStudy, *, session: str | None, stop: Callable[[], bool] =
     """Try points until all are settled; waits for those that other workers are trying, in case they are lost.
 
     Args:
-        shared: the study.
         session: `Run.label` of the session, which sends the trials' runs to MLflow.
         stop: asked between two trials.
     Raises: DatabaseAwayError; KeyboardInterrupt, with the trial given back.
@@ -159,11 +158,10 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     return ", ".join(f"{words} {mean:.0%}" for words, mean in means.items()) + f" ({fits})"
 
 
-@contextmanager
-def session_run(plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> Iterator[Run]:
+def session_run(plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> AbstractContextManager[Run]:
     """The study's run in MLflow, which its sessions share; the trials' runs hang from it."""
     project = plan.lab.project
-    with live_run(
+    return live_run(
         "sweep",
         plan.name,
         root=project.root,
@@ -174,8 +172,7 @@ def session_run(plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> Iterato
         outputs=outputs,
         metrics_file=None,
         study=SharedRun(plan.key, "notbugs.sweeps.runs:trial_runs", {STORAGE_VARIABLE: url}),
-    ) as run:
-        yield run
+    )
 
 
 @contextmanager

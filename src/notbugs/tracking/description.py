@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, contents
+from notbugs.runtime.files import read_mapping
 from notbugs.runtime.git import git
 from notbugs.runtime.nested import flatten
 
@@ -43,7 +44,6 @@ def describe_inputs(root: Path, inputs: list[Path]) -> dict[str, Any]:
     """Hash a stage's inputs and ask Git, beside the running stage.
 
     Args:
-        root: folder that the stage works in.
         inputs: files and folders; those with a manifest.json are datasets.
     Returns: `tags` and `datasets` of the run.
     """
@@ -57,11 +57,8 @@ def describe_inputs(root: Path, inputs: list[Path]) -> dict[str, Any]:
 
 def dataset(path: Path, relative: str, there: Content) -> dict[str, Any] | None:
     """An input as MLflow shows it, without loading it; None if no manifest.json says that it is a dataset."""
-    try:
-        about = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not about or not isinstance(about, dict):
+    about = read_mapping(path / "manifest.json")
+    if not about:
         return None
     return {
         "name": str(about.get("name") or path.name),

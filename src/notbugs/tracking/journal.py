@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from notbugs.runtime.files import write_text
+from notbugs.runtime.files import read_mapping, write_text
 from notbugs.runtime.process import file_lock
 
 PROCESS = "notbugs.process"
@@ -45,7 +45,7 @@ class Journal:
     @property
     def header(self) -> dict[str, Any]:
         """Contents of run.json; empty if there is none or it is damaged."""
-        return _read(self.folder / "run.json")
+        return read_mapping(self.folder / "run.json")
 
     @property
     def process(self) -> str | None:
@@ -56,7 +56,7 @@ class Journal:
     @property
     def state(self) -> dict[str, Any]:
         """Contents of state.json; keys: phase, error, inputs, run_id, offset, outputs, pipeline_key."""
-        return _read(self.folder / "state.json")
+        return read_mapping(self.folder / "state.json")
 
     @property
     def label(self) -> str:
@@ -178,14 +178,6 @@ def _prune(stages: Path) -> None:
 
 def _safe(address: str) -> str:
     return "".join(c if c.isalnum() or c in "@._-" else "_" for c in address).lstrip(".") or "_"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

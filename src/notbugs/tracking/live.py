@@ -80,7 +80,6 @@ class Run:
         """A file or folder to keep with the run, as it is now.
 
         Args:
-            path: of the file or folder.
             folder: within the run's artifacts.
         """
         self._keep("artifact", path, folder=folder)

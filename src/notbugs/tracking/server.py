@@ -37,7 +37,6 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[S
     MLFLOW_TRACKING_URI names a server, its address is printed instead.
 
     Args:
-        root: folder with dvc.lock.
         port: to listen on.
         host: a loopback address.
         studies: as of `track`.

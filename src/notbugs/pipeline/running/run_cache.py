@@ -27,8 +27,6 @@ def keep_runs(root: Path) -> None:
 
     Does nothing where that was done for this dvc.lock already.
 
-    Args:
-        root: the project.
     Raises: RunCacheError in one line.
     """
     lock, kept = root / "dvc.lock", root / KEPT
@@ -50,7 +48,6 @@ def push_runs(root: Path, remote: str | None = None) -> str:
     whose outputs `dvc gc` removed keep nobody from sending the others.
 
     Args:
-        root: the project.
         remote: its name; None takes DVC's default.
     Returns: how many were sent, in a line; gone are those whose outputs are not all in the local cache any more.
     Raises: RunCacheError in one line.
