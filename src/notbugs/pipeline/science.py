@@ -114,13 +114,4 @@ def _write(path: Path, found: Answer) -> None:
     if path.suffix == ".csv":
         write_csv(path, tuple(found.rows[0]), found.rows)
         return
-    pictures = found.pictures
-    assert pictures is not None  # the study of a stage with a dataset as output gives them
-    save_dataset(
-        path,
-        pictures.data,
-        pictures.examples,
-        name=pictures.name,
-        source=pictures.source,
-        settings=pictures.settings,
-    )
+    save_dataset(path, **vars(found.pictures))  # the study of a stage with a dataset as output gives them

@@ -1,6 +1,5 @@
 """Changing params.yaml: a new study in it, or a study's best point; comments are kept."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
 from notbugs.runtime.params_text import assignment, with_keys
 from notbugs.sweeps.plan import difference, plan_now
+from notbugs.sweeps.recorded import RecordedStudy, recorded_study
 from notbugs.sweeps.settings import OBJECTIVES, Point, SweepError, SweepSettings, changes, sweep_settings
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     Raises: SweepError if there is no such point or study, or params.yaml is not the study's.
     """
     params = read_params(root / "params.yaml")
-    about, table = _read_study(root, name)
-    _check_same(root, about, name)
-    best = choose(table, about["sweep"]["objectives"][0], wanted, any_point, name, _pipeline(root, params))
+    study = recorded_study(root, name)
+    _check_same(root, study)
+    about = study.about
+    best = choose(_trials(study), about["sweep"]["objectives"][0], wanted, any_point, name, _pipeline(root, params))
     eps, source_eps = (None if best[key] != best[key] else float(best[key]) for key in ("eps", "source_eps"))
     point = Point(best["kind"], eps, int(best["num_steps"]), float(best["step_size"]), source_eps)
     seeds = params["fit"][point.kind].get("seeds", [0])
@@ -125,28 +126,24 @@ def _pipeline(root: Path, params: Mapping[str, Any]) -> dict[str, Pipeline]:
     return found
 
 
-def _read_study(root: Path, name: str) -> tuple[dict[str, Any], "pd.DataFrame"]:
+def _trials(study: RecordedStudy) -> "pd.DataFrame":
     import pandas as pd
 
-    folder = root / "sweeps" / name
+    # float() gives back the very number that was written; pandas' own parser may not
+    exact = dict.fromkeys(("eps", "step_size", "source_eps"), lambda text: float(text or "nan"))
     try:
-        about: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        # float() gives back the very number that was written; pandas' own parser may not
-        exact = dict.fromkeys(("eps", "step_size", "source_eps"), lambda text: float(text or "nan"))
-        return about, pd.read_csv(folder / "trials.csv", converters=exact)
-    except FileNotFoundError:
-        raise SweepError(f"{folder}: no finished study there; `notbugs sweep {name}` makes it") from None
+        return pd.read_csv(study.folder / "trials.csv", converters=exact)
     except (OSError, ValueError) as error:
-        raise SweepError(f"{folder}: cannot be read: {' '.join(str(error).split())}") from None
+        raise SweepError(f"{study.folder}: cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _check_same(root: Path, about: Mapping[str, Any], name: str) -> None:
+def _check_same(root: Path, study: RecordedStudy) -> None:
     """Whether all that the trials depended on besides their points is still so.
 
     Raises: SweepError with the difference.
     """
-    plan = plan_now(root, name, about["sweep"])
-    found = difference({key: about[key] for key in plan.record}, plan.record)
+    name = study.name
+    found = difference(study.record, plan_now(root, name, study.about["sweep"]).record)
     if found:
         raise SweepError(
             f"sweep {name}: since it ran, other things have changed ({'; '.join(found[:4])}), so its result would not "

@@ -18,17 +18,13 @@ from typing import Any
 
 from notbugs.evaluation.trials import MEASURED, POINT
 from notbugs.runtime.config import validate
-from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.sweeps.settings import Point, SweepSettings, dimensions, grid
+from notbugs.runtime.errors import ConfigError
+from notbugs.sweeps.settings import Point, SweepError, SweepSettings, dimensions, grid
 
 COUNTS = ("name", "points", "states", "repeats", "data", "inputs")
 """Keys of study.json besides what the results depend on, which is the plan's record."""
 RECORDED = "recorded"
 """Attribute of a study in a database: `RecordedStudy.digest` of the files that hold the same."""
-
-
-class RecordError(UserError):
-    """The files of a finished study cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class RecordedStudy:
     def trials(self) -> list[RecordedTrial]:
         """Every settled point, by number; one that a sampler tried again stands there as often.
 
-        Raises: RecordError.
+        Raises: SweepError.
         """
         file = self.folder / "trials.csv"
         found: list[RecordedTrial] = []
@@ -98,7 +94,7 @@ class RecordedStudy:
                         number = len(found) if choices is None else choices.index(self.choice(point))
                         found.append(RecordedTrial(number, point, state, rows if state == own else ()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            raise RecordError(f"{file}: cannot be read: {_line(error)}; `dvc repro` writes it again") from None
+            raise SweepError(f"{file}: cannot be read: {_line(error)}; `dvc repro` writes it again") from None
         return sorted(found, key=lambda trial: trial.number)
 
     def choice(self, point: Point) -> dict[str, Any]:
@@ -115,7 +111,7 @@ def recorded_studies(root: Path) -> list[RecordedStudy]:
             study = recorded_study(root, file.parent.name)
             if study.settings and study.trials:
                 found.append(study)
-        except (RecordError, ConfigError):
+        except (SweepError, ConfigError):
             continue  # whoever needs it says so: the report, the stage
     return found
 
@@ -123,7 +119,7 @@ def recorded_studies(root: Path) -> list[RecordedStudy]:
 def recorded_study(root: Path, name: str) -> RecordedStudy:
     """One finished study.
 
-    Raises: RecordError.
+    Raises: SweepError.
     """
     folder = root / "sweeps" / name
     try:
@@ -131,8 +127,10 @@ def recorded_study(root: Path, name: str) -> RecordedStudy:
         about = json.loads(text)
         if not isinstance(about, dict) or "sweep" not in about:
             raise ValueError("no settings of a sweep in it")
+    except FileNotFoundError:
+        raise SweepError(f"{folder}: no finished study there; `notbugs sweep {name}` makes it") from None
     except (OSError, ValueError) as error:
-        raise RecordError(f"{folder}: no finished study there: {_line(error)}") from None
+        raise SweepError(f"{folder}: cannot be read: {_line(error)}") from None
     return RecordedStudy(name, folder, about, sha256(text + trials).hexdigest())
 
 

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from notbugs.runtime.config import read_params
 from notbugs.runtime.errors import UserError
-from notbugs.sweeps.recorded import (
-    RECORDED,
-    RecordedStudy,
-    RecordedTrial,
-    is_stored,
-    recorded_studies,
-)
+from notbugs.sweeps.recorded import RECORDED, RecordedStudy, RecordedTrial, is_stored, recorded_studies
 from notbugs.sweeps.settings import STORAGE_VARIABLE, Point, SweepSettings, sweep_settings
 from notbugs.tracking.rebuilding import RecordedRun, StudyRuns
 
@@ -45,7 +39,7 @@ def restore(root: Path) -> list[str]:
     The database is that of `storage.storage_url`. A stored study of other settings or inputs stays what it is.
 
     Returns: names of the studies that trials were added to.
-    Raises: SweepError, RecordError or ConfigError in one line.
+    Raises: SweepError or ConfigError in one line.
     """
     studies = recorded_studies(root)
     own = root / "sweeps" / "optuna.db"
