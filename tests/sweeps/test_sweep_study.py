@@ -326,7 +326,7 @@ def test_workers_have_samplers_of_their_own(project: Path, scripted: list[str]) 
     with open_storage(storage_url(project, None)) as storage:
         for _ in range(2):
             shared = open_study(storage, make_plan(open_project(project), "small"))
-            shared.use_sampler(shared.worker_number())
+            shared.use_sampler()
             trial = shared.claim(worker.Patience(lambda text: None))
             assert trial is not None
             chosen.append(trial.suggest_float("eps", 0.1, 2.0))

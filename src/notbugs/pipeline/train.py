@@ -28,6 +28,7 @@ from notbugs.training.settings import TrainSettings
 CURVE_COLUMNS = ("subset", "source_seed", "seed", *EpochRecord.__annotations__)
 FINAL = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
 ADVERSARIAL = "validation_adversarial_accuracy"
+OnEpoch = Callable[[EpochRecord], None]
 
 
 def train(job: Job) -> None:
@@ -96,9 +97,9 @@ def _lessons(
     """
     for source_seed, datasets in subsets.items():
         for subset, data in datasets.items():
-            folder, title = work / "models", job.title
+            folder, title, part = work / "models", job.title, subset
             if source_seed is not None:
-                folder = folder / subset / f"{SOURCE}{source_seed}"
+                folder, part = folder / subset / f"{SOURCE}{source_seed}", f"{subset}-source-{source_seed}"
                 title += f"{'' if subset == 'full' else f' ({subset})'}, source {source_seed}"
             for seed in job.settings.seeds:
                 yield Lesson(
@@ -112,7 +113,7 @@ def _lessons(
                     seed=seed,
                     subset=subset,
                     source_seed=source_seed,
-                    work=work,
+                    checkpoint=Checkpoint(work / f"{part}-seed-{seed}.safetensors"),
                 )
 
 
@@ -148,7 +149,7 @@ class Lesson:
         file: where the model is saved, by the first of several processes.
         title: what is shown.
         seed: of this model. subset, source_seed: which part of which source's dataset, of a fit.
-        work: folder where the state of the training is kept, and taken up again.
+        checkpoint: where the state of the training is kept, and taken up again.
     """
 
     project: Context
@@ -161,15 +162,7 @@ class Lesson:
     seed: int
     subset: str = "full"
     source_seed: int | None = None
-    work: Path | None = None
-
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """Where its state is kept."""
-        if self.work is None:
-            return None
-        source = "" if self.source_seed is None else f"-source-{self.source_seed}"
-        return Checkpoint(self.work / f"{self.subset}{source}-seed-{self.seed}.safetensors")
+    checkpoint: Checkpoint | None = None
 
     def curve_names(self, record: EpochRecord) -> dict[str, float]:
         """An epoch's values by the names of their curves, such as `still_y_train_loss/source-0-seed-1`."""
@@ -179,9 +172,6 @@ class Lesson:
             for key, value in record.items()
             if key not in ("epoch", "lr") and value is not None
         }
-
-
-OnEpoch = Callable[[EpochRecord], None]
 
 
 def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:

@@ -28,16 +28,10 @@ DATASET_NAMES = {
     "det_from_robust": "D_det_from_robust",
 }
 """Name of a construction in params.yaml -> its name in the paper, in results and in the report."""
-
-
 SUBSETS = ("full", "still_y", "baseline")
 """What a construction's recipe is fitted on: all its images; those that both judges still call y; and D itself."""
-
-
 SOURCE = "source-"
 """Beginning of the name of a folder that belongs to one source model; its seed follows."""
-
-
 EngineName = Literal["auto", "plain", "compiled"]
 
 

@@ -92,14 +92,12 @@ class LockEntry:
 
     Attributes:
         address: such as `prepare` or `construct@rand`.
-        cmd: its command.
         params: {file: {dotted key: value}}.
         deps, outs: path -> content.
         key: `pipeline.key`, the SHA-256 of address, cmd, params and hashes of deps.
     """
 
     address: str
-    cmd: Any
     params: dict[str, dict[str, Any]]
     deps: dict[str, Content]
     outs: dict[str, Content]
@@ -155,4 +153,4 @@ def _entry(address: str, stage: Mapping[str, Any]) -> LockEntry:
     }
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
     key = hashlib.sha256(canonical.encode()).hexdigest()
-    return LockEntry(address, stage.get("cmd"), params, deps, outs, key)
+    return LockEntry(address, params, deps, outs, key)

@@ -5,20 +5,21 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import usable_processors
+from notbugs.runtime.process import as_interrupts
 from notbugs.sweeps.outputs import output_files, write_outputs
-from notbugs.sweeps.plan import make_plan
+from notbugs.sweeps.plan import Plan, make_plan
 from notbugs.sweeps.runs import ERROR
 from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.sweeps.storage import Patience, open_storage, storage_url
 from notbugs.sweeps.study import SharedStudy, open_study
-from notbugs.sweeps.worker import ends_politely, session_run, work
-from notbugs.tracking import location
+from notbugs.sweeps.worker import work
+from notbugs.tracking import Run, SharedRun, live_run, location
 
 SESSION_VARIABLE = "NOTBUGS_SWEEP_SESSION"
 """Environment variable of local workers: `Run.label` of the session, which sends their trials' runs to MLflow."""
@@ -57,8 +58,8 @@ def _run(shared: SharedStudy, url: str, jobs: int, patience: Patience) -> None:
         return
     project.say(f"sweep {name}: {total - settled} of {total} points to be tried, {jobs} at a time")
     files = output_files(project.root, name)
-    with session_run(shared.plan, url, files) as tracked:
-        with ends_politely():
+    with _study_run(shared.plan, url, files) as tracked:
+        with _ends_politely():
             _work(shared, url, min(jobs, total - settled), tracked.label)
         patience(lambda: _check_end(shared))
         tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
@@ -76,12 +77,12 @@ def join(project: Context, name: str, *, url: str | None = None) -> None:
     plan = make_plan(project, name)
     session = os.environ.get(SESSION_VARIABLE)
     url = storage_url(project.root, url)
-    with open_storage(url) as storage, ends_politely():
+    with open_storage(url) as storage, _ends_politely():
         shared = Patience(project.say)(lambda: open_study(storage, plan))
         if session is not None:
             work(shared, session=session or None, stop=lambda: os.getppid() != parent)
             return
-        with session_run(plan, url) as tracked:
+        with _study_run(plan, url) as tracked:
             work(shared, session=tracked.label)
         settled, total = shared.counts
     project.say(f"sweep {name}: {settled} of {total} points are done; `notbugs sweep {name}` writes sweeps/{name}")
@@ -160,6 +161,28 @@ def _work(shared: SharedStudy, url: str, jobs: int, session: str | None) -> None
             for worker in workers:
                 with suppress(subprocess.TimeoutExpired):
                     worker.wait(_END_SECONDS)
+
+
+def _study_run(plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> AbstractContextManager[Run]:
+    """The study's run in MLflow, which its sessions share; the trials' runs hang from it."""
+    project = plan.lab.project
+    return live_run(
+        "sweep",
+        plan.name,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params={"sweep": {plan.name: plan.record["sweep"]}},
+        seed=project.seed,
+        inputs=[project.root / path for path in plan.hashes],
+        outputs=outputs,
+        metrics_file=None,
+        study=SharedRun(plan.key, "notbugs.sweeps.runs:trial_runs", {STORAGE_VARIABLE: url}),
+    )
+
+
+def _ends_politely() -> AbstractContextManager[None]:
+    """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the trial is given back."""
+    return as_interrupts(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, once=True)
 
 
 def _check_end(shared: SharedStudy) -> None:

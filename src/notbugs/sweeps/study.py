@@ -168,15 +168,11 @@ class SharedStudy:
             if alive(trial.user_attrs.get(WORKER)) is False:
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def worker_number(self) -> int:
-        """A number that no other worker of this study has, for its sampler's seed."""
+    def use_sampler(self) -> None:
+        """Take the sampler and the pruner of the settings, with random streams that no other worker has."""
         with exclusive(self.storage.engine, self.plan.name):
             number = int(self.study.user_attrs.get(_WORKERS, 0))
             self.study.set_user_attr(_WORKERS, number + 1)
-            return number
-
-    def use_sampler(self, number: int) -> None:
-        """Take the sampler and the pruner of the settings, with random streams of this worker's own."""
         settings = self.plan.settings
         stream = make_generator(self.plan.lab.project.seed, "sweep", self.plan.name, number).initial_seed() % 2**32
         sampler = optuna.samplers.TPESampler if settings.sampler == "tpe" else optuna.samplers.RandomSampler

@@ -1,12 +1,10 @@
 """A worker: takes one trial of a shared study after the other until every point is settled."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,15 +13,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from notbugs.runtime.nested import numbers
-from notbugs.runtime.process import as_interrupts
-from notbugs.sweeps.plan import Plan
 from notbugs.sweeps.recorded import mean, measured
 from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRACKED
-from notbugs.sweeps.settings import STORAGE_VARIABLE, Point, resolve
+from notbugs.sweeps.settings import Point, resolve
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import SharedStudy, objective_values, suggest
 from notbugs.sweeps.trial import Trial
-from notbugs.tracking import Run, SharedRun, live_run
 from notbugs.tracking.journal import now
 
 POLL_SECONDS = 1.0
@@ -42,7 +37,7 @@ def work(shared: SharedStudy, *, session: str | None, stop: Callable[[], bool] =
     Raises: DatabaseAwayError; KeyboardInterrupt, with the trial given back.
     """
     patience = Patience(shared.plan.lab.project.say)
-    shared.use_sampler(patience(shared.worker_number))
+    patience(shared.use_sampler)
     worker = _Worker(shared, patience, session)
     while not stop():
         trial = patience(lambda: shared.claim(patience))
@@ -158,23 +153,6 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     return ", ".join(f"{words} {mean:.0%}" for words, mean in means.items()) + f" ({fits})"
 
 
-def session_run(plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> AbstractContextManager[Run]:
-    """The study's run in MLflow, which its sessions share; the trials' runs hang from it."""
-    project = plan.lab.project
-    return live_run(
-        "sweep",
-        plan.name,
-        root=project.root,
-        experiment=project.runtime.experiment,
-        params={"sweep": {plan.name: plan.record["sweep"]}},
-        seed=project.seed,
-        inputs=[project.root / path for path in plan.hashes],
-        outputs=outputs,
-        metrics_file=None,
-        study=SharedRun(plan.key, "notbugs.sweeps.runs:trial_runs", {STORAGE_VARIABLE: url}),
-    )
-
-
 @contextmanager
 def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience, note: Callable[[], None]) -> Iterator[None]:
     """Show signs of life while the block runs, also after the database was away, and note how far it is.
@@ -199,8 +177,3 @@ def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience, note: Cal
     finally:
         over.set()
         thread.join(HURRY_SECONDS)
-
-
-def ends_politely() -> AbstractContextManager[None]:
-    """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the trial is given back."""
-    return as_interrupts(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, once=True)

@@ -36,8 +36,6 @@ Say = Callable[[Any], None]
 """What a task says while it is worked on: something that can be pickled."""
 Heard = Callable[[int, Any], None]
 """(number of the task, what it said) -> None, in the stage's own process."""
-
-
 LOOKED_AT_EVERY = 1.0
 """Seconds between two looks at whether all workers live."""
 PATIENCE = 10.0
