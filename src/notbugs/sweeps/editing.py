@@ -1,5 +1,6 @@
 """Changing params.yaml: a new study in it, or a study's best point; comments are kept."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,6 @@ def choose(
         own: the pipeline's own datasets, which decide at their eps whether the images still show y.
     Raises: SweepError if no point is left to choose from.
     """
-    import math
-
     found = table[table["state"] == "COMPLETE"]
     for column, value in wanted.items():
         if isinstance(value, float):

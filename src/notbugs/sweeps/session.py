@@ -46,25 +46,20 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
     patience = Patience(project.say)
     with open_storage(url) as storage:
         shared = patience(lambda: open_study(storage, plan, replace=replace))
-        _run(shared, url, jobs, patience)
-
-
-def _run(shared: SharedStudy, url: str, jobs: int, patience: Patience) -> None:
-    project, name = shared.plan.lab.project, shared.plan.name
-    settled, total = patience(lambda: shared.counts)
-    if settled == total:
-        project.say(f"sweep {name}: all {total} points are done")
-        patience(lambda: write_outputs(project.root, shared))
-        return
-    project.say(f"sweep {name}: {total - settled} of {total} points to be tried, {jobs} at a time")
-    files = output_files(project.root, name)
-    with _study_run(shared.plan, url, files) as tracked:
-        with _ends_politely():
-            _work(shared, url, min(jobs, total - settled), tracked.label)
-        patience(lambda: _check_end(shared))
-        tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
-        for file in files:
-            tracked.artifact(file)
+        settled, total = patience(lambda: shared.counts)
+        if settled == total:
+            project.say(f"sweep {name}: all {total} points are done")
+            patience(lambda: write_outputs(project.root, shared))
+            return
+        project.say(f"sweep {name}: {total - settled} of {total} points to be tried, {jobs} at a time")
+        files = output_files(project.root, name)
+        with _study_run(plan, url, files) as tracked:
+            with _ends_politely():
+                _work(shared, url, min(jobs, total - settled), tracked.label)
+            patience(lambda: _check_end(shared))
+            tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
+            for file in files:
+                tracked.artifact(file)
     project.say(f"sweep {name}: {files[0].relative_to(project.root)} holds {total} points")
 
 
