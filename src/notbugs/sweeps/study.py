@@ -135,9 +135,7 @@ class SharedStudy:
                 continue
             tried = next((trial.params for trial in reversed(slot.trials) if trial.params), None)
             choice = self.plan.choices[slot.number] if self.plan.choices is not None else tried
-            fixed = {"fixed_params": choice} if choice else {}
-            waiting = optuna.create_trial(state=TrialState.WAITING, user_attrs={SLOT: slot.number}, system_attrs=fixed)
-            self.study.add_trial(waiting)
+            self.study.enqueue_trial(choice or {}, user_attrs={SLOT: slot.number})
 
     def claim(self, patience: Patience) -> optuna.Trial | None:
         """A waiting trial, now this process's; None if none waits.
