@@ -93,7 +93,7 @@ import sys, warnings
 sys.modules["fcntl"] = None
 warnings.simplefilter("ignore")  # filelock says that its lock is a plain file
 from pathlib import Path
-from notbugs.runtime.process import file_lock
+from notbugs.runtime.files import file_lock
 with file_lock(Path(sys.argv[1])) as first, file_lock(Path(sys.argv[1])) as second:
     print(first, second)
 with file_lock(Path(sys.argv[1])) as third:

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and their checksums."""
+"""Writing files whole or not at all, their checksums, and locks that processes hold."""
 
 import csv
 import errno
@@ -200,6 +200,26 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+@contextmanager
+def file_lock(path: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
+    """Hold a lock file; gives False if another process still has it after `wait_seconds`.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, mode=0o644)
+    try:
+        lock.acquire(timeout=wait_seconds, poll_interval=0.05)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Processes: what names one beyond doubt, whether it still lives, requests to end it, locks between them."""
+"""Processes: what names one beyond doubt, whether it still lives, and requests to end it."""
 
 import json
 import os
@@ -58,26 +58,6 @@ def _lives(process: int, is_it: Callable[[float], bool]) -> bool:
         return True
     except (psutil.Error, OverflowError):
         return False
-
-
-@contextmanager
-def file_lock(path: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
-    """Hold a lock file; gives False if another process still has it after `wait_seconds`.
-
-    The system lets go of the lock when the process ends, however it ends.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path, mode=0o644)
-    try:
-        lock.acquire(timeout=wait_seconds, poll_interval=0.05)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from notbugs.runtime.errors import one_line
-from notbugs.runtime.process import file_lock
+from notbugs.runtime.files import file_lock
 from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.tracking import location
 

@@ -25,8 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from notbugs.runtime.files import read_mapping, write_text
-from notbugs.runtime.process import file_lock
+from notbugs.runtime.files import file_lock, read_mapping, write_text
 
 PROCESS = "notbugs.process"
 """Tag of a run that names its process."""

@@ -14,8 +14,8 @@ from typing import Any
 from notbugs.runtime.config import read_params, runtime
 from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, read_lock
 from notbugs.runtime.errors import ConfigError
-from notbugs.runtime.files import read_mapping, sha256, write_text
-from notbugs.runtime.process import alive, file_lock
+from notbugs.runtime.files import file_lock, read_mapping, sha256, write_text
+from notbugs.runtime.process import alive
 from notbugs.tracking import location
 from notbugs.tracking.journal import JOURNAL, PROCESS, Journal, journals
 from notbugs.tracking.rebuilding import REBUILT, STUDY, StudyRuns, Trials, rebuild, record, study_run

@@ -18,7 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from notbugs.runtime.errors import one_line
-from notbugs.runtime.process import file_lock
+from notbugs.runtime.files import file_lock
 from notbugs.tracking import location
 
 _DEFAULTS = {
