@@ -37,8 +37,8 @@ RESUMED = {stage.name: stage for stage in STAGES.values() if stage.resumes}
 def key_of_unfinished(root: Path, stage: Stage) -> str:
     project = open_project(root)
     settings = runtime(project.params)  # any that can be written as JSON
-    with Job(stage, project, "x", settings).begin([project.dataset("train")]) as begun:
-        return begun.work.name
+    with Job(stage, project, "x", settings).begin([project.dataset("train")]) as (_, work):
+        return work.name
 
 
 def key_of_measurements(root: Path) -> str:

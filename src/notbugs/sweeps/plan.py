@@ -8,7 +8,7 @@ from typing import Any
 from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.pipeline.running.context import Context, open_project
 from notbugs.runtime.config import settings
-from notbugs.runtime.dvc_lock import content
+from notbugs.runtime.dvc_lock import contents
 from notbugs.runtime.files import sha256
 from notbugs.runtime.nested import flatten
 from notbugs.sweeps.recorded import study_key
@@ -81,14 +81,13 @@ def make_plan(project: Context, name: str) -> Plan:
         attack["step_size"] = None if step_size is None else round(step_size / eps, 9)  # of eps
         record["train"] = robust
     inputs = [*sorted(files), *(project.dataset(split) for split in SPLITS)]
-    found = {path.relative_to(project.root).as_posix(): content(path) for path in inputs}
     return Plan(
         lab,
         name,
         section,
         grid(params, section) if section.sampler == "grid" else None,
         record,
-        {path: there.label for path, there in found.items() if there is not None},
+        {path: there.label for path, there in contents(project.root, inputs).items()},
     )
 
 
