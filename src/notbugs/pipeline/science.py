@@ -30,9 +30,8 @@ def answer(job: Job) -> None:
     needed = _Needed(job)
     with job.begin(needed.files) as (run, work):
         lab = needed.lab(run, work)
-        check = getattr(job.settings, "check_data", None)
-        if check is not None:
-            check(lab.data)
+        if hasattr(job.settings, "check_data"):
+            job.settings.check_data(lab.data)
         found: Answer = resolve_name(job.stage.study)(lab, job.settings)
         for path in job.outputs:
             _write(path, found)
