@@ -28,8 +28,9 @@ def alive(identity: str | None) -> bool | None:
         named = json.loads(identity or "{}")
         if named.get("host") != _host():
             return None
-        started = float(named["started"])
-        return named.get("boot") == _boot() and _lives(int(named["pid"]), lambda t: abs(t - started) < _SAME_START)
+        return named.get("boot") == _boot() and _lives(
+            int(named["pid"]), lambda started: abs(started - float(named["started"])) < _SAME_START
+        )
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
