@@ -26,7 +26,7 @@ from notbugs.runtime import imports
 from notbugs.runtime.cache import digest
 from notbugs.runtime.config import runtime, settings
 from notbugs.sweeps.plan import make_plan
-from notbugs.sweeps.points import Point
+from notbugs.sweeps.settings import Point
 from notbugs.sweeps.trial import Laboratory, Trial
 from reached import assert_all_reached
 
@@ -37,8 +37,8 @@ RESUMED = {stage.name: stage for stage in STAGES.values() if stage.resumes}
 def key_of_unfinished(root: Path, stage: Stage) -> str:
     project = open_project(root)
     settings = runtime(project.params)  # any that can be written as JSON
-    with Job(stage, project, "x", settings).begin([project.dataset("train")]) as begun:
-        return begun.work.name
+    with Job(stage, project, "x", settings).begin([project.dataset("train")]) as (_, work):
+        return work.name
 
 
 def key_of_measurements(root: Path) -> str:
@@ -54,7 +54,7 @@ def key_of_trial(root: Path) -> str:
 
 
 def key_of_study(root: Path) -> str:
-    return make_plan(Laboratory.of(open_project(root)), "small").key
+    return make_plan(open_project(root), "small").key
 
 
 USERS: dict[str, tuple[tuple[str, ...], Callable[[Path], str]]] = {
@@ -125,7 +125,7 @@ WORK = {
     "fit": "run_stage(project, 'fit', 'rand')",
     "construct": "run_stage(project, 'construct', 'rand')",
     "measurements": "run_stage(project, 'evaluate')",
-    "trial": "from notbugs.sweeps.trial import Laboratory, Trial; from notbugs.sweeps.points import Point;"
+    "trial": "from notbugs.sweeps.trial import Laboratory, Trial; from notbugs.sweeps.settings import Point;"
     "Trial(Laboratory.of(project), Point('rand', 0.5, 2, 0.6), (0,)).measure(0)",
 }
 

@@ -17,8 +17,8 @@ import notbugs.pipeline.evaluate.measuring
 import notbugs.training.checkpoints
 import notbugs.training.loop
 from notbugs.cli import main
+from notbugs.pipeline.construct import Shards
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.shards import Shards
 from notbugs.pipeline.stages import run_stage
 from tiny import CONSTRUCT
 

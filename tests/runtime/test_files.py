@@ -1,9 +1,11 @@
 """Files and folders appear whole or not at all; what cannot be written is named."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from notbugs.cli import main
 from notbugs.runtime.cleaning import leftovers, remove
 from notbugs.runtime.errors import UserError
-from notbugs.runtime.files import WriteError, finish_moves, whole_file, whole_folder, write_csv, write_text
+from notbugs.runtime.files import WriteError, file_lock, finish_moves, whole_file, whole_folder, write_csv, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -258,3 +260,23 @@ def test_clean_finishes_a_move_and_removes_what_was_moved_away(tmp_path: Path, d
     remove(found)
     assert names(tmp_path / "data") == ["x"]
     assert names(tmp_path / "data" / "x") == ["new"]
+
+
+def _hold(path: Path, held_event: Event, release: Event) -> None:
+    with file_lock(path):
+        held_event.set()
+        release.wait(20)
+
+
+def test_the_lock_is_one_processes_until_it_dies(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    taken, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "lock", taken, release))
+    other.start()
+    assert taken.wait(20)
+    with file_lock(tmp_path / "lock", 0.1) as mine:
+        assert not mine
+    other.kill()
+    other.join()
+    with file_lock(tmp_path / "lock") as mine:
+        assert mine

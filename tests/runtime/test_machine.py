@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.runtime.machine import project_folder, usable_processors, writer_lives
+from notbugs.runtime.machine import project_folder, usable_processors
+from notbugs.runtime.process import writer_lives
 
 
 def test_processors_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +93,7 @@ import sys, warnings
 sys.modules["fcntl"] = None
 warnings.simplefilter("ignore")  # filelock says that its lock is a plain file
 from pathlib import Path
-from notbugs.runtime.locks import file_lock
+from notbugs.runtime.files import file_lock
 with file_lock(Path(sys.argv[1])) as first, file_lock(Path(sys.argv[1])) as second:
     print(first, second)
 with file_lock(Path(sys.argv[1])) as third:

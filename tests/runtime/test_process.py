@@ -2,31 +2,8 @@ import json
 import multiprocessing
 import os
 import time
-from multiprocessing.synchronize import Event
-from pathlib import Path
 
-from notbugs.runtime.locks import file_lock
 from notbugs.runtime.process import alive, identity
-
-
-def _hold(path: Path, held_event: Event, release: Event) -> None:
-    with file_lock(path):
-        held_event.set()
-        release.wait(20)
-
-
-def test_the_lock_is_one_processes_until_it_dies(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    taken, release = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path / "lock", taken, release))
-    other.start()
-    assert taken.wait(20)
-    with file_lock(tmp_path / "lock", 0.1) as mine:
-        assert not mine
-    other.kill()
-    other.join()
-    with file_lock(tmp_path / "lock") as mine:
-        assert mine
 
 
 def test_a_process_is_known_by_number_start_machine_and_boot() -> None:

@@ -6,8 +6,7 @@ import pytest
 from sweep_tools import PARAMS
 
 from notbugs.runtime.errors import ConfigError
-from notbugs.sweeps.points import Point, changed_params, changes, grid, resolve
-from notbugs.sweeps.settings import Range, sweep_settings
+from notbugs.sweeps.settings import Point, Range, changed_params, changes, grid, resolve, sweep_settings
 
 GOOD = {"kinds": ["rand"], "eps": [0.5, 1], "num_steps": [1, 3]}
 

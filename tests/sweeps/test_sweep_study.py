@@ -24,7 +24,7 @@ from notbugs.sweeps.session import checked_jobs, run, status
 from notbugs.sweeps.settings import SweepError
 from notbugs.sweeps.storage import open_storage, storage_url
 from notbugs.sweeps.study import SharedStudy, open_study
-from notbugs.sweeps.trial import Laboratory, Trial
+from notbugs.sweeps.trial import Trial
 
 
 def study(root: Path, name: str = "small") -> optuna.Study:
@@ -322,12 +322,11 @@ def test_pruned_points(project: Path, scripted: list[str]) -> None:
 
 def test_workers_have_samplers_of_their_own(project: Path, scripted: list[str]) -> None:
     with_study(project, sampler="random", trials=6, eps={"low": 0.1, "high": 2.0}, seeds=[0])
-    lab = Laboratory.of(open_project(project))
     chosen = []
     with open_storage(storage_url(project, None)) as storage:
         for _ in range(2):
-            shared = open_study(storage, make_plan(lab, "small"))
-            shared.use_sampler(0, shared.worker_number())
+            shared = open_study(storage, make_plan(open_project(project), "small"))
+            shared.use_sampler()
             trial = shared.claim(worker.Patience(lambda text: None))
             assert trial is not None
             chosen.append(trial.suggest_float("eps", 0.1, 2.0))

@@ -217,15 +217,12 @@ def test_a_silent_worker_of_another_machine_is_given_up(
     from notbugs.sweeps.plan import make_plan
     from notbugs.sweeps.storage import Patience
     from notbugs.sweeps.study import open_study
-    from notbugs.sweeps.trial import Laboratory
 
     monkeypatch.setenv("NOTBUGS_SWEEP_HEARTBEAT", "1")
     monkeypatch.setattr(module, "GRACE", 2)
     monkeypatch.setattr("notbugs.sweeps.storage.GRACE", 2)
     monkeypatch.setattr(module, "identity", lambda: '{"pid": 1, "host": "elsewhere"}')
-    lab = Laboratory.of(open_project(project))
-
-    plan = make_plan(lab, "small")
+    plan = make_plan(open_project(project), "small")
     patience = Patience(lambda text: None)
     with open_storage(storage_url(project, postgres.url)) as storage:
         silent = open_study(storage, plan).claim(patience)

@@ -24,8 +24,7 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256
 from notbugs.sweeps import trial as module
 from notbugs.sweeps.plan import make_plan
-from notbugs.sweeps.points import Point, changed_params, changes
-from notbugs.sweeps.settings import SweepError
+from notbugs.sweeps.settings import Point, SweepError, changed_params, changes
 from notbugs.sweeps.trial import Laboratory, Trial
 
 
@@ -176,7 +175,7 @@ def test_a_source_seed_that_is_not_trained(project: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"construct.rand.source_seeds = \[7\]: must be among train.standard.seeds: 0, 1"
     ):
-        make_plan(laboratory(project), "small")
+        make_plan(open_project(project), "small")
 
 
 def test_one_construction_for_each_source_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def write_lock(root: Path, *, name: str = "rand", lr: float = 0.1, outs: tuple[s
 def _described(path: Path) -> dict[str, Any]:
     there = content(path)
     assert there is not None
-    return {key: value for key, value in there.to_json().items() if value is not None}
+    return {key: value for key, value in asdict(there).items() if value is not None}
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def push(remote: str | None) -> None:
     """Send DVC's run cache, with all that it restores, to a remote; `dvc push` sends what dvc.lock names."""
     from notbugs.pipeline.running.run_cache import push_runs
 
-    click.echo(str(push_runs(project_root(), remote)))
+    click.echo(push_runs(project_root(), remote))
 
 
 @click.command()

@@ -1,9 +1,9 @@
 """Stage `construct`: the datasets D_R, D_NR, D_rand, D_det and their controls, made from D by source models."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,82 @@ from torch.nn import functional
 
 from notbugs.construction.building import parts, recipe_generator, set_up
 from notbugs.construction.describe import describe, over_sources, summarise
-from notbugs.construction.recipe import Constructed, Recipe, joined
+from notbugs.construction.recipe import Recipe, joined
 from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.data.images import ImageData, Images
-from notbugs.data.store import StoredDataset, largest_shard, load_dataset, write_manifest
+from notbugs.data.store import (
+    DTYPES,
+    Dtype,
+    Shard,
+    StoredDataset,
+    largest_shard,
+    load_dataset,
+    write_manifest,
+    write_shard,
+)
+from notbugs.evaluation.accuracy import batches
 from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
 from notbugs.models import load_model
-from notbugs.models.base import Classifier
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import compiles, construction_seeds, judge_seed, source_models, source_seeds
-from notbugs.pipeline.shards import Shards
 from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import DATASET_NAMES, SOURCE
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
-from notbugs.runtime.files import publish, write_json
+from notbugs.runtime.files import publish, sha256, write_json
+from notbugs.runtime.state_file import StateError, load_state, save_state
 
 
-@dataclass(frozen=True, eq=False)
+class Shards:
+    """The shards of an unfinished dataset, each whole or not there, and per example what is known of it.
+
+    Args:
+        folder: of the dataset; holds what an earlier, killed run made.
+        facts: folder of what is known of its examples.
+        num_examples: of the whole dataset.
+        shard_size: images in a file.
+        dtype: stored precision.
+    """
+
+    def __init__(self, folder: Path, facts: Path, num_examples: int, shard_size: int, dtype: Dtype) -> None:
+        self.folder, self._facts, self.dtype = folder, facts, dtype
+        self.rows = list(batches(num_examples, shard_size))
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are still to be made."""
+        return [number for number in range(len(self.rows)) if self._read(number) is None]
+
+    def write(self, number: int, data: ImageData, facts: Mapping[str, Tensor]) -> None:
+        """Keep a shard; facts: column -> (n,)."""
+        shard = write_shard(self.folder, number, data.images.to(DTYPES[self.dtype]), data.labels)
+        save_state(self._facts_of(number), {"shard": shard.model_dump(mode="json"), "facts": facts})
+
+    def finished(self) -> tuple[list[Shard], dict[str, Tensor]]:
+        """All shards, and the columns of all examples; to be asked for when all processes are done."""
+        made = [self._read(number) for number in range(len(self.rows))]
+        shards = [Shard.model_validate(one["shard"]) for one in made if one]
+        columns = {name: torch.cat([one["facts"][name] for one in made if one]) for name in (made[0] or {})["facts"]}
+        return shards, columns
+
+    def _read(self, number: int) -> dict[str, Any] | None:
+        """What was kept of a shard; None unless both of its files are there and whole."""
+        try:
+            kept: dict[str, Any] = load_state(self._facts_of(number))
+            shard = kept["shard"]
+            return kept if sha256(self.folder / shard["file"]) == shard["sha256"] else None
+        except (FileNotFoundError, StateError):
+            return None
+
+    def _facts_of(self, number: int) -> Path:
+        return self._facts / f"{number:05d}.safetensors"
+
+
+@dataclass(frozen=True)
 class _Source:
-    """One source model, and all that its dataset depends on.
+    """One source model, and all that its dataset depends on; told apart by the construction and the model's file.
 
     Attributes:
         seed: of the source model.
@@ -45,47 +99,17 @@ class _Source:
         shards: where its dataset is written.
     """
 
-    project: Context
     name: str
-    config: ConstructSettings
-    seed: int
     model: Path
-    judge: Path
-    others: tuple[Path, ...]
-    data: StoredDataset
-    neighbours: Tensor
-    compiled: bool
-    shards: Shards
-
-    def __eq__(self, other: object) -> bool:
-        """In a worker process, where each task brings its own: by the construction and the source model."""
-        return isinstance(other, _Source) and self._known_by == other._known_by
-
-    def __hash__(self) -> int:
-        return hash(self._known_by)
-
-    @property
-    def _known_by(self) -> tuple[str, Path]:
-        return self.name, self.model
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One shard of one source's dataset: tasks can be done in any order, by any process."""
-
-    source: _Source
-    number: int
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A source's models, loaded, and its recipe, set up."""
-
-    model: Classifier
-    judge: Classifier
-    others: tuple[Classifier, ...]
-    recipe: Recipe
-    reference: Images
+    project: Context = field(compare=False)
+    config: ConstructSettings = field(compare=False)
+    seed: int = field(compare=False)
+    judge: Path = field(compare=False)
+    others: tuple[Path, ...] = field(compare=False)
+    data: StoredDataset = field(compare=False)
+    neighbours: Tensor = field(compare=False)
+    compiled: bool = field(compare=False)
+    shards: Shards = field(compare=False)
 
 
 def construct(job: Job) -> None:
@@ -103,7 +127,7 @@ def construct(job: Job) -> None:
     with job.begin(inputs, sources=list(seeds)) as (run, work):
         data = load_dataset(project.dataset("train"))
         sources = _sources(job, seeds, data, work)
-        tasks = [_Task(source, number) for source in sources for number in source.shards.missing()]
+        tasks = [(source, number) for source in sources for number in source.shards.missing()]
         wait_for_all()  # all have seen what is missing before any begins
         do_all(project, tasks[rank() :: world_size()], _make, description=job.title)
         _ready.cache_clear()
@@ -150,11 +174,11 @@ def _sources(job: Job, seeds: Iterable[int], data: StoredDataset, work: Path) ->
     compiled = compiles(project, job.title, one, data.image_shape, len(data) * config.num_steps)
     return [
         _Source(
-            project,
             str(job.name),
+            files[seed],
+            project,
             config,
             seed,
-            model=files[seed],
             judge=project.source_model("robust", judge_seed(robust, config.model, seed)),
             others=tuple(file for other, file in files.items() if other != seed),
             data=data,
@@ -181,27 +205,32 @@ def _neighbours(project: Context, data: StoredDataset, file: Path) -> Tensor:
     return load_or_make(file, find)["called"]
 
 
-def _make(task: _Task, say: Say) -> None:
-    """Make a shard and keep it, with the facts of its examples."""
-    source, ready = task.source, _ready(task.source)
-    rows = source.shards.rows[task.number]
-    count = len(source.shards.rows)
-    steps = parts(
-        ready.recipe,
+def _make(task: tuple[_Source, int], say: Say) -> None:
+    """Make a shard of a source's dataset and keep it: shards can be made in any order, by any process."""
+    source, number = task
+    recipe, describe_part = _ready(source)
+    rows, count = source.shards.rows[number], len(source.shards.rows)
+    made, columns = [], defaultdict(list)
+    for batch, part in parts(
+        recipe,
         rows.stop - rows.start,
         batch_size=source.config.batch_size,
         dtype=source.config.dtype,
         first=rows.start,
         progress=source.project.progress,
         description=f"construct {source.name}, source {source.seed}"
-        + (f", shard {task.number + 1} of {count}" if count > 1 else ""),
-    )
-    source.shards.write(task.number, *_described(steps, source, ready))
+        + (f", shard {number + 1} of {count}" if count > 1 else ""),
+    ):
+        made.append(part)
+        columns["start_index"].append(part.start_index)
+        for key, values in describe_part(part, first=batch.start).items():
+            columns[key].append(values)
+    source.shards.write(number, joined(made).data, {key: torch.cat(values) for key, values in columns.items()})
 
 
 @lru_cache(maxsize=1)
-def _ready(source: _Source) -> _Ready:
-    """Load a source's models; those of the last one are kept, since its shards come one after the other."""
+def _ready(source: _Source) -> tuple[Recipe, Callable[..., dict[str, Tensor]]]:
+    """A source's recipe, set up, and `describe` with its models; of the last one, whose shards follow each other."""
     device, data = source.project.device, source.data
     model = load_model(source.model, device=device)
     recipe = set_up(
@@ -211,36 +240,15 @@ def _ready(source: _Source) -> _Ready:
         generator=recipe_generator(source.project.seed, source.config.recipe, source.seed),
         compiled=source.compiled,
     )
-    return _Ready(
-        model,
-        load_model(source.judge, device=device),
-        tuple(load_model(file, device=device) for file in source.others),
-        recipe,
-        neighbour_reference(data),
+    return recipe, partial(
+        describe,
+        data=data,
+        model=model,
+        robust_model=load_model(source.judge, device=device),
+        reference=neighbour_reference(data),
+        neighbours=source.neighbours,
+        others=[load_model(file, device=device) for file in source.others],
     )
-
-
-def _described(
-    steps: Iterable[tuple[slice, Constructed]], source: _Source, ready: _Ready
-) -> tuple[ImageData, dict[str, Tensor]]:
-    """A shard made of batches: its images, and the facts of its examples by column."""
-    made, columns = [], defaultdict(list)
-    for rows, part in steps:
-        made.append(part)
-        columns["start_index"].append(part.start_index)
-        facts = describe(
-            part,
-            source.data,
-            ready.model,
-            ready.judge,
-            first=rows.start,
-            reference=ready.reference,
-            neighbours=source.neighbours,
-            others=ready.others,
-        )
-        for key, values in facts.items():
-            columns[key].append(values)
-    return joined(made).data, {key: torch.cat(values) for key, values in columns.items()}
 
 
 def _complete(source: _Source) -> dict[str, Tensor]:

@@ -9,13 +9,14 @@ from typing import Any
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.job import Begun, Job
+from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import first_sources, source_model_of, source_models
 from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import DATASET_NAMES, settings
 from notbugs.runtime.files import write_csv, write_json
 from notbugs.science.common.lab import Answer, Lab
+from notbugs.tracking import Run
 from notbugs.training.settings import FitSettings
 
 SPLITS = ("train", "validation", "test")
@@ -27,16 +28,15 @@ def answer(job: Job) -> None:
     Of a construction the dataset of one source seed is looked at, the first that all constructions of the stage share.
     """
     needed = _Needed(job)
-    with job.begin(needed.files) as begun:
-        lab = needed.lab(begun)
-        check = getattr(job.settings, "check_data", None)
-        if check is not None:
-            check(lab.data)
+    with job.begin(needed.files) as (run, work):
+        lab = needed.lab(run, work)
+        if hasattr(job.settings, "check_data"):
+            job.settings.check_data(lab.data)
         found: Answer = resolve_name(job.stage.study)(lab, job.settings)
         for path in job.outputs:
             _write(path, found)
             if path.is_file():
-                begun.run.artifact(path)
+                run.artifact(path)
         write_json(job.metrics_file, found.metrics)
     for line in found.says:
         job.say(line)
@@ -67,7 +67,7 @@ class _Needed:
         seed = self.source_seeds[pairs[name]] if pairs else min(self.source_seeds.values(), default=0)
         return source_model_of(self.job.project, name, seed)
 
-    def lab(self, begun: Begun) -> Lab:
+    def lab(self, run: Run, unfinished: Path) -> Lab:
         """Load it."""
         project = self.job.project
         return Lab(
@@ -80,9 +80,9 @@ class _Needed:
             fitted={name: _fits(project, name, self.source_seeds[name]) for name in self.fitted},
             **({"architecture": project.model_settings()} if "model" in self.job.stage.reads else {}),
             progress=project.progress,
-            load_or_make=lambda name, make: load_or_make(begun.work / f"{name}.safetensors", make),
+            load_or_make=lambda name, make: load_or_make(unfinished / f"{name}.safetensors", make),
             do_all=lambda tasks, work, what: do_all(project, tasks, partial(_silently, work), description=what),
-            draw=begun.run.curve,
+            draw=run.curve,
         )
 
 
@@ -113,13 +113,4 @@ def _write(path: Path, found: Answer) -> None:
     if path.suffix == ".csv":
         write_csv(path, tuple(found.rows[0]), found.rows)
         return
-    pictures = found.pictures
-    assert pictures is not None  # the study of a stage with a dataset as output gives them
-    save_dataset(
-        path,
-        pictures.data,
-        pictures.examples,
-        name=pictures.name,
-        source=pictures.source,
-        settings=pictures.settings,
-    )
+    save_dataset(path, **vars(found.pictures))  # the study of a stage with a dataset as output gives them

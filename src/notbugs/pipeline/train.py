@@ -19,7 +19,7 @@ from notbugs.pipeline.running.models import compiles, made_sources
 from notbugs.runtime.config import SOURCE, SUBSETS
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import publish, write_csv, write_json
-from notbugs.tracking import Run
+from notbugs.tracking.description import curve_name
 from notbugs.training.checkpoints import Checkpoint, EpochRecord, kept_record
 from notbugs.training.loop import train as train_model
 from notbugs.training.settings import TrainSettings
@@ -27,6 +27,7 @@ from notbugs.training.settings import TrainSettings
 CURVE_COLUMNS = ("subset", "source_seed", "seed", *EpochRecord.__annotations__)
 FINAL = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
 ADVERSARIAL = "validation_adversarial_accuracy"
+OnEpoch = Callable[[EpochRecord], None]
 
 
 def train(job: Job) -> None:
@@ -46,7 +47,12 @@ def train(job: Job) -> None:
         for seed, dataset in zip(sources, stored, strict=True):
             subsets[seed] = _subsets(job, seed, dataset, data)
         lessons = list(_lessons(job, subsets, validation, work))
-        learnt = learn_all(lessons, run, description=job.title)
+
+        def follow(number: int, record: EpochRecord) -> None:
+            """Draw the curves while the lessons are given."""
+            run.curve(record["epoch"], lessons[number].curve_names(record))
+
+        learnt = do_all(project, lessons, learn, description=job.title, heard=follow)
         if is_first():
             publish(work / "models", folder)
             write_curves(curves_file, lessons, learnt)
@@ -90,9 +96,9 @@ def _lessons(
     """
     for source_seed, datasets in subsets.items():
         for subset, data in datasets.items():
-            folder, title = work / "models", job.title
+            folder, title, part = work / "models", job.title, subset
             if source_seed is not None:
-                folder = folder / subset / f"{SOURCE}{source_seed}"
+                folder, part = folder / subset / f"{SOURCE}{source_seed}", f"{subset}-source-{source_seed}"
                 title += f"{'' if subset == 'full' else f' ({subset})'}, source {source_seed}"
             for seed in job.settings.seeds:
                 yield Lesson(
@@ -106,7 +112,7 @@ def _lessons(
                     seed=seed,
                     subset=subset,
                     source_seed=source_seed,
-                    work=work,
+                    checkpoint=Checkpoint(work / f"{part}-seed-{seed}.safetensors"),
                 )
 
 
@@ -142,7 +148,7 @@ class Lesson:
         file: where the model is saved, by the first of several processes.
         title: what is shown.
         seed: of this model. subset, source_seed: which part of which source's dataset, of a fit.
-        work: folder where the state of the training is kept, and taken up again.
+        checkpoint: where the state of the training is kept, and taken up again.
     """
 
     project: Context
@@ -155,28 +161,16 @@ class Lesson:
     seed: int
     subset: str = "full"
     source_seed: int | None = None
-    work: Path | None = None
-
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """Where its state is kept."""
-        if self.work is None:
-            return None
-        source = "" if self.source_seed is None else f"-source-{self.source_seed}"
-        return Checkpoint(self.work / f"{self.subset}{source}-seed-{self.seed}.safetensors")
+    checkpoint: Checkpoint | None = None
 
     def curve_names(self, record: EpochRecord) -> dict[str, float]:
         """An epoch's values by the names of their curves, such as `still_y_train_loss/source-0-seed-1`."""
-        prefix = "" if self.subset == "full" else f"{self.subset}_"
-        source = "" if self.source_seed is None else f"source-{self.source_seed}-"
+        whose = (self.subset, self.seed, self.source_seed)
         return {
-            f"{prefix}{key}/{source}seed-{self.seed}": float(value)  # type: ignore[arg-type]
+            curve_name(key, *whose): float(value)  # type: ignore[arg-type]
             for key, value in record.items()
             if key not in ("epoch", "lr") and value is not None
         }
-
-
-OnEpoch = Callable[[EpochRecord], None]
 
 
 def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
@@ -217,22 +211,6 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     return records
 
 
-def learn_all(lessons: Sequence[Lesson], run: Run, *, description: str) -> list[list[EpochRecord]]:
-    """Give all lessons, in worker processes where `jobs` asks for them; their curves are followed live.
-
-    Args:
-        description: what is shown, where several are given at once.
-    Returns: the records of each.
-    """
-    if not lessons:
-        return []
-
-    def follow(number: int, record: EpochRecord) -> None:
-        run.curve(record["epoch"], lessons[number].curve_names(record))
-
-    return do_all(lessons[0].project, lessons, learn, description=description, heard=follow)
-
-
 def write_curves(path: Path, lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) -> None:
     """Write learning curves as CSV; what was not measured, and the source of a model trained on D, is empty."""
     rows: list[dict[str, Any]] = []
@@ -258,28 +236,22 @@ def summary(lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) 
         for lesson, records in zip(lessons, learnt, strict=True)
     ]
     keys = [key for key in (*FINAL, ADVERSARIAL) if all(record[key] is not None for record in finals)]  # type: ignore[literal-required]
-    values = [{key: float(record[key]) for key in keys} for record in finals]  # type: ignore[literal-required]
-    shown = [{key: round(value, 6) for key, value in one.items()} for one in values]
+    sizes: dict[str, int] = {}
+    values: dict[str, list[dict[str, float]]] = {}  # by source
+    shown: dict[str, dict[str, dict[str, float]]] = {}  # by source and seed
+    for lesson, record in zip(lessons, finals, strict=True):
+        source, last = str(lesson.source_seed), {key: float(record[key]) for key in keys}  # type: ignore[literal-required]
+        sizes.setdefault(source, len(lesson.data))
+        values.setdefault(source, []).append(last)
+        shown.setdefault(source, {})[str(lesson.seed)] = {key: round(value, 6) for key, value in last.items()}
     if lessons[0].source_seed is None:
-        seeds = {str(lesson.seed): one for lesson, one in zip(lessons, shown, strict=True)}
-        return {"num_examples": len(lessons[0].data), "seeds": seeds, **_spread(keys, values)}
-    groups: dict[str, list[int]] = {}
-    for number, lesson in enumerate(lessons):
-        groups.setdefault(str(lesson.source_seed), []).append(number)
-    means = [
-        {key: statistics.fmean(values[number][key] for number in numbers) for key in keys}
-        for numbers in groups.values()
-    ]
+        return {"num_examples": sizes["None"], "seeds": shown["None"], **_spread(keys, values["None"])}
+    means = [{key: statistics.fmean(one[key] for one in fits) for key in keys} for fits in values.values()]
     return {
-        "num_examples": {source: len(lessons[numbers[0]].data) for source, numbers in groups.items()},
-        "seeds": {
-            source: {str(lessons[number].seed): shown[number] for number in numbers}
-            for source, numbers in groups.items()
-        },
+        "num_examples": sizes,
+        "seeds": shown,
         **_spread(keys, means),
-        "std_fits": {
-            key: _pooled([[values[number][key] for number in numbers] for numbers in groups.values()]) for key in keys
-        },
+        "std_fits": {key: _pooled([[one[key] for one in fits] for fits in values.values()]) for key in keys},
     }
 
 

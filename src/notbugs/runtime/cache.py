@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from notbugs.runtime.distribution import is_first, wait_for_all
-from notbugs.runtime.files import write_json
-from notbugs.runtime.locks import file_lock
+from notbugs.runtime.files import file_lock, write_json
 from notbugs.runtime.state_file import StateError, load_state, save_state
 
 Result = TypeVar("Result")

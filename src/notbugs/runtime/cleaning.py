@@ -1,15 +1,13 @@
 """What lies in the work folder .notbugs, and beside it from writes that were killed, and removing it."""
 
-import json
 import re
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from notbugs.runtime.files import finish_moves
+from notbugs.runtime.files import finish_moves, read_mapping
 
 KINDS = {
     "evaluate": "kept measurements of models; made again by `notbugs evaluate`",
@@ -72,12 +70,10 @@ def in_words(seconds: float) -> str:
 
 
 def _unfinished(folder: Path) -> str:
-    try:
-        made_from: dict[str, Any] = json.loads((folder / "made_from.json").read_text(encoding="utf-8"))
-        stage, name = made_from["stage"], made_from["name"]
-    except (OSError, ValueError, KeyError, TypeError):
+    made_from = read_mapping(folder / "made_from.json")
+    if not made_from.keys() >= {"stage", "name"}:
         return "unfinished work of an unknown stage"
-    return f"unfinished: {stage} {name}"
+    return f"unfinished: {made_from['stage']} {made_from['name']}"
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -19,33 +19,6 @@ from pydantic_core import ErrorDetails
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import project_folder
 
-SECTIONS = (
-    "experiment",
-    "seed",
-    "num_threads",
-    "device",
-    "engine",
-    "processes",
-    "jobs",
-    "data",
-    "model",
-    "train",
-    "construct",
-    "fit",
-    "evaluate",
-    "transfer",
-    "inversion",
-    "diversity",
-    "estimator",
-    "features",
-    "planted",
-    "gaussian",
-    "sweep",
-    "report",
-)
-"""Every top-level key of params.yaml."""
-
-
 DATASET_NAMES = {
     "robust": "D_R",
     "nonrobust": "D_NR",
@@ -55,16 +28,10 @@ DATASET_NAMES = {
     "det_from_robust": "D_det_from_robust",
 }
 """Name of a construction in params.yaml -> its name in the paper, in results and in the report."""
-
-
 SUBSETS = ("full", "still_y", "baseline")
 """What a construction's recipe is fitted on: all its images; those that both judges still call y; and D itself."""
-
-
 SOURCE = "source-"
 """Beginning of the name of a folder that belongs to one source model; its seed follows."""
-
-
 EngineName = Literal["auto", "plain", "compiled"]
 
 
@@ -123,6 +90,13 @@ class Runtime(Settings):
         return jobs
 
 
+SECTIONS = (
+    *Runtime.model_fields,
+    *("data", "model", "train", "construct", "fit", "evaluate"),
+    *("transfer", "inversion", "diversity", "estimator", "features", "planted", "gaussian"),
+    *("sweep", "report"),
+)
+"""Every top-level key of params.yaml."""
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
@@ -200,14 +174,12 @@ def settings(params: Mapping[str, Any], key: str, model: type[AnySettings]) -> A
     Raises: ConfigError naming the key, the value and what is allowed.
     """
     section: Any = params
-    walked: list[str] = []
+    place = ""
     for part in key.split("."):
         if not isinstance(section, Mapping) or part not in section:
-            have = list(section) if isinstance(section, Mapping) else []
-            place = ".".join(walked) or "params.yaml"
-            raise ConfigError(f"{key}: not in params.yaml; {place} has: {', '.join(map(str, have)) or 'nothing'}")
-        section = section[part]
-        walked.append(part)
+            have = ", ".join(map(str, section)) if isinstance(section, Mapping) else ""
+            raise ConfigError(f"{key}: not in params.yaml; {place or 'params.yaml'} has: {have or 'nothing'}")
+        section, place = section[part], f"{place}.{part}".lstrip(".")
     return validate(section, key, model)
 
 

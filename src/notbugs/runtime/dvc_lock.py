@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,9 @@ class Content:
             return self.md5 == other.md5
         return (self.size, self.nfiles) == (other.size, other.nfiles)
 
-    def to_json(self) -> dict[str, Any]:
-        """For the event log."""
-        return {"md5": self.md5, "size": self.size, "nfiles": self.nfiles}
-
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Content":
-        """From an event log, or from an entry of dvc.lock."""
+        """From its fields, as a journal has them, or from an entry of dvc.lock."""
         md5 = value.get("md5") or value.get(str(value.get("hash", "md5")))
         return cls(md5, int(value.get("size") or 0), value.get("nfiles"))
 
@@ -61,14 +57,14 @@ def content(path: Path, limit: int = HASH_LIMIT) -> Content | None:
     """
     if path.is_file():
         size = path.stat().st_size
-        return Content(_md5(path) if size <= limit else None, size)
+        return Content(md5(path) if size <= limit else None, size)
     if not path.is_dir():
         return None
-    files = sorted(_files(path), key=lambda file: file.relative_to(path).as_posix())
-    size = sum(file.stat().st_size for file in files)
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    size = sum(file.stat().st_size for file in files.values())
     if size > limit:
         return Content(None, size, len(files))
-    entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    entries = [{"md5": md5(file), "relpath": name} for name, file in sorted(files.items())]
     digest = hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
     return Content(f"{digest}.dir", size, len(files))
 
@@ -84,11 +80,8 @@ def contents(root: Path, paths: Iterable[Path], limit: int = HASH_LIMIT) -> dict
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if file.is_file())
-
-
-def _md5(path: Path) -> str:
+def md5(path: Path) -> str:
+    """Hexadecimal MD5 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -99,14 +92,12 @@ class LockEntry:
 
     Attributes:
         address: such as `prepare` or `construct@rand`.
-        cmd: its command.
         params: {file: {dotted key: value}}.
         deps, outs: path -> content.
         key: `pipeline.key`, the SHA-256 of address, cmd, params and hashes of deps.
     """
 
     address: str
-    cmd: Any
     params: dict[str, dict[str, Any]]
     deps: dict[str, Content]
     outs: dict[str, Content]
@@ -162,4 +153,4 @@ def _entry(address: str, stage: Mapping[str, Any]) -> LockEntry:
     }
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
     key = hashlib.sha256(canonical.encode()).hexdigest()
-    return LockEntry(address, stage.get("cmd"), params, deps, outs, key)
+    return LockEntry(address, params, deps, outs, key)

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and their checksums."""
+"""Writing files whole or not at all, their checksums, and locks that processes hold."""
 
 import csv
 import errno
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.errors import UserError
-from notbugs.runtime.machine import writer_lives
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -130,6 +129,8 @@ def _remove_leftovers(path: Path) -> None:
 
 def _works(process: int, beside: Path) -> bool:
     """Whether another process is still at a temporary file or folder; one of this process's number is over."""
+    from notbugs.runtime.process import writer_lives  # psutil takes a while
+
     if process == os.getpid():
         return False
     try:
@@ -183,6 +184,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no file, or it is damaged or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows with exactly these columns, whole or not at all; None becomes an empty cell."""
     text = io.StringIO()
@@ -190,6 +200,26 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+@contextmanager
+def file_lock(path: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
+    """Hold a lock file; gives False if another process still has it after `wait_seconds`.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, mode=0o644)
+    try:
+        lock.acquire(timeout=wait_seconds, poll_interval=0.05)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:

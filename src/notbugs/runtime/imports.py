@@ -24,6 +24,7 @@ NO_EFFECT = tuple(
         "pipeline.running.probe",
         "runtime.machine",
         "runtime.memory",
+        "runtime.process",
         "runtime.progress",
         "tracking",
     )
@@ -166,7 +167,6 @@ def _names(statement: ast.stmt, file: Path, module: str) -> Iterator[str]:
         base = statement.module or ""
         if statement.level:
             package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-            parts = package.split(".")
-            base = ".".join([*parts[: len(parts) - statement.level + 1], *filter(None, [base])])
+            base = util.resolve_name("." * statement.level + base, package)
         yield base
         yield from (f"{base}.{alias.name}" for alias in statement.names)

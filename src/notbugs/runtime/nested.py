@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 
@@ -17,16 +18,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers in a nested mapping, with dotted keys; everything else is left out."""
     found: dict[str, float] = {}
-    for key, value in flatten(values, prefix).items():
-        if value is None or isinstance(value, str | bytes | list | tuple):
-            continue
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(number):
-            found[key] = number
+    for key, value in flatten(values).items():
+        with suppress(TypeError, ValueError):  # no number, such as a list
+            if not isinstance(value, str | bytes) and math.isfinite(float(value)):
+                found[key] = float(value)
     return found

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import psutil  # type: ignore[import-untyped]
 
 _SAME_START = 5.0
 """Seconds by which two readings of one process's start may differ (the clock may have been set)."""
+CLOCKS = 60.0
+"""Seconds by which the clocks of a file system and of this machine may differ."""
 
 
 def identity() -> str:
@@ -26,18 +28,37 @@ def alive(identity: str | None) -> bool | None:
         named = json.loads(identity or "{}")
         if named.get("host") != _host():
             return None
-        if named.get("boot") != _boot():
-            return False
-        process = psutil.Process(int(named["pid"]))
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return abs(process.create_time() - float(named["started"])) < _SAME_START
-    except psutil.AccessDenied:
-        return True
-    except psutil.Error:
-        return False
+        return named.get("boot") == _boot() and _lives(
+            int(named["pid"]), lambda started: abs(started - float(named["started"])) < _SAME_START
+        )
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
+
+
+def writer_lives(process: int, last_changed: float) -> bool:
+    """Whether the process of this number still works on a file that it last changed at this time.
+
+    One that began after the file was changed is another one, which was given the number anew.
+
+    Args:
+        last_changed: the file's ctime, which renaming sets too, seconds since 1970.
+    """
+    return _lives(process, lambda started: started < last_changed + CLOCKS)
+
+
+def _lives(process: int, is_it: Callable[[float], bool]) -> bool:
+    """Whether a process of this number runs and began when the wanted one did.
+
+    A process that has ended and that nobody waited for does not live (as in a container whose first process is no
+    init).
+    """
+    try:
+        found = psutil.Process(process)
+        return bool(found.status() != psutil.STATUS_ZOMBIE and is_it(found.create_time()))
+    except psutil.AccessDenied:  # it runs and is somebody else's
+        return True
+    except (psutil.Error, OverflowError):
+        return False
 
 
 @contextmanager
@@ -45,7 +66,6 @@ def as_interrupts(*signals: signal.Signals, once: bool = False) -> Iterator[None
     """Treat requests to end (SIGTERM, a closed terminal) like Ctrl-C while the block runs.
 
     Args:
-        signals: which ones.
         once: ignore all of them after the first.
     """
 

@@ -37,7 +37,6 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     """The items, with progress on standard error.
 
     Args:
-        iterable: what is worked through.
         description: shown in front, such as "train standard, seed 0".
         total: number of items; taken from len(iterable) where it has one.
     """

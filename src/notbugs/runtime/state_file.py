@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from notbugs.runtime.errors import UserError
@@ -25,8 +27,6 @@ def save_state(file: Path, state: Any) -> None:
         state: dictionaries (keys: text or integers), lists, tuples, tensors, numbers, text, booleans, None.
     Raises: TypeError for anything else.
     """
-    from safetensors.torch import save_file
-
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_packed(state, tensors))
     with whole_file(file) as temporary:
@@ -38,8 +38,6 @@ def load_state(file: Path) -> Any:
 
     Raises: FileNotFoundError; StateError if the file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -1,22 +1,19 @@
 """Changing params.yaml: a new study in it, or a study's best point; comments are kept."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from notbugs.evaluation.results import read_json
-from notbugs.pipeline.running.context import open_project
 from notbugs.report.honesty import STILL_Y_SHARE, Pipeline, honesty_of, judged
 from notbugs.runtime.config import read_params, validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
 from notbugs.runtime.params_text import assignment, with_keys
-from notbugs.sweeps.plan import difference, make_plan
-from notbugs.sweeps.points import Point, changes
-from notbugs.sweeps.settings import OBJECTIVES, SweepError, SweepSettings, sweep_settings
-from notbugs.sweeps.trial import Laboratory
+from notbugs.sweeps.plan import difference, plan_now
+from notbugs.sweeps.recorded import RecordedStudy, recorded_study
+from notbugs.sweeps.settings import OBJECTIVES, Point, SweepError, SweepSettings, changes, sweep_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +23,6 @@ def add_study(root: Path, name: str, assignments: Sequence[str]) -> None:
     """Add the study `name` to params.yaml: the first one there, with some keys changed.
 
     Args:
-        root: project folder.
         name: of a new study, or of one that has exactly these settings already.
         assignments: "key=value", such as "eps=[0.5, 1.0]".
     Raises: ConfigError for an unknown key, an impossible value, or a study of this name with other settings.
@@ -51,7 +47,6 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     Best is the first objective's best mean over seeds, on validation, among points whose images still show y.
 
     Args:
-        root: project folder.
         name: of the study; sweeps/<name>/ must be there.
         wanted: column of trials.csv -> value that the point must have.
         any_point: also points whose images no longer show y.
@@ -59,9 +54,10 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     Raises: SweepError if there is no such point or study, or params.yaml is not the study's.
     """
     params = read_params(root / "params.yaml")
-    about, table = _read_study(root, name)
-    _check_same(root, about, name)
-    best = choose(table, about["sweep"]["objectives"][0], wanted, any_point, name, _pipeline(root, params))
+    study = recorded_study(root, name)
+    _check_same(root, study)
+    about = study.about
+    best = choose(_trials(study), about["sweep"]["objectives"][0], wanted, any_point, name, _pipeline(root, params))
     eps, source_eps = (None if best[key] != best[key] else float(best[key]) for key in ("eps", "source_eps"))
     point = Point(best["kind"], eps, int(best["num_steps"]), float(best["step_size"]), source_eps)
     seeds = params["fit"][point.kind].get("seeds", [0])
@@ -89,8 +85,6 @@ def choose(
         own: the pipeline's own datasets, which decide at their eps whether the images still show y.
     Raises: SweepError if no point is left to choose from.
     """
-    import math
-
     found = table[table["state"] == "COMPLETE"]
     for column, value in wanted.items():
         if isinstance(value, float):
@@ -131,30 +125,24 @@ def _pipeline(root: Path, params: Mapping[str, Any]) -> dict[str, Pipeline]:
     return found
 
 
-def _read_study(root: Path, name: str) -> tuple[dict[str, Any], "pd.DataFrame"]:
+def _trials(study: RecordedStudy) -> "pd.DataFrame":
     import pandas as pd
 
-    folder = root / "sweeps" / name
+    # float() gives back the very number that was written; pandas' own parser may not
+    exact = dict.fromkeys(("eps", "step_size", "source_eps"), lambda text: float(text or "nan"))
     try:
-        about: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        # float() gives back the very number that was written; pandas' own parser may not
-        exact = dict.fromkeys(("eps", "step_size", "source_eps"), lambda text: float(text or "nan"))
-        return about, pd.read_csv(folder / "trials.csv", converters=exact)
-    except FileNotFoundError:
-        raise SweepError(f"{folder}: no finished study there; `notbugs sweep {name}` makes it") from None
+        return pd.read_csv(study.folder / "trials.csv", converters=exact)
     except (OSError, ValueError) as error:
-        raise SweepError(f"{folder}: cannot be read: {' '.join(str(error).split())}") from None
+        raise SweepError(f"{study.folder}: cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _check_same(root: Path, about: Mapping[str, Any], name: str) -> None:
+def _check_same(root: Path, study: RecordedStudy) -> None:
     """Whether all that the trials depended on besides their points is still so.
 
     Raises: SweepError with the difference.
     """
-    project = open_project(root)
-    params = {**project.params, "sweep": {name: about["sweep"]}}
-    plan = make_plan(Laboratory.of(replace(project, params=params)), name)
-    found = difference({key: about[key] for key in plan.record}, plan.record)
+    name = study.name
+    found = difference(study.record, plan_now(root, name, study.about["sweep"]).record)
     if found:
         raise SweepError(
             f"sweep {name}: since it ran, other things have changed ({'; '.join(found[:4])}), so its result would not "

@@ -6,6 +6,7 @@ The same study gives the same bytes, in whatever order and by whomever its point
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POINT
 from notbugs.runtime.files import sha256, write_json, write_text
-from notbugs.sweeps.points import resolve
 from notbugs.sweeps.recorded import recorded_study
 from notbugs.sweeps.runs import ROWS
-from notbugs.sweeps.settings import SweepSettings
+from notbugs.sweeps.settings import SweepSettings, resolve
 from notbugs.sweeps.study import SharedStudy, distribution
 
 if TYPE_CHECKING:
@@ -53,11 +53,25 @@ def trial_table(shared: SharedStudy) -> "pd.DataFrame":
     """One row a point and seed with COLUMNS, sorted; points tried twice by a sampler stand there once."""
     import pandas as pd
 
-    rows = [row for slot in shared.slots() if slot.result for row in _rows(shared, slot.result)]
+    rows, seeds = [], shared.plan.settings.seeds
+    for point, trial in _settled(shared):
+        measured = {row["seed"]: row for row in trial.user_attrs.get(ROWS, [])}
+        for seed in seeds:
+            empty = dict.fromkeys(("source_seed", *MEASURED, "work"))
+            counts = {"seed": seed, "fits": len(seeds), "state": trial.state.name}
+            rows.append({**point, **empty, **measured.get(seed, {}), **counts})
     rows.sort(key=lambda row: (*_order(row), row["seed"], row["state"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     whole = {"work": "Int64", "source_seed": "Int64"}
     return table.astype(whole).drop_duplicates([*POINT, "seed"], ignore_index=True)
+
+
+def _settled(shared: SharedStudy) -> Iterator[tuple[dict[str, Any], FrozenTrial]]:
+    """Each settled point with the trial that settled it; without trials that failed before they had a point."""
+    for slot in shared.slots():
+        trial = slot.result
+        if trial and {"kind", "num_steps"} <= trial.params.keys():
+            yield asdict(resolve(shared.plan.lab.project.params, trial.params)), trial
 
 
 def _order(point: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -67,32 +81,10 @@ def _order(point: Mapping[str, Any]) -> tuple[Any, ...]:
 def _repeats(shared: SharedStudy) -> dict[str, dict[str, int]]:
     """Points that a sampler tried more than once: number in trials.csv, from 0 on -> state -> how often."""
     tried: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
-    for slot in shared.slots():
-        if slot.result and _has_point(slot.result):
-            tried[tuple(_point(shared, slot.result).values())][slot.result.state.name] += 1
-    ordered = sorted(tried, key=lambda values: _order(dict(zip(POINT, values, strict=True))))
-    counts = {str(number): tried[point] for number, point in enumerate(ordered)}
+    for point, trial in _settled(shared):
+        tried[_order(point)][trial.state.name] += 1
+    counts = {str(number): states for number, (_, states) in enumerate(sorted(tried.items()))}
     return {number: dict(sorted(states.items())) for number, states in counts.items() if states.total() > 1}
-
-
-def _has_point(trial: FrozenTrial) -> bool:
-    """Whether it did not fail before it had one."""
-    return "kind" in trial.params and "num_steps" in trial.params
-
-
-def _point(shared: SharedStudy, trial: FrozenTrial) -> dict[str, Any]:
-    return resolve(shared.plan.params, trial.params).as_dict()
-
-
-def _rows(shared: SharedStudy, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
-    if not _has_point(trial):
-        return
-    measured = {row["seed"]: row for row in trial.user_attrs.get(ROWS, [])}
-    seeds = shared.plan.settings.seeds
-    for seed in seeds:
-        empty = dict.fromkeys(("source_seed", *MEASURED, "work"))
-        counts = {"seed": seed, "fits": len(seeds), "state": trial.state.name}
-        yield {**_point(shared, trial), **empty, **measured.get(seed, {}), **counts}
 
 
 def importances(table: "pd.DataFrame", settings: SweepSettings) -> "pd.DataFrame":
@@ -101,9 +93,6 @@ def importances(table: "pd.DataFrame", settings: SweepSettings) -> "pd.DataFrame
     It is Optuna's default evaluator, over the study's own space, for each kind by itself. Optuna's dashboard has
     another one (PED-ANOVA: which parameter decides whether a trial is among the best tenth), over all kinds together.
 
-    Args:
-        table: as `trial_table` gives it.
-        settings: the space.
     Returns: IMPORTANCE_COLUMNS; shares add up to 1 for each kind and measured quantity. Left out is what does
         not vary, and kinds with fewer than two varied parameters or four points.
     Source: Hutter, Hoos, Leyton-Brown 2014, as in Optuna.

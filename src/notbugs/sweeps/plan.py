@@ -1,19 +1,19 @@
 """What a study is, before anything is stored: its settings, its points, and all that its results depend on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from notbugs.construction.settings import ConstructSettings, construct_settings
+from notbugs.pipeline.running.context import Context, open_project
 from notbugs.runtime.config import settings
-from notbugs.runtime.dvc_lock import content
+from notbugs.runtime.dvc_lock import contents
 from notbugs.runtime.files import sha256
 from notbugs.runtime.nested import flatten
-from notbugs.sweeps.points import grid
 from notbugs.sweeps.recorded import study_key
-from notbugs.sweeps.settings import SweepSettings, has_ball, sweep_settings
-from notbugs.sweeps.trial import Laboratory
+from notbugs.sweeps.settings import SweepSettings, grid, has_ball, sweep_settings
+from notbugs.sweeps.trial import SPLITS, Laboratory
 from notbugs.training.settings import FitSettings, TrainSettings
 
 
@@ -22,15 +22,15 @@ class Plan:
     """A study as params.yaml and the project's files have it now.
 
     Attributes:
-        name: of the study. settings: its entry in params.yaml. params: all of params.yaml.
+        lab: the project. name: of the study. settings: its entry in params.yaml.
         choices: the points of a grid; None for samplers.
         record: settings, and hashes of the inputs; two studies of equal records have equal results.
         hashes: DVC's hashes of source models and data, by path.
     """
 
+    lab: Laboratory
     name: str
     settings: SweepSettings
-    params: dict[str, Any]
     choices: list[dict[str, Any]] | None
     record: dict[str, Any]
     hashes: dict[str, str]
@@ -46,12 +46,12 @@ class Plan:
         return study_key(self.name, self.record)
 
 
-def make_plan(lab: Laboratory, name: str) -> Plan:
-    """The plan of the study `name`.
+def make_plan(project: Context, name: str) -> Plan:
+    """The plan of the study `name` in an opened project.
 
     Raises: ConfigError for impossible settings, SweepError if a source model or a split is missing.
     """
-    params = lab.project.params
+    lab, params = Laboratory.of(project), project.params
     section = sweep_settings(params, name)
     kinds = {kind: construct_settings(params["construct"][kind], f"construct.{kind}") for kind in section.kinds}
     files: set[Path] = set()
@@ -61,7 +61,6 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
         for model, pairs in _sources(lab, section, kind, recipe).items():
             files.update(*pairs)
             sources[kind][model] = [[source.stem, judge.stem] for source, judge in pairs]
-    root = lab.project.root
     record = {
         "sweep": section.model_dump(mode="json", exclude={"retries", "keep_datasets"}),
         "construct": {kind: _constant(params, section, kind, recipe) for kind, recipe in kinds.items()},
@@ -73,7 +72,7 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
         },
         "environment": lab.environment,
         "sources": sources,
-        "source_models": {file.relative_to(root).as_posix(): sha256(file) for file in sorted(files)},
+        "source_models": {file.relative_to(project.root).as_posix(): sha256(file) for file in sorted(files)},
     }
     if section.source_eps is not None:
         robust = settings(params, "train.robust", TrainSettings).model_dump(mode="json")
@@ -81,16 +80,21 @@ def make_plan(lab: Laboratory, name: str) -> Plan:
         eps, step_size = attack.pop("eps"), attack["step_size"]
         attack["step_size"] = None if step_size is None else round(step_size / eps, 9)  # of eps
         record["train"] = robust
-    inputs = [*sorted(files), *(lab.project.dataset(split) for split in ("train", "validation", "test"))]
-    found = {path.relative_to(root).as_posix(): content(path) for path in inputs}
+    inputs = [*sorted(files), *(project.dataset(split) for split in SPLITS)]
     return Plan(
+        lab,
         name,
         section,
-        params,
         grid(params, section) if section.sampler == "grid" else None,
         record,
-        {path: there.label for path, there in found.items() if there is not None},
+        {path: there.label for path, there in contents(project.root, inputs).items()},
     )
+
+
+def plan_now(root: Path, name: str, section: Mapping[str, Any]) -> Plan:
+    """The plan that a study of these settings, which params.yaml may not have any more, has now."""
+    project = open_project(root)
+    return make_plan(replace(project, params={**project.params, "sweep": {name: section}}), name)
 
 
 def _sources(

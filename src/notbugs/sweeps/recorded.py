@@ -7,6 +7,7 @@ import csv
 import json
 import sqlite3
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,18 +18,13 @@ from typing import Any
 
 from notbugs.evaluation.trials import MEASURED, POINT
 from notbugs.runtime.config import validate
-from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.sweeps.points import Point, dimensions, grid
-from notbugs.sweeps.settings import SweepSettings
+from notbugs.runtime.errors import ConfigError
+from notbugs.sweeps.settings import Point, SweepError, SweepSettings, dimensions, grid
 
 COUNTS = ("name", "points", "states", "repeats", "data", "inputs")
 """Keys of study.json besides what the results depend on, which is the plan's record."""
 RECORDED = "recorded"
 """Attribute of a study in a database: `RecordedStudy.digest` of the files that hold the same."""
-
-
-class RecordError(UserError):
-    """The files of a finished study cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -85,31 +81,26 @@ class RecordedStudy:
     def trials(self) -> list[RecordedTrial]:
         """Every settled point, by number; one that a sampler tried again stands there as often.
 
-        Raises: RecordError.
+        Raises: SweepError.
         """
         file = self.folder / "trials.csv"
+        found: list[RecordedTrial] = []
         try:
+            choices = grid(self.record, self.settings) if self.settings.sampler == "grid" else None
             with file.open(encoding="utf-8", newline="") as lines:
-                points = list(_points(csv.DictReader(lines)))
-            repeats = self.about.get("repeats", {})
-            repeated = [again for number, one in enumerate(points) for again in _again(one, repeats.get(str(number)))]
-            numbered = [
-                RecordedTrial(number, *one) for number, one in zip(self._numbers(repeated), repeated, strict=True)
-            ]
+                for place, (point, own, rows) in enumerate(_points(csv.DictReader(lines))):
+                    states = Counter(self.about.get("repeats", {}).get(str(place)) or {own: 1})
+                    for state in states.elements():
+                        number = len(found) if choices is None else choices.index(self.choice(point))
+                        found.append(RecordedTrial(number, point, state, rows if state == own else ()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            raise RecordError(f"{file}: cannot be read: {_line(error)}; `dvc repro` writes it again") from None
-        return sorted(numbered, key=lambda trial: trial.number)
+            raise SweepError(f"{file}: cannot be read: {_line(error)}; `dvc repro` writes it again") from None
+        return sorted(found, key=lambda trial: trial.number)
 
     def choice(self, point: Point) -> dict[str, Any]:
         """A point as Optuna holds it: a value for each dimension that its kind has."""
         names = dimensions(self.record, self.settings, point.kind)
         return {"kind": point.kind, **{name: getattr(point, name) for name in names}}
-
-    def _numbers(self, points: Sequence[tuple[Point, str, Any]]) -> list[int]:
-        if self.settings.sampler != "grid":
-            return list(range(len(points)))
-        choices = grid(self.record, self.settings)
-        return [choices.index(self.choice(point)) for point, *_ in points]
 
 
 def recorded_studies(root: Path) -> list[RecordedStudy]:
@@ -120,7 +111,7 @@ def recorded_studies(root: Path) -> list[RecordedStudy]:
             study = recorded_study(root, file.parent.name)
             if study.settings and study.trials:
                 found.append(study)
-        except (RecordError, ConfigError):
+        except (SweepError, ConfigError):
             continue  # whoever needs it says so: the report, the stage
     return found
 
@@ -128,7 +119,7 @@ def recorded_studies(root: Path) -> list[RecordedStudy]:
 def recorded_study(root: Path, name: str) -> RecordedStudy:
     """One finished study.
 
-    Raises: RecordError.
+    Raises: SweepError.
     """
     folder = root / "sweeps" / name
     try:
@@ -136,8 +127,10 @@ def recorded_study(root: Path, name: str) -> RecordedStudy:
         about = json.loads(text)
         if not isinstance(about, dict) or "sweep" not in about:
             raise ValueError("no settings of a sweep in it")
+    except FileNotFoundError:
+        raise SweepError(f"{folder}: no finished study there; `notbugs sweep {name}` makes it") from None
     except (OSError, ValueError) as error:
-        raise RecordError(f"{folder}: no finished study there: {_line(error)}") from None
+        raise SweepError(f"{folder}: cannot be read: {_line(error)}") from None
     return RecordedStudy(name, folder, about, sha256(text + trials).hexdigest())
 
 
@@ -183,16 +176,6 @@ def _points(lines: Iterable[Mapping[str, str]]) -> Iterator[tuple[Point, str, tu
     for (kind, eps, num_steps, step_size, source_eps, state), fits in rows.items():
         point = Point(kind, _float(eps), int(num_steps), float(step_size), _float(source_eps))
         yield point, state, tuple(map(_row, fits)) if state == "COMPLETE" else ()
-
-
-def _again(
-    one: tuple[Point, str, tuple[dict[str, Any], ...]], states: Mapping[str, int] | None
-) -> Iterator[tuple[Point, str, tuple[dict[str, Any], ...]]]:
-    """A point as often as a sampler tried it, in each state that it ended in."""
-    point, own, rows = one
-    for state, times in (states or {own: 1}).items():
-        for _ in range(times):
-            yield point, state, rows if state == own else ()
 
 
 def _row(fit: Mapping[str, str]) -> dict[str, Any]:

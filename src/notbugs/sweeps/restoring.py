@@ -6,22 +6,15 @@ database and in MLflow comes from those files then; a second time nothing is add
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from notbugs.runtime.config import read_params
 from notbugs.runtime.errors import UserError
-from notbugs.sweeps.points import Point
-from notbugs.sweeps.recorded import (
-    RECORDED,
-    RecordedStudy,
-    RecordedTrial,
-    is_stored,
-    recorded_studies,
-)
-from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepSettings, sweep_settings
+from notbugs.sweeps.recorded import RECORDED, RecordedStudy, RecordedTrial, is_stored, recorded_studies
+from notbugs.sweeps.settings import STORAGE_VARIABLE, Point, SweepSettings, sweep_settings
 from notbugs.tracking.rebuilding import RecordedRun, StudyRuns
 
 if TYPE_CHECKING:
@@ -43,12 +36,10 @@ def finished_studies(root: Path) -> list[StudyRuns]:
 def restore(root: Path) -> list[str]:
     """Put every finished study that the database lacks into it, as finished trials.
 
-    A stored study of other settings or inputs stays what it is.
+    The database is that of `storage.storage_url`. A stored study of other settings or inputs stays what it is.
 
-    Args:
-        root: the project; the database is that of `storage.storage_url`.
     Returns: names of the studies that trials were added to.
-    Raises: SweepError, RecordError or ConfigError in one line.
+    Raises: SweepError or ConfigError in one line.
     """
     studies = recorded_studies(root)
     own = root / "sweeps" / "optuna.db"
@@ -100,7 +91,7 @@ def _frozen(root: Path, study: RecordedStudy, trials: Iterable[RecordedTrial]) -
         choice = study.choice(trial.point)
         spaces: dict[str, BaseDistribution] = {name: distribution(settings, name) for name in choice}
         state = TrialState[trial.state]
-        attributes: dict[str, Any] = {SLOT: trial.number, POINT: trial.point.as_dict()}
+        attributes: dict[str, Any] = {SLOT: trial.number, POINT: asdict(trial.point)}
         values = None
         if state == TrialState.COMPLETE:
             values = objective_values(settings.objectives, trial.rows)
@@ -147,22 +138,19 @@ def _kept_curves(root: Path, study: RecordedStudy) -> Callable[[Point, Iterable[
     """Point and seeds -> learning curves of the fits, (no time, epoch, values), where the work folder has them."""
     if not (root / ".notbugs" / "sweeps" / "results").is_dir():
         return lambda point, seeds: []
-    from notbugs.pipeline.running.context import open_project
-    from notbugs.sweeps.plan import make_plan
-    from notbugs.sweeps.trial import Laboratory, Trial
+    from notbugs.sweeps.plan import plan_now
+    from notbugs.sweeps.trial import Trial
 
     try:
-        project = open_project(root)
-        lab = Laboratory.of(replace(project, params={**project.params, "sweep": {study.name: study.about["sweep"]}}))
-        same = make_plan(lab, study.name).record == study.record
+        plan = plan_now(root, study.name, study.about["sweep"])
     except UserError:  # no data or models here
-        same = False
-    if not same:
+        return lambda point, seeds: []
+    if plan.record != study.record:
         return lambda point, seeds: []
 
     def found(point: Point, seeds: Iterable[int]) -> list[Any]:
         """The curves of one point."""
-        trial = Trial(lab, point, study.settings.seeds)
+        trial = Trial(plan.lab, point, study.settings.seeds)
         kept = [trial.known(seed) for seed in seeds]
         return [(None, int(epoch), values) for one in kept if one for epoch, values in one["curves"]]
 

@@ -5,6 +5,7 @@ sends a session's run to MLflow calls it again and again.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.process import alive
-from notbugs.sweeps.points import Point
 from notbugs.sweeps.recorded import study_key, trial_metrics
+from notbugs.sweeps.settings import Point
 from notbugs.sweeps.storage import open_storage, storage_url
 from notbugs.tracking import location
 from notbugs.tracking.journal import JOURNAL, PROCESS
@@ -35,7 +36,6 @@ def trial_runs(root: Path, name: str, key: str) -> list[RecordedRun]:
     """The runs of all trials of a study.
 
     Args:
-        root: of the project; the database is that of `storage_url`.
         name, key: of the study; one of this name and other settings has another key.
     Returns: none if the study is not there, or cannot be read now: then it is asked again.
     """
@@ -70,7 +70,7 @@ def trial_run(study: str, number: int, trial: FrozenTrial) -> RecordedRun:
     return RecordedRun(
         title=f"{study}, trial {number}",
         tags=tags,
-        params={"sweep": point.as_dict()},
+        params={"sweep": asdict(point)},
         metrics=_metrics(trial),
         curves=tuple((time, epoch, values) for time, epoch, values in attributes.get(CURVES, [])),
         status=status,

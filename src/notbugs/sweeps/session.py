@@ -5,22 +5,21 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import usable_processors
+from notbugs.runtime.process import as_interrupts
 from notbugs.sweeps.outputs import output_files, write_outputs
-from notbugs.sweeps.plan import make_plan
+from notbugs.sweeps.plan import Plan, make_plan
 from notbugs.sweeps.runs import ERROR
 from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.sweeps.storage import Patience, open_storage, storage_url
 from notbugs.sweeps.study import SharedStudy, open_study
-from notbugs.sweeps.trial import Laboratory
-from notbugs.sweeps.worker import ends_politely, orphaned, session_run, work
-from notbugs.tracking import Run, location
+from notbugs.sweeps.worker import work
+from notbugs.tracking import Run, SharedRun, live_run, location
 
 SESSION_VARIABLE = "NOTBUGS_SWEEP_SESSION"
 """Environment variable of local workers: `Run.label` of the session, which sends their trials' runs to MLflow."""
@@ -43,30 +42,24 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
     """
     url = storage_url(project.root, url)
     jobs = checked_jobs(project, jobs)
-    lab = Laboratory.of(project)
-    plan = make_plan(lab, name)
+    plan = make_plan(project, name)
     patience = Patience(project.say)
     with open_storage(url) as storage:
         shared = patience(lambda: open_study(storage, plan, replace=replace))
-        _run(lab, shared, url, jobs, patience)
-
-
-def _run(lab: Laboratory, shared: SharedStudy, url: str, jobs: int, patience: Patience) -> None:
-    project, plan, name = lab.project, shared.plan, shared.plan.name
-    settled, total = patience(lambda: shared.counts)
-    if settled == total:
-        project.say(f"sweep {name}: all {total} points are done")
-        patience(lambda: write_outputs(project.root, shared))
-        return
-    project.say(f"sweep {name}: {total - settled} of {total} points to be tried, {jobs} at a time")
-    files = output_files(project.root, name)
-    with session_run(lab, plan, url, files) as tracked:
-        with ends_politely():
-            _work(lab, shared, url, min(jobs, total - settled), tracked)
-        patience(lambda: _check_end(shared))
-        tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
-        for file in files:
-            tracked.artifact(file)
+        settled, total = patience(lambda: shared.counts)
+        if settled == total:
+            project.say(f"sweep {name}: all {total} points are done")
+            patience(lambda: write_outputs(project.root, shared))
+            return
+        project.say(f"sweep {name}: {total - settled} of {total} points to be tried, {jobs} at a time")
+        files = output_files(project.root, name)
+        with _study_run(plan, url, files) as tracked:
+            with _ends_politely():
+                _work(shared, url, min(jobs, total - settled), tracked.label)
+            patience(lambda: _check_end(shared))
+            tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
+            for file in files:
+                tracked.artifact(file)
     project.say(f"sweep {name}: {files[0].relative_to(project.root)} holds {total} points")
 
 
@@ -75,17 +68,17 @@ def join(project: Context, name: str, *, url: str | None = None) -> None:
 
     Raises: ConfigError, SweepError, in one line; also if this machine's settings, data or models are others.
     """
-    lab = Laboratory.of(project)
-    plan = make_plan(lab, name)
+    parent = os.getppid()
+    plan = make_plan(project, name)
     session = os.environ.get(SESSION_VARIABLE)
     url = storage_url(project.root, url)
-    with open_storage(url) as storage, ends_politely():
+    with open_storage(url) as storage, _ends_politely():
         shared = Patience(project.say)(lambda: open_study(storage, plan))
         if session is not None:
-            work(lab, shared, session=session or None, stop=orphaned())
+            work(shared, session=session or None, stop=lambda: os.getppid() != parent)
             return
-        with session_run(lab, plan, url) as tracked:
-            work(lab, shared, session=tracked.label)
+        with _study_run(plan, url) as tracked:
+            work(shared, session=tracked.label)
         settled, total = shared.counts
     project.say(f"sweep {name}: {settled} of {total} points are done; `notbugs sweep {name}` writes sweeps/{name}")
 
@@ -95,7 +88,7 @@ def status(project: Context, name: str, *, url: str | None = None) -> str:
 
     Raises: SweepError if it cannot be read, or is of other settings than params.yaml.
     """
-    plan = make_plan(Laboratory.of(project), name)
+    plan = make_plan(project, name)
     url = storage_url(project.root, url)
     database = location.database_file(url)
     if database is not None and not database.exists():
@@ -132,20 +125,12 @@ def checked_jobs(project: Context, jobs: int | None) -> int:
     return jobs
 
 
-def _work(lab: Laboratory, shared: SharedStudy, url: str, jobs: int, tracked: Run) -> None:
+def _work(shared: SharedStudy, url: str, jobs: int, session: str | None) -> None:
+    """Work here, or by worker processes; asked to end with this, and ended if they do not."""
     if jobs == 1:
-        work(lab, shared, session=tracked.label)
+        work(shared, session=session)
         return
-    with _workers(lab.project, shared.plan.name, url, jobs, tracked.label) as workers:
-        for worker in workers:
-            worker.wait()
-
-
-@contextmanager
-def _workers(
-    project: Context, name: str, url: str, jobs: int, session: str | None
-) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Worker processes; asked to end with the block, and ended if they do not."""
+    project = shared.plan.lab.project
     threads = {variable: str(project.runtime.num_threads) for variable in _THREADS}
     source = str(Path(__file__).parents[2])
     environment = {
@@ -155,13 +140,14 @@ def _workers(
         SESSION_VARIABLE: session or "",
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
     }
-    command = [sys.executable, "-m", "notbugs", "sweep", "worker", name]
+    command = [sys.executable, "-m", "notbugs", "sweep", "worker", shared.plan.name]
     workers = [
         subprocess.Popen(command, cwd=project.root, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         for _ in range(jobs)
     ]
     try:
-        yield workers
+        for worker in workers:
+            worker.wait()
     finally:
         for request in (signal.SIGTERM, signal.SIGKILL):
             for worker in workers:
@@ -170,6 +156,28 @@ def _workers(
             for worker in workers:
                 with suppress(subprocess.TimeoutExpired):
                     worker.wait(_END_SECONDS)
+
+
+def _study_run(plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> AbstractContextManager[Run]:
+    """The study's run in MLflow, which its sessions share; the trials' runs hang from it."""
+    project = plan.lab.project
+    return live_run(
+        "sweep",
+        plan.name,
+        root=project.root,
+        experiment=project.runtime.experiment,
+        params={"sweep": {plan.name: plan.record["sweep"]}},
+        seed=project.seed,
+        inputs=[project.root / path for path in plan.hashes],
+        outputs=outputs,
+        metrics_file=None,
+        study=SharedRun(plan.key, "notbugs.sweeps.runs:trial_runs", {STORAGE_VARIABLE: url}),
+    )
+
+
+def _ends_politely() -> AbstractContextManager[None]:
+    """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the trial is given back."""
+    return as_interrupts(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, once=True)
 
 
 def _check_end(shared: SharedStudy) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from notbugs.runtime.errors import one_line
-from notbugs.runtime.locks import file_lock
+from notbugs.runtime.files import file_lock
 from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
 from notbugs.tracking import location
 
@@ -61,8 +61,6 @@ def storage_url(root: Path, url: str | None) -> str:
 def open_storage(url: str) -> Iterator[RDBStorage]:
     """Connect, and make the tables if there are none; connections are closed at the end of the block.
 
-    Args:
-        url: as `storage_url` gives it.
     Raises: SweepError, in one line, if the database cannot be used.
     """
     storage = _connect(url)

@@ -26,7 +26,7 @@ from notbugs.runtime.process import alive, identity
 from notbugs.sweeps.plan import Plan, difference
 from notbugs.sweeps.recorded import RECORDED, mean
 from notbugs.sweeps.runs import ENDED, HASHES, RECORD, SLOT, WORKER
-from notbugs.sweeps.settings import OBJECTIVES, Range, SweepError, SweepSettings
+from notbugs.sweeps.settings import OBJECTIVES, Range, SweepError, SweepSettings, dimensions
 from notbugs.sweeps.storage import GRACE, Patience, exclusive
 
 SETTLING = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -66,8 +66,6 @@ def open_study(storage: RDBStorage, plan: Plan, *, replace: bool = False) -> "Sh
     """The stored study, created if there is none.
 
     Args:
-        storage: as `open_storage` gives it.
-        plan: what it must be.
         replace: delete a stored study of other settings and begin anew.
     Raises: SweepError, with the difference, if the stored study has other settings or other inputs.
     """
@@ -137,9 +135,7 @@ class SharedStudy:
                 continue
             tried = next((trial.params for trial in reversed(slot.trials) if trial.params), None)
             choice = self.plan.choices[slot.number] if self.plan.choices is not None else tried
-            fixed = {"fixed_params": choice} if choice else {}
-            waiting = optuna.create_trial(state=TrialState.WAITING, user_attrs={SLOT: slot.number}, system_attrs=fixed)
-            self.study.add_trial(waiting)
+            self.study.enqueue_trial(choice or {}, user_attrs={SLOT: slot.number})
 
     def claim(self, patience: Patience) -> optuna.Trial | None:
         """A waiting trial, now this process's; None if none waits.
@@ -166,29 +162,19 @@ class SharedStudy:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 optuna.storages.fail_stale_trials(self.study)
-        for trial in self._running():
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if alive(trial.user_attrs.get(WORKER)) is False:
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _running(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-
-    def worker_number(self) -> int:
-        """A number that no other worker of this study has, for its sampler's seed."""
+    def use_sampler(self) -> None:
+        """Take the sampler and the pruner of the settings, with random streams that no other worker has."""
         with exclusive(self.storage.engine, self.plan.name):
             number = int(self.study.user_attrs.get(_WORKERS, 0))
             self.study.set_user_attr(_WORKERS, number + 1)
-            return number
-
-    def use_sampler(self, seed: int, number: int) -> None:
-        """Take the sampler and the pruner of the settings, with random streams of this worker's own."""
         settings = self.plan.settings
-        stream = make_generator(seed, "sweep", self.plan.name, number).initial_seed() % 2**32
-        self.study.sampler = (
-            optuna.samplers.TPESampler(seed=stream)
-            if settings.sampler == "tpe"
-            else optuna.samplers.RandomSampler(seed=stream)
-        )
+        stream = make_generator(self.plan.lab.project.seed, "sweep", self.plan.name, number).initial_seed() % 2**32
+        sampler = optuna.samplers.TPESampler if settings.sampler == "tpe" else optuna.samplers.RandomSampler
+        self.study.sampler = sampler(seed=stream)
         self.study.pruner = _PRUNERS[settings.pruner]()
 
     def end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
@@ -221,14 +207,10 @@ _PRUNERS = {
 }
 
 
-def suggest(trial: optuna.Trial, settings: SweepSettings, dimensions: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """A choice from the space; of a grid's trial, the one that it was enqueued with.
-
-    Args:
-        dimensions: kind -> names of what is varied for it.
-    """
+def suggest(trial: optuna.Trial, settings: SweepSettings, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice from the space; of a grid's trial, the one that it was enqueued with."""
     choice: dict[str, Any] = {"kind": trial.suggest_categorical("kind", settings.kinds)}
-    for name in dimensions[choice["kind"]]:
+    for name in dimensions(params, settings, choice["kind"]):
         space = distribution(settings, name)
         if isinstance(space, CategoricalDistribution):
             choice[name] = trial.suggest_categorical(name, space.choices)

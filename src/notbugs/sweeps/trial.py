@@ -25,7 +25,7 @@ from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings, construct_settings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import load_dataset, save_dataset
-from notbugs.evaluation.accuracy import measure
+from notbugs.evaluation.accuracy import Measurement, measure
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.neighbours import own_neighbours
 from notbugs.evaluation.suite import audit
@@ -38,8 +38,7 @@ from notbugs.runtime.config import DATASET_NAMES, settings
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
 from notbugs.runtime.progress import silent
-from notbugs.sweeps.points import Point, changed_params, changes
-from notbugs.sweeps.settings import SweepError
+from notbugs.sweeps.settings import Point, SweepError, changed_params, changes
 from notbugs.training.checkpoints import EpochRecord
 from notbugs.training.settings import FitSettings, TrainSettings
 
@@ -50,11 +49,7 @@ OnEpoch = Callable[[int, int, Mapping[str, float | None]], None]
 
 @dataclass(frozen=True)
 class Laboratory:
-    """What all trials of a project share.
-
-    Attributes:
-        project: as the stages see it; shows no progress.
-    """
+    """What all trials of a project share; they show no progress."""
 
     project: Context
 
@@ -139,8 +134,6 @@ class Trial:
     """One point; a source model's dataset is made when a fit asks for it, and thrown away with the next or the trial.
 
     Args:
-        lab: the project.
-        point: what is constructed.
         seeds: of the fits.
         keep_dataset: write the dataset to .notbugs/sweeps/datasets.
     """
@@ -158,7 +151,6 @@ class Trial:
         """The measurements of one fit, `curves` and `seconds` among them; kept ones are not made again.
 
         Args:
-            seed: of the fit.
             on_epoch: called for each epoch, in the order of the training; what it raises ends the trial.
         Raises: TrainingError, SweepError.
         """
@@ -297,13 +289,15 @@ class Trial:
             fit_seconds = time.monotonic() - started
             model = load_model(file, device=self.project.device)
         final = fitted["seeds"][str(seed)]
-        on_test = _accuracies(self._evaluation("test", model))
-        on_validation = _accuracies(self._evaluation("validation", model))
+        clean, shifted, attacked = self._evaluation("test", model)
+        *_, attacked_on_validation = self._evaluation("validation", model)
         return {
-            **on_test,
+            "accuracy": clean.accuracy,
+            "accuracy_shifted": shifted.accuracy,
+            "adversarial_accuracy": attacked.accuracy,
             "validation_accuracy": final["validation_accuracy"],
             "validation_accuracy_shifted": final["validation_accuracy_shifted"],
-            "validation_adversarial_accuracy": on_validation["adversarial_accuracy"],
+            "validation_adversarial_accuracy": attacked_on_validation.accuracy,
             "attack_success": facts["success_rate"],
             "before": facts["robust_model"]["before"],
             "before_neighbour": facts["nearest_neighbour"]["before"],
@@ -321,20 +315,10 @@ class Trial:
             },
         }
 
-    def _evaluation(self, split: str, model: torch.nn.Module) -> Any:
+    def _evaluation(self, split: str, model: torch.nn.Module) -> list[Measurement]:
         """Clean accuracies and the attack of the headline, as the stage `evaluate` measures them."""
         whole = settings(self.project.params, "evaluate", SuiteSettings)
         headline = whole.model_copy(update={"eps": (whole.headline_eps,), "num_steps": whole.headline_num_steps})
         generator = make_generator(self.project.seed, *RANDOM_STARTS)
         found = audit(model, self.lab.splits[split], **headline.arguments(), generator=generator, thorough=False)
         return [measure(outcome) for outcome in found.outcomes]
-
-
-def _accuracies(measurements: Any) -> dict[str, float]:
-    """Measurements by the names of the columns."""
-    clean, shifted, attacked = measurements
-    return {
-        "accuracy": clean.accuracy,
-        "accuracy_shifted": shifted.accuracy,
-        "adversarial_accuracy": attacked.accuracy,
-    }

@@ -1,12 +1,10 @@
 """A worker: takes one trial of a shared study after the other until every point is settled."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -15,16 +13,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from notbugs.runtime.nested import numbers
-from notbugs.runtime.process import as_interrupts
-from notbugs.sweeps.plan import Plan
-from notbugs.sweeps.points import Point, dimensions, resolve
 from notbugs.sweeps.recorded import mean, measured
 from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRACKED
-from notbugs.sweeps.settings import STORAGE_VARIABLE
+from notbugs.sweeps.settings import Point, resolve
 from notbugs.sweeps.storage import DatabaseAwayError, Patience
 from notbugs.sweeps.study import SharedStudy, objective_values, suggest
-from notbugs.sweeps.trial import Laboratory, Trial
-from notbugs.tracking import Run, SharedRun, live_run
+from notbugs.sweeps.trial import Trial
 from notbugs.tracking.journal import now
 
 POLL_SECONDS = 1.0
@@ -34,21 +28,17 @@ HURRY_SECONDS = 3.0
 _ONCE = Patience(lambda _: None, 0)
 
 
-def work(
-    lab: Laboratory, shared: SharedStudy, *, session: str | None, stop: Callable[[], bool] = lambda: False
-) -> None:
+def work(shared: SharedStudy, *, session: str | None, stop: Callable[[], bool] = lambda: False) -> None:
     """Try points until all are settled; waits for those that other workers are trying, in case they are lost.
 
     Args:
-        lab: the project.
-        shared: the study.
         session: `Run.label` of the session, which sends the trials' runs to MLflow.
         stop: asked between two trials.
     Raises: DatabaseAwayError; KeyboardInterrupt, with the trial given back.
     """
-    patience = Patience(lab.project.say)
-    shared.use_sampler(lab.project.seed, patience(shared.worker_number))
-    worker = _Worker(lab, shared, patience, session)
+    patience = Patience(shared.plan.lab.project.say)
+    patience(shared.use_sampler)
+    worker = _Worker(shared, patience, session)
     while not stop():
         trial = patience(lambda: shared.claim(patience))
         if trial is not None:
@@ -63,15 +53,11 @@ def work(
 class _Worker:
     """What one trial after the other needs."""
 
-    def __init__(self, lab: Laboratory, shared: SharedStudy, patience: Patience, session: str | None) -> None:
-        self.lab, self.shared, self.patience, self.session = lab, shared, patience, session
-        self.settings = shared.plan.settings
+    def __init__(self, shared: SharedStudy, patience: Patience, session: str | None) -> None:
+        self.shared, self.patience, self.session = shared, patience, session
+        self.lab, self.settings = shared.plan.lab, shared.plan.settings
         self.curves: list[tuple[int, int, dict[str, float]]] = []
         self.noting = threading.Lock()
-        params = lab.project.params
-        self.dimensions: dict[str, list[str]] = {
-            kind: dimensions(params, self.settings, kind) for kind in self.settings.kinds
-        }
 
     def run(self, trial: optuna.Trial) -> None:
         """From the choice of the point to its result; an error fails the trial and not the worker."""
@@ -92,12 +78,12 @@ class _Worker:
 
         Raises: UpdateFinishedTrialError if somebody else has settled it, DatabaseAwayError.
         """
-        choice = self.patience(lambda: suggest(trial, self.settings, self.dimensions))
+        choice = self.patience(lambda: suggest(trial, self.settings, self.lab.project.params))
         point = resolve(self.lab.project.params, choice)
         try:
             if self.session:
                 self._note(trial, TRACKED, f"{self.session}/{trial.number}")
-            self._note(trial, POINT, point.as_dict())
+            self._note(trial, POINT, asdict(point))
             state, rows = self._measure(trial, point)
         except (DatabaseAwayError, UpdateFinishedTrialError):
             raise
@@ -168,25 +154,6 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 
 
 @contextmanager
-def session_run(lab: Laboratory, plan: Plan, url: str, outputs: tuple[Path, ...] = ()) -> Iterator[Run]:
-    """The study's run in MLflow, which its sessions share; the trials' runs hang from it."""
-    project = lab.project
-    with live_run(
-        "sweep",
-        plan.name,
-        root=project.root,
-        experiment=project.runtime.experiment,
-        params={"sweep": {plan.name: plan.record["sweep"]}},
-        seed=project.seed,
-        inputs=[project.root / path for path in plan.hashes],
-        outputs=outputs,
-        metrics_file=None,
-        study=SharedRun(plan.key, "notbugs.sweeps.runs:trial_runs", {STORAGE_VARIABLE: url}),
-    ) as run:
-        yield run
-
-
-@contextmanager
 def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience, note: Callable[[], None]) -> Iterator[None]:
     """Show signs of life while the block runs, also after the database was away, and note how far it is.
 
@@ -210,14 +177,3 @@ def _heartbeat(storage: RDBStorage, trial_id: int, patience: Patience, note: Cal
     finally:
         over.set()
         thread.join(HURRY_SECONDS)
-
-
-def ends_politely() -> AbstractContextManager[None]:
-    """Treat a request to end (SIGTERM, a closed terminal) like Ctrl-C, so that the trial is given back."""
-    return as_interrupts(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, once=True)
-
-
-def orphaned() -> Callable[[], bool]:
-    """Whether the process that started this one has gone since."""
-    parent = os.getppid()
-    return lambda: os.getppid() != parent

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, contents
+from notbugs.runtime.files import read_mapping
 from notbugs.runtime.git import git
 from notbugs.runtime.nested import flatten
 
@@ -27,18 +28,22 @@ def run_tags(stage: str, name: str | None, seed: Any = None) -> dict[str, str]:
 
 def run_params(settings: Mapping[str, Any]) -> dict[str, str]:
     """Nested settings as MLflow takes them: dotted names, text; lists as JSON."""
-    return {key: _text(value) for key, value in flatten(settings).items()}
+    return {
+        key: json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
+        for key, value in flatten(settings).items()
+    }
 
 
-def _text(value: Any) -> str:
-    return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
+def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int | None) -> str:
+    """Name of a learning curve: `train_loss/seed-0`; of a fit on a subset `still_y_train_loss/source-0-seed-1`."""
+    source = "" if source_seed is None else f"source-{source_seed}-"
+    return f"{'' if subset == 'full' else f'{subset}_'}{column}/{source}seed-{seed}"
 
 
 def describe_inputs(root: Path, inputs: list[Path]) -> dict[str, Any]:
     """Hash a stage's inputs and ask Git, beside the running stage.
 
     Args:
-        root: folder that the stage works in.
         inputs: files and folders; those with a manifest.json are datasets.
     Returns: `tags` and `datasets` of the run.
     """
@@ -52,11 +57,8 @@ def describe_inputs(root: Path, inputs: list[Path]) -> dict[str, Any]:
 
 def dataset(path: Path, relative: str, there: Content) -> dict[str, Any] | None:
     """An input as MLflow shows it, without loading it; None if no manifest.json says that it is a dataset."""
-    try:
-        about = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not about or not isinstance(about, dict):
+    about = read_mapping(path / "manifest.json")
+    if not about:
         return None
     return {
         "name": str(about.get("name") or path.name),

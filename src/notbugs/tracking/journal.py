@@ -19,14 +19,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from notbugs.runtime.files import write_text
-from notbugs.runtime.locks import file_lock
+from notbugs.runtime.files import file_lock, read_mapping, write_text
 
 PROCESS = "notbugs.process"
 """Tag of a run that names its process."""
@@ -45,7 +44,7 @@ class Journal:
     @property
     def header(self) -> dict[str, Any]:
         """Contents of run.json; empty if there is none or it is damaged."""
-        return _read(self.folder / "run.json")
+        return read_mapping(self.folder / "run.json")
 
     @property
     def process(self) -> str | None:
@@ -56,7 +55,7 @@ class Journal:
     @property
     def state(self) -> dict[str, Any]:
         """Contents of state.json; keys: phase, error, inputs, run_id, offset, outputs, pipeline_key."""
-        return _read(self.folder / "state.json")
+        return read_mapping(self.folder / "state.json")
 
     @property
     def label(self) -> str:
@@ -129,11 +128,9 @@ class Journal:
                 shutil.copyfile(description, target.with_suffix(".json"))
         return target.relative_to(self.folder).as_posix()
 
-    @contextmanager
-    def locked(self, wait_seconds: float = 0.0) -> Iterator[bool]:
+    def locked(self, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
         """Hold the journal's lock; gives False if another process still has it after `wait_seconds`."""
-        with file_lock(self.folder / "lock", wait_seconds) as have:
-            yield have
+        return file_lock(self.folder / "lock", wait_seconds)
 
     def close(self) -> None:
         """Throw away what is no longer needed once all is sent."""
@@ -180,14 +177,6 @@ def _prune(stages: Path) -> None:
 
 def _safe(address: str) -> str:
     return "".join(c if c.isalnum() or c in "@._-" else "_" for c in address).lstrip(".") or "_"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,6 @@ class Run:
         """A file or folder to keep with the run, as it is now.
 
         Args:
-            path: of the file or folder.
             folder: within the run's artifacts.
         """
         self._keep("artifact", path, folder=folder)
@@ -210,7 +209,7 @@ def live_run(
             with suppress(OSError, ValueError, AttributeError):  # none there, or none of a mapping
                 run.metrics(json.loads(metrics_file.read_text(encoding="utf-8")))
                 run.artifact(metrics_file)
-        made = {path: there.to_json() for path, there in contents(root, outputs).items()}  # finds the run in dvc.lock
+        made = {path: asdict(there) for path, there in contents(root, outputs).items()}  # finds the run in dvc.lock
         run._end("FINISHED", None, made, wait_seconds)
 
 

@@ -5,19 +5,19 @@ as it is called.
 """
 
 import csv
-import importlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from notbugs.runtime.config import SOURCE
 from notbugs.runtime.dvc_lock import LockEntry, content
 from notbugs.runtime.nested import flatten, numbers
-from notbugs.tracking.description import dataset, run_params, run_tags
+from notbugs.tracking.description import curve_name, dataset, run_params, run_tags
 from notbugs.tracking.journal import JOURNAL, Journal, now
 from notbugs.tracking.store import Found, Store
 
@@ -144,9 +144,8 @@ class Trials:
         header, work = journal.header, journal.folder.parents[1]
         study = header.get("study")
         if study:
-            module, _, function = study["trials"].partition(":")
             with suppress(ImportError):  # without Optuna there are no trials
-                source = getattr(importlib.import_module(module), function)
+                source = resolve_name(study["trials"])
                 return cls(work, lambda: source(Path(header["root"]), header["name"], study["key"]), journal.label)
         return cls(work, tuple, journal.label)
 
@@ -203,11 +202,11 @@ def rebuild(root: Path, entry: LockEntry, study: str | None = None) -> RecordedR
     metrics: dict[str, float] = {}
     curves: list[tuple[int | None, int, dict[str, float]]] = []
     for out in tables:
-        with suppress(ValueError, csv.Error):  # another stage's file, of another kind
+        with suppress(ValueError, AttributeError, csv.Error):  # another stage's file, of another kind
             if out.endswith(".csv"):
                 curves += _curves(root / out)
             else:
-                metrics |= _numbers(root / out)
+                metrics |= numbers(json.loads((root / out).read_text(encoding="utf-8")))
     settings = {key: value for values in entry.params.values() for key, value in flatten(values).items()}
     return RecordedRun(
         title=entry.address,
@@ -246,11 +245,6 @@ def _fits(root: Path, entry: LockEntry, out: str) -> bool:
     return there is not None and there.fits(entry.outs[out])
 
 
-def _numbers(path: Path) -> dict[str, float]:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return numbers(values) if isinstance(values, dict) else {}
-
-
 def _curves(path: Path) -> Iterator[tuple[None, int, dict[str, float]]]:
     """Points of a CSV of learning curves; of another CSV none."""
     with path.open(encoding="utf-8", newline="") as file:
@@ -258,16 +252,10 @@ def _curves(path: Path) -> Iterator[tuple[None, int, dict[str, float]]]:
         if not {"subset", "seed", "epoch"} <= set(reader.fieldnames or ()):
             return
         for row in reader:
-            whose = (row.pop("subset"), row.pop("seed"), row.pop("source_seed", ""))
+            whose = (row.pop("subset"), row.pop("seed"), row.pop("source_seed", "") or None)
             epoch = int(row.pop("epoch"))
             row.pop("lr", None)
             yield None, epoch, {curve_name(column, *whose): float(text) for column, text in row.items() if text}
-
-
-def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int = "") -> str:
-    """Name of a learning curve: `train_loss/seed-0`; of a fit on a subset `still_y_train_loss/source-0-seed-1`."""
-    source = "" if source_seed == "" else f"source-{source_seed}-"
-    return f"{'' if subset == 'full' else f'{subset}_'}{column}/{source}seed-{seed}"
 
 
 def _is_dataset(path: Path) -> bool:

@@ -14,8 +14,7 @@ from typing import Any
 from notbugs.runtime.config import read_params, runtime
 from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, read_lock
 from notbugs.runtime.errors import ConfigError
-from notbugs.runtime.files import sha256, write_text
-from notbugs.runtime.locks import file_lock
+from notbugs.runtime.files import file_lock, read_mapping, sha256, write_text
 from notbugs.runtime.process import alive
 from notbugs.tracking import location
 from notbugs.tracking.journal import JOURNAL, PROCESS, Journal, journals
@@ -80,7 +79,7 @@ class TrackSummary:
         return text
 
 
-def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, studies: Sequence[StudyRuns] = ()) -> TrackSummary:
+def track(root: Path, *, studies: Sequence[StudyRuns] = ()) -> TrackSummary:
     """Give every stage in dvc.lock its run in MLflow, and end the runs of processes that were killed.
 
     A stage has its run if one is tagged with its `pipeline.key`. If not: the live run whose outputs are those
@@ -90,17 +89,16 @@ def track(root: Path, *, wait_seconds: float = WAIT_SECONDS, studies: Sequence[S
 
     Args:
         root: folder with dvc.lock and params.yaml.
-        wait_seconds: how long to wait for the senders of stages that have just ended.
         studies: finished ones, whether or not they stand in dvc.lock.
     Returns: what was done; `ok` is False, with the reason, if MLflow cannot be used. Never raises for that.
     """
     work = _Reconciliation(root.absolute(), studies)
     try:
         (work.project / ".notbugs").mkdir(exist_ok=True)
-        with file_lock(work.project / ".notbugs" / "track.lock", wait_seconds) as mine:
+        with file_lock(work.project / ".notbugs" / "track.lock", WAIT_SECONDS) as mine:
             if not mine:
                 return TrackSummary(ok=False, problem="another `notbugs track` is at work")
-            return work.run(wait_seconds)
+            return work.run()
     except (TrackingError, LockError, ConfigError, OSError) as error:
         return TrackSummary(ok=False, problem=str(error))
 
@@ -130,11 +128,9 @@ class _Reconciliation:
         """A run that MLflow has."""
         self.memory = self.project / ".notbugs" / "tracked.json"
 
-    def run(self, wait_seconds: float) -> TrackSummary:
+    def run(self) -> TrackSummary:
         """Send what is pending, then rebuild what dvc.lock names and MLflow lacks.
 
-        Args:
-            wait_seconds: how long to wait for the senders of stages that have just ended.
         Raises: TrackingError if MLflow is away; LockError, ConfigError.
         """
         entries = _named(read_lock(self.root / "dvc.lock"), self.root)
@@ -143,7 +139,7 @@ class _Reconciliation:
         reason = location.problem(self.uri)
         if reason:
             raise TrackingError(f"MLflow at {location.shown(self.uri)}: {reason}")
-        self._wait_for_senders(wait_seconds)
+        self._wait_for_senders()
         pending = list(self._pending())
         database = location.database_file(self.uri)
         nothing = not entries and not self.studies and database is not None and not database.exists()
@@ -172,9 +168,9 @@ class _Reconciliation:
             if not journal.done and (journal.ended or alive(journal.process) is False):
                 yield journal
 
-    def _wait_for_senders(self, wait_seconds: float) -> None:
+    def _wait_for_senders(self) -> None:
         """Let the senders of ended stages finish, as long as they are getting on."""
-        deadline = time.monotonic() + wait_seconds
+        deadline = time.monotonic() + WAIT_SECONDS
         for journal in self._pending():
             while not journal.done and journal.state.get("phase") != "failed" and time.monotonic() < deadline:
                 with journal.locked() as mine:
@@ -236,13 +232,10 @@ class _Reconciliation:
 
     def _is_current(self, experiment: str) -> bool:
         """Whether all is as it was when the last call ended; found out without MLflow."""
-        try:
-            memory = json.loads(self.memory.read_text(encoding="utf-8"))
-            if memory["when"] != self._state(experiment):
-                return False
-        except (OSError, ValueError, KeyError, TypeError):
+        memory = read_mapping(self.memory)
+        if memory.get("when") != self._state(experiment):
             return False
-        return not location.is_server(self.uri) or self._server_knows(memory["run"])
+        return not location.is_server(self.uri) or self._server_knows(memory.get("run"))
 
     def _state(self, experiment: str) -> dict[str, Any]:
         """All that decides whether there is something to do."""

@@ -37,7 +37,6 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[S
     MLFLOW_TRACKING_URI names a server, its address is printed instead.
 
     Args:
-        root: folder with dvc.lock.
         port: to listen on.
         host: a loopback address.
         studies: as of `track`.
@@ -45,14 +44,13 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[S
     """
     project = location.anchor(root)
     uri = location.tracking_uri(project)
-    if location.is_server(uri):
-        _say_summary(root, studies)
+    elsewhere = location.is_server(uri)
+    if not elsewhere:
+        _check_address(host, port)
+    print(f"notbugs: tracking: {track(root, studies=studies)}", file=sys.stderr, flush=True)
+    if elsewhere:
         print(f"MLflow: {location.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
         return
-    if host not in _LOOPBACK:
-        raise ServeError(f"--host {host}: only this machine is served; allowed: {', '.join(_LOOPBACK)}")
-    _check_port(host, port)
-    _say_summary(root, studies)
     reason = location.problem(uri)
     if reason:
         raise ServeError(f"MLflow at {location.shown(uri)}: {reason}")
@@ -67,12 +65,9 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[S
         raise ServeError(f"MLflow's server ended, see {log}")
 
 
-def _say_summary(root: Path, studies: Sequence[StudyRuns]) -> None:
-    summary = track(root, studies=studies)
-    print(f"notbugs: tracking: {summary}", file=sys.stderr, flush=True)
-
-
-def _check_port(host: str, port: int) -> None:
+def _check_address(host: str, port: int) -> None:
+    if host not in _LOOPBACK:
+        raise ServeError(f"--host {host}: only this machine is served; allowed: {', '.join(_LOOPBACK)}")
     if not 0 < port < 65536:
         raise ServeError(f"--port {port}: must be 1 to 65535")
     try:

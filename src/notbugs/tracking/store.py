@@ -18,7 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from notbugs.runtime.errors import one_line
-from notbugs.runtime.locks import file_lock
+from notbugs.runtime.files import file_lock
 from notbugs.tracking import location
 
 _DEFAULTS = {
@@ -36,8 +36,8 @@ PRIVATE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Without it MLflow's pages take the experiment for one on language models and hide the training runs."""
 _OPEN_SECONDS = 60.0
-_BATCH = 100
-"""Params or tags that MLflow takes at once; of metrics it takes ten times as many."""
+_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
+"""How many MLflow takes at once."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,14 @@ class Store:
         """Log numbers (key, value, time in ms, step), params and tags; the same again changes nothing."""
         from mlflow.entities import Metric, Param, RunTag
 
-        rows = [Metric(_clean(key), value, time, step) for key, value, time, step in metrics]
-        for some in _batches(rows, 10 * _BATCH):
-            self._client.log_batch(run_id, metrics=some)
-        for some in _batches([Param(_clean(key), value[:6000]) for key, value in (params or {}).items()], _BATCH):
-            self._client.log_batch(run_id, params=some)
-        for some in _batches([RunTag(key, value) for key, value in _clean_tags(tags or {}).items()], _BATCH):
-            self._client.log_batch(run_id, tags=some)
+        rows: dict[str, Sequence[Any]] = {
+            "metrics": [Metric(_clean(key), value, time, step) for key, value, time, step in metrics],
+            "params": [Param(_clean(key), value[:6000]) for key, value in (params or {}).items()],
+            "tags": [RunTag(key, value) for key, value in _clean_tags(tags or {}).items()],
+        }
+        for kind, some in rows.items():
+            for first in range(0, len(some), _BATCH[kind]):
+                self._client.log_batch(run_id, **{kind: some[first : first + _BATCH[kind]]})
 
     def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, Any]]) -> None:
         """Log inputs: name, digest, path, context, profile."""
@@ -326,10 +327,6 @@ def _found(run: Any) -> Found:
 def _clean(key: str) -> str:
     """A key of characters that MLflow takes."""
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key).strip("/.")[:250] or "_"
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[i : i + size] for i in range(0, len(items), size))
 
 
 def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:

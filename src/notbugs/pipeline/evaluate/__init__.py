@@ -14,7 +14,7 @@ from notbugs.evaluation.minimum_norm import smallest
 from notbugs.evaluation.results import COLUMNS, fitted_model, headlines, read_json
 from notbugs.evaluation.suite import Audit
 from notbugs.pipeline.evaluate import records
-from notbugs.pipeline.evaluate.measuring import Measuring, Subject
+from notbugs.pipeline.evaluate.measuring import Subject, measure_all
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.models import source_seeds
@@ -36,11 +36,10 @@ def evaluate(job: Job) -> None:
     with job.begin(inputs, project.params) as (run, _):
         data = load_dataset(project.dataset("test"))
         subjects = list(_subjects(project, data.manifest.source, config))
-        measuring = Measuring(project, subjects, data, config)
-        measuring.run()
+        found_of_each = measure_all(project, subjects, data, config)
         if not is_first():
             return
-        audits = [(subject.facts, measuring.audit(subject)) for subject in subjects]
+        audits = [(subject.facts, found) for subject, found in zip(subjects, found_of_each, strict=True)]
         rows, class_rows = [], []
         for facts, found in audits:
             rows += [{**facts, **asdict(measure(outcome))} for outcome in found.outcomes]

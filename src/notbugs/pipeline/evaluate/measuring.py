@@ -190,32 +190,25 @@ def _places(subjects: Iterable[Subject]) -> dict[Path, int]:
     return {file: place for models in ordered for place, (_, file) in enumerate(models)}
 
 
-class Measuring:
-    """The measurements of a project's models.
+def measure_all(project: Context, subjects: list[Subject], data: Images, config: SuiteSettings) -> Iterator[Audit]:
+    """Measure what is not kept; of several processes each does its share, and all go on together.
 
     The level's attacks are run on each kind's first `suite_seeds` models, its checks on the first `check_seeds` of
     those; first come the first fits of all source models, then their second ones: a few show the spread over sources.
     Transfer is tried from D's first standard model, for the standard models themselves from the first robust one.
+
+    Returns: all that was found of each model, in their order.
     """
-
-    def __init__(self, project: Context, subjects: list[Subject], data: Images, config: SuiteSettings) -> None:
-        self._project, self._bench = project, Bench(project, data, config)
-        self._tasks = {subject.file: tasks for subject, tasks in _plan(subjects, len(data), config)}
-
-    def run(self) -> None:
-        """Measure what is not kept; of several processes each does its share, and all go on together."""
-        tasks = [task for tasks in self._tasks.values() for task in tasks]
-        missing = [(self._bench, task) for task in tasks if self._bench.kept(task) is None]
-        wait_for_all()
-        do_all(self._project, missing[rank() :: world_size()], _measure, description="evaluate")
-        wait_for_all()
-
-    def audit(self, subject: Subject) -> Audit:
-        """All that was found of a model; after `run`."""
-        return audited(*(self._bench.found(task) for task in self._tasks[subject.file]))
+    bench = Bench(project, data, config)
+    tasks = list(_plan(subjects, len(data), config))
+    missing = [(bench, task) for own in tasks for task in own if bench.kept(task) is None]
+    wait_for_all()
+    do_all(project, missing[rank() :: world_size()], _measure, description="evaluate")
+    wait_for_all()
+    return (audited(*map(bench.found, own)) for own in tasks)
 
 
-def _plan(subjects: list[Subject], num_examples: int, config: SuiteSettings) -> Iterator[tuple[Subject, list[Task]]]:
+def _plan(subjects: list[Subject], num_examples: int, config: SuiteSettings) -> Iterator[list[Task]]:
     """The tasks of each model."""
     first: dict[str, Path] = {}
     for subject in subjects:
@@ -230,7 +223,7 @@ def _plan(subjects: list[Subject], num_examples: int, config: SuiteSettings) -> 
         checked = thorough and number < config.check_seeds
         source = first.get("robust" if subject.kind == ("D", "standard") else "standard") if checked else None
         also_at = subject.also_at if thorough else None
-        tasks = []
-        for part in batches(num_examples, PART):
-            tasks.append(Task(subject.file, part.start, part.stop, thorough, checked, source, also_at))
-        yield subject, tasks
+        yield [
+            Task(subject.file, part.start, part.stop, thorough, checked, source, also_at)
+            for part in batches(num_examples, PART)
+        ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -43,13 +43,6 @@ def perform(stage: Stage, project: Context, name: str | None = None) -> None:
         in_processes(project, work, stage.name, *([name] if name else []))
     else:
         work()
-
-
-class Begun(NamedTuple):
-    """What a job has once it is begun: its run in MLflow, and the folder of its unfinished work."""
-
-    run: Run
-    work: Path
 
 
 @dataclass(frozen=True)
@@ -91,13 +84,14 @@ class Job:
     @contextmanager
     def begin(
         self, inputs: Sequence[Path] | None = None, params: Mapping[str, Any] | None = None, **more: Any
-    ) -> Iterator[Begun]:
+    ) -> Iterator[tuple[Run, Path]]:
         """Track the block as one run in MLflow, and keep its unfinished work until it ends well.
 
         Args:
             inputs: datasets (folders) and models (files) that are read; None for all that the stage declares.
             params: what is tracked as its settings; None for its section, `model` if that counts, and what all share.
             more: what the work depends on besides these, as JSON.
+        Gives: the run, and the folder of the unfinished work.
         """
         stage, project = self.stage, self.project
         inputs = [self.path(path) for path in stage.inputs] if inputs is None else inputs
@@ -126,7 +120,7 @@ class Job:
                 work = stack.enter_context(resumable_folder(project.root, title, made_from))
             else:
                 work = Path(stack.enter_context(TemporaryDirectory()))
-            yield Begun(run, work)
+            yield run, work
 
     def _settings_as_json(self) -> dict[str, Any]:
         """The sections that the stage is configured by."""

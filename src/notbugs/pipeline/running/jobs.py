@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for_jobs
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,8 +36,6 @@ Say = Callable[[Any], None]
 """What a task says while it is worked on: something that can be pickled."""
 Heard = Callable[[int, Any], None]
 """(number of the task, what it said) -> None, in the stage's own process."""
-
-
 LOOKED_AT_EVERY = 1.0
 """Seconds between two looks at whether all workers live."""
 PATIENCE = 10.0
@@ -79,13 +77,13 @@ def do_all(
     Raises: what a task or `heard` raises, the first time that one does; the other workers are then ended, and what
         they kept of their tasks stays. WorkerError if a worker was killed.
     """
-    heard = heard or _ignore
+    heard = heard or (lambda number, message: None)
     workers = worker_count(project, len(tasks))
     if workers == 1:
         return [work(task, partial(heard, number)) for number, task in enumerate(tasks)]
     before = set(multiprocessing.active_children())
-    with _Ears(workers, heard) as ears:
-        pool = ProcessPoolExecutor(workers, context(), _begin, (project.runtime.num_threads, ears.mouths, ears.taken))
+    with _ears(workers, heard) as (mouths, taken):
+        pool = ProcessPoolExecutor(workers, context(), _begin, (project.runtime.num_threads, mouths, taken))
         try:
             jobs = [pool.submit(_do, work, number, task) for number, task in enumerate(tasks)]
             begun = set(multiprocessing.active_children()) - before  # one that ends is no longer among them
@@ -123,57 +121,51 @@ def _as_completed(jobs: Sequence["Future[R]"], workers: set[BaseProcess]) -> Ite
             raise BrokenProcessPool
 
 
-class _Ears:
-    """Hears what workers say: a pipe each, so that one that is killed while it speaks leaves the others theirs.
+@contextmanager
+def _ears(workers: int, heard: Heard) -> Iterator[tuple[list[Connection], "Synchronized[int]"]]:
+    """Hear what workers say while the block runs: by a pipe each, since one may be killed in the middle of a word.
 
     Args:
         workers: how many.
         heard: called in a thread; after an error of its own it is called no more, and the error is raised at the end.
+    Gives: where they speak, one for each, which takes the next that is free; and how many of these are taken.
     """
+    pipes = [context().Pipe(duplex=False) for _ in range(workers)]
+    mouths = [mouth for _, mouth in pipes]
+    over = threading.Event()
+    errors: list[Exception] = []
+    thread = threading.Thread(target=_listen, args=([ear for ear, _ in pipes], heard, over, errors), daemon=True)
+    thread.start()
+    try:
+        yield mouths, context().Value("i", 0)
+    finally:
+        over.set()
+        thread.join(PATIENCE)
+        for ends in pipes:
+            for end in ends:
+                end.close()
+    if errors:
+        raise errors[0]
 
-    def __init__(self, workers: int, heard: Heard) -> None:
-        pipes = [context().Pipe(duplex=False) for _ in range(workers)]
-        self._ears = [ear for ear, _ in pipes]
-        self.mouths = [mouth for _, mouth in pipes]
-        """One for each worker, which takes the next that is free."""
-        self.taken: Synchronized[int] = context().Value("i", 0)
-        self._heard: Heard = heard
-        self._error: BaseException | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._over.set()
-        self._thread.join(PATIENCE)
-        for end in (*self._ears, *self.mouths):
-            end.close()
-        if self._error is not None and error is None:
-            raise self._error
-
-    def _listen(self) -> None:
-        while True:
-            over = self._over.is_set()  # asked first: what was said before is still heard
-            speaking = wait(self._ears, timeout=0.1)
-            for ear in speaking:
-                self._hear(ear)  # type: ignore[arg-type]
-            if over and not speaking:
-                return
-
-    def _hear(self, ear: Connection) -> None:
-        try:
-            message = ear.recv()
-        except (EOFError, OSError):  # cut off in the middle of a word
-            self._ears.remove(ear)
+def _listen(ears: list[Connection], heard: Heard, over: threading.Event, errors: list[Exception]) -> None:
+    """Hand on what is said until the end; an error of who hears it is kept, for the stage to see."""
+    while True:
+        was_over = over.is_set()  # asked first: what was said before is still heard
+        speaking: list[Any] = wait(ears, timeout=0.1)
+        for ear in speaking:
+            try:
+                message = ear.recv()
+            except (EOFError, OSError):  # cut off in the middle of a word
+                ears.remove(ear)
+                continue
+            try:
+                if not errors:
+                    heard(*message)
+            except Exception as error:
+                errors.append(error)
+        if was_over and not speaking:
             return
-        try:
-            if self._error is None:
-                self._heard(*message)
-        except Exception as error:  # raised where the stage can see it
-            self._error = error
 
 
 _mouth: Connection | None = None
@@ -202,14 +194,10 @@ def _end_with_the_stage() -> None:
 
 
 def _do(work: Callable[[T, Say], R], number: int, task: T) -> R:
-    return work(task, lambda message: _say((number, message)))
+    def say(message: Any) -> None:
+        """Send it to the stage, unless that is ending."""
+        assert _mouth is not None  # set by _begin
+        with suppress(BrokenPipeError):
+            _mouth.send((number, message))
 
-
-def _say(message: tuple[int, Any]) -> None:
-    assert _mouth is not None  # set by _begin
-    with suppress(BrokenPipeError):  # the stage is ending
-        _mouth.send(message)
-
-
-def _ignore(number: int, message: Any) -> None:
-    """Nobody listens."""
+    return work(task, say)

@@ -8,7 +8,6 @@ other settings. Without these no stage is restored elsewhere.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ def keep_runs(root: Path) -> None:
 
     Does nothing where that was done for this dvc.lock already.
 
-    Args:
-        root: the project.
     Raises: RunCacheError in one line.
     """
     lock, kept = root / "dvc.lock", root / KEPT
@@ -44,35 +41,15 @@ def keep_runs(root: Path) -> None:
         write_text(kept, digest)
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """What was sent.
-
-    Attributes:
-        whole: runs that can be restored from the remote, with the outputs that were sent.
-        gone: runs whose outputs are not all in the local cache any more, as after `dvc gc`.
-    """
-
-    whole: int
-    gone: int
-
-    def __str__(self) -> str:
-        """One line for people."""
-        text = f"{self.whole} runs sent"
-        if self.gone:
-            text += f"; {self.gone} others are restored only where a remote has their outputs: the local cache has not"
-        return text
-
-
-def push_runs(root: Path, remote: str | None = None) -> Pushed:
+def push_runs(root: Path, remote: str | None = None) -> str:
     """Send the run cache and the outputs of every run in it that are in the local cache.
 
     Runs of the present settings, where the workspace is as dvc.lock says, are put into the run cache first. Runs
     whose outputs `dvc gc` removed keep nobody from sending the others.
 
     Args:
-        root: the project.
         remote: its name; None takes DVC's default.
+    Returns: how many were sent, in a line; gone are those whose outputs are not all in the local cache any more.
     Raises: RunCacheError in one line.
     """
     with _repository(root, "not everything was sent") as repo:
@@ -83,7 +60,10 @@ def push_runs(root: Path, remote: str | None = None) -> Pushed:
         sent = repo.cloud.push(set().union(*found), remote=remote)
     if sent.failed:
         raise RunCacheError(f"notbugs push: {len(sent.failed)} objects could not be sent; again later")
-    return Pushed(len(whole), len(runs) - len(whole))
+    text, gone = f"{len(whole)} runs sent", len(runs) - len(whole)
+    if gone:
+        text += f"; {gone} others are restored only where a remote has their outputs: the local cache has not"
+    return text
 
 
 def _is_whole(repo: Any, key: str, value: str) -> bool:

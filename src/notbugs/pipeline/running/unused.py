@@ -4,19 +4,22 @@ DVC forgets a stage whose entry is deleted, and leaves its outputs. Stages that 
 (data, models/fit, metrics) would count them in, and look changed in a clone, which does not get them.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.distribution import is_first
+from notbugs.runtime.dvc_lock import md5, read_lock
+
+OUTPUTS = {
+    "construct": ("data/{name}", "metrics/construct/{name}.json"),
+    "fit": ("models/fit/{name}", "metrics/fit/{name}.json", "plots/learning/fit-{name}.csv"),
+}
+"""Section -> what its stage makes for a name."""
 
 
 def remove_unused(project: Context) -> None:
@@ -29,7 +32,8 @@ def remove_unused(project: Context) -> None:
     if not is_first():
         return
     there = [path for path in _unused(project) if path.is_symlink() or path.exists()]
-    recorded = _recorded(project.root) if there else {}
+    entries = read_lock(project.root / "dvc.lock") if there else []  # of all that are or were in params.yaml
+    recorded = {path: output.md5 for entry in entries for path, output in entry.outs.items()}
     found = [path for path in there if _is_kept(project.root, path, recorded)]
     left = [path.relative_to(project.root).as_posix() for path in there if path not in found]
     if left:
@@ -44,15 +48,7 @@ def remove_unused(project: Context) -> None:
         project.say(f"removed what params.yaml no longer names: {names}")
 
 
-def _recorded(root: Path) -> dict[str, str]:
-    """Output -> its MD5, as dvc.lock has it of entries that are or were in params.yaml; a folder's ends in ".dir"."""
-    file = root / "dvc.lock"
-    lock: Any = (yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None) or {}
-    outputs = [output for stage in lock.get("stages", {}).values() for output in stage.get("outs", [])]
-    return {output["path"]: output["md5"] for output in outputs if "md5" in output}
-
-
-def _is_kept(root: Path, path: Path, recorded: Mapping[str, str]) -> bool:
+def _is_kept(root: Path, path: Path, recorded: Mapping[str, str | None]) -> bool:
     """Whether nothing is lost with a path: a link, a file as it is recorded, a folder of which the cache has all."""
     if path.is_symlink():
         return True
@@ -60,14 +56,14 @@ def _is_kept(root: Path, path: Path, recorded: Mapping[str, str]) -> bool:
     if wanted is None:
         return False
     if path.is_file():  # small, and no output that the cache takes: Git has it
-        return _md5(path) == wanted
+        return md5(path) == wanted
     listing = _cached(root, wanted)
     if not listing.exists():
         return False
     known = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     return all(
-        name in known and _cached(root, known[name]).exists() and (file.is_symlink() or _md5(file) == known[name])
+        name in known and _cached(root, known[name]).exists() and (file.is_symlink() or md5(file) == known[name])
         for name, file in files.items()
     )
 
@@ -80,24 +76,10 @@ def _cached(root: Path, md5: str) -> Path:
     return folder / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _md5(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _unused(project: Context) -> Iterator[Path]:
-    """Where the outputs of names lie that have no entry; they need not be there."""
+    """Where the outputs of names lie that have no entry in a section that is there; they need not be there."""
     for name in DATASET_NAMES:
-        if _is_left_out(project, "construct", name):
-            yield project.dataset(name)
-            yield project.root / "metrics" / "construct" / f"{name}.json"
-        if _is_left_out(project, "fit", name):
-            yield project.root / "models" / "fit" / name
-            yield project.root / "metrics" / "fit" / f"{name}.json"
-            yield project.root / "plots" / "learning" / f"fit-{name}.csv"
-
-
-def _is_left_out(project: Context, section: str, name: str) -> bool:
-    """Whether params.yaml has the section, without this name."""
-    entries = project.params.get(section)
-    return isinstance(entries, Mapping) and name not in entries
+        for section, outputs in OUTPUTS.items():
+            entries = project.params.get(section)
+            if isinstance(entries, Mapping) and name not in entries:
+                yield from (project.root / output.format(name=name) for output in outputs)
