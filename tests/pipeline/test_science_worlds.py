@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from notbugs.pipeline.stages import run_stage
 from notbugs.report import features as features_section
 from notbugs.report import gaussian as gaussian_section
 from notbugs.report import planted as planted_section
-from notbugs.report.sections import Section, judge
+from notbugs.report.sections import Section
 from notbugs.runtime.errors import ConfigError
 from tiny import FEATURES, PLANTED
 
@@ -102,13 +103,14 @@ def test_each_section_stands_in_the_report(project: Context, section: Section) -
     with pytest.raises(ResultsError, match=rf"metrics/{section.key}.json: not found; `dvc repro {section.key}` makes"):
         section.metrics(content)
     run_stage(project, section.key)
-    verdicts = section.verdicts(content, section.metrics(content))
+    found = section.metrics(content)
+    verdicts = section.judge(content, found)
     assert len(verdicts) >= 3
     assert all(verdict.finding in ("reproduced", "not reproduced", "inconclusive") for verdict in verdicts)
-    page = section.render(content, {}, verdicts)
+    page = section.render(content, found, {}, verdicts)
     assert page.count("<table>") >= 2
     assert page.count('<span class="verdict">') == len(verdicts)
-    assert [name for name, _ in section.draw(content)] == list(section.figures)
+    assert [name for name, _ in section.draw(content, found)] == list(section.figures)
     assert not section.is_in(SimpleNamespace(root=project.root, params={}))  # type: ignore[arg-type]
 
 
@@ -146,11 +148,11 @@ def test_verdicts_follow_the_numbers() -> None:
         "datasets": {"D_R": dataset, "D_rand": dataset, "D_det": dataset},
         "fits": {"D_det": {"seeds": [0.95], "y": sure, "shifted": never, "y_minus_shifted": sure}},
     }
-    assert [one.finding for one in judge("planted", planted_section.RULES, found)] == ["reproduced"] * 6
+    assert [one.finding for one in planted_section.SECTION.judge(None, found)] == ["reproduced"] * 6
     # 89% in the mean, but of fits that differ so much that the interval of y minus y + 1 holds 0.
     unsure = {"value": 0.78, "low": -0.02, "high": 1.0}
     found["fits"] = {"D_det": {"seeds": [0.99, 0.79], "y": sure, "shifted": never, "y_minus_shifted": unsure}}
-    assert judge("planted", planted_section.RULES, found)[-1].finding == "not reproduced"
+    assert planted_section.SECTION.judge(None, found)[-1].finding == "not reproduced"
     turned = {
         "filters": [{**row, "inside": False}],
         "models": {"standard": found["models"]["robust"], "robust": found["models"]["standard"]},
@@ -164,7 +166,7 @@ def test_verdicts_follow_the_numbers() -> None:
             }
         },
     }
-    assert [one.finding for one in judge("planted", planted_section.RULES, turned)] == ["not reproduced"] * 6
+    assert [one.finding for one in planted_section.SECTION.judge(None, turned)] == ["not reproduced"] * 6
 
 
 def linear(num: int, surely: int, clean: float, attacked: float) -> dict[str, object]:
@@ -189,7 +191,8 @@ def test_non_robust_features_are_judged_by_their_intervals_and_under_attack(fitt
     classifier = {"robust": linear(9, 9, 0.9, 0.6), "nonrobust": fitted}
     sources = {key: {"linear_classifier": classifier} for key in ("standard", "linear")}
     found = {"sources": sources, "headline_eps": 0.2}
-    (verdict,) = judge("features", [features_section.SUFFICES], found)
+    section = features_section.SECTION
+    (verdict,) = replace(section, rules={"suffice": section.rules["suffice"]}).judge(None, found)
     assert verdict.finding == expected
     if fitted is not None:
         assert "under attack" in verdict.sentence

@@ -14,12 +14,14 @@ import yaml
 from notbugs.evaluation.comparison import Basis, Estimate
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.results import baseline_of
-from notbugs.report.claims import RULES, Criterion, judge
+from notbugs.report.claims import RULES, Criterion
 from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.honesty import Honesty, honesty_of
+from notbugs.report.page import SECTIONS
 from notbugs.report.sections import Verdict, words
 
 N = 360
+CLAIMS = next(section for section in SECTIONS if section.key == "claims")
 PRESETS = Path(__file__).parents[2] / "presets"
 
 CLEAN = ("true", "clean", 0.0)
@@ -115,14 +117,14 @@ def world(
 
 
 def verdict(key: str, evidence: Evidence) -> Verdict:
-    (claim,) = judge(evidence, only=key)
+    (claim,) = dataclasses.replace(CLAIMS, rules={key: RULES[key]}).judge(evidence, {})
     return claim
 
 
 def test_every_claim_is_reproduced_in_the_world_of_the_paper() -> None:
-    claims = judge(world())
-    assert [claim.key for claim in claims] == [rule.key for rule in RULES]
-    assert {claim.key: claim.printed for claim in claims} == dict.fromkeys((rule.key for rule in RULES), "reproduced")
+    claims = CLAIMS.judge(world(), {})
+    assert [claim.key for claim in claims] == list(RULES)
+    assert {claim.key: claim.printed for claim in claims} == dict.fromkeys(RULES, "reproduced")
     assert all(claim.sentence.endswith(".") and "  " not in claim.sentence for claim in claims)
     assert all(claim.notes.endswith(".") and "  " not in claim.notes for claim in claims)
 

@@ -13,13 +13,12 @@ import yaml
 
 from notbugs.evaluation.results import ResultsError
 from notbugs.report import ReportSettings
-from notbugs.report.claims import judge
-from notbugs.report.evidence import evidence_of
 from notbugs.report.page import SECTIONS, abstract, main_numbers, write_report
 from notbugs.report.project import load_project
-from notbugs.report.sections import Section, environment
+from notbugs.report.sections import Section
 from notbugs.runtime.errors import ConfigError
 
+CLAIMS = next(section for section in SECTIONS if section.key == "claims")
 MakeProject = Callable[..., Path]
 VOID = {"meta", "img", "br", "link", "hr"}
 
@@ -88,17 +87,20 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert "@import" not in html
     assert "url(" not in html
     assert set(page.anchors) == {f"#{name}" for name in page.ids}
-    optional = [section for section in SECTIONS if section.stage]  # not in params
+    optional = [section for section in SECTIONS if section.needs]  # not in params
     assert len(page.ids) == len(SECTIONS) - len(optional)
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.key)
 def test_every_section_has_a_template_of_its_name(section: Section) -> None:
-    assert environment().get_template(f"{section.key}.html.j2").module.page  # type: ignore[attr-defined]
+    assert section.template.TITLE
+    assert section.template.page
+    assert set(getattr(section.template, "STATEMENTS", {})) == set(section.rules)
+    assert all(hasattr(section.template, key) for key in section.rules)
 
 
 def test_page_holds_every_claim_with_verdict(fake_project: Path, page: Page) -> None:
-    claims = judge(evidence_of(load_project(fake_project)))
+    claims = CLAIMS.judge(load_project(fake_project), {})
     assert len(claims) == 8
     for claim in claims:
         for text in (claim.title, claim.statement, claim.sentence):
@@ -173,11 +175,11 @@ def test_same_inputs_same_bytes_anywhere(fake_project: Path, written: Path, tmp_
 def test_numbers_on_the_page_follow_the_results(tmp_path: Path, make_project: MakeProject) -> None:
     root = make_project(tmp_path / "lab", constructions=("rand",))
     path = root / "metrics/results.csv"
-    before = abstract(load_project(root), judge(evidence_of(load_project(root))))
+    before = abstract(load_project(root), CLAIMS.judge(load_project(root), {}))
     text = path.read_text(encoding="utf-8")
     rows = [re.sub(r",0\.0,0\.8\d+,", ",0.0,0.9,", line) for line in text.splitlines() if line]
     path.write_text("\n".join(rows), encoding="utf-8")
-    after = abstract(load_project(root), judge(evidence_of(load_project(root))))
+    after = abstract(load_project(root), CLAIMS.judge(load_project(root), {}))
     assert "85.0% from D_rand" in before
     assert "90.0% from D_rand" in after
 
@@ -198,7 +200,7 @@ def test_pipelines_without_some_constructions(
 
 def test_abstract_is_three_to_five_sentences(fake_project: Path, tmp_path: Path, make_project: MakeProject) -> None:
     project = load_project(fake_project)
-    told = abstract(project, judge(evidence_of(project)))
+    told = abstract(project, CLAIMS.judge(project, {}))
     assert told.startswith("The experiments of “Adversarial Examples Are Not Bugs, They Are Features” (Ilyas et al., ")
     counts = (
         "were repeated with small_cnn on digits. Of 8 claims, 8 were reproduced here, 0 not, and 0 are inconclusive."
@@ -212,7 +214,7 @@ def test_abstract_is_three_to_five_sentences(fake_project: Path, tmp_path: Path,
     )
     bare = load_project(make_project(tmp_path / "bare", constructions=()))
     assert "Inconclusive: Standard training on D_R gives robustness; D_NR is accurate" in abstract(
-        bare, judge(evidence_of(bare))
+        bare, CLAIMS.judge(bare, {})
     )
 
 

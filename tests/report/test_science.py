@@ -214,7 +214,7 @@ def test_a_missing_file_is_named_with_its_stage(science_project, tmp_path, name)
     root = shutil.copytree(science_project, tmp_path / "lab")
     (root / f"metrics/{name}.json").unlink()
     with pytest.raises(ResultsError, match=rf"metrics/{name}\.json: not found; `dvc repro {name}` makes it"):
-        list(BY_KEY[name].draw(load_project(root)))
+        BY_KEY[name].metrics(load_project(root))
 
 
 def test_a_pipeline_without_these_stages_has_no_such_sections(fake_project):
@@ -224,22 +224,22 @@ def test_a_pipeline_without_these_stages_has_no_such_sections(fake_project):
 
 def test_transfer_verdicts(science_project):
     project, found = load_project(science_project), transfer_metrics()
-    transfers, rise = transfer.verdicts(project, found)
+    transfers, rise = transfer.SECTION.judge(project, found)
     assert (transfers.finding, rise.finding) == ("reproduced", "reproduced")
     assert "targeted from 30.0% [27.0, 33.0] (net 0) to 80.0%" in transfers.sentence
     weak = transfer_metrics(success=(0.3, 0.5, 0.4, 0.08))  # its lower end 5% is below the noise's upper end 7%
-    assert transfer.verdicts(project, weak)[0].finding == "not reproduced"
+    assert transfer.SECTION.judge(project, weak)[0].finding == "not reproduced"
     fragile = copy.deepcopy(found)
     fragile["correlation"]["D_det"]["targeted"]["rho_without_one"] = [-0.1, 1.0]
-    assert transfer.verdicts(project, fragile)[1].finding == "inconclusive"
+    assert transfer.SECTION.judge(project, fragile)[1].finding == "inconclusive"
     chance = copy.deepcopy(found)
     chance["correlation"]["D_det"]["targeted"]["p_value"] = 0.15
-    assert transfer.verdicts(project, chance)[1].finding == "inconclusive"
-    assert "15.0%" in transfer.verdicts(project, chance)[1].sentence
+    assert transfer.SECTION.judge(project, chance)[1].finding == "inconclusive"
+    assert "15.0%" in transfer.SECTION.judge(project, chance)[1].sentence
     fragile["correlation"]["D_det"]["targeted"]["spearman"] = -0.3
-    assert transfer.verdicts(project, fragile)[1].finding == "not reproduced"
+    assert transfer.SECTION.judge(project, fragile)[1].finding == "not reproduced"
     fragile["correlation"]["D_det"]["targeted"] = None
-    assert transfer.verdicts(project, fragile)[1].finding == "inconclusive"
+    assert transfer.SECTION.judge(project, fragile)[1].finding == "inconclusive"
 
 
 def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
@@ -247,7 +247,7 @@ def test_transfer_says_where_det_is_not_honest(science_project, tmp_path):
     facts = json.loads((root / "metrics/construct/det.json").read_text())
     facts["robust_model"]["still_y"] = 0.6
     (root / "metrics/construct/det.json").write_text(json.dumps(facts))
-    sentence = transfer.verdicts(load_project(root), transfer_metrics())[1].sentence
+    sentence = transfer.SECTION.judge(load_project(root), transfer_metrics())[1].sentence
     assert "Of D_det's images that they called y before the perturbation, the robust model and the 1-NN" in sentence
     assert "still call 60.0% and 91.0% y, less than 85%" in sentence
 
@@ -272,7 +272,7 @@ def test_transfer_figure_draws_every_point(science_project):
     ],
 )
 def test_inversion_verdicts(changes, expected):
-    assert tuple(one.finding for one in inversion.verdicts(None, inversion_metrics(**changes))) == expected
+    assert tuple(one.finding for one in inversion.SECTION.judge(None, inversion_metrics(**changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_inversion_verdicts(changes, expected):
     ],
 )
 def test_diversity_verdicts(changes, expected):
-    assert tuple(one.finding for one in diversity.verdicts(None, diversity_metrics(**changes))) == expected
+    assert tuple(one.finding for one in diversity.SECTION.judge(None, diversity_metrics(**changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_diversity_verdicts(changes, expected):
     ],
 )
 def test_estimator_verdicts_and_balance(science_project, changes, expected, says):
-    judged = estimator.verdicts(load_project(science_project), estimator_metrics(**changes))
+    judged = estimator.SECTION.judge(load_project(science_project), estimator_metrics(**changes))
     assert tuple(one.finding for one in judged) == expected
     text = words("estimator", "conclusion", verdicts=judged)
     assert says in text

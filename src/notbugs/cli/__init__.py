@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from notbugs.cli import cleaning, evaluation, exchange, params, results, stages, sweeps, tracking
+from notbugs.cli import cleaning, exchange, params, results, stages, sweeps, tracking
 from notbugs.cli.own_source import run_own_source
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.machine import refuse_windows
@@ -58,7 +58,7 @@ def main() -> None:
 
 for command in (
     *stages.stage_commands(),
-    evaluation.evaluate,
+    stages.evaluate,
     sweeps.sweep,
     params.check,
     params.preset,

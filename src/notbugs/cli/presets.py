@@ -1,5 +1,6 @@
 """Presets: complete params.yaml files, and writing one of them, changed at single keys if asked."""
 
+import itertools
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -121,9 +122,5 @@ def _backup(params: Path) -> Path:
 
 
 def _summary(path: Path) -> tuple[str, ...]:
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    return tuple(lines)
+    head = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return tuple(line.lstrip("# ") for line in head)

@@ -1,11 +1,18 @@
-"""One command a stage of dvc.yaml. `evaluate` and `sweep` can do more, and have modules of their own."""
+"""One command a stage of dvc.yaml. `evaluate` can measure one model, too; `sweep` has a module of its own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from notbugs.cli.project import open_project, project_root
 from notbugs.pipeline.running.stage import Stage
 from notbugs.pipeline.stages import STAGES
+from notbugs.runtime.errors import UserError
 from notbugs.sweeps.stage import SWEEP
+
+if TYPE_CHECKING:
+    import torch
 
 ALL_STAGES = {**STAGES, SWEEP.name: SWEEP}
 """Every stage of the pipeline, by name."""
@@ -36,3 +43,53 @@ def run_here(stage: Stage, name: str | None = None) -> None:
     from notbugs.pipeline.running.job import perform
 
     perform(stage, open_project(), name)
+
+
+@click.command(help=STAGES["evaluate"].help)
+@click.option(
+    "--model", metavar="FILE|MODULE:FACTORY", help="Measure one model instead: a file, or a network of yours."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="State of MODULE:FACTORY's network (.safetensors).")
+@click.option("--data", type=click.Path(path_type=Path), help="Stored dataset to measure it on, such as data/test.")
+@click.option("--level", type=click.Choice(["quick", "standard", "paper"]), help="How thoroughly; else params.yaml's.")
+@click.option("--eps", "headline_eps", type=float, help="Radius of the attacks; else params.yaml's.")
+@click.option("--norm", type=click.Choice(["l2", "linf"]), help="Norm of the attacks; else params.yaml's.")
+@click.option("--transfer-from", type=click.Path(path_type=Path), help="A model file whose adversarial images to try.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write what was found as JSON.")
+def evaluate(
+    model: str | None,
+    weights: Path | None,
+    data: Path | None,
+    transfer_from: Path | None,
+    out: Path | None,
+    **changes: str | float | None,
+) -> None:
+    """Run the stage, or measure one model."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    if model is None and data is None:
+        if weights or transfer_from or out or given:
+            raise UserError("notbugs evaluate: options need --model and --data; without them it is the stage")
+        run_here(STAGES["evaluate"])
+        return
+    if model is None or data is None:
+        raise UserError("notbugs evaluate: --model and --data must be given together")
+    from notbugs.evaluation.one_model import measure_file, print_found, save_found
+
+    found = measure_file(
+        model, data, weights=weights, transfer_from=transfer_from, changes=given, device=_device_of_params()
+    )
+    print_found(found)
+    if out is not None:
+        save_found(found, out)
+
+
+def _device_of_params() -> "torch.device":
+    """Set threads and device as params.yaml here asks for, if there is a valid one; else as its defaults do."""
+    from notbugs.pipeline.running.context import set_up_torch
+    from notbugs.runtime.config import Runtime, find_root, read_params, runtime
+
+    try:
+        shared = runtime(read_params(find_root() / "params.yaml"))
+    except UserError:
+        shared = Runtime()
+    return set_up_torch(shared)

@@ -5,16 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
+import pandas as pd
 from torch import Tensor
 
 from notbugs.data.store import DTYPES, StoredDataset
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import whole_folder
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MANIFEST = "notbugs.json"
 """The manifest of the stored dataset, as it was, in the folder of an export."""
@@ -80,7 +78,7 @@ class Foreign:
     images: Iterator[Tensor]
     class_names: tuple[str, ...] | None = None
     origins: tuple[str, ...] | None = None
-    table: "pd.DataFrame | None" = None
+    table: pd.DataFrame | None = None
     exact: bool = True
 
 

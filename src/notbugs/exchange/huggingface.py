@@ -7,10 +7,14 @@ extra `huggingface`); read with pyarrow alone, so that nothing is fetched, cache
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from pyarrow import types
 from torch import Tensor
 
 from notbugs.data.store import StoredDataset
@@ -27,9 +31,6 @@ from notbugs.exchange.base import (
     readable,
 )
 from notbugs.exchange.pictures import decode_picture
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SPLITS = {"D_test": "test", "D_validation": "validation"}
 """Name of a dataset -> its split; all others are for training."""
@@ -51,8 +52,6 @@ def write(data: StoredDataset, folder: Path, *, encoding: str) -> Written:
 
     Raises: FormatError if `datasets` is not installed.
     """
-    import pyarrow.parquet as pq
-
     hub = _library()
     split = SPLITS.get(data.manifest.name, "train")
     examples = pq.read_table(data.path / data.manifest.examples.file)
@@ -80,8 +79,6 @@ def write(data: StoredDataset, folder: Path, *, encoding: str) -> Written:
 
 def read(folder: Path, *, split: str | None) -> Foreign:
     """See `base.Format`. Parquet files, or the Arrow files of `Dataset.save_to_disk`."""
-    import pandas as pd
-
     files = _files(folder, split)
     schema = None
     tables = []
@@ -144,10 +141,7 @@ def _split(file: Path, folder: Path) -> str:
     return file.parent.name if file.parent != folder else "train"
 
 
-def _schema(file: Path) -> "pa.Schema":
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _schema(file: Path) -> pa.Schema:
     if file.suffix == ".parquet":
         with pq.ParquetFile(file) as opened:
             groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
@@ -158,11 +152,8 @@ def _schema(file: Path) -> "pa.Schema":
         return pa.ipc.open_stream(source).schema
 
 
-def _batches(file: Path, columns: Sequence[str]) -> Iterator["pa.RecordBatch"]:
+def _batches(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a file, at most CHUNK at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if file.suffix == ".parquet":
         with pq.ParquetFile(file) as opened:
             yield from opened.iter_batches(batch_size=CHUNK, columns=list(columns))
@@ -184,8 +175,6 @@ def _images(files: Sequence[Path], column: str) -> Iterator[Tensor]:
 
 def _array(values: Any) -> Tensor:
     """A column of nested lists, all of one shape, as (n, C, H, W)."""
-    import pyarrow as pa
-
     flat = values.storage if isinstance(values.type, pa.ExtensionType) else values
     shape = [len(flat)]
     while pa.types.is_list(flat.type) or pa.types.is_large_list(flat.type) or pa.types.is_fixed_size_list(flat.type):
@@ -212,14 +201,14 @@ def _decoded(values: Any, file: Path) -> Tensor:
     return torch.stack(images)
 
 
-def _column(schema: "pa.Schema", names: Sequence[str], file: Path) -> str:
+def _column(schema: pa.Schema, names: Sequence[str], file: Path) -> str:
     found = [name for name in names if name in schema.names]
     if len(found) != 1:
         raise FormatError(f"{file}: needs one column {' or '.join(names)}; it has {', '.join(schema.names[:20])}")
     return found[0]
 
 
-def _class_names(schema: "pa.Schema", label: str, file: Path) -> tuple[str, ...] | None:
+def _class_names(schema: pa.Schema, label: str, file: Path) -> tuple[str, ...] | None:
     """Names of a ClassLabel, from what `datasets` notes in the schema."""
     with readable(file):
         noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -232,13 +221,9 @@ def _class_names(schema: "pa.Schema", label: str, file: Path) -> tuple[str, ...]
 
 
 def _is_encoded(kind: Any) -> bool:
-    import pyarrow as pa
-
     return bool(pa.types.is_struct(kind))
 
 
 def _is_scalar(kind: Any) -> bool:
-    from pyarrow import types
-
     number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
     return number or types.is_string(kind) or types.is_large_string(kind)

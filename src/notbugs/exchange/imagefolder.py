@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from notbugs.data.store import StoredDataset
@@ -119,8 +120,6 @@ def _file_name(text: str) -> str:
 
 def _write_pngs(images: Tensor, files: Sequence[Path], lost: Rounding) -> Rounding:
     """Write 8-bit pictures; returns the largest rounding until now."""
-    from PIL import Image
-
     pixels = (images * 255.0).round()  # (n, C, H, W)
     differences = (pixels / 255.0 - images).double().flatten(1)  # (n, C*H*W)
     for file, image in zip(files, pixels.to(torch.uint8).numpy(), strict=True):

@@ -6,8 +6,8 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,10 +26,8 @@ from notbugs.exchange.base import (
     readable,
     refuse_taken,
 )
+from notbugs.exchange.imagefolder import folder_names
 from notbugs.runtime.files import sha256
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_NOTE = 64 * 2**20
 UNKNOWN = -1
@@ -62,7 +60,7 @@ def import_dataset(
     note = _note(folder)
     with readable(folder):
         foreign = get_format(form).read(folder, split=split)
-    names = _names(foreign, note, class_names, form, folder)
+    names = _names(foreign, note, class_names, folder)
     _check_labels(foreign.labels, names, folder)
     examples = _examples(foreign, note, folder)
     with new_folder(out) as made:
@@ -74,7 +72,7 @@ def _write(
     foreign: Foreign,
     note: Manifest | None,
     names: tuple[str, ...],
-    examples: "pd.DataFrame",
+    examples: pd.DataFrame,
     made: Path,
     form: str,
     folder: Path,
@@ -142,15 +140,13 @@ def _check_labels(labels: Tensor, names: tuple[str, ...], folder: Path) -> None:
         )
 
 
-def _names(
-    foreign: Foreign, note: Manifest | None, given: Sequence[str] | None, form: str, folder: Path
-) -> tuple[str, ...]:
+def _names(foreign: Foreign, note: Manifest | None, given: Sequence[str] | None, folder: Path) -> tuple[str, ...]:
     """Class names: those of the export, those given, the format's own, or the numbers."""
     if note is not None:
         if given is not None:
             raise FormatError(f"--classes: {folder / MANIFEST} names the classes already")
         own = foreign.class_names
-        if own is not None and list(own) not in (list(note.class_names), _folders(note.class_names)):
+        if own is not None and list(own) not in (list(note.class_names), folder_names(note.class_names)):
             raise FormatError(f"{folder}: altered: its classes are not those that {MANIFEST} names")
         return note.class_names
     if given is not None and foreign.class_names is not None and len(given) != len(foreign.class_names):
@@ -166,20 +162,12 @@ def _names(
     return tuple(names)
 
 
-def _folders(names: tuple[str, ...]) -> list[str]:
-    from notbugs.exchange.imagefolder import folder_names
-
-    return folder_names(names)
-
-
-def _examples(foreign: Foreign, note: Manifest | None, folder: Path) -> "pd.DataFrame":
+def _examples(foreign: Foreign, note: Manifest | None, folder: Path) -> pd.DataFrame:
     """The table of the export as it was; else one with the columns that `load_dataset` always has, and what is known.
 
     Columns: index, source_index and true_label (-1: unknown), given_label, origin (file name, "" if unknown), then
     the format's own.
     """
-    import pandas as pd
-
     count = len(foreign.labels)
     if note is not None:
         path = folder / EXAMPLES

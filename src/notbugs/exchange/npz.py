@@ -3,7 +3,6 @@
 import math
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +40,8 @@ def write(data: StoredDataset, folder: Path, *, encoding: str) -> Written:
     dtype, shape = exported_dtype(data), (len(data), *data.manifest.image_shape)
     with zipfile.ZipFile(folder / FILE, "w", zipfile.ZIP_STORED) as archive:
         with _member(archive, "images") as file:
-            _write_header(file, shape, np.dtype(dtype))
+            described = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(dtype))}
+            np.lib.format.write_array_header_1_0(file, described)
             for images, _ in exported_parts(data):
                 file.write(images.numpy().tobytes())
         for name, values in (("labels", data.labels.numpy()), ("class_names", np.array(data.class_names))):
@@ -97,16 +97,9 @@ def _images(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterato
             raise FormatError(f"{path}: more bytes than {shape[0]} images of {shape[1:]} take")
 
 
-@contextmanager
-def _member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     """A member without a date, so that the same dataset gives the same bytes."""
-    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
-        yield file
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    described = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
-    np.lib.format.write_array_header_1_0(file, described)
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:

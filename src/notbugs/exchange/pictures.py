@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from notbugs.data.sources.pictures import turn_upright
@@ -39,8 +40,6 @@ def decode_picture(content: bytes, where: Path) -> Tensor:
         where: what errors call it.
     Raises: FormatError if it is no picture or too large.
     """
-    from PIL import Image
-
     with readable(where), Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
         if max(picture.size) > MAX_SIDE:
             raise FormatError(f"{where}: {picture.width} x {picture.height} pixels; at most {MAX_SIDE} a side")

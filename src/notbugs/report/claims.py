@@ -14,9 +14,8 @@ from typing import Any
 
 from notbugs.evaluation.comparison import POWER, Estimate, power, units_for_power
 from notbugs.evaluation.results import STILL_Y, model_label
-from notbugs.report import sections
 from notbugs.report.evidence import Evidence, Model, NotMeasuredError
-from notbugs.report.sections import Finding, Rule, Ruling, Verdict, reproduced_if, words
+from notbugs.report.sections import Facts, Finding, Judge, Ruling, reproduced_if, words
 from notbugs.runtime.config import DATASET_NAMES
 
 SETTING = "CIFAR-10, ResNet-50"
@@ -101,7 +100,7 @@ def _decided(criteria: Sequence[Criterion]) -> tuple[Finding, bool]:
     return reproduced_if(not failing), close
 
 
-def _robust_training(evidence: Evidence) -> Ruling:
+def _robust_training(evidence: Evidence, _: Facts) -> Ruling:
     if evidence.robust_eps is None:
         raise NotMeasuredError("no model is trained robustly in the norm that is evaluated")
     eps, bar = evidence.robust_eps, evidence.far_above_chance
@@ -114,7 +113,7 @@ def _robust_training(evidence: Evidence) -> Ruling:
     return Ruling(finding, numbers, basis, _elsewhere(evidence, robust, standard, eps), close)
 
 
-def _robust_features(evidence: Evidence) -> Ruling:
+def _robust_features(evidence: Evidence, _: Facts) -> Ruling:
     eps, bar = evidence.headline_eps, evidence.far_above_chance
     ours, other = _fit("D_R"), _fit("D_NR")
     number, clean = _attacked(evidence, ours, eps), evidence.accuracy("D_R")
@@ -138,7 +137,7 @@ def _robust_features(evidence: Evidence) -> Ruling:
     return Ruling(finding, numbers, basis, _elsewhere(evidence, ours, base, eps), close)
 
 
-def _not_robust_features(evidence: Evidence) -> Ruling:
+def _not_robust_features(evidence: Evidence, _: Facts) -> Ruling:
     eps, bar = evidence.headline_eps, evidence.far_above_chance
     ours, robust, standard = _fit("D_NR"), ("D", "robust"), ("D", "standard")
     clean, number = evidence.accuracy("D_NR"), _attacked(evidence, ours, eps)
@@ -162,7 +161,7 @@ def _not_robust_features(evidence: Evidence) -> Ruling:
     return Ruling(finding, numbers, _basis(over_base), _elsewhere(evidence, ours, base, eps), close)
 
 
-def _same_but_for_g(evidence: Evidence) -> Ruling:
+def _same_but_for_g(evidence: Evidence, _: Facts) -> Ruling:
     eps, bar = evidence.headline_eps, evidence.far_above_chance
     clean, clean_other = evidence.accuracy("D_R"), evidence.accuracy("D_NR")
     evidence.check_same_recipe("robust", "nonrobust")
@@ -177,7 +176,7 @@ def _same_but_for_g(evidence: Evidence) -> Ruling:
     return Ruling(finding, numbers, basis, _elsewhere(evidence, ours, other, eps), close)
 
 
-def _random_target(evidence: Evidence) -> Ruling:
+def _random_target(evidence: Evidence, _: Facts) -> Ruling:
     clean, bar = evidence.accuracy("D_rand"), evidence.far_above_chance
     share = evidence.constructions.get("rand", {}).get("given_is_true", evidence.chance)
     learnt = Criterion.above(clean, bar)
@@ -186,7 +185,7 @@ def _random_target(evidence: Evidence) -> Ruling:
     return _if_put_to_the_test(evidence, "rand", found)
 
 
-def _deterministic_target(evidence: Evidence) -> Ruling:
+def _deterministic_target(evidence: Evidence, _: Facts) -> Ruling:
     clean, shifted = evidence.accuracy("D_det"), evidence.accuracy("D_det", labels="shifted")
     gap, bar = evidence.difference(_fit("D_det"), _fit("D_det"), labels=("true", "shifted")), evidence.far_above_chance
     finding, close = _decided([Criterion.above(gap, 0.0), Criterion.above(clean, bar)])
@@ -194,7 +193,7 @@ def _deterministic_target(evidence: Evidence) -> Ruling:
     return _if_put_to_the_test(evidence, "det", Ruling(finding, numbers, _basis(gap), on_edge=close))
 
 
-def _control(key: str, evidence: Evidence) -> Ruling:
+def _control(key: str, evidence: Evidence, _: Facts) -> Ruling:
     name, control_key = DATASET_NAMES[key], f"{key}_from_robust"
     control_name = DATASET_NAMES[control_key]
     own, control = evidence.accuracy(name), evidence.accuracy(control_name)
@@ -290,65 +289,14 @@ def _elsewhere(evidence: Evidence, first: Model, second: Model, eps: float) -> s
     return words("claims", "elsewhere", names=names, gaps=gaps) if gaps else ""
 
 
-RULES = (
-    Rule(
-        "robust_training",
-        "Robust training gives robustness",
-        _robust_training,
-        "Adversarial training yields a classifier that keeps most of its accuracy under attack, where the "
-        "standard classifier loses all.",
-    ),
-    Rule(
-        "robust_features",
-        "Standard training on D_R gives robustness",
-        _robust_features,
-        "A training set restricted to the features that a robust model uses gives, by standard training "
-        "alone, good accuracy and non-trivial robustness: robustness is a property of the data too.",
-    ),
-    Rule(
-        "nonrobust_features",
-        "D_NR is accurate and not robust",
-        _not_robust_features,
-        "A training set restricted to the features that a standard model uses gives good accuracy and next "
-        "to no robustness.",
-    ),
-    Rule(
-        "same_but_for_g",
-        "D_R and D_NR differ by the representation alone",
-        _same_but_for_g,
-        "With source images and recipe held the same, it is the model whose representation is matched that "
-        "decides whether the new training set gives robustness.",
-    ),
-    Rule(
-        "rand",
-        "Non-robust features suffice (D_rand)",
-        _random_target,
-        "A classifier trained only on images perturbed towards, and labelled as, random classes generalises "
-        "to the untouched test set: the perturbations carry real features.",
-    ),
-    Rule(
-        "det",
-        "Non-robust features suffice against the visible ones (D_det)",
-        _deterministic_target,
-        "The same holds where every image of class y is labelled y + 1, so that all visible features point "
-        "to the wrong label.",
-    ),
-    Rule(
-        "control_rand",
-        "A robust source model carries less (D_rand)",
-        partial(_control, "rand"),
-        "Perturbations made with a robust model hold fewer non-robust features, so a fit on them generalises worse.",
-    ),
-    Rule(
-        "control_det",
-        "A robust source model carries less (D_det)",
-        partial(_control, "det"),
-        "The same for the deterministic targets.",
-    ),
-)
-"""Every claim and its rule, in the order of the report."""
-
-
-def judge(evidence: Evidence, only: str | None = None) -> list[Verdict]:
-    """A verdict on every claim, or on the one of a key; a missing measurement makes it "inconclusive"."""
-    return sections.judge("claims", [rule for rule in RULES if only in (None, rule.key)], evidence)
+RULES: dict[str, Judge] = {
+    "robust_training": _robust_training,
+    "robust_features": _robust_features,
+    "nonrobust_features": _not_robust_features,
+    "same_but_for_g": _same_but_for_g,
+    "rand": _random_target,
+    "det": _deterministic_target,
+    "control_rand": partial(_control, "rand"),
+    "control_det": partial(_control, "det"),
+}
+"""The rule of every claim, in the order of the report."""

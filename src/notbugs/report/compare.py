@@ -7,10 +7,15 @@ candidates beside the answer.
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich import box
+from rich.table import Table
 
 from notbugs.evaluation.results import (
     COLUMNS,
@@ -25,10 +30,7 @@ from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import write_text
 from notbugs.runtime.git import git
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
+from notbugs.runtime.nested import flatten
 
 RESULTS = "metrics/results.csv"
 PARAMS = "params.yaml"
@@ -51,7 +53,7 @@ class FinishedRun:
     """
 
     name: str
-    results: "pd.DataFrame"
+    results: pd.DataFrame
     metrics: dict[str, float]
     params: dict[str, Any]
     accuracy: dict[tuple[str, str], AccuracyRow]
@@ -97,12 +99,12 @@ def read_run(name: str, root: Path) -> FinishedRun:
     metrics: dict[str, float] = {}
     for path, text in texts.items():
         if path.endswith(".json"):
-            prefix = ".".join(PurePosixPath(path).relative_to("metrics").with_suffix("").parts)
-            metrics |= {
-                key: value for key, value in _flat(_json(path, text, name), prefix).items() if _is_number(value)
-            }
+            prefix = path.removeprefix("metrics/").removesuffix(".json").replace("/", ".")
+            found = flatten(_parsed(json.loads, path, text, name), f"{prefix}.")
+            metrics |= {key: value for key, value in found.items() if _is_number(value)}
     table = {(row.dataset, row.estimator): row for row in accuracy_table(results)}
-    return FinishedRun(name, results, metrics, _params(texts.get(PARAMS, ""), name), table)
+    params = flatten(_parsed(yaml.safe_load, PARAMS, texts.get(PARAMS, ""), name))
+    return FinishedRun(name, results, metrics, params, table)
 
 
 def _folder_texts(folder: Path) -> dict[str, str]:
@@ -120,31 +122,13 @@ def _revision_texts(revision: str, root: Path) -> dict[str, str]:
     return {path: git(root, "show", f"{revision}:./{path}") or "" for path in wanted}
 
 
-def _json(path: str, text: str, name: str) -> dict[str, Any]:
+def _parsed(read: Callable[[str], Any], path: str, text: str, name: str) -> dict[str, Any]:
+    """The mapping in a file's text; empty if it holds something else."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise CompareError(f"{name}: {path}: cannot be read: {error}") from None
+        value = read(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise CompareError(f"{name}: {path}: cannot be read: {' '.join(str(error).split())}") from None
     return value if isinstance(value, dict) else {}
-
-
-def _params(text: str, name: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CompareError(f"{name}: {PARAMS}: cannot be read: {' '.join(str(error).split())}") from None
-    return _flat(value, "") if isinstance(value, dict) else {}
-
-
-def _flat(value: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested mappings as one level with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        found |= _flat(inner, name) if isinstance(inner, Mapping) else {name: inner}
-    return found
 
 
 def _is_number(value: Any) -> bool:
@@ -218,8 +202,8 @@ def _explanations(a: FinishedRun, b: FinishedRun) -> list[Line]:
     """How much of the robust model's robustness D_R passes on, and what may explain it."""
     part = "why D_R is robust"
     derived = [
-        ("robustness passed on by D_R", [_passed_on(run, "D_R") for run in (a, b)]),
-        ("robustness passed on by D_NR", [_passed_on(run, "D_NR") for run in (a, b)]),
+        ("robustness passed on by D_R", [_passed_on(run, "robust") for run in (a, b)]),
+        ("robustness passed on by D_NR", [_passed_on(run, "nonrobust") for run in (a, b)]),
         ("robust model: accuracy at headline eps beside clean", [_kept(run) for run in (a, b)]),
         ("headline eps beside the robust model's training eps", [_radius(run) for run in (a, b)]),
         ("median distance x' to x in units of the training eps", [_scale(run) for run in (a, b)]),
@@ -229,12 +213,12 @@ def _explanations(a: FinishedRun, b: FinishedRun) -> list[Line]:
     return [line for line in lines if line.a is not None or line.b is not None]
 
 
-def _passed_on(run: FinishedRun, dataset: str) -> float | None:
+def _passed_on(run: FinishedRun, key: str) -> float | None:
     """(accuracy of the fit − of D fitted by its recipe) / (of D robust − the same), all at the headline eps."""
-    baseline = baseline_of({"fit": _entries(run.params, "fit")}, _key_of(dataset))
+    baseline = baseline_of({"fit": _entries(run.params, "fit")}, key)
     if baseline is None:
         return None
-    cells = [_attacked(run, model) for model in ((dataset, "standard"), ("D", baseline), ("D", "robust"))]
+    cells = [_attacked(run, model) for model in ((DATASET_NAMES[key], "standard"), ("D", baseline), ("D", "robust"))]
     if any(cell is None for cell in cells):
         return None
     fit, base, robust = (cell.value for cell in cells)
@@ -250,11 +234,6 @@ def _entries(params: Mapping[str, Any], section: str) -> dict[str, dict[str, Any
         if first == section:
             found.setdefault(name, {})[setting] = value
     return found
-
-
-def _key_of(dataset: str) -> str:
-    """Key in params.yaml of a construction's name in the paper."""
-    return next(key for key, name in DATASET_NAMES.items() if name == dataset)
 
 
 def _kept(run: FinishedRun) -> float | None:
@@ -283,9 +262,6 @@ def _metrics(a: FinishedRun, b: FinishedRun) -> list[Line]:
 
 def terminal_table(lines: list[Line], a: str, b: str) -> "Table":
     """For a terminal: everything but the long list of every metric."""
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading, side in (("", "left"), (a, "right"), (b, "right"), ("B − A", "right")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]

@@ -1,13 +1,11 @@
 """Section "Diversity": whether D_R's images are prototypes, class by class and in three spaces."""
 
-from typing import Any
-
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate
 from notbugs.report.drawing import GREY, legend, look, mark, new_figure, point, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Finding, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
+from notbugs.report.sections import Facts, Finding, Ruling, Section, estimate, reproduced_if
 
 SPACES = {"pixels": "pixels", "robust": "robust g", "standard": "standard g"}
 MEASURES = {
@@ -45,12 +43,7 @@ def _share_of_d(entry: Facts) -> Estimate | None:
     return None if entry["ratio"] is None else Estimate(entry["ratio"], entry["low"], entry["high"])
 
 
-def numbers(project: Project, found: Facts) -> dict[str, Any]:
-    """What the section is made of."""
-    return {"found": found, "sizes": sorted(found["sizes"].values()), "spaces": SPACES, "measures": MEASURES}
-
-
-def _prototypes(found: Facts) -> Ruling:
+def _prototypes(_: Project, found: Facts) -> Ruling:
     """Reproduced if in pixels all three measures lie below D's; not reproduced if none does; inconclusive otherwise."""
     shares = {measure: found["spaces"]["pixels"]["D_R"][measure] for measure in DIVERSE}
     below = [entry["high"] < 1 for entry in shares.values() if entry["ratio"] is not None]
@@ -58,10 +51,10 @@ def _prototypes(found: Facts) -> Ruling:
     if below and any(below) == all(below):
         finding = reproduced_if(all(below))
     near = {dataset: estimate(share) for dataset, share in found["nearest_own_mean"].items()}
-    return Ruling(finding, {"shares": shares, "near": near, "measures": MEASURES})
+    return Ruling(finding, {"shares": shares, "near": near})
 
 
-def _covers(found: Facts) -> Ruling:
+def _covers(_: Project, found: Facts) -> Ruling:
     """Reproduced if coverage in pixels is below D's own for D_R, beyond the interval."""
     robust, other = (found["spaces"]["pixels"][dataset]["coverage"] for dataset in ("D_R", "D_NR"))
     lower = robust["high"] is not None and robust["high"] < 1
@@ -69,23 +62,10 @@ def _covers(found: Facts) -> Ruling:
     return Ruling(reproduced_if(lower), {"robust": robust, "other": other, "in_g": in_g})
 
 
-RULES = (
-    Rule("prototypes", "D_R's images are prototypes: less diverse than D's", _prototypes),
-    Rule("covers", "D_R leaves part of D uncovered", _covers),
-)
-
-
-def verdicts(project: Project, found: Facts) -> list[Verdict]:
-    """Whether D_R's images are prototypes; whether they cover D."""
-    return judge("diversity", RULES, found)
-
-
 SECTION = Section(
     "diversity",
-    "Diversity: are D_R's images prototypes?",
-    stage="diversity",
     needs=("sizes", "source_seeds", "num_neighbours", "spaces", "nearest_own_mean", "classes"),
     figures={"diversity": figure},
-    verdicts=verdicts,
-    numbers=numbers,
+    rules={"prototypes": _prototypes, "covers": _covers},
+    constants={"SPACES": SPACES, "MEASURES": MEASURES},
 )

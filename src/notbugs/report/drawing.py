@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from notbugs.evaluation.results import FITTED_AS, STILL_Y
+from notbugs.evaluation.comparison import Estimate
+from notbugs.evaluation.results import FITTED_AS, STILL_Y, Accuracy
 
 WIDTH = 9.0
 """Inches of a full-width figure; the page shows it at 900 pixels, so 9 points are 12.5 pixels."""
@@ -34,25 +35,15 @@ COLOURS = "viridis"
 NORM_NAMES = {"l2": "L2", "linf": "L∞"}
 
 # Okabe and Ito's palette, told apart with any colour vision; a control shares the colour of what it controls.
-_COLOURS = {
-    ("D", "standard"): "#000000",
-    ("D", "robust"): "#0072B2",
-    ("D_R", "standard"): "#56B4E9",
-    ("D_NR", "standard"): "#E69F00",
-    ("D_rand", "standard"): "#009E73",
-    ("D_det", "standard"): "#CC79A7",
-    ("D_rand_from_robust", "standard"): "#009E73",
-    ("D_det_from_robust", "standard"): "#CC79A7",
-}
-_MARKERS = {
-    ("D", "standard"): "o",
-    ("D", "robust"): "s",
-    ("D_R", "standard"): "^",
-    ("D_NR", "standard"): "v",
-    ("D_rand", "standard"): "D",
-    ("D_det", "standard"): "P",
-    ("D_rand_from_robust", "standard"): "D",
-    ("D_det_from_robust", "standard"): "P",
+_LOOKS = {
+    ("D", "standard"): ("#000000", "o"),
+    ("D", "robust"): ("#0072B2", "s"),
+    ("D_R", "standard"): ("#56B4E9", "^"),
+    ("D_NR", "standard"): ("#E69F00", "v"),
+    ("D_rand", "standard"): ("#009E73", "D"),
+    ("D_det", "standard"): ("#CC79A7", "P"),
+    ("D_rand_from_robust", "standard"): ("#009E73", "D"),
+    ("D_det_from_robust", "standard"): ("#CC79A7", "P"),
 }
 _STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -88,12 +79,11 @@ class Look:
 
 def look(dataset: str, estimator: str = "standard") -> Look:
     """How a model is drawn everywhere: controls dashed, still-y fits dotted, D by another recipe dash-dotted."""
-    model = (dataset.removesuffix(STILL_Y), estimator)
     line = ":" if dataset.endswith(STILL_Y) else "--" if dataset.endswith("_from_robust") else "-"
     if estimator.startswith(FITTED_AS):
-        made = estimator.removeprefix(FITTED_AS)
-        return Look(BASE, _MARKERS.get((made, "standard"), "x"), "-.")
-    return Look(_COLOURS.get(model, GREY), _MARKERS.get(model, "x"), line)
+        return Look(BASE, look(estimator.removeprefix(FITTED_AS)).marker, "-.")
+    colour, marker = _LOOKS.get((dataset.removesuffix(STILL_Y), estimator), (GREY, "x"))
+    return Look(colour, marker, line)
 
 
 @contextmanager
@@ -133,20 +123,8 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-class Interval(Protocol):
-    """A number with the ends of its interval."""
-
-    @property
-    def value(self) -> float:
-        """The number."""
-
-    @property
-    def low(self) -> float:
-        """The lower end."""
-
-    @property
-    def high(self) -> float:
-        """The upper end."""
+Interval = Estimate | Accuracy
+"""A number with the ends of its interval."""
 
 
 def reach(found: Interval) -> list[list[float]]:

@@ -1,23 +1,21 @@
 """The evidence for the paper's claims: accuracies with intervals, and what the judges say of the images.
 
 Estimates, paired differences and their power are those of `notbugs.evaluation.comparison`; here they are found in
-the tables of a project.
+the tables of a project (`notbugs.report.project.Project` is an `Evidence`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from notbugs.evaluation import comparison
 from notbugs.evaluation.comparison import Estimate, Run
-from notbugs.evaluation.results import MODELS, WORST, attack_steps, baseline_of, model_label, recipe_of, strength
+from notbugs.evaluation.results import WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.report.project import Project
 from notbugs.runtime.config import DATASET_NAMES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHANCE_MARGIN = 0.20
 """"Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
@@ -36,19 +34,19 @@ class Evidence:
     Attributes:
         results: rows of metrics/results.csv, one a measurement of one model.
         num_classes: C.
-        headline_eps: radius of the claims about D_R and D_NR.
-        robust_eps: radius of robust training; None if unknown.
+        headline_eps: radius that tables and verdicts speak of.
+        robust_eps: radius of robust training; None if there is none, or in another norm than evaluated.
         constructions: key -> metrics/construct/<key>.json.
         per_example: metrics/per_example.parquet; None if there is none.
         params: params.yaml, for the recipes of constructions and fits.
     """
 
-    results: "pd.DataFrame"
+    results: pd.DataFrame
     num_classes: int
     headline_eps: float
     robust_eps: float | None
     constructions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    per_example: "pd.DataFrame | None" = None
+    per_example: pd.DataFrame | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -125,13 +123,13 @@ class Evidence:
 
     def curve_eps(self, first: Model, second: Model) -> list[tuple[float, str]]:
         """Radii at which every fit of both was attacked by the same PGD, with its name, ascending."""
-        found = {}
+        found = []
         for eps in sorted({float(value) for value in self._rows(first)["eps"] if value > 0}):
             shared = set(self._complete_attacks(first, eps)) & set(self._complete_attacks(second, eps))
             steps = [(attack_steps(name), name) for name in shared if attack_steps(name)]
             if steps:
-                found[eps] = max(steps)[1]
-        return list(found.items())
+                found.append((eps, max(steps)[1]))
+        return found
 
     def fitted_as(self, key: str) -> Model:
         """D fitted by the recipe of a construction's fit, its initialisation and its order of batches.
@@ -160,16 +158,16 @@ class Evidence:
                     f"not share their recipe (params.yaml: {section}: {', '.join(differ)})"
                 )
 
-    def _rows(self, model: Model) -> "pd.DataFrame":
+    def _rows(self, model: Model) -> pd.DataFrame:
         return self._by_model.get(model, self.results.iloc[:0])
 
     @cached_property
-    def _by_model(self) -> "dict[Model, pd.DataFrame]":
+    def _by_model(self) -> dict[Model, pd.DataFrame]:
         groups = self.results.groupby(["dataset", "estimator"], sort=False, observed=True)
         return {(str(dataset), str(estimator)): rows for (dataset, estimator), rows in groups}
 
     @cached_property
-    def _by_measurement(self) -> "dict[tuple[str, str, str, str, float], pd.DataFrame]":
+    def _by_measurement(self) -> dict[tuple[str, str, str, str, float], pd.DataFrame]:
         """Rows of the table of examples, by model, labels, attack and eps."""
         table = self.per_example
         if table is None or "source_seed" not in table.columns:
@@ -256,27 +254,7 @@ class Evidence:
         found = self.constructions.get(key, {}).get("success_rate")
         return None if found is None else float(found)
 
-    def models(self) -> list[Model]:
-        """Every model that was measured, in the order of tables."""
-        there = list(dict.fromkeys(zip(self.results["dataset"], self.results["estimator"], strict=True)))
-        return sorted(there, key=lambda model: MODELS.index(model) if model in MODELS else len(MODELS))
-
 
 def _seed(value: Any) -> int | None:
     """A seed as tables hold it, None where the cell is empty."""
-    import pandas as pd
-
     return None if pd.isna(value) else int(value)
-
-
-def evidence_of(project: Project) -> Evidence:
-    """The evidence in a project folder."""
-    return Evidence(
-        results=project.results,
-        num_classes=project.num_classes,
-        headline_eps=project.headline_eps,
-        robust_eps=project.robust_eps,
-        constructions=project.constructions,
-        per_example=project.per_example,
-        params=project.params,
-    )

@@ -1,19 +1,17 @@
 """Section on usefulness: what was found, the ρ-γ plane, every feature on every dataset, circles."""
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.results import model_label, read_table
 from notbugs.report.drawing import GREY, legend, new_figure, panels, reach, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
 from notbugs.runtime.config import DATASET_NAMES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = {
     "source": "string",
@@ -52,7 +50,7 @@ SUFFICE = 0.5
 """Accuracy above which features are said to classify, by the lower end of its interval."""
 
 
-def _rows(project: Project) -> "pd.DataFrame":
+def _rows(project: Project) -> pd.DataFrame:
     return read_table(project.root / "metrics/features.csv", COLUMNS, "features")
 
 
@@ -64,9 +62,7 @@ def plane_figure(project: Project, found: Facts) -> Figure:
         present = [source for source in sources if source in found["sources"]]
         for source in present:
             _plane(panel, rows[rows["source"] == source], source, eps, labelled=len(present) > 1)
-        panel.set_title(LOOKS[sources[0]][2])
-        panel.set_xlabel("ρ, usefulness")
-        panel.set_ylabel(f"γ, robust usefulness at eps {eps:g}")
+        panel.set(title=LOOKS[sources[0]][2], xlabel="ρ, usefulness", ylabel=f"γ, robust usefulness at eps {eps:g}")
         if "linear" in sources:  # the γ of directions along which D hardly varies is far below 0
             panel.set_yscale("asinh", linear_width=0.2)
             panel.set_yticks([-100, -10, -1, 0, 0.3], ["−100", "−10", "−1", "0", "0.3"])
@@ -75,7 +71,7 @@ def plane_figure(project: Project, found: Facts) -> Figure:
     return figure
 
 
-def _plane(axes: Axes, rows: "pd.DataFrame", source: str, eps: float, *, labelled: bool) -> None:
+def _plane(axes: Axes, rows: pd.DataFrame, source: str, eps: float, *, labelled: bool) -> None:
     colour, marker, _ = LOOKS[source]
     test = rows[rows["dataset"] == "D_test"]
     rho, gamma = (test[test["eps"] == radius].sort_values("feature") for radius in (0.0, eps))
@@ -112,8 +108,7 @@ def _circles(axes: Axes, found: Facts) -> None:
     axes.invert_yaxis()
     axes.set_xlim(-0.05, 1.1)
     axes.grid(False)
-    axes.set_xlabel("ρ, usefulness")
-    axes.set_title("concentric circles")
+    axes.set(xlabel="ρ, usefulness", title="concentric circles")
 
 
 def datasets_figure(project: Project, found: Facts) -> Figure | None:
@@ -137,22 +132,14 @@ def datasets_figure(project: Project, found: Facts) -> Figure | None:
             panel.axline((0, 0), slope=kept, color=colour, lw=1, alpha=0.6)
         panel.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":")
         panel.axhline(0, color=GREY, lw=0.9)
-        panel.set_title(model_label(dataset, "standard"))
-        panel.set_xlim(0, 1.08 * float(on_d[sources].max()))
-        panel.set_xlabel("usefulness on D")
-        panel.set_ylabel("usefulness there")
+        panel.set(title=model_label(dataset, "standard"), xlim=(0, 1.08 * float(on_d[sources].max())))
+        panel.set(xlabel="usefulness on D", ylabel="usefulness there")
     handles = [stroke(LOOKS[key][0], LOOKS[key][2], marker=LOOKS[key][1], lw=1) for key in sources]
     legend(figure, [*handles, stroke(GREY, "as on D", ":", lw=0.9)], columns=3)
     return figure
 
 
-def numbers(project: Project, found: Facts) -> dict[str, Any]:
-    """What the section is made of."""
-    titles = {source: title for source, (_, _, title) in LOOKS.items()}
-    return {"found": found, "sources": found["sources"], "titles": titles}
-
-
-def _shares(found: Facts) -> Ruling:
+def _shares(_: Project, found: Facts) -> Ruling:
     """The share of the useful features that is not robust, standard against robust model, at every eps."""
     sources = [found["sources"][key] for key in MODELS]
     standard, robust = (source["share_nonrobust"] for source in sources)
@@ -165,17 +152,15 @@ def _shares(found: Facts) -> Ruling:
     return Ruling(reproduced_if(apart and never_less), {"pairs": pairs, "num_useful": num_useful})
 
 
-def _keeps(dataset: str, most: str, least: str) -> Rule:
+def _keeps(dataset: str, _: Project, found: Facts, *, most: str, least: str) -> Ruling | None:
     """On a construction the features of one model stay more useful than those of the other."""
-
-    def judged(found: Facts) -> Ruling:
-        kept = {key: found["sources"][key]["kept"][dataset] for key in MODELS}
-        return Ruling(reproduced_if(kept[most]["low"] > kept[least]["high"]), {"dataset": dataset, "kept": kept})
-
-    return Rule("keeps", f"What {dataset} keeps", judged, STATEMENTS[dataset])
+    if dataset not in found["sources"]["standard"]["kept"]:
+        return None
+    kept = {key: found["sources"][key]["kept"][dataset] for key in MODELS}
+    return Ruling(reproduced_if(kept[most]["low"] > kept[least]["high"]), {"dataset": dataset, "kept": kept})
 
 
-def _suffice(found: Facts) -> Ruling:
+def _suffice(_: Project, found: Facts) -> Ruling:
     """Linear classifiers on only the non-robust features, beside those on only the robust ones."""
     fitted = {key: found["sources"][key]["linear_classifier"] for key in JUDGED}
     told = {"eps": found["headline_eps"], "fitted": fitted}
@@ -193,7 +178,7 @@ def _classify_by_nothing_robust(fitted: Facts) -> bool:
     )
 
 
-def _most_useful(found: Facts) -> Ruling:
+def _most_useful(_: Project, found: Facts) -> Ruling:
     mean = found["sources"]["posterior"]["mean_rho"]
     largest = {key: found["sources"][key]["largest_rho"] for key in MODELS}
     return Ruling(
@@ -201,7 +186,7 @@ def _most_useful(found: Facts) -> Ruling:
     )
 
 
-def _rings(found: Facts) -> Ruling:
+def _rings(_: Project, found: Facts) -> Ruling:
     circles = found["circles"]
     raw = [circles[key] for key in circles if "coordinate" in key]
     best, radius = circles["p(y|x)"], circles["radius"]
@@ -210,57 +195,18 @@ def _rings(found: Facts) -> Ruling:
     return Ruling(reproduced_if(useless and radius["low"] > 0.5 and is_best), {"circles": circles})
 
 
-STATEMENTS = {
-    "D_R": "On D_R the robust model's features stay useful, more than the standard model's.",
-    "D_NR": "On D_NR it is the other way round.",
-    "D_rand": "D_rand's labels follow the standard model's features, not the robust ones.",
-}
-"""What each construction is said to keep."""
-SHARES = Rule(
-    "shares",
-    "Standard models use non-robust features",
-    _shares,
-    "Of the standard model's useful features a larger share is not robust than of the robust model's: at no eps a "
-    "smaller one, and at some eps each share lies outside the other's interval.",
-)
-KEEPS = {
-    "D_R": _keeps("D_R", most="robust", least="standard"),
-    "D_NR": _keeps("D_NR", most="standard", least="robust"),
-    "D_rand": _keeps("D_rand", most="standard", least="robust"),
-}
-SUFFICES = Rule(
-    "suffice",
-    "Non-robust features alone classify",
-    _suffice,
-    f"A linear classifier on only the features with γ < 0 is right in more than {SUFFICE:.0%} of the untouched "
-    "images and less of the attacked ones; on test images γ surely lies below 0 for most of these features.",
-)
-MOST_USEFUL = Rule(
-    "most_useful",
-    "p(y|x) is the most useful feature",
-    _most_useful,
-    "The classifier's own probabilities, scaled, are on average more useful than any feature of a representation.",
-)
-RINGS = Rule(
-    "rings",
-    "Single features can be useless where a combination is useful",
-    _rings,
-    "On concentric circles the coordinates are useless, the radius is useful, p(y|x) is most useful of all.",
-)
-
-
-def verdicts(project: Project, found: Facts) -> list[Verdict]:
-    """Statements of the paper and its reviewers about features."""
-    keeps = [rule for dataset, rule in KEEPS.items() if dataset in found["sources"]["standard"]["kept"]]
-    return judge("features", [SHARES, *keeps, SUFFICES, MOST_USEFUL, RINGS], found)
-
-
 SECTION = Section(
     "features",
-    "Useful features, robust or not",
-    stage="features",
     needs=("headline_eps", "num_examples", "source_seeds", "sources", "circles"),
     figures={"features": plane_figure, "features_datasets": datasets_figure},
-    verdicts=verdicts,
-    numbers=numbers,
+    rules={
+        "shares": _shares,
+        "keeps_D_R": partial(_keeps, "D_R", most="robust", least="standard"),
+        "keeps_D_NR": partial(_keeps, "D_NR", most="standard", least="robust"),
+        "keeps_D_rand": partial(_keeps, "D_rand", most="standard", least="robust"),
+        "suffice": _suffice,
+        "most_useful": _most_useful,
+        "rings": _rings,
+    },
+    constants={"LOOKS": LOOKS, "SUFFICE": SUFFICE},
 )

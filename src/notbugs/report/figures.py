@@ -5,13 +5,22 @@ Each function returns a matplotlib Figure, or None where this pipeline holds not
 
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from notbugs.evaluation.results import MODELS, STILL_Y, AccuracyRow, accuracy_table, attack_steps, model_label
+from notbugs.evaluation.results import (
+    HEADLINES,
+    MODELS,
+    STILL_Y,
+    AccuracyRow,
+    accuracy_table,
+    attack_steps,
+    model_label,
+)
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.drawing import (
     GREY,
@@ -30,19 +39,8 @@ from notbugs.report.drawing import (
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.project import Project, dataset_name
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-FIGURE_2 = (
-    ("D", "standard"),
-    ("D", "robust"),
-    ("D", "as_D_R"),
-    ("D_R", "standard"),
-    ("D_NR", "standard"),
-    ("D_rand", "standard"),
-    ("D_det", "standard"),
-)
-"""Bars of the paper's Figure 2; beside them D fitted by the recipe of D_R, D_rand and D_det."""
+FIGURE_2 = tuple(HEADLINES)
+"""Bars of the paper's Figure 2, the models of the headlines; beside them D fitted by the recipe of D_R."""
 BAR = 0.38
 """From the middle of a bar to that of the other one."""
 CURVE_STEPS = 200
@@ -148,8 +146,7 @@ def minimum_norm(project: Project) -> Figure | None:
         axes.plot(radii, shares, style.line, color=style.colour, label=label)
         marks = _pgd_points(project, own.iloc[0])
         axes.plot(*zip(*marks, strict=True), style.marker, color=style.colour, mec="white", mew=0.6, ms=6)
-    axes.set_xlim(0, top)
-    axes.set_xlabel("eps: length of the perturbation, pixel units")
+    axes.set(xlim=(0, top), xlabel="eps: length of the perturbation, pixel units")
     percent_axis(axes, "test accuracy on y")
     handles = [*axes.get_legend_handles_labels()[0], mark(GREY, "marks: PGD at that eps")]
     figure.legend(handles=handles, loc="outside right upper", title="fitted on")
@@ -158,8 +155,6 @@ def minimum_norm(project: Project) -> Figure | None:
 
 def _same_model(table: Any, row: Any) -> Any:
     """Rows of a table that speak of the model that `row` speaks of."""
-    import pandas as pd
-
     same = (table["dataset"] == row["dataset"]) & (table["estimator"] == row["estimator"])
     same &= table["seed"] == row["seed"]
     if pd.isna(row["source_seed"]):
@@ -224,8 +219,7 @@ def distances(project: Project) -> Figure | None:
             _histogram(panel, examples["pixel_distance_start"], "black", "step")
         panel.set_title(model_label(dataset_name(key), "standard"))
         panel.set_xlim(left=0)
-        panel.set_xlabel("L2 distance, pixel units")
-        panel.set_ylabel("images")
+        panel.set(xlabel="L2 distance, pixel units", ylabel="images")
     outline = filled("white", "to the start x'")
     outline.set_edgecolor("black")
     legend(figure, [filled(GREY, "to the source x: ‖δ‖₂"), outline])
@@ -251,8 +245,7 @@ def learning_curves(project: Project) -> Figure | None:
         full = curves[curves["subset"] == "full"]
         for column, (style, colour, _) in _curve_styles(look(*model).colour).items():
             _curve(panel, full, column, style, colour)
-        panel.set_title(model_label(*model))
-        panel.set_xlabel("epoch")
+        panel.set(title=model_label(*model), xlabel="epoch")
         percent_axis(panel, "accuracy")
     legend(figure, [stroke(colour, label, style) for style, colour, label in _curve_styles("black").values()])
     return figure
@@ -268,7 +261,7 @@ def _curve_styles(colour: str) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _curve(axes: Axes, curves: "pd.DataFrame", column: str, style: str, colour: str) -> None:
+def _curve(axes: Axes, curves: pd.DataFrame, column: str, style: str, colour: str) -> None:
     """Mean over seeds of one column, at the epochs where it was measured."""
     measured = curves[["epoch", column]].dropna().astype(float).groupby("epoch")[column]
     mean, spread = measured.mean(), measured.std(ddof=1).fillna(0.0)

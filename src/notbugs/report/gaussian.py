@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse
 
 from notbugs.report.drawing import GREY, WIDTH, legend, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, judge, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, reproduced_if
 
 TRUE, ROBUST, OTHER = "#000000", "#0072B2", "#E69F00"
 CLOUDS = {1: "#e8a3a3", -1: "#a9c4e4"}
@@ -30,7 +29,13 @@ def figure(project: Project, found: Facts) -> Figure:
     clouds = top.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, budget in zip(clouds, panels, strict=True):
         _clouds(axes, plane, budget)
-    legend(top, _cloud_legend())
+    handles = [
+        stroke(TRUE, "true covariance", "--"),
+        stroke(ROBUST, "learnt covariance"),
+        stroke(OTHER, "L2 ball of radius 1"),
+        stroke(GREY, "decision boundary", ":", lw=1),
+    ]
+    legend(top, handles)
     left, right = bottom.subplots(1, 2)
     _excess(left, plane, random)
     _alignment(right, plane, random)
@@ -65,15 +70,6 @@ def _ellipse(centre: Any, Sigma: Any, colour: str, style: str) -> Ellipse:
     return Ellipse(tuple(centre), width, height, angle=angle, fill=False, ec=colour, ls=style, lw=1.5, zorder=3)
 
 
-def _cloud_legend() -> list[Line2D]:
-    return [
-        stroke(TRUE, "true covariance", "--"),
-        stroke(ROBUST, "learnt covariance"),
-        stroke(OTHER, "L2 ball of radius 1"),
-        stroke(GREY, "decision boundary", ":", lw=1),
-    ]
-
-
 def _excess(axes: Axes, plane: dict[str, Any], random: dict[str, Any]) -> None:
     for case, colour, marker in ((plane, TRUE, "o"), (random, ROBUST, "s")):
         stretch = case["stretch"]
@@ -81,8 +77,7 @@ def _excess(axes: Axes, plane: dict[str, Any], random: dict[str, Any]) -> None:
         values = [value / least for value in stretch["excess"]]
         axes.plot(stretch["t"], values, marker, ls="-", color=colour, ms=3, label=f"{case['dimension']} dimensions")
     axes.axhline(1, color=GREY, lw=1, ls=":")
-    axes.set_xlabel("from the multiple of I (0) to Σ* (1), trace fixed")
-    axes.set_ylabel("excess loss, multiple of I = 1")
+    axes.set(xlabel="from the multiple of I (0) to Σ* (1), trace fixed", ylabel="excess loss, multiple of I = 1")
     axes.set_title("What misalignment costs")
     axes.legend(loc="upper left")
 
@@ -97,28 +92,23 @@ def _alignment(axes: Axes, plane: dict[str, Any], random: dict[str, Any]) -> Non
     axes.set_xscale("log")
     axes.set_ylim(0, 1.25)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    axes.set_xlabel("budget eps (faint: maximum likelihood)")
-    axes.set_ylabel("cosine of gradient and μ")
+    axes.set(xlabel="budget eps (faint: maximum likelihood)", ylabel="cosine of gradient and μ")
     axes.set_title("Do gradients point from class to class?")
     axes.legend(loc="upper left", fontsize=8, ncols=2)
 
 
-def numbers(project: Project, found: Facts) -> dict[str, Any]:
-    """Both cases."""
-    return {"cases": list(found.values())}
-
-
-def _closed_forms(cases: list[Facts]) -> Ruling:
-    budgets = [budget for case in cases for budget in case["budgets"]]
+def _closed_forms(_: Project, cases: Facts) -> Ruling:
+    budgets = [budget for case in cases.values() for budget in case["budgets"]]
     worst = max(max(budget["minimax"].values()) for budget in budgets)
     spent = max(budget["budget_error"] for budget in budgets)
-    z = max(case["largest_z"] for case in cases)
-    told = {"worst": worst, "spent": spent, "z": z, "num_checks": sum(len(case["monte_carlo"]) for case in cases)}
+    z = max(case["largest_z"] for case in cases.values())
+    num_checks = sum(len(case["monte_carlo"]) for case in cases.values())
+    told = {"worst": worst, "spent": spent, "z": z, "num_checks": num_checks}
     return Ruling(reproduced_if(worst <= AGREE and z <= FOUR), {**told, "agree": AGREE, "four": FOUR})
 
 
-def _mismatch(cases: list[Facts]) -> Ruling:
-    stretches = [case["stretch"] for case in cases]
+def _mismatch(_: Project, cases: Facts) -> Ruling:
+    stretches = [case["stretch"] for case in cases.values()]
     least = all(
         stretch["excess"] == sorted(stretch["excess"]) and stretch["least_of_random"] > stretch["excess"][0]
         for stretch in stretches
@@ -126,59 +116,27 @@ def _mismatch(cases: list[Facts]) -> Ruling:
     return Ruling(reproduced_if(least), {"cases": cases})
 
 
-def _blend(cases: list[Facts]) -> Ruling:
+def _blend(_: Project, cases: Facts) -> Ruling:
     rounder = True
-    for case in cases:
+    for case in cases.values():
         series = [case["condition"], *(budget["condition"] for budget in case["budgets"])]
         rounder = rounder and series == sorted(series, reverse=True)
     return Ruling(reproduced_if(rounder), {"cases": cases})
 
 
-def _alignment_rises(cases: list[Facts]) -> Ruling:
-    aligned = all(case["alignment"]["worst"] == sorted(case["alignment"]["worst"]) for case in cases)
+def _alignment_rises(_: Project, cases: Facts) -> Ruling:
+    aligned = all(case["alignment"]["worst"] == sorted(case["alignment"]["worst"]) for case in cases.values())
     return Ruling(reproduced_if(aligned), {"cases": cases})
-
-
-RULES = (
-    Rule(
-        "closed_forms",
-        "The closed forms are right",
-        _closed_forms,
-        "Direct minimax optimisation with the same averaged budget, and sampling, find what the formulas say.",
-    ),
-    Rule(
-        "mismatch",
-        "Vulnerability is a mismatch of metrics",
-        _mismatch,
-        "At fixed trace the adversary gains least from maximum likelihood where Σ* is a multiple of I.",
-    ),
-    Rule(
-        "blend",
-        "Robust learning blends the metric towards the adversary's",
-        _blend,
-        "The mean stays, the covariance becomes rounder as the budget grows.",
-    ),
-    Rule(
-        "alignment_rises",
-        "Robust gradients are better aligned",
-        _alignment_rises,
-        "In the worst case over μ, the gradient of the robust classifier points more from class to class.",
-    ),
-)
-"""The three statements of section 4, and the checks of the closed forms behind them."""
-
-
-def verdicts(project: Project, found: Facts) -> list[Verdict]:
-    """The theory, checked."""
-    return judge("gaussian", RULES, list(found.values()))
 
 
 SECTION = Section(
     "gaussian",
-    "Two Gaussians",
-    stage="gaussian",
     needs=("plane", "random"),
     figures={"gaussian": figure},
-    verdicts=verdicts,
-    numbers=numbers,
+    rules={
+        "closed_forms": _closed_forms,
+        "mismatch": _mismatch,
+        "blend": _blend,
+        "alignment_rises": _alignment_rises,
+    },
 )

@@ -45,11 +45,11 @@ def targeted_grid(project: Project, key: str) -> Figure | None:
     if not keys:
         return None
     train, rows = _chosen(project)
-    original = images_at(train, rows)
+    original = train.select(torch.tensor(rows)).images
     names, labels = train.manifest.class_names, train.examples["label"].to_numpy()
     strips = [Strip("D", original, [f"y: {names[labels[row]]}" for row in rows])]
     made = {name: project.dataset(name) for name in keys}
-    images = {name: images_at(dataset, _rows_of(dataset, rows)) for name, dataset in made.items()}
+    images = {name: dataset.select(torch.tensor(_rows_of(dataset, rows))).images for name, dataset in made.items()}
     factor = amplification(torch.cat([images[name] - original for name in keys]))
     for name in keys:
         facts = made[name].examples.iloc[_rows_of(made[name], rows)]
@@ -69,20 +69,24 @@ def inverted_grid(project: Project) -> Figure | None:
         return None
     train, rows = _chosen(project)
     names, labels = train.manifest.class_names, train.examples["label"].to_numpy()
-    strips = [Strip("D: x", images_at(train, rows), [f"y: {names[labels[row]]}" for row in rows])]
+    strips = [Strip("D: x", train.select(torch.tensor(rows)).images, [f"y: {names[labels[row]]}" for row in rows])]
     for key in keys:
         dataset = project.dataset(key)
         places = _rows_of(dataset, rows)
         facts = dataset.examples.iloc[places]
         starts = [int(start) for start in facts["start_index"]]
-        strips.append(Strip("start x'", images_at(train, starts), [str(names[labels[start]]) for start in starts]))
+        strips.append(
+            Strip(
+                "start x'", train.select(torch.tensor(starts)).images, [str(names[labels[start]]) for start in starts]
+            )
+        )
         captions = [
             f"y: {names[label]}\nto x {to_x:.2f}\nto x' {to_start:.2f}"
             for label, to_x, to_start in zip(
                 facts["given_label"], facts["delta_norm"], facts["pixel_distance_start"], strict=True
             )
         ]
-        strips.append(Strip(dataset_name(key), images_at(dataset, places), captions))
+        strips.append(Strip(dataset_name(key), dataset.select(torch.tensor(places)).images, captions))
     return draw(strips)
 
 
@@ -98,16 +102,6 @@ def _rows_of(dataset: StoredDataset, sources: list[int]) -> list[int]:
     """Rows of a construction that were made from these rows of D."""
     row_of = {int(source): row for row, source in enumerate(dataset.examples["source_index"])}
     return [row_of[source] for source in sources]
-
-
-def images_at(dataset: StoredDataset, rows: list[int]) -> Tensor:
-    """Images at `rows`, (M, C, H, W), reading one shard at a time."""
-    found: dict[int, Tensor] = {}
-    start = 0
-    for shard in dataset.shards():
-        found |= {row: shard.images[row - start] for row in rows if start <= row < start + len(shard)}
-        start += len(shard)
-    return torch.stack([found[row] for row in rows])
 
 
 def amplification(delta: Tensor) -> int:
@@ -135,17 +129,9 @@ def draw(strips: list[Strip]) -> Figure:
 
 def _show(panel: Axes, image: Tensor, caption: str) -> None:
     """One image (C, H, W): grey with one channel, RGB with three."""
-    pixels = image.permute(1, 2, 0).numpy()  # (H, W, C)
-    grey = pixels.shape[2] == 1
-    panel.imshow(
-        pixels[:, :, 0] if grey else pixels,
-        cmap="gray" if grey else None,
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
-    panel.set_xticks([])
-    panel.set_yticks([])
+    # Of three channels matplotlib ignores the colour map and its ends.
+    panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")  # (H, W, C)
+    panel.set(xticks=[], yticks=[])
     panel.grid(visible=False)
     for spine in panel.spines.values():
         spine.set(visible=True, color="#bbbbbb", linewidth=0.6)

@@ -4,10 +4,9 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 STILL_Y_SHARE = 0.85
 """What both judges must still call y of the images that they called y before; below it t is partly simply right."""
@@ -71,7 +70,7 @@ Pipeline = tuple[float, Honesty]
 """The eps of the pipeline's own dataset, and what the judges said of it."""
 
 
-def judged(points: "pd.DataFrame", own: Mapping[str, Pipeline]) -> "pd.DataFrame":
+def judged(points: pd.DataFrame, own: Mapping[str, Pipeline]) -> pd.DataFrame:
     """A study's points with `honest` and `on_edge`: what `Honesty.holds` and `Honesty.on_edge` say of each.
 
     Args:

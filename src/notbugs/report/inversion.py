@@ -1,14 +1,13 @@
 """Section "Inverted images": the panel of x, x' and x_r, what x_r resembles, other objectives, train/test gaps."""
 
-from typing import Any
-
+import torch
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate
 from notbugs.report.drawing import bar, filled, legend, look, new_figure, percent_axis
-from notbugs.report.grids import Strip, draw, images_at
+from notbugs.report.grids import Strip, draw
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
 
 MODELS = ("robust", "standard")
 SPACES = {"pixels": "in pixels", "robust": "in the robust g", "standard": "in the standard g"}
@@ -17,7 +16,6 @@ MEASURES = {
     "neighbour_target": "neighbour:\nx's class",
     "neighbour_start": "neighbour:\nclass of x'",
 }
-OTHER = {"robust": "standard", "standard": "robust"}
 MADE = {"robust": "D_R", "standard": "D_NR"}
 GAP = 0.05
 """A fall in accuracy from images learnt to unseen ones made the same way that counts as overfitting: 5 points."""
@@ -27,12 +25,18 @@ def panel(project: Project, found: Facts) -> Figure:
     """x, x', and x_r by the robust and by the standard model, one example a class."""
     inverted, train = project.dataset("inversion"), project.dataset("train")
     facts, names = inverted.examples, inverted.manifest.class_names
-    everything = images_at(inverted, list(range(len(inverted))))
+    everything = inverted.data().images
     first = facts[(facts["model"] == MODELS[0]) & (facts["objective"] == "representation")]
     sources, starts = first["source_index"].tolist(), first["start_index"].tolist()
     strips = [
-        Strip("target x", images_at(train, sources), [f"y: {names[label]}" for label in first["true_label"]]),
-        Strip("start x'", images_at(train, starts), [str(names[label]) for label in first["start_label"]]),
+        Strip(
+            "target x",
+            train.select(torch.tensor(sources)).images,
+            [f"y: {names[label]}" for label in first["true_label"]],
+        ),
+        Strip(
+            "start x'", train.select(torch.tensor(starts)).images, [str(names[label]) for label in first["start_label"]]
+        ),
     ]
     for model in MODELS:
         for objective in facts["objective"].unique():
@@ -59,16 +63,11 @@ def figure(project: Project, found: Facts) -> Figure:
     return drawn
 
 
-def numbers(project: Project, found: Facts) -> dict[str, Any]:
-    """What the section is made of."""
-    return {"found": found, "fits": found["fits"]["D_R"]["test"]["clean"], "other": OTHER}
-
-
 def _nearer(found: Facts, model: str, objective: str = "representation") -> Estimate:
     return estimate(found["resemblance"][model][objective]["pixels"]["nearer_target"])
 
 
-def _resembles(found: Facts) -> Ruling:
+def _resembles(_: Project, found: Facts) -> Ruling:
     nearer = {model: _nearer(found, model) for model in MODELS}
     neighbours = {
         model: estimate(found["resemblance"][model]["representation"]["pixels"]["neighbour_target"]) for model in MODELS
@@ -77,7 +76,7 @@ def _resembles(found: Facts) -> Ruling:
     return Ruling(reproduced_if(holds), {"nearer": nearer, "neighbours": neighbours})
 
 
-def _objective(found: Facts) -> Ruling:
+def _objective(_: Project, found: Facts) -> Ruling:
     gaps = {
         objective: _nearer(found, "robust", objective).minus(_nearer(found, "standard", objective))
         for objective in found["resemblance"]["robust"]
@@ -85,7 +84,7 @@ def _objective(found: Facts) -> Ruling:
     return Ruling(reproduced_if(all(gap.low > 0 for gap in gaps.values())), {"gaps": gaps})
 
 
-def _overfits(found: Facts) -> Ruling:
+def _overfits(_: Project, found: Facts) -> Ruling:
     """Reproduced if the fall to unseen inverted images reaches GAP for D_R or D_NR, beyond its interval."""
     clean = {dataset: _fall(found, dataset, "inverted_test", "clean") for dataset in MADE.values()}
     attacked = {dataset: _fall(found, dataset, "inverted_test", "attacked") for dataset in MADE.values()}
@@ -100,28 +99,9 @@ def _fall(found: Facts, fitted_on: str, unseen: str, kind: str) -> Estimate:
     return estimate(splits["train"][kind]).minus(estimate(splits[unseen][kind]))
 
 
-RULES = (
-    Rule(
-        "resembles",
-        "The robust model's x_r look like the target x, the standard model's like the start x'",
-        _resembles,
-    ),
-    Rule("objective", "That holds whatever is matched: representation, its direction, or logits", _objective),
-    Rule("overfits", "Fits on inverted images overfit to their features", _overfits),
-)
-
-
-def verdicts(project: Project, found: Facts) -> list[Verdict]:
-    """Source or target; whether the objective decides it; whether the fits overfit."""
-    return judge("inversion", RULES, found)
-
-
 SECTION = Section(
     "inversion",
-    "Inverted images: source or target?",
-    stage="inversion",
     needs=("num_examples", "source_seeds", "resemblance", "fits", "eps"),
     figures={"inversion": figure, "inversion_panel": panel},
-    verdicts=verdicts,
-    numbers=numbers,
+    rules={"resembles": _resembles, "objective": _objective, "overfits": _overfits},
 )

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
@@ -24,13 +25,10 @@ from notbugs.evaluation.results import (
 )
 from notbugs.report import claims, figures, grids
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
-from notbugs.report.evidence import Evidence, NotMeasuredError, evidence_of
+from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.project import Project, dataset_name
-from notbugs.report.sections import Draw, Facts, Section, Verdict
+from notbugs.report.sections import Draw, Facts, Section
 from notbugs.runtime.files import sha256
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MODEL = ["dataset", "estimator", "source_seed", "seed"]
 """Columns that tell two models apart."""
@@ -41,17 +39,12 @@ def drawn(draw: Callable[[Project], Figure | None]) -> Draw:
     return lambda project, _: draw(project)
 
 
-def claims_verdicts(project: Project, _: Facts) -> list[Verdict]:
-    """The paper's claims."""
-    return claims.judge(evidence_of(project))
-
-
 def claims_numbers(project: Project, _: Facts) -> dict[str, Any]:
     """What stands around the verdicts."""
     return {
         "settings_note": project.report.settings_note,
         "checks": _checks(project),
-        "components": [_component(title, found) for title, found in _headline_estimates(evidence_of(project))],
+        "components": [_component(title, found) for title, found in _headline_estimates(project)],
     }
 
 
@@ -179,11 +172,8 @@ def _checks(project: Project) -> dict[str, Any]:
 def _certificates(project: Project) -> tuple[list[float], list[dict[str, Any]]]:
     """The radii, and the certified accuracy of each smoothed classifier at each of them."""
     table, rows = project.certificates, []
-    dataset: Any
-    estimator: Any
-    source: Any
-    seed: Any
-    for (dataset, estimator, source, seed), group in table.groupby(MODEL, sort=False, dropna=False):
+    groups: Any = table.groupby(MODEL, sort=False, dropna=False)  # of tuples, as the four columns say
+    for (dataset, estimator, source, seed), group in groups:
         seeds = f"seed {int(seed)}" if source != source else f"source {int(source)}, seed {int(seed)}"  # NaN: no source
         accuracies = [float(value) for value in group.sort_values("eps")["accuracy"]]
         rows.append(
@@ -220,7 +210,7 @@ def learning(project: Project, _: Facts) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _end(curves: "pd.DataFrame") -> dict[str, float | None]:
+def _end(curves: pd.DataFrame) -> dict[str, float | None]:
     """Means over the seeds at the last epoch in which validation was measured; None for what was not measured."""
     measured = curves.dropna(subset=["validation_accuracy"])
     last = measured[measured["epoch"] == measured["epoch"].max()]
@@ -257,31 +247,15 @@ def provenance(project: Project, _: Facts) -> dict[str, Any]:
 
 
 MAIN_SECTIONS = (
-    Section("claims", "The claims", verdicts=claims_verdicts, numbers=claims_numbers),
-    Section(
-        "figure-2",
-        "Figure 2 of the paper, remade",
-        figures={"figure_2": drawn(figures.figure_2)},
-        numbers=figure_2,
-    ),
-    Section("accuracy", "Accuracy", numbers=accuracy),
-    Section("eps", "Accuracy against eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}),
-    Section(
-        "attacks",
-        "How far the attacks can be trusted",
-        figures={"minimum_norm": drawn(figures.minimum_norm)},
-        numbers=attacks,
-    ),
-    Section("labels", "Right label or shifted label", figures={"label_accuracies": drawn(figures.label_accuracies)}),
-    Section(
-        "construction",
-        "The constructed datasets",
-        figures={"distances": drawn(figures.distances)},
-        numbers=construction,
-    ),
+    Section("claims", rules=claims.RULES, numbers=claims_numbers),
+    Section("figure-2", figures={"figure_2": drawn(figures.figure_2)}, numbers=figure_2),
+    Section("accuracy", numbers=accuracy),
+    Section("eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}),
+    Section("attacks", figures={"minimum_norm": drawn(figures.minimum_norm)}, numbers=attacks),
+    Section("labels", figures={"label_accuracies": drawn(figures.label_accuracies)}),
+    Section("construction", figures={"distances": drawn(figures.distances)}, numbers=construction),
     Section(
         "samples",
-        "Samples",
         figures={
             "grid_inverted": drawn(grids.inverted_grid),
             "grid_rand": drawn(lambda project: grids.targeted_grid(project, "rand")),
@@ -291,15 +265,10 @@ MAIN_SECTIONS = (
 )
 """What comes before the sections about the science."""
 LAST_SECTIONS = (
-    Section(
-        "learning",
-        "Learning curves",
-        figures={"learning_curves": drawn(figures.learning_curves)},
-        numbers=learning,
-    ),
-    Section("classes", "Accuracy for each class", numbers=per_class),
-    Section("settings", "Settings, data and models", numbers=provenance),
-    Section("words", "What each word means"),
-    Section("cite", "The paper"),
+    Section("learning", figures={"learning_curves": drawn(figures.learning_curves)}, numbers=learning),
+    Section("classes", numbers=per_class),
+    Section("settings", numbers=provenance),
+    Section("words"),
+    Section("cite"),
 )
 """What comes after them."""

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table
+from notbugs.evaluation.results import accuracy_table
 from notbugs.report import diversity, estimator, features, gaussian, inversion, planted, sweeps, transfer
 from notbugs.report.drawing import report_style, to_png
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
@@ -41,15 +40,21 @@ def write_report(root: Path, out: Path, figures_dir: Path) -> None:
         ResultsError, DatasetError naming the file that is missing or wrong, and the command that makes it.
     """
     project = load_project(root)
-    present = [section for section in SECTIONS if section.is_in(project)]
-    verdicts = {section.key: section.verdicts(project, section.metrics(project)) for section in present}
-    pictures = draw_pictures(project, present)
-    bodies = [(section, section.render(project, pictures, verdicts[section.key])) for section in present]
+    present = [(section, section.metrics(project)) for section in SECTIONS if section.is_in(project)]
+    verdicts = {section.key: section.judge(project, found) for section, found in present}
+    with report_style():
+        pictures = {
+            name: Picture(to_png(figure)) for section, found in present for name, figure in section.draw(project, found)
+        }
+    bodies = [
+        (section.key, section.template.TITLE, section.render(project, found, pictures, verdicts[section.key]))
+        for section, found in present
+    ]
     page = render_page(
         title=f"Robust and non-robust features on {project.source}",
         subtitle=words("abstract", "subtitle", project=project),
         abstract=abstract(project, verdicts["claims"]),
-        sections=[(section.key, section.title, body) for section, body in bodies if body],
+        sections=[(key, title, body) for key, title, body in bodies if body],
     )
     for name, picture in pictures.items():
         with whole_file(figures_dir / f"{name}.png") as temporary:
@@ -70,12 +75,6 @@ def verdict_record(verdict: Verdict) -> dict[str, str]:
     }
 
 
-def draw_pictures(project: Project, sections: Sequence[Section]) -> dict[str, Picture]:
-    """Every picture that this pipeline has, by file name without suffix."""
-    with report_style():
-        return {name: Picture(to_png(figure)) for section in sections for name, figure in section.draw(project)}
-
-
 def render_page(title: str, subtitle: str, abstract: str, sections: Sequence[tuple[str, str, Markup]]) -> str:
     """A page as HTML; all text is escaped by the template.
 
@@ -93,22 +92,5 @@ def abstract(project: Project, claims: Sequence[Verdict]) -> str:
 
 def main_numbers(project: Project) -> str:
     """One sentence with the accuracies that the paper is about, as far as they were measured; else empty."""
-    table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    attacked = [_attacked(table[name], project.headline_eps) for name in ("D", "D_R", "D_NR") if name in table]
-    clean = {name: table[name].clean for name in ("D_rand", "D_det") if name in table}
-    return words(
-        "abstract",
-        "main_numbers",
-        eps=project.headline_eps,
-        attacked=[left for left in attacked if left],
-        clean={name: cell.value for name, cell in clean.items() if cell is not None},
-    )
-
-
-def _attacked(row: AccuracyRow, eps: float) -> dict[str, Any] | None:
-    """What the strongest attack leaves of a model, with PGD beside the worst case; None if it was not attacked."""
-    cell, attack = row.under_attack(eps), row.attack_at(eps)
-    if cell is None:
-        return None
-    beside = row.pgd(eps) if attack == WORST else None
-    return {"dataset": row.dataset, "left": cell.value, "attack": attack, "pgd": beside}
+    rows = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
+    return words("abstract", "main_numbers", eps=project.headline_eps, rows=rows)

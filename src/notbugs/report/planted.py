@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from notbugs.data.store import load_dataset
 from notbugs.report.drawing import GREY, WIDTH, bar, filled, legend, percent_axis, point
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
 
 PICTURES_FOLDER = "plots/planted"
 COLOURS = {"smooth": "#009E73", "fine": "#CC79A7"}
@@ -68,9 +68,7 @@ def _truth(axes: Axes, filters: list[dict[str, Any]]) -> None:
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
     axes.minorticks_off()
-    axes.set_xlabel("planted")
-    axes.set_ylabel("measured")
-    axes.set_title("ρ (●) and γ (▼) of the filters")
+    axes.set(xlabel="planted", ylabel="measured", title="ρ (●) and γ (▼) of the filters")
 
 
 def _says(axes: Axes, datasets: Facts) -> None:
@@ -107,37 +105,37 @@ def numbers(project: Project, found: Facts) -> dict[str, Any]:
     return {"found": found, "world": world, "settings": project.params["planted"] or {}}
 
 
-def _measured(found: Facts) -> Ruling:
+def _measured(_: Project, found: Facts) -> Ruling:
     filters = found["filters"]
     inside = sum(row["inside"] for row in filters)
     furthest = max(filters, key=lambda row: abs(row["value"] - row["planted"]) / (row["high"] - row["low"]))
     return Ruling(reproduced_if(inside == len(filters)), {"inside": inside, "num": len(filters), "furthest": furthest})
 
 
-def _standard(found: Facts) -> Ruling:
+def _standard(_: Project, found: Facts) -> Ruling:
     model = found["models"]["standard"]
     follows = model["follows"]
     return Ruling(reproduced_if(follows["fine"]["low"] > follows["smooth"]["high"]), {"model": model})
 
 
-def _robust(found: Facts) -> Ruling:
+def _robust(_: Project, found: Facts) -> Ruling:
     model = found["models"]["robust"]
     return Ruling(reproduced_if(model["follows"]["smooth"]["low"] > CARRIED), {"model": model})
 
 
-def _robust_dataset(found: Facts) -> Ruling:
+def _robust_dataset(_: Project, found: Facts) -> Ruling:
     smooth, fine = (found["datasets"]["D_R"][pattern] for pattern in COLOURS)
     kept = smooth["kept"]["low"] > 0.5 and fine["kept"]["high"] < 0.25
     return Ruling(reproduced_if(kept), {"smooth": smooth, "fine": fine})
 
 
-def _targeted(found: Facts) -> Ruling:
+def _targeted(_: Project, found: Facts) -> Ruling:
     cells = {key: (found["datasets"][key]["smooth"]["y"], found["datasets"][key]["fine"]["t"]) for key in TARGETED}
     carried = all(min(smooth["low"], fine["low"]) > CARRIED for smooth, fine in cells.values())
     return Ruling(reproduced_if(carried), {"cells": cells})
 
 
-def _fits(found: Facts) -> Ruling:
+def _fits(_: Project, found: Facts) -> Ruling:
     fit = found["fits"]["D_det"]
     clean, shifted, gap = (estimate(fit[key]) for key in ("y", "shifted", "y_minus_shifted"))
     learnt = gap.low > 0 and clean.low > FAR_ABOVE_CHANCE
@@ -145,58 +143,18 @@ def _fits(found: Facts) -> Ruling:
     return Ruling(reproduced_if(learnt), told)
 
 
-RULES = (
-    Rule(
-        "measured",
-        "The measured usefulness is the planted one",
-        _measured,
-        "ρ and γ of every matched filter, measured as for any other feature, have the exact value in their interval.",
-    ),
-    Rule(
-        "standard",
-        "Standard training uses the tiny pattern",
-        _standard,
-        "Where the patterns conflict, the standard model follows the fine one more often than the smooth one.",
-    ),
-    Rule(
-        "robust",
-        "Robust training does not",
-        _robust,
-        f"The robust model follows the smooth pattern in at least {CARRIED:.0%} of the conflicts.",
-    ),
-    Rule(
-        "robust_dataset",
-        "D_R keeps the first and loses the second",
-        _robust_dataset,
-        "More than half of the smooth filters' usefulness is kept, less than a quarter of the fine ones'.",
-    ),
-    Rule(
-        "targeted",
-        "D_rand and D_det carry t in the second while the first still says y",
-        _targeted,
-        f"The smooth filters say y, and the fine ones t, in more than {CARRIED:.0%} of the images.",
-    ),
-    Rule(
-        "fits",
-        "Classifiers fitted on D_det generalise to y",
-        _fits,
-        "Non-robust features suffice: more test images are called y than y + 1, and y far above chance.",
-    ),
-)
-"""The six statements that the planted world is made for."""
-
-
-def verdicts(project: Project, found: Facts) -> list[Verdict]:
-    """What was planted, and what was found."""
-    return judge("planted", RULES, found)
-
-
 SECTION = Section(
     "planted",
-    "A world with known features",
-    stage="planted",
     needs=("num_test", "filters", "models", "datasets", "fits"),
     figures={"planted": figure},
-    verdicts=verdicts,
+    rules={
+        "measured": _measured,
+        "standard": _standard,
+        "robust": _robust,
+        "robust_dataset": _robust_dataset,
+        "targeted": _targeted,
+        "fits": _fits,
+    },
     numbers=numbers,
+    constants={"CARRIED": CARRIED},
 )

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from notbugs.data.store import StoredDataset, load_dataset, source_folders
 from notbugs.evaluation.results import (
@@ -16,11 +18,9 @@ from notbugs.evaluation.results import (
     summarise,
 )
 from notbugs.report import ReportSettings
+from notbugs.report.evidence import Evidence
 from notbugs.runtime.config import DATASET_NAMES, read_params, settings
 from notbugs.runtime.errors import ConfigError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CURVE_COLUMNS = {
     "subset": "string",
@@ -47,24 +47,18 @@ PER_CLASS_COLUMNS = {
 PER_EXAMPLE_COLUMNS = ("dataset", "estimator", "source_seed", "seed", "labels", "attack", "eps", "example", "correct")
 MINIMUM_NORM_COLUMNS = ("dataset", "estimator", "source_seed", "seed", "attack", "norm", "example", "distance")
 CHECK_KEYS = ("model", "check", "passed", "value", "threshold")
-QUANTILES = ("q05", "q25", "median", "q75", "q95", "mean")
 
 
-@dataclass(frozen=True)
-class Project:
-    """A project folder whose pipeline has run up to `evaluate`.
+@dataclass(frozen=True, kw_only=True)
+class Project(Evidence):
+    """A project folder whose pipeline has run up to `evaluate`: the evidence, and what else the report shows.
 
     Attributes:
         root: the folder.
-        params: params.yaml.
-        report: the section `report`.
-        headline_eps: the radius that tables and verdicts speak of.
-        robust_eps: the radius of robust training; None if there is none, or in another norm than evaluated.
-        results: one row a measurement. summary: mean over seeds (`notbugs.evaluation.results.summarise`).
+        report: the section `report` of params.yaml.
+        summary: the results' mean over seeds (`notbugs.evaluation.results.summarise`).
         per_class: accuracy on y for each class and seed.
         prepare: metrics/prepare.json.
-        constructions: key in params.yaml -> metrics/construct/<key>.json.
-        per_example: which test images each model gets right, under each attack.
         minimum_norms: smallest ‖δ‖ that fools, for each test image; no rows if the suite was not run.
         checks: rows of metrics/checks.json.
         certificates: certified accuracies; no rows if none were asked for.
@@ -72,25 +66,14 @@ class Project:
     """
 
     root: Path
-    params: dict[str, Any]
     report: ReportSettings
-    headline_eps: float
-    robust_eps: float | None
-    results: "pd.DataFrame"
-    summary: "pd.DataFrame"
-    per_class: "pd.DataFrame"
+    summary: pd.DataFrame
+    per_class: pd.DataFrame
     prepare: dict[str, Any]
-    constructions: dict[str, dict[str, Any]]
-    per_example: "pd.DataFrame"
-    minimum_norms: "pd.DataFrame"
+    minimum_norms: pd.DataFrame
     checks: list[dict[str, Any]]
-    certificates: "pd.DataFrame"
-    curves: dict[str, "pd.DataFrame"]
-
-    @property
-    def num_classes(self) -> int:
-        """C, the number of classes."""
-        return int(self.prepare["classes"])
+    certificates: pd.DataFrame
+    curves: dict[str, pd.DataFrame]
 
     @property
     def source(self) -> str:
@@ -126,8 +109,9 @@ def load_project(root: Path) -> Project:
     """
     params = read_params(root / "params.yaml")
     results = load_results(root)
+    prepare = read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes"))
     constructions = list(params.get("construct") or {})
-    curves = [f"{stage}-{name}" for stage in ("train", "fit") for name in params.get(stage) or {}]
+    curves = {f"{stage}-{name}": f"{stage}@{name}" for stage in ("train", "fit") for name in params.get(stage) or {}}
     return Project(
         root=root,
         params=params,
@@ -137,7 +121,8 @@ def load_project(root: Path) -> Project:
         results=results,
         summary=summarise(results),
         per_class=read_table(root / "metrics/per_class.csv", PER_CLASS_COLUMNS, "evaluate", ("source_seed",)),
-        prepare=read_json(root / "metrics/prepare.json", "prepare", ("train", "validation", "test", "classes")),
+        num_classes=int(prepare["classes"]),
+        prepare=prepare,
         constructions={
             name: read_json(root / f"metrics/construct/{name}.json", f"construct@{name}", ("num_examples",))
             for name in constructions
@@ -146,7 +131,10 @@ def load_project(root: Path) -> Project:
         minimum_norms=_read_parquet(root / "metrics/minimum_norms.parquet", MINIMUM_NORM_COLUMNS),
         checks=read_json_rows(root / "metrics/checks.json", "evaluate", CHECK_KEYS),
         certificates=_read_certificates(root / "metrics/certificates.csv"),
-        curves={name: _read_curves(root, name) for name in curves},
+        curves={
+            name: read_table(root / f"plots/learning/{name}.csv", CURVE_COLUMNS, stage, CURVES_MAY_BE_EMPTY)
+            for name, stage in curves.items()
+        },
     )
 
 
@@ -173,10 +161,8 @@ def dataset_name(key: str) -> str:
     return DATASET_NAMES.get(key, key)
 
 
-def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
+def _read_parquet(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A table that stage `evaluate` wrote; texts become categories, which take less memory."""
-    import pandas as pd
-
     with reading(path, "evaluate", damaged=Exception):  # pyarrow raises many kinds
         table = pd.read_parquet(path, page_checksum_verification=True)
     missing = [name for name in columns if name not in table.columns]
@@ -186,13 +172,6 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     return table.astype(dict.fromkeys(texts, "category"))
 
 
-def _read_certificates(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
+def _read_certificates(path: Path) -> pd.DataFrame:
     with reading(path, "evaluate"):
         return pd.read_csv(path)
-
-
-def _read_curves(root: Path, name: str) -> "pd.DataFrame":
-    stage = name.replace("-", "@", 1)
-    return read_table(root / f"plots/learning/{name}.csv", CURVE_COLUMNS, stage, CURVES_MAY_BE_EMPTY)

@@ -1,13 +1,14 @@
 """What a section of the page is: an entry of the registry, its verdicts, and a template that puts them into words.
 
 Python finds the numbers; `templates/<key>.html.j2` says what they mean. It is a set of macros: `page` is the section,
-and for each rule of the section a macro of the rule's key says in a sentence what was measured.
+STATEMENTS holds what is put to the data, and for each rule of the section a macro of the rule's key says in a sentence
+what was measured.
 """
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate
-from notbugs.evaluation.results import attack_label, model_label, percent, read_json
+from notbugs.evaluation.results import attack_label, model_label, percent, percent_with_spread, read_json
 from notbugs.report.drawing import DPI, NORM_NAMES
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
@@ -24,9 +25,8 @@ from notbugs.report.project import Project
 Facts = Mapping[str, Any]
 """What a metrics file holds."""
 Draw = Callable[[Project, Facts], Figure | None]
+Judge = Callable[[Project, Facts], "Ruling | None"]
 Finding = Literal["reproduced", "not reproduced", "inconclusive"]
-MARKS: dict[str, str] = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open"}
-"""Finding -> class in the style sheet."""
 PAGE_DPI = 100
 """Pixels of the page to an inch of a figure: a full-width figure is 900 pixels wide."""
 
@@ -62,11 +62,6 @@ class Verdict:
         """What it rests on, and what happens at the other eps; a line each."""
         return "\n".join(filter(None, (self.basis, self.elsewhere)))
 
-    @property
-    def mark(self) -> str:
-        """Its class in the style sheet."""
-        return MARKS[self.finding]
-
 
 @dataclass(frozen=True)
 class Ruling:
@@ -77,37 +72,6 @@ class Ruling:
     basis: str = ""
     elsewhere: str = ""
     on_edge: bool = False
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one statement is judged; written down before the numbers are seen."""
-
-    key: str
-    title: str
-    judge: Callable[..., Ruling]
-    statement: str = ""
-
-
-def judge(section: str, rules: Iterable[Rule], *measured: Any) -> list[Verdict]:
-    """A verdict by each rule; a missing measurement makes it "inconclusive".
-
-    Args:
-        section: key of the section; its template holds a macro for each rule.
-        measured: what the rules are called with.
-    """
-    return [_judge_one(section, rule, *measured) for rule in rules]
-
-
-def _judge_one(section: str, rule: Rule, *measured: Any) -> Verdict:
-    try:
-        found = rule.judge(*measured)
-    except NotMeasuredError as error:
-        return Verdict(rule.key, rule.title, rule.statement, "inconclusive", f"Inconclusive: {error}.")
-    sentence = words(section, rule.key, **found.numbers)
-    return Verdict(
-        rule.key, rule.title, rule.statement, found.finding, sentence, found.basis, found.elsewhere, found.on_edge
-    )
 
 
 def reproduced_if(holds: bool) -> Finding:
@@ -142,61 +106,81 @@ class Picture:
         return int.from_bytes(self.png[20:24], "big") * PAGE_DPI // DPI
 
 
-def _nothing(project: Project, found: Facts) -> dict[str, Any]:
-    return {}
-
-
-def _no_verdicts(project: Project, found: Facts) -> list[Verdict]:
-    return []
+def _nothing_else(project: Project, found: Facts) -> dict[str, Any]:
+    return {"found": found} if found else {}
 
 
 @dataclass(frozen=True)
 class Section:
-    """An entry of the registry. All functions take the project and the stage's metrics.
+    """An entry of the registry. All functions take the project and the section's metrics.
 
     Attributes:
-        key: its anchor, and the name of its template. title: its heading.
-        stage: whose metrics/<stage>.json it is about: left out where params.yaml has no such section; "" for none.
-        needs: keys that the metrics must hold.
+        key: its anchor, and the name of its template.
+        needs: keys that metrics/<key>.json must hold; without any the section is about no stage. One that is about a
+            stage is left out where params.yaml has no such section.
         figures: file name without suffix -> what draws it, or None where there is nothing to draw.
         more_figures: further ones, where their names depend on the project.
-        verdicts: what was found. numbers: what else the template's macro `page` is given.
+        rules: key -> how a statement of the template's STATEMENTS is judged, written down before the numbers are
+            seen; None where it is about what this pipeline does not have.
+        numbers: what the template's macro `page` is given; by default the metrics as `found`.
+        constants: what all of the template knows by name.
     """
 
     key: str
-    title: str
-    stage: str = ""
     needs: tuple[str, ...] = ()
     figures: Mapping[str, Draw] = field(default_factory=dict)
     more_figures: Callable[[Project], Iterable[tuple[str, Figure]]] = lambda project: ()
-    verdicts: Callable[[Project, Facts], list[Verdict]] = _no_verdicts
-    numbers: Callable[[Project, Facts], dict[str, Any]] = _nothing
+    rules: Mapping[str, Judge] = field(default_factory=dict)
+    numbers: Callable[[Project, Facts], dict[str, Any]] = _nothing_else
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def template(self) -> Any:
+        """What the template defines: TITLE, STATEMENTS (key -> title, statement) and the macros."""
+        return environment().get_template(f"{self.key}.html.j2", globals=dict(self.constants)).module
 
     def is_in(self, project: Project) -> bool:
         """Whether the pipeline has the stage."""
-        return not self.stage or self.stage in project.params
+        return not self.needs or self.key in project.params
 
     def metrics(self, project: Project) -> Facts:
         """What its stage measured; empty for a section without one.
 
         Raises: ResultsError if the file is missing or incomplete.
         """
-        if not self.stage:
+        if not self.needs:
             return {}
-        return read_json(project.root / "metrics" / f"{self.stage}.json", self.stage, self.needs)
+        return read_json(project.root / "metrics" / f"{self.key}.json", self.key, self.needs)
 
-    def draw(self, project: Project) -> Iterable[tuple[str, Figure]]:
+    def judge(self, project: Project, found: Facts) -> list[Verdict]:
+        """A verdict by each rule; a missing measurement makes it "inconclusive"."""
+        verdicts = []
+        for key, rule in self.rules.items():
+            title, statement = self.template.STATEMENTS[key]
+            try:
+                ruling = rule(project, found)
+            except NotMeasuredError as error:
+                verdicts.append(Verdict(key, title, statement, "inconclusive", f"Inconclusive: {error}."))
+                continue
+            if ruling is not None:
+                told = (_line(getattr(self.template, key)(**ruling.numbers)), ruling.basis, ruling.elsewhere)
+                verdicts.append(Verdict(key, title, statement, ruling.finding, *told, ruling.on_edge))
+        return verdicts
+
+    def draw(self, project: Project, found: Facts) -> Iterable[tuple[str, Figure]]:
         """Every figure, by file name without suffix."""
-        found = self.metrics(project)
         for name, draw in self.figures.items():
             figure = draw(project, found)
             if figure is not None:
                 yield name, figure
         yield from self.more_figures(project)
 
-    def render(self, project: Project, pictures: Mapping[str, Picture], verdicts: Sequence[Verdict]) -> Markup:
+    def render(
+        self, project: Project, found: Facts, pictures: Mapping[str, Picture], verdicts: Sequence[Verdict]
+    ) -> Markup:
         """The section as HTML, without its heading; blank if there is nothing to show."""
-        return render(self.key, pictures=pictures, verdicts=verdicts, **self.numbers(project, self.metrics(project)))
+        page: Markup = self.template.page(pictures=pictures, verdicts=verdicts, **self.numbers(project, found))
+        return page.strip()
 
 
 @cache
@@ -223,24 +207,31 @@ def environment() -> Environment:
         "percent": percent,
         "points": lambda margin: f"{100 * margin:g} points",
         "significant": lambda number: f"{number:#.3g}",
+        "with_spread": percent_with_spread,
         "whole": lambda fraction: f"{fraction:.0%}",
     }
     found.globals |= {"CALLED_BEFORE": CALLED_BEFORE, "LIMIT": f"{100 * STILL_Y_SHARE:g}%", "NORM_NAMES": NORM_NAMES}
     return found
 
 
-def _macros(template: str) -> Any:
-    return environment().get_template(f"{template}.html.j2").module
+def macros(name: str) -> Any:
+    """The macros of a template, by its file's name, or by the key of its section."""
+    return environment().get_template(name if name.endswith(".j2") else f"{name}.html.j2").module
 
 
-def render(template: str, **numbers: Any) -> Markup:
+def render(name: str, /, **numbers: Any) -> Markup:
     """What a template's macro `page` makes of the numbers: HTML; blank if there is nothing to show."""
-    return Markup(str(_macros(template).page(**numbers)).strip())
+    page: Markup = macros(name).page(**numbers)
+    return page.strip()
 
 
-def words(template: str, macro: str, **numbers: Any) -> str:
-    """What a macro says, as plain text in one line."""
-    return " ".join(Markup(getattr(_macros(template), macro)(**numbers)).unescape().split())
+def words(name: str, macro: str, /, **numbers: Any) -> str:
+    """What a template's macro says, as plain text in one line."""
+    return _line(getattr(macros(name), macro)(**numbers))
+
+
+def _line(text: Markup) -> str:
+    return " ".join(text.unescape().split())
 
 
 def counted(number: int, what: str) -> str:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,9 +29,6 @@ from notbugs.report.drawing import (
 from notbugs.report.honesty import judged
 from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.files import sha256, whole_folder
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _MAY_BE_EMPTY = ("eps", "source_eps", "source_seed")
 FITS = ("source_seed", "seed", "accuracy", "accuracy_shifted")
@@ -60,8 +58,8 @@ class StudyResults:
 
     name: str
     about: dict[str, Any]
-    points: "pd.DataFrame"
-    importance: "pd.DataFrame"
+    points: pd.DataFrame
+    importance: pd.DataFrame
 
     @property
     def kinds(self) -> list[str]:
@@ -69,7 +67,7 @@ class StudyResults:
         made = set(self.points["kind"])
         return [kind for kind in self.about["sweep"]["kinds"] if kind in made]
 
-    def of(self, kind: str) -> "pd.DataFrame":
+    def of(self, kind: str) -> pd.DataFrame:
         """The points of one dataset."""
         return self.points[self.points["kind"] == kind]
 
@@ -99,27 +97,19 @@ def load_study(root: Path, study: str) -> StudyResults:
     trials = read_table(folder / "trials.csv", COLUMNS, f"sweep@{study}", (*_MAY_BE_EMPTY, *MEASURED, "work"))
     try:
         about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        importance = _importance(folder / "importance.csv")
+        importance = pd.read_csv(folder / "importance.csv", dtype=IMPORTANCE_COLUMNS)
     except (OSError, ValueError) as error:
         raise ResultsError(f"{folder}: cannot be read: {error}; `notbugs sweep {study}` writes it again") from None
     return StudyResults(study, about, mean_points(trials[trials["state"] == "COMPLETE"]), importance)
 
 
-def _importance(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.read_csv(path, dtype=IMPORTANCE_COLUMNS)
-
-
-def mean_points(trials: "pd.DataFrame") -> "pd.DataFrame":
+def mean_points(trials: pd.DataFrame) -> pd.DataFrame:
     """Points as means over their seeds.
 
     Returns: one row a point with the measurements, `accuracy_std` and `accuracy_shifted_std` (over seeds; 0 for
         one), `num_seeds`, `runs`: the FITS of each, `honest`: whether both judges still call STILL_Y_SHARE of the
         images y, and `on_edge`: whether one image, or one standard error, more or less would change that.
     """
-    import pandas as pd
-
     point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
     floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", *MEASURED), "float64"))
     groups = floats.groupby(point, dropna=False, sort=True)
@@ -138,18 +128,13 @@ def draw(study: StudyResults) -> Iterator[tuple[str, Figure]]:
     for kind in study.kinds:
         for suffix, points in _by_source(study, kind):
             yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", heatmaps(points, kind, study.about)
-    for title, build in (
-        ("lines", lines),
-        ("budget", budget),
-        ("front", front),
-        ("importance", importance),
-    ):
+    for title, build in (("lines", lines), ("budget", budget), ("front", front), ("importance", importance)):
         figure = build(study)
         if figure is not None:
             yield f"sweep_{study.name}_{title}", figure
 
 
-def _by_source(study: StudyResults, kind: str) -> Iterator[tuple[str, "pd.DataFrame"]]:
+def _by_source(study: StudyResults, kind: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """Points of a kind, apart for each source model where the other axis is eps."""
     points = study.of(kind)
     if points["eps"].isna().all() or points["source_eps"].nunique(dropna=False) == 1:
@@ -172,7 +157,7 @@ def write_figures(root: Path, study: str) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def heatmaps(points: "pd.DataFrame", kind: str, about: dict[str, Any]) -> Figure:
+def heatmaps(points: pd.DataFrame, kind: str, about: dict[str, Any]) -> Figure:
     """Each measured quantity over eps (of the source model, for inversions) and steps."""
     vertical = "source_eps" if points["eps"].isna().all() else "eps"
     figure, all_axes = new_figure(5.6, 2, 3)
@@ -195,26 +180,18 @@ def heatmaps(points: "pd.DataFrame", kind: str, about: dict[str, Any]) -> Figure
     return figure
 
 
-def _grid(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: float, high: float) -> None:
+def _grid(axes: Axes, points: pd.DataFrame, vertical: str, column: str, low: float, high: float) -> None:
     points = points.assign(**{vertical: points[vertical].fillna(-1.0)})
     table = points.pivot_table(index=vertical, columns="num_steps", values=column, aggfunc="mean")
     honest = points.pivot_table(index=vertical, columns="num_steps", values="honest", aggfunc="min")
     values = table.to_numpy(dtype=float)  # (rows, columns)
-    in_cells = _length if column == "mean_delta_norm" else _share
+    in_cells: Any = "{:.2f}".format if column == "mean_delta_norm" else lambda share: f"{100 * share:.0f}"
     heatmap(axes, values, in_cells, honest.to_numpy() == 0, low, high)
     axes.set_xticks(range(values.shape[1]), [f"{steps:g}" for steps in table.columns])
     axes.set_yticks(range(values.shape[0]), ["–" if eps < 0 else f"{eps:g}" for eps in table.index])
 
 
-def _length(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.0f}"
-
-
-def _scatter(axes: Axes, points: "pd.DataFrame", vertical: str, column: str, low: float, high: float) -> None:
+def _scatter(axes: Axes, points: pd.DataFrame, vertical: str, column: str, low: float, high: float) -> None:
     """Where a sampler chose the points: hollow where the images no longer show y."""
     heights = points[vertical].fillna(0.0).to_numpy(dtype=float)
     colours = colormaps[COLOURS]((points[column].to_numpy(dtype=float) - low) / (high - low))
@@ -247,7 +224,7 @@ def lines(study: StudyResults) -> Figure | None:
     return figure
 
 
-def _line(axes: Axes, points: "pd.DataFrame", column: str, shade: Any, label: str) -> None:
+def _line(axes: Axes, points: pd.DataFrame, column: str, shade: Any, label: str) -> None:
     means = points.groupby("eps")[[column, f"{column}_std", "honest"]].agg("mean").reset_index()
     eps, values, spread = (means[key].to_numpy(dtype=float) for key in ("eps", column, f"{column}_std"))
     axes.errorbar(eps, values, yerr=spread, color=shade, capsize=2, lw=1.5, label=label)
@@ -293,14 +270,12 @@ def front(study: StudyResults) -> Figure | None:
     percent_ticks(axes.xaxis)
     percent_ticks(axes.yaxis)
     axes.set_ylim(-0.01, max(0.1, 1.2 * float(study.points["adversarial_accuracy"].max())))
-    axes.set_ylabel("test accuracy under attack")
-    axes.set_xlabel("test accuracy on y")
-    axes.set_xlim(-0.02, 1.02)
+    axes.set(ylabel="test accuracy under attack", xlabel="test accuracy on y", xlim=(-0.02, 1.02))
     axes.legend(loc="upper left")
     return figure
 
 
-def pareto(points: "pd.DataFrame") -> Any:
+def pareto(points: pd.DataFrame) -> Any:
     """Which points no other one equals in both validation accuracies and beats in one: bool array (N,)."""
     values: Any = points[["validation_accuracy", "validation_adversarial_accuracy"]].to_numpy(dtype=float)  # (N, 2)
     at_least = (values[None] >= values[:, None]).all(axis=2)  # (N, N): the second is nowhere worse than the first
@@ -328,8 +303,7 @@ def importance(study: StudyResults) -> Figure | None:
             axes.barh(range(len(table)), width, left=left, color=shades[parameter], label=words[parameter], height=0.7)
             left = left + width
         axes.set_yticks(range(len(table)), [titles[name] for name in table.index])
-        axes.set_xlim(0, 1)
-        axes.set_title(DATASET_NAMES[kind])
+        axes.set(xlim=(0, 1), title=DATASET_NAMES[kind])
         axes.grid(False)
     legend(figure, all_axes[0].get_legend_handles_labels()[0], place="outside lower center")
     return figure

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate, Run, difference, nested_mean, t_half_width
@@ -15,9 +16,6 @@ from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section, words
 from notbugs.report.studies import StudyResults, all_studies, draw, is_of_present_data, load_studies
 from notbugs.runtime.config import DATASET_NAMES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SAME = 0.05
 """Accuracies closer than this count as the same: about the half width of an interval at 360 test images."""
@@ -105,7 +103,7 @@ def answer(
 
 
 def _facts(
-    study: StudyResults, kind: str, points: "pd.DataFrame", num_images: int, own: Pipeline | None
+    study: StudyResults, kind: str, points: pd.DataFrame, num_images: int, own: Pipeline | None
 ) -> dict[str, Any]:
     """What an answer is made of; None for what cannot be said."""
     honest = honest_eps(points)
@@ -124,12 +122,12 @@ def _facts(
     }
 
 
-def _surface(points: "pd.DataFrame", column: str) -> "pd.DataFrame":
+def _surface(points: pd.DataFrame, column: str) -> pd.DataFrame:
     """Rows eps, columns steps."""
     return points.pivot_table(index="eps", columns="num_steps", values=column, aggfunc="mean")
 
 
-def _by_eps(points: "pd.DataFrame") -> dict[str, Any]:
+def _by_eps(points: pd.DataFrame) -> dict[str, Any]:
     """(eps, accuracy) at the smallest, at the largest and at the best eps, with the most steps."""
     column = _surface(points, "accuracy").iloc[:, -1].dropna()
     first, last = (column.index[0], column.iloc[0]), (column.index[-1], column.iloc[-1])
@@ -138,19 +136,19 @@ def _by_eps(points: "pd.DataFrame") -> dict[str, Any]:
     return {"steps": column.name, "first": first, "last": last, "best": best, "spread": spread}
 
 
-def honest_eps(points: "pd.DataFrame") -> list[float]:
+def honest_eps(points: pd.DataFrame) -> list[float]:
     """The eps at which both judges still call enough images y, whatever the number of steps."""
     honest = points.groupby("eps")["honest"].min()
     return [float(eps) for eps, fine in honest.items() if fine]  # type: ignore[arg-type]
 
 
-def _beyond(points: "pd.DataFrame", honest: list[float]) -> dict[str, Any]:
+def _beyond(points: pd.DataFrame, honest: list[float]) -> dict[str, Any]:
     """The other eps, and what the robust model still calls y at the largest of them."""
     eps = [one for one in sorted(points["eps"].unique()) if one not in honest]
     return {"eps": eps, "still_y": points[points["eps"] == max(eps)]["still_y"].min() if eps else None}
 
 
-def _by_steps(points: "pd.DataFrame", honest: list[float]) -> dict[str, Any] | None:
+def _by_steps(points: pd.DataFrame, honest: list[float]) -> dict[str, Any] | None:
     """How many steps are enough, at the largest honest eps (else the largest): (steps, accuracy) of few and many."""
     surface = _surface(points, "accuracy")
     eps = max(honest) if honest else float(surface.index[-1])
@@ -162,7 +160,7 @@ def _by_steps(points: "pd.DataFrame", honest: list[float]) -> dict[str, Any] | N
     return {"eps": eps, "few": few, "many": many, "enough": enough, "same": SAME}
 
 
-def _at_most_steps(points: "pd.DataFrame", column: str) -> dict[float, list[Run]]:
+def _at_most_steps(points: pd.DataFrame, column: str) -> dict[float, list[Run]]:
     """eps -> the fits of the point with the most steps, with their accuracies in `column`."""
     most, found = points[points["num_steps"] == points["num_steps"].max()], {}
     for eps, group in most.groupby("eps"):
@@ -188,7 +186,7 @@ def y_against_shifted(on_y: Sequence[Run], shifted: Sequence[Run], num_images: i
     return Estimate(gap.value, gap.value - half, gap.value + half, gap.basis)
 
 
-def _labels(points: "pd.DataFrame", num_images: int, honest: list[float]) -> dict[str, list[float]]:
+def _labels(points: pd.DataFrame, num_images: int, honest: list[float]) -> dict[str, list[float]]:
     """Where D_det's fit calls more images y than y + 1, where it calls fewer, and where the interval leaves it open."""
     on_y, shifted = (_at_most_steps(points, column) for column in ("accuracy", "accuracy_shifted"))
     gaps = {eps: y_against_shifted(on_y[eps], shifted[eps], num_images) for eps in on_y}
@@ -208,7 +206,7 @@ def _importance(study: StudyResults, kind: str) -> dict[str, float] | None:
     return {"eps": shares["eps"], "steps": shares["num_steps"]} if {"eps", "num_steps"} <= set(shares.index) else None
 
 
-def _change(points: "pd.DataFrame", num_images: int, honest: list[float]) -> dict[str, Any] | None:
+def _change(points: pd.DataFrame, num_images: int, honest: list[float]) -> dict[str, Any] | None:
     """The best minus the worst of the honest eps, and a word for either end of its interval."""
     if len(honest) < 2:
         return None
@@ -223,4 +221,4 @@ def _sensitive(change: float) -> str:
     return "insensitive" if change <= SAME else "moderately sensitive" if change <= 4 * SAME else "very sensitive"
 
 
-SECTION = Section("sweeps", "How sensitive to eps and steps", more_figures=figures, numbers=numbers)
+SECTION = Section("sweeps", more_figures=figures, numbers=numbers)

@@ -1,15 +1,15 @@
 """Section "Transfer": Figure 3 of the paper, accuracy from D_rand and D_det beside transfer success."""
 
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from notbugs.report.drawing import GREY, legend, mark, new_figure, percent_ticks, point
-from notbugs.report.evidence import NotMeasuredError, evidence_of
-from notbugs.report.honesty import Honesty
+from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Finding, Rule, Ruling, Section, Verdict, estimate, judge, reproduced_if
+from notbugs.report.sections import Facts, Finding, Ruling, Section, estimate, reproduced_if
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", *([GREY] * 20))
 GOALS = {"targeted": "targeted (t = y + 1)", "untargeted": "untargeted"}
@@ -42,12 +42,6 @@ def figure(project: Project, found: Facts) -> Figure:
     return drawn
 
 
-def numbers(project: Project, found: Facts) -> dict[str, Any]:
-    """What the section is made of."""
-    first = next(iter(found["architectures"].values()))["accuracy"]["D"]
-    return {"found": found, "goals": GOALS, "num_seeds": first["num_seeds"], "num_images": first["n"]}
-
-
 def _fools(project: Project, found: Facts) -> Ruling:
     """Reproduced if, for every X, the success's lower end lies above the upper end of the noise control."""
     beaten, ranges = [], []
@@ -73,7 +67,9 @@ def _rise_together(project: Project, found: Facts) -> Ruling:
     if facts is None:
         return Ruling("inconclusive", {**told, "without_one": None})
     low, high = facts["rho_without_one"] or (facts["spearman"], facts["spearman"])
-    told |= {"without_one": (low, high), "judged": _honesty(project)}
+    told["without_one"] = (low, high)
+    with suppress(NotMeasuredError):
+        told["judged"] = project.honesty("det")
     by_chance = facts.get("p_value")
     finding: Finding = "inconclusive"
     if by_chance is not None and facts["spearman"] >= RISE and low > 0 and by_chance < CHANCE:
@@ -83,31 +79,10 @@ def _rise_together(project: Project, found: Facts) -> Ruling:
     return Ruling(finding, told)
 
 
-def _honesty(project: Project) -> Honesty | None:
-    """What the judges say of D_det's images, where it was asked."""
-    try:
-        return evidence_of(project).honesty("det")
-    except NotMeasuredError:
-        return None
-
-
-RULES = (
-    Rule("fools", "The source's adversarial examples fool other architectures", _fools),
-    Rule("rise_together", "Architectures that learn more from D_det are fooled more often", _rise_together),
-)
-
-
-def verdicts(project: Project, found: Facts) -> list[Verdict]:
-    """Whether examples transfer, and whether accuracy from D_det and transfer rise together."""
-    return judge("transfer", RULES, project, found)
-
-
 SECTION = Section(
     "transfer",
-    "Transfer: Figure 3 of the paper",
-    stage="transfer",
     needs=("attack", "source", "source_seeds", "architectures", "correlation"),
     figures={"transfer": figure},
-    verdicts=verdicts,
-    numbers=numbers,
+    rules={"fools": _fools, "rise_together": _rise_together},
+    constants={"GOALS": GOALS},
 )
