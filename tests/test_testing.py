@@ -21,7 +21,7 @@ from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources import DataSettings, SourceData, cifar10, load_source
 from notbugs.data.sources.planted import PlantedSettings
-from notbugs.data.sources.synsets import SYNSETS
+from notbugs.data.sources.restricted_imagenet import SYNSETS
 from notbugs.models import ARCHITECTURES, create_model
 from notbugs.models.base import Classifier
 from notbugs.testing import check_classifier, check_recipe, check_source

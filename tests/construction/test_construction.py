@@ -12,9 +12,8 @@ from torch.nn import functional
 from notbugs.attacks import project_l2
 from notbugs.construction.building import construct, parts, recipe_generator, set_up
 from notbugs.construction.describe import describe, over_sources, summarise
-from notbugs.construction.recipe import Constructed, joined
+from notbugs.construction.recipe import Constructed, joined, target_labels
 from notbugs.construction.settings import InvertSettings, TargetSettings, construct_settings
-from notbugs.construction.targeting import target_labels
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.neighbours import nearest_neighbour, neighbour_reference, own_neighbours

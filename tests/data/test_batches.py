@@ -11,7 +11,7 @@ from torch import Tensor
 import notbugs.data.batches
 from notbugs.attacks import AttackSettings
 from notbugs.data.batches import BatchReader
-from notbugs.data.images import ImageData, Images, Subset, as_floats, by_parts, num_parts
+from notbugs.data.images import ImageData, Images, Subset, as_floats, by_parts, part_rows
 from notbugs.data.store import DatasetError, StoredDataset, load_dataset, save_dataset
 from notbugs.models import create_model, set_normalisation
 from notbugs.training.loop import train
@@ -143,7 +143,7 @@ def test_normalisation_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     data = made()
     std, mean = torch.std_mean(data.images.double(), dim=(0, 2, 3))
     monkeypatch.setattr("notbugs.data.images.PART_BYTES", 7 * 4 * 3 * 8 * 8)
-    assert num_parts(data) == 8
+    assert len(part_rows(data)) == 8
     assert [len(part) for part in by_parts(data)] == [7] * 7 + [1]
     for source in (data, stored(tmp_path, data)):
         model = create_model("small_cnn", (3, 8, 8), data.class_names, generator=torch.Generator().manual_seed(0))

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,8 +17,7 @@ from notbugs.construction.recipe import Constructed
 from notbugs.data.images import ImageData
 from notbugs.data.sources.planted import CLASS_NAMES, PlantedSettings, draw
 from notbugs.evaluation.accuracy import called_by
-from notbugs.science.estimator import _tested
-from notbugs.science.inversion.inverting import accuracies
+from notbugs.science.common.training import clean_and_attacked
 from notbugs.science.planted.truth import follows
 from notbugs.science.transfer import Examples, transfer_rates
 from notbugs.training.loop import _measure
@@ -88,14 +86,13 @@ def planted() -> Tensor:
         lambda: transferred("targeted.clean"),
         lambda: transferred("targeted.conditional"),
         lambda: transferred("untargeted.unconditional")[1::2],
-        lambda: accuracies(Half(), {"test": labelled()}, ATTACK, generator=torch.Generator())["test.clean"],
-        lambda: _tested("g", Half(), SimpleNamespace(attack=ATTACK), labelled(), 0, ())["g_clean"],  # type: ignore[arg-type]
+        lambda: clean_and_attacked(Half(), labelled(), ATTACK, torch.Generator())[0],
         planted,
         validated,
     ],
     ids=[
         "success", "other seeds", "robust model", "robust model before", "still y", "transfer: clean",
-        "transfer: targeted", "transfer: untargeted", "inversion", "estimator", "planted", "validation",
+        "transfer: targeted", "transfer: untargeted", "science", "planted", "validation",
     ],
 )  # fmt: skip
 def test_logits_that_are_no_numbers_name_no_class(hits: Callable[[], Tensor]) -> None:

@@ -14,6 +14,7 @@ from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.science import estimator as module
+from notbugs.science.common.lab import Lab
 from notbugs.science.estimator import (
     EstimatorSettings,
     blend,
@@ -23,7 +24,7 @@ from notbugs.science.estimator import (
     measure_estimator,
     recipe_at,
 )
-from notbugs.science.inversion.inverting import Pairs, resemblance
+from notbugs.science.inversion import Pairs, resemblance
 
 SECTION = {
     "eps": [0, 0.5, 2.0],
@@ -40,6 +41,10 @@ SECTION = {
 
 def config() -> EstimatorSettings:
     return validate(SECTION, "estimator", EstimatorSettings)
+
+
+def lab_of(data: ImageData, test: ImageData) -> Lab:
+    return Lab(seed=0, data={"train": data, "test": test}, architecture=ModelSettings(width=4))
 
 
 def test_estimators_vary_radius_training_and_architecture():
@@ -64,10 +69,7 @@ def test_the_radius_of_the_inner_attack_is_the_estimators():
 def test_an_untrained_estimator_is_as_initialised_and_seeds_differ(digits):
     data = digits[0].select(torch.arange(40))
     untrained = estimators(config(), ModelSettings(width=4))[3]
-    first, again, other = (
-        estimate(untrained, config(), data, seed=0, stream=("estimator", seed), device=torch.device("cpu"))
-        for seed in (0, 0, 1)
-    )
+    first, again, other = (estimate(Lab(seed=0, data={"train": data}), config(), untrained, seed) for seed in (0, 0, 1))
     assert torch.equal(first.head.weight, again.head.weight)
     assert not torch.equal(first.head.weight, other.head.weight)
     assert not first.training
@@ -100,12 +102,10 @@ def test_still_y_is_counted_among_the_images_that_the_judge_knew(digits, standar
     labels[::2] = (labels[::2] + 1) % 10
     data = ImageData(digits[0].images[:60], labels, digits[0].class_names)
     pairs = Pairs(torch.arange(20), torch.arange(30, 50))
-    before = resemblance(data.select(pairs.target).images, data, pairs, {"pixels": None})["pixels"]["neighbour"]
+    before = resemblance(data.select(pairs.target).images, data, pairs)["neighbour"]
     knew = int((before == labels[:20]).sum())
     assert 0 < knew < 20
-    found = measure_estimator(
-        standard_model, config(), ModelSettings(width=4), data, pairs, digits[1].select(slice(0, 20)), seed=0, stream=()
-    )
+    found = measure_estimator(lab_of(data, digits[1].select(slice(0, 20))), config(), standard_model, pairs, 0)
     assert found["masks"]["still_y"].shape == (knew,)
 
 
@@ -114,16 +114,8 @@ def test_the_fit_and_its_pixel_control_differ_by_their_images_alone(digits, stan
     data = digits[0].select(slice(0, 60))
     monkeypatch.setattr(module, "blend", lambda data, pairs, inverted: inverted)
     settings = validate({**SECTION, "attack": {**SECTION["attack"], "random_start": True}}, "e", EstimatorSettings)
-    found = measure_estimator(
-        standard_model,
-        settings,
-        ModelSettings(width=4),
-        data,
-        Pairs(torch.arange(20), torch.arange(30, 50)),
-        digits[1].select(slice(0, 60)),
-        seed=0,
-        stream=("estimator", 0),
-    )["masks"]
+    lab, pairs = lab_of(data, digits[1].select(slice(0, 60))), Pairs(torch.arange(20), torch.arange(30, 50))
+    found = measure_estimator(lab, settings, standard_model, pairs, 0)["masks"]
     for measured in ("clean", "attacked"):
         assert torch.equal(found[f"fit_{measured}"], found[f"blend_{measured}"])
 

@@ -11,9 +11,10 @@ from sklearn.decomposition import PCA
 from notbugs.data.images import ImageData, make_generator
 from notbugs.models.base import Classifier
 from notbugs.runtime.errors import UserError
+from notbugs.science.common.lab import Lab
 from notbugs.science.features.circles import CirclesSettings, circles
 from notbugs.science.features.maps import LinearFeatures, Probabilities, principal_components
-from notbugs.science.features.study import FeaturesSettings, Worlds, linear_classifier, study
+from notbugs.science.features.study import FeaturesSettings, linear_classifier, study
 from notbugs.science.features.usefulness import (
     FeatureError,
     choose,
@@ -223,16 +224,17 @@ def test_the_study_measures_every_feature_on_every_dataset(
 ) -> None:
     train = digits[0]
     shifted = ImageData(train.images, (train.labels + 1) % 10, train.class_names)
-    worlds = Worlds(train, digits[1], {"D_same": train, "D_shifted": shifted})
+    data = {"train": train, "test": digits[1], "robust": train, "nonrobust": shifted}
+    lab = Lab(seed=0, data=data, source_seeds={"robust": 0, "nonrobust": 0})
     settings = FeaturesSettings(
         eps=(0.3,), headline_eps=0.3, num_steps=2, max_examples=40, max_features=4, max_linear=5
     )
     sources = {"standard": standard_model, "linear": LinearFeatures(principal_components(train, 5))}
-    found = study(sources, worlds, settings, seed=0)
-    assert len(found.rows) == (4 + 5) * (2 + 3)
-    kept = found.summary["sources"]["standard"]["kept"]
-    assert kept["D_same"]["value"] == pytest.approx(1, abs=1e-6)
-    assert kept["D_shifted"]["value"] < 0.5
-    on_d, same = ([r["value"] for r in found.rows if r["dataset"] == key] for key in ("D", "D_same"))
+    rows, summary = study(lab, sources, settings)
+    assert len(rows) == (4 + 5) * (2 + 3)
+    kept = summary["sources"]["standard"]["kept"]
+    assert kept["D_R"]["value"] == pytest.approx(1, abs=1e-6)
+    assert kept["D_NR"]["value"] < 0.5
+    on_d, same = ([r["value"] for r in rows if r["dataset"] == key] for key in ("D", "D_R"))
     assert on_d == same
-    assert found.rows == study(sources, worlds, settings, seed=0).rows
+    assert rows == study(lab, sources, settings)[0]

@@ -16,7 +16,7 @@ from notbugs.models.base import Classifier
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.errors import ConfigError
-from notbugs.science.inversion.inverting import (
+from notbugs.science.inversion import (
     OBJECTIVES,
     Pairs,
     cosine_distance,
@@ -61,13 +61,14 @@ def test_cosine_distance():
 @pytest.mark.parametrize("batch", [1000, 4, 1])
 def test_resemblance_by_hand(monkeypatch, batch):
     """One-pixel images at 0.0, 0.1, ..., labels alternating; g doubles the pixel. D is looked at in parts."""
-    monkeypatch.setattr("notbugs.science.inversion.inverting.BATCH", batch)
+    monkeypatch.setattr("notbugs.science.inversion.BATCH", batch)
     images = torch.arange(6, dtype=torch.float32).view(6, 1, 1, 1) / 10
     data = ImageData(images, torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"))
     g = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False)), 1, 1, 2)
     nn.init.constant_(g.body[1].weight, 2.0)
     pairs = Pairs(target=torch.tensor([0, 4]), start=torch.tensor([3, 1]))
-    found = resemblance(torch.tensor([0.06, 0.26]).view(2, 1, 1, 1), data, pairs, {"pixels": None, "g": g})
+    inverted = torch.tensor([0.06, 0.26]).view(2, 1, 1, 1)
+    found = {"pixels": resemblance(inverted, data, pairs), "g": resemblance(inverted, data, pairs, g)}
     close = torch.testing.assert_close
     close(found["pixels"]["to_target"], torch.tensor([0.06, 0.14]))
     close(found["pixels"]["to_start"], torch.tensor([0.24, 0.16]))

@@ -11,10 +11,11 @@ from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, Pattern, PlantedSettings, draw, patterns
 from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.errors import ConfigError, UserError
+from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.features.maps import LinearFeatures
 from notbugs.science.features.usefulness import features_of, worst
 from notbugs.science.planted import study as planted_study
-from notbugs.science.planted.study import PlantedStudy, PlantedStudySettings, over_fits, study
+from notbugs.science.planted.study import PlantedStudySettings, over_fits, planted
 from notbugs.science.planted.truth import (
     PlantedError,
     conflicting,
@@ -134,16 +135,16 @@ def test_impossible_settings_are_named(change: dict[str, object], message: str) 
 
 
 @pytest.fixture(scope="module")
-def found() -> PlantedStudy:
+def found() -> Answer:
     """The default world of the digits preset, with one fit seed."""
     section = read_params(PRESET)["planted"]
     section["fit"]["seeds"] = [0]
     config = settings({"planted": section}, "planted", PlantedStudySettings)
-    return study(config, seed=0)
+    return planted(Lab(seed=0), config)
 
 
 @pytest.fixture(scope="module")
-def untrained() -> PlantedStudy:
+def untrained() -> Answer:
     """The world of the preset, with next to no training: what is known of it rests on none."""
     section = read_params(PRESET)["planted"]
     for part in ("standard", "robust", "fit"):
@@ -153,41 +154,41 @@ def untrained() -> PlantedStudy:
     section["robust"]["attack"]["num_steps"] = 1
     section["num_steps"] = 2
     section["fit"]["seeds"] = [0]
-    return study(settings({"planted": section}, "planted", PlantedStudySettings), seed=0)
+    return planted(Lab(seed=0), settings({"planted": section}, "planted", PlantedStudySettings))
 
 
-def test_the_measured_usefulness_is_the_planted_one(untrained: PlantedStudy) -> None:
-    filters = untrained.summary["filters"]
+def test_the_measured_usefulness_is_the_planted_one(untrained: Answer) -> None:
+    filters = untrained.metrics["filters"]
     assert len(filters) == 2 * 4 * (1 + 3)
     assert all(row["low"] <= row["planted"] <= row["high"] for row in filters)
     assert max(row["high"] - row["low"] for row in filters if row["eps"] == 0) < 0.2
 
 
 @pytest.mark.slow
-def test_standard_training_uses_the_fine_pattern_and_robust_training_does_not(found: PlantedStudy) -> None:
-    standard, robust = (found.summary["models"][name]["follows"] for name in ("standard", "robust"))
+def test_standard_training_uses_the_fine_pattern_and_robust_training_does_not(found: Answer) -> None:
+    standard, robust = (found.metrics["models"][name]["follows"] for name in ("standard", "robust"))
     assert standard["fine"]["low"] > standard["smooth"]["high"]
     assert robust["smooth"]["low"] > 0.85
 
 
 @pytest.mark.slow
-def test_the_robust_dataset_keeps_the_smooth_and_loses_the_fine_pattern(found: PlantedStudy) -> None:
-    robust = found.summary["datasets"]["D_R"]
+def test_the_robust_dataset_keeps_the_smooth_and_loses_the_fine_pattern(found: Answer) -> None:
+    robust = found.metrics["datasets"]["D_R"]
     assert robust["smooth"]["kept"]["low"] > 0.5
     assert robust["fine"]["kept"]["high"] < 0.25
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["D_rand", "D_det"])
-def test_targeted_datasets_carry_t_in_the_fine_pattern(found: PlantedStudy, name: str) -> None:
-    dataset = found.summary["datasets"][name]
+def test_targeted_datasets_carry_t_in_the_fine_pattern(found: Answer, name: str) -> None:
+    dataset = found.metrics["datasets"][name]
     assert dataset["smooth"]["y"]["value"] > 0.85
     assert dataset["fine"]["t"]["value"] > 0.85
 
 
 @pytest.mark.slow
-def test_fits_on_the_deterministic_targets_generalise_to_y(found: PlantedStudy) -> None:
-    fits = found.summary["fits"]["D_det"]
+def test_fits_on_the_deterministic_targets_generalise_to_y(found: Answer) -> None:
+    fits = found.metrics["fits"]["D_det"]
     assert fits["y_minus_shifted"]["low"] > 0
     assert fits["y"]["low"] > 0.5
 
@@ -212,7 +213,7 @@ def test_the_fits_are_pairs_and_share_their_targets(monkeypatch: pytest.MonkeyPa
         section[part]["num_steps"] = 1
     section |= {"world": {"num_train": 40, "num_test": 40}, "eps": [0.02], "num_steps": 1}
     section["fit"]["seeds"] = [0, 1]
-    study(settings({"planted": section}, "planted", PlantedStudySettings), seed=0)
+    planted(Lab(seed=0), settings({"planted": section}, "planted", PlantedStudySettings))
     for seed in (0, 1):
         fits = [
             one for one in seen if one[0] in {f"planted: {name}, seed {seed}" for name in ("D_R", "D_rand", "D_det")}
@@ -237,6 +238,8 @@ def test_the_spread_of_the_fits_joins_the_interval() -> None:
     assert five["high"] - five["low"] < 0.08
 
 
-def test_pictures_show_every_class_of_every_kind(untrained: PlantedStudy) -> None:
-    assert untrained.kinds == [kind for kind in ("smooth", "fine", "D", "D_R", "D_rand", "D_det") for _ in range(4)]
-    assert untrained.pictures.labels.tolist() == [0, 1, 2, 3] * 6
+def test_pictures_show_every_class_of_every_kind(untrained: Answer) -> None:
+    assert untrained.pictures is not None
+    kinds = untrained.pictures.examples["kind"].tolist()
+    assert kinds == [kind for kind in ("smooth", "fine", "D", "D_R", "D_rand", "D_det") for _ in range(4)]
+    assert untrained.pictures.data.labels.tolist() == [0, 1, 2, 3] * 6

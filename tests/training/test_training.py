@@ -11,13 +11,13 @@ from torch.nn import functional
 
 import notbugs.training.loop
 from notbugs.attacks import AttackSettings, pgd
-from notbugs.data.augmentation import augment
+from notbugs.data.batches import augment
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, predict
 from notbugs.runtime.config import validate
 from notbugs.runtime.devices import TRAITS, Traits
 from notbugs.runtime.errors import ConfigError
-from notbugs.training.early_stopping import kept_record
+from notbugs.training.checkpoints import kept_record
 from notbugs.training.loop import TrainingError, train
 from notbugs.training.settings import FitSettings, TrainSettings
 

@@ -61,9 +61,9 @@ class _Task:
     seed: int
 
     @property
-    def num_targets(self) -> int:
-        """Classes that a targeted attack tries."""
-        return min(MOST_TARGETS, self.num_classes - 1)
+    def targeted(self) -> dict[str, int]:
+        """What a targeted attack of pyautoattack is told: its steps for each target class, and how many it tries."""
+        return {"n_iter": self.num_steps, "n_target_classes": min(MOST_TARGETS, self.num_classes - 1)}
 
     def pyautoattack(self, module: str, name: str, *, dlr_loss: Any = None, **arguments: Any) -> Tensor:
         """What an attack of pyautoattack finds, (N, C, H, W); dlr_loss: (logits, labels) -> (N,), in DLR's place."""
@@ -258,16 +258,6 @@ def _apgd_ce(task: _Task) -> Tensor:
     return task.pyautoattack("autopgd_base", "APGDAttack", **arguments, logger=_LOG)
 
 
-def _apgd_t(task: _Task) -> Tensor:
-    targets = {"n_iter": task.num_steps, "n_target_classes": task.num_targets}
-    return task.pyautoattack("autopgd_base", "APGDAttack_targeted", **targets, logger=_LOG)
-
-
-def _fab_t(task: _Task) -> Tensor:
-    targets = {"n_iter": task.num_steps, "n_target_classes": task.num_targets}
-    return task.pyautoattack("fab_pt", "FABAttack_PT", **targets, targeted=True)
-
-
 def _square(task: _Task) -> Tensor:
     height, width = task.inputs.shape[2:]
     down, across = _tiled(height, width) if task.norm == "l2" else (height, width)
@@ -314,16 +304,15 @@ def _ddn(task: _Task) -> Tensor:
     return replace(task, network=_Altered(doubtful)).foolbox("DDNAttack")
 
 
-def _fmn(task: _Task) -> Tensor:
-    return task.foolbox("LInfFMNAttack")
-
-
 FIXED_EPS: dict[str, Callable[[_Task], Tensor]] = {
     "apgd_ce": _apgd_ce,
-    "apgd_t": _apgd_t,
-    "fab_t": _fab_t,
+    "apgd_t": lambda task: task.pyautoattack("autopgd_base", "APGDAttack_targeted", **task.targeted, logger=_LOG),
+    "fab_t": lambda task: task.pyautoattack("fab_pt", "FABAttack_PT", **task.targeted, targeted=True),
     "square": _square,
 }
 """Attacks within a ball, by their name in the results."""
-MINIMUM_NORM: dict[str, dict[str, Callable[[_Task], Tensor]]] = {"l2": {"ddn": _ddn, "cw": _cw}, "linf": {"fmn": _fmn}}
+MINIMUM_NORM: dict[str, dict[str, Callable[[_Task], Tensor]]] = {
+    "l2": {"ddn": _ddn, "cw": _cw},
+    "linf": {"fmn": lambda task: task.foolbox("LInfFMNAttack")},
+}
 """Norm -> attacks that look for the smallest perturbation, by their name in the results."""

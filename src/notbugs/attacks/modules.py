@@ -97,16 +97,13 @@ def check_steady(model: nn.Module, inputs: Tensor) -> None:
             if not torch.equal(tensor, value):
                 tensor.copy_(value)
     if _differ(first, other) and not _differ(first, again):
-        normalising = [type(module).__name__ for module in all_modules(model) if _normalises(module)]
+        kind = nn.modules.batchnorm._BatchNorm
+        normalising = [type(module).__name__ for module in all_modules(model) if isinstance(module, kind)]
         named = f" ({', '.join(sorted(set(normalising)))} among its layers)" if normalising else ""
         raise UnsteadyError(
             f"{type(model).__name__}: its logits of one image change with the other images of the batch{named}; "
             "a network that is measured or attacked must judge each image by itself, in eval mode"
         )
-
-
-def _normalises(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def _differ(first: Tensor, second: Tensor) -> bool:

@@ -110,8 +110,7 @@ def pgd(
     return PGDResult(found.x.contiguous(), found.success if judged else None)
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """A point for each example, its score (the higher the better for the attack) and whether it succeeds."""
 
     x: Tensor  # (N, C, H, W)
@@ -126,13 +125,7 @@ class _Found:
     @classmethod
     def joined(cls, parts: "Sequence[_Found]") -> "_Found":
         """Parts in their order, as one."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            torch.cat([part.x for part in parts]),
-            torch.cat([part.score for part in parts]),
-            torch.cat([part.success for part in parts]),
-        )
+        return parts[0] if len(parts) == 1 else cls(*map(torch.cat, zip(*parts, strict=True)))
 
     def of(self, rows: Tensor) -> "_Found":
         """What was found for some of the examples."""
@@ -184,7 +177,7 @@ class _Climb:
         for number in range(self.num_steps):
             outputs, gradient = self.look(x, labels, may_wait=self.asks(number))
             here = self.found(x, outputs, labels)
-            best = replace(here, x=x.clone()) if best is None else best.replaced(here, here.score > best.score)
+            best = here._replace(x=x.clone()) if best is None else best.replaced(here, here.score > best.score)
             ball.climb_(x, gradient, self.step)
         last = self.judge(x, labels)
         assert best is not None  # num_steps >= 1

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from notbugs.construction.inversion import Inversion
-from notbugs.construction.recipe import Constructed, Recipe, joined
-from notbugs.construction.targeting import Targeting
+from notbugs.construction.recipe import Constructed, Inversion, Recipe, Targeting, joined
 from notbugs.data.images import Images, make_generator
 from notbugs.data.store import Dtype
 from notbugs.evaluation.accuracy import batches

@@ -49,7 +49,11 @@ def describe(
     rows = slice(first, first + len(new))
     old = data.select(rows).images
     unknown = torch.full((len(new),), torch.nan)
-    known = data if reference is None else reference
+    known, device = data if reference is None else reference, model_device(model)
+    if neighbours is None:
+        neighbours_before = nearest_neighbour(old, known, first=first, device=device)
+    else:
+        neighbours_before = neighbours[rows]
     columns = {
         "true_label": true,
         "given_label": given,
@@ -62,7 +66,8 @@ def describe(
         "success_other_seeds": _success(others, new, given) if others else unknown,
         "robust_prediction_before": called_by(robust_model, old),
         "robust_prediction": called_by(robust_model, new),
-        **_neighbour_predictions(old, new, known, rows, neighbours, model_device(model)),
+        "neighbour_prediction_before": neighbours_before,
+        "neighbour_prediction": nearest_neighbour(new, known, first=first, device=device),
     }
     return {**columns, "still_y": _still_y(columns)}
 
@@ -77,18 +82,6 @@ def _probabilities(model: Classifier, old: Tensor, new: Tensor, true: Tensor, gi
         "probability_true_after": _of(after, true),
         "probability_given_after": _of(after, given),
         "success": called(logits) == given,
-    }
-
-
-def _neighbour_predictions(
-    old: Tensor, new: Tensor, known: Images, rows: slice, neighbours: Tensor | None, device: torch.device
-) -> dict[str, Tensor]:
-    """What 1-NN on D says of the images before and after; an image of D is not its own neighbour."""
-    first = rows.start
-    before = nearest_neighbour(old, known, first=first, device=device) if neighbours is None else neighbours[rows]
-    return {
-        "neighbour_prediction_before": before,
-        "neighbour_prediction": nearest_neighbour(new, known, first=first, device=device),
     }
 
 
@@ -119,25 +112,20 @@ def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:
         "success_other_seeds": None if others.isnan().any() else float(others.double().mean()),
         "given_is_true": _share(given == true),
     }
-    for name in (
-        "delta_norm",
-        "pixel_distance_start",
-        "representation_distance",
-        "representation_distance_start",
-    ):
+    for name in ("delta_norm", "pixel_distance_start", "representation_distance", "representation_distance_start"):
         if not columns[name].isnan().any():
             summary[name] = _quantiles(columns[name])
-    knew = []
+    knew = torch.ones_like(columns["still_y"])
     for judge, column in JUDGES.items():
         prediction, before = columns[column], columns[f"{column}_before"] == true
-        knew.append(before)
+        knew &= before
         summary[judge] = {
             "before": _share(before),
             "still_y": _share((prediction == true)[before]),
             "still_y_absolute": _share(prediction == true),
             "target": _share(prediction == given),
         }
-    summary["still_y_both"] = _share(columns["still_y"][torch.stack(knew).all(dim=0)])
+    summary["still_y_both"] = _share(columns["still_y"][knew])
     summary["num_still_y"] = int(columns["still_y"].sum())
     return summary
 

@@ -60,11 +60,6 @@ def part_rows(data: Images) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def num_parts(data: Images) -> int:
-    """Number of parts that `by_parts` gives."""
-    return len(part_rows(data))
-
-
 def by_parts(data: Images) -> Iterator["ImageData"]:
     """All of a dataset in order, PART_BYTES at a time, so that memory does not grow with it."""
     yield from map(data.select, part_rows(data))

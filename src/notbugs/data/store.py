@@ -33,7 +33,6 @@ from notbugs.runtime.files import sha256, whole_file, whole_folder, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
 SHARD_SIZE = 8192
 """Default number of images in a shard, unless SHARD_BYTES are fewer."""
 SHARD_BYTES = 2**24
@@ -138,7 +137,7 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
     @cached_property
     def labels(self) -> Tensor:
         """Given labels of all examples, (N,) int64."""
-        return torch.cat([_read_labels(self.path / shard.file) for shard in self.manifest.shards])
+        return torch.cat([_read(self.path / shard.file, "labels") for shard in self.manifest.shards])
 
     def select(self, indices: Tensor | slice) -> ImageData:
         """Some of the examples, read from their shards; memory grows with their number only.
@@ -173,8 +172,8 @@ class StoredDataset(Dataset[tuple[Tensor, int]]):
     def shards(self) -> Iterator[ImageData]:
         """The examples shard by shard, so that memory does not grow with the dataset."""
         for shard in self.manifest.shards:
-            images, labels = _read_shard(self.path / shard.file)
-            yield _as_data(self.path / shard.file, images, labels, self.manifest.class_names)
+            file = self.path / shard.file
+            yield _as_data(file, as_floats(_read(file, "images")), _read(file, "labels"), self.class_names)
 
     def data(self) -> ImageData:
         """All examples in memory."""
@@ -441,10 +440,11 @@ def _opened(file: Path) -> Iterator[Any]:
         raise DatasetError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
 
 
-def _read_labels(file: Path) -> Tensor:
+def _read(file: Path, name: str) -> Tensor:
+    """All "images" of a shard, as stored, or all "labels"."""
     with _opened(file) as shard:
-        labels: Tensor = shard.get_tensor("labels")
-        return labels
+        found: Tensor = shard.get_tensor(name)
+        return found
 
 
 def _read_rows(file: Path, rows: Tensor) -> Tensor:
@@ -455,8 +455,3 @@ def _read_rows(file: Path, rows: Tensor) -> Tensor:
         images = shard.get_slice("images")
         found = [images[start:stop] for start, stop in runs]
         return found[0] if len(found) == 1 else torch.cat(found)
-
-
-def _read_shard(file: Path) -> tuple[Tensor, Tensor]:
-    with _opened(file) as shard:
-        return as_floats(shard.get_tensor("images")), shard.get_tensor("labels")

@@ -7,8 +7,9 @@ streams and their test images are compared pair by pair.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -204,8 +205,9 @@ def difference(first: Sequence[Run], second: Sequence[Run], num_images: int) -> 
         apart = accuracy_of_images(first, num_images).minus(accuracy_of_images(second, num_images))
         down, up = apart.value - apart.low, apart.high - apart.value
     else:
-        down = up = Z_95 * _image_error(gaps)
-    reach = spread.half_width
+        more = np.concatenate([gaps, [1.0, -1.0]])
+        down = up = Z_95 * float(more.std()) / math.sqrt(len(more))
+    reach = t_half_width(spread.unit_std, len(spread.units))
     return Estimate(
         spread.mean,
         max(-1.0, spread.mean - math.hypot(down, reach)),
@@ -254,23 +256,11 @@ def _apart(first: Sequence[Run], second: Sequence[Run], num_images: int) -> Esti
     a, b = one.basis, other.basis
     assert a is not None  # accuracy() gives it
     assert b is not None
-    fewest = min(a, b, key=lambda basis: basis.num_units)
-    return Estimate(
-        gap.value,
-        gap.low,
-        gap.high,
-        Basis(
-            min(a.num_sources, b.num_sources),
-            min(a.num_fits, b.num_fits),
-            num_images,
-            fewest.units,
-            math.hypot(a.unit_std, b.unit_std),
-            math.hypot(a.image_error, b.image_error),
-            math.hypot(a.source_error, b.source_error),
-            math.hypot(a.fit_error, b.fit_error),
-            paired=False,
-        ),
-    )
+    units = min(a, b, key=lambda basis: basis.num_units).units
+    sources, fits = min(a.num_sources, b.num_sources), min(a.num_fits, b.num_fits)
+    std, image = math.hypot(a.unit_std, b.unit_std), math.hypot(a.image_error, b.image_error)
+    source, fit = math.hypot(a.source_error, b.source_error), math.hypot(a.fit_error, b.fit_error)
+    return replace(gap, basis=Basis(sources, fits, num_images, units, std, image, source, fit, paired=False))
 
 
 def _image_gaps(pairs: Sequence[Keyed]) -> "np.ndarray[Any, np.dtype[np.float64]] | None":
@@ -283,11 +273,6 @@ def _image_gaps(pairs: Sequence[Keyed]) -> "np.ndarray[Any, np.dtype[np.float64]
     means = [np.mean(gaps, axis=0) for gaps in by_source.values()]
     gaps: np.ndarray[Any, np.dtype[np.float64]] = np.mean(means, axis=0)
     return gaps
-
-
-def _image_error(gaps: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
-    more = np.concatenate([gaps, [1.0, -1.0]])
-    return float(more.std()) / math.sqrt(len(more))
 
 
 def _top(key: tuple[int | None, int]) -> int:
@@ -311,18 +296,13 @@ class _Nested:
             groups.setdefault(_top(key), []).append(value)
         self.groups = groups
         self.direct = all(source is None for (source, _), _ in values)
-        self.source_means = [_mean(group) for group in groups.values()]
-        self.mean = _mean(self.source_means)
+        self.source_means = [fmean(group) for group in groups.values()]
+        self.mean = fmean(self.source_means)
         self.num_fits = min(len(group) for group in groups.values())
         several = len(groups) > 1
         self.units = self.source_means if several else next(iter(groups.values()))
         self.unit_name = "source models" if several else "fits" if len(self.units) > 1 else ""
         self.unit_std = _std(self.units)
-
-    @property
-    def half_width(self) -> float:
-        """t(0.975, n − 1)·sd/sqrt(n) over the n units; 0 for one."""
-        return t_half_width(self.unit_std, len(self.units))
 
     def basis(self, num_images: int, image_error: float, *, paired: bool = True) -> Basis:
         """With the variance of the mean split by a one-way analysis of variance.
@@ -336,29 +316,15 @@ class _Nested:
         within = sum(_std(group) ** 2 * (len(group) - 1) for group in repeated) / freedom if freedom else 0.0
         fit = within / (num_sources * self.num_fits)
         source = max(0.0, self.unit_std**2 / num_sources - fit) if num_sources > 1 else 0.0
-        return Basis(
-            num_sources,
-            self.num_fits,
-            num_images,
-            self.unit_name,
-            self.unit_std,
-            image_error,
-            math.sqrt(source),
-            math.sqrt(fit),
-            paired,
-            self.direct,
-        )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+        counts, errors = (num_sources, self.num_fits, num_images), (image_error, math.sqrt(source), math.sqrt(fit))
+        return Basis(*counts, self.unit_name, self.unit_std, *errors, paired, self.direct)
 
 
 def _std(values: Sequence[float]) -> float:
     """Standard deviation (ddof = 1); 0 for one value."""
     if len(values) < 2:
         return 0.0
-    mean = _mean(values)
+    mean = fmean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
@@ -413,10 +379,6 @@ def units_for_power(margin: float, basis: Basis, wanted: float = POWER) -> int |
 
 def shares_of_variance(basis: Basis) -> Mapping[str, float]:
     """What part of an estimate's variance each level brings: "source models", "fits", "test images"; sums to 1."""
-    parts = {
-        "source models": basis.source_error**2,
-        "fits": basis.fit_error**2,
-        "test images": basis.image_error**2,
-    }
+    parts = {"source models": basis.source_error**2, "fits": basis.fit_error**2, "test images": basis.image_error**2}
     total = sum(parts.values())
     return {name: part / total if total else 0.0 for name, part in parts.items()}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from notbugs.data.images import ImageData, Images, by_parts
+from notbugs.data.images import ImageData, Images, by_parts, part_rows
 from notbugs.evaluation.accuracy import batches
 from notbugs.models.base import is_large
 from notbugs.runtime.devices import full_precision
@@ -104,8 +104,8 @@ def own_neighbours(reference: Images, *, device: torch.device | str = "cpu") -> 
         reference: D as 1-NN sees it, see `neighbour_reference`; read part by part.
     Raises: ValueError for fewer than two images.
     """
-    found, first = [], 0
-    for part in by_parts(reference):
-        found.append(nearest_neighbour(part.images, reference, first=first, device=device))
-        first += len(part)
+    found = []
+    for rows in part_rows(reference):
+        images = reference.select(rows).images
+        found.append(nearest_neighbour(images, reference, first=rows.start, device=device))
     return torch.cat(found)

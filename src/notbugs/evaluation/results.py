@@ -19,7 +19,6 @@ from notbugs.runtime.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
-    from rich.table import Table
 
 FILE = Path("metrics/results.csv")
 STILL_Y = "_still_y"
@@ -384,11 +383,6 @@ def _accuracy_row(dataset: str, estimator: str, measured: dict[tuple[float, str,
     return AccuracyRow(dataset, estimator, clean, shifted, adversarial)
 
 
-def all_eps(table: list[AccuracyRow]) -> list[float]:
-    """Every eps that any model was attacked at, ascending."""
-    return sorted({eps for row in table for eps, _ in row.adversarial})
-
-
 HEADLINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("D", "standard"): ("clean", "worst", "pgd", "worst at training eps"),
     ("D", "robust"): ("clean", "worst", "pgd", "worst at training eps"),
@@ -447,7 +441,9 @@ def _headlines_of(
 
 def to_json(results: "pd.DataFrame") -> str:
     """A JSON array with one object a measurement, one on a line; empty cells are null."""
-    lines = [json.dumps(_plain(row)) for row in results.to_dict(orient="records")]
+    empty = results.isna().to_dict(orient="records")
+    rows = zip(results.to_dict(orient="records"), empty, strict=True)
+    lines = [json.dumps({key: None if gone[key] else value for key, value in row.items()}) for row, gone in rows]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
@@ -456,37 +452,25 @@ def to_csv(results: "pd.DataFrame") -> str:
     return str(results.to_csv(index=False, lineterminator="\n"))
 
 
-def _plain(row: dict[Any, Any]) -> dict[str, Any]:
-    import pandas as pd
-
-    return {str(key): None if pd.isna(value) else value for key, value in row.items()}
-
-
 def print_table(results: "pd.DataFrame", headline_eps: float, console: "Console | None" = None) -> None:
     """Print the accuracy table, as wide as the terminal allows and at most 100 columns.
+
+    Percentages, ± one standard deviation over trainings. At the headline eps the first column is what all attacks
+    together leave; PGD stands beside it by name.
 
     Args:
         results: as `load_results` gives them.
         headline_eps: always among the eps shown (at most TERMINAL_EPS), and marked.
         console: where to print; standard output by default, 100 columns wide if that is no terminal.
     """
+    from rich import box
     from rich.console import Console
+    from rich.table import Table
 
     if console is None:
         console = Console()
         if not console.is_terminal:
             console = Console(width=TERMINAL_WIDTH)
-    console.print(terminal_table(results, headline_eps, console.width))
-
-
-def terminal_table(results: "pd.DataFrame", headline_eps: float, width: int = TERMINAL_WIDTH) -> "Table":
-    """The accuracy table for a terminal: percentages, ± one standard deviation over trainings.
-
-    At the headline eps the first column is what all attacks together leave; PGD stands beside it by name.
-    """
-    from rich import box
-    from rich.table import Table
-
     rows = accuracy_table(results)
     first = results.iloc[0]
     table = Table(
@@ -496,7 +480,7 @@ def terminal_table(results: "pd.DataFrame", headline_eps: float, width: int = TE
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    room = (width - max(len(row.label) for row in rows)) // len(" 100.0 ±0.0 ") - 2  # clean and shifted
+    room = (console.width - max(len(row.label) for row in rows)) // len(" 100.0 ±0.0 ") - 2  # clean and shifted
     columns = _attack_columns(rows, headline_eps, min(max(room, 1), TERMINAL_EPS))
     table.add_column("fitted on", no_wrap=True)
     for name in ("on y", "on y+1", *(_column_head(*column, headline_eps) for column in columns)):
@@ -504,7 +488,7 @@ def terminal_table(results: "pd.DataFrame", headline_eps: float, width: int = TE
     for row in rows:
         cells = (row.clean, row.shifted, *(row.adversarial.get(column) for column in columns))
         table.add_row(row.label, *(percent_with_spread(cell) for cell in cells))
-    return table
+    console.print(table)
 
 
 def spread_words(rows: Sequence[AccuracyRow]) -> str:
@@ -527,7 +511,7 @@ def _attack_columns(rows: list[AccuracyRow], headline_eps: float, count: int) ->
     worst = [(headline_eps, WORST)] if (headline_eps, WORST) in measured else []
     steps = {(eps, attack_steps(name)): name for eps, name in measured if attack_steps(name)}
     pgd = {eps: steps[eps, max(count for at, count in steps if at == eps)] for eps, _ in steps}
-    radii = chosen_eps([eps for eps in all_eps(rows) if eps in pgd], headline_eps, max(count - len(worst), 0))
+    radii = chosen_eps(sorted(pgd), headline_eps, max(count - len(worst), 0))
     return sorted([*worst, *((eps, pgd[eps]) for eps in radii)], key=lambda key: (key[0], key[1] != WORST))
 
 

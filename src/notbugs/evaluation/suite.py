@@ -15,15 +15,7 @@ from notbugs.data.images import ImageData, Images, make_generator
 from notbugs.evaluation.accuracy import Outcome, batches, engine_of, model_device, outcomes, predict
 from notbugs.evaluation.certificate import Certificate, certify
 from notbugs.evaluation.levels import LEVELS, RANDOM_STARTS, Level, LevelName, pgd_name
-from notbugs.evaluation.masking import (
-    Attacked,
-    Check,
-    Signs,
-    Standing,
-    look_for_signs,
-    masking_checks,
-    transfer_images,
-)
+from notbugs.evaluation.masking import Attacked, Check, Signs, Standing, look_for_signs, masking_checks, transfer_images
 from notbugs.evaluation.minimum_norm import minimum_norms
 from notbugs.evaluation.results import WORST
 from notbugs.runtime.out_of_memory import BatchSplitter
@@ -240,16 +232,9 @@ class _Suite:
     def _minimum(self, name: str, num_steps: int) -> None:
         attacked = self.attacked
         rows = torch.arange(len(attacked.data)) if self.search_all else self._left.nonzero().flatten()
-        norms = minimum_norms(
-            attacked.model,
-            attacked.data.select(rows),
-            name,
-            norm=attacked.norm,
-            num_steps=num_steps,
-            batch_size=attacked.batch_size,
-            generator=attacked.generator,
-            engine=attacked.engine,
-        )
+        how: dict[str, Any] = {"norm": attacked.norm, "num_steps": num_steps, "batch_size": attacked.batch_size}
+        how |= {"generator": attacked.generator, "engine": attacked.engine}
+        norms = minimum_norms(attacked.model, attacked.data.select(rows), name, **how)
         if self.search_all:
             self.norms[f"{name}{num_steps}"] = norms
         self._fell(rows[norms <= attacked.eps])
@@ -274,16 +259,9 @@ class _Suite:
         if not len(rows):
             return rows
         attacked, device, part = self.attacked, model_device(self.attacked.model), self.attacked.data.select(rows)
-        x_adv = library_attack(
-            name,
-            network,
-            part.images.to(device),
-            part.labels.to(device),
-            norm=attacked.norm,
-            eps=attacked.eps,
-            num_steps=num_steps,
-            generator=attacked.generator,
-        )
+        inputs, labels = part.images.to(device), part.labels.to(device)
+        ball: dict[str, Any] = {"norm": attacked.norm, "eps": attacked.eps}
+        x_adv = library_attack(name, network, inputs, labels, num_steps=num_steps, generator=attacked.generator, **ball)
         fooled = fools(predict(attacked.model, x_adv), part.labels)
         self._fell(rows[fooled])
         return rows[~fooled & fools(predict(network, x_adv), part.labels)]

@@ -7,6 +7,7 @@ penultimate activations by `representation`.
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,8 +16,7 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from notbugs.data.images import Images, by_parts
 from notbugs.models.base import Classifier
-from notbugs.models.imagenet import densenet121, inception, vgg16
-from notbugs.models.resnet import resnet8, resnet18, resnet50
+from notbugs.models.imagenet import densenet121, inception, resnet, vgg16
 from notbugs.models.small_cnn import MLP, DeepCNN, SmallCNN
 from notbugs.runtime.config import Settings
 from notbugs.runtime.errors import UserError
@@ -39,9 +39,9 @@ ARCHITECTURES = {
     "small_cnn": Architecture(SmallCNN, 16),
     "deep_cnn": Architecture(DeepCNN, 16),
     "mlp": Architecture(MLP, 64),
-    "resnet8": Architecture(resnet8, 16),
-    "resnet18": Architecture(resnet18, 64),
-    "resnet50": Architecture(resnet50, 64),
+    "resnet8": Architecture(partial(resnet, "BasicBlock", (1, 1, 1)), 16),
+    "resnet18": Architecture(partial(resnet, "BasicBlock", (2, 2, 2, 2)), 64),
+    "resnet50": Architecture(partial(resnet, "Bottleneck", (3, 4, 6, 3)), 64),
     "vgg16": Architecture(vgg16, 64),
     "densenet121": Architecture(densenet121, 64),
     "inception": Architecture(inception, 64),

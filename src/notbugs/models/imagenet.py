@@ -1,10 +1,12 @@
-"""Networks made for ImageNet, with stems for small images too: VGG-16, DenseNet-121 and an Inception network.
+"""Networks made for ImageNet, with stems for small images too: ResNets, VGG-16, DenseNet-121, an Inception network.
 
-For small images the stem is a 3x3 convolution of stride 1 without max-pooling, as in `resnet`; everything behind it is
-as usual. Images far smaller than 32 pixels pass too: pooling stops at one pixel.
+For small images the stem is a 3x3 convolution of stride 1 without max-pooling (He et al. 2016, section 4.2, as used for
+CIFAR-10 in the paper), for large ones ImageNet's; everything behind it is as usual. Images far smaller than 32 pixels
+pass too: pooling stops at one pixel.
 """
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import nn
 
@@ -24,6 +26,38 @@ INCEPTION = (
     ((4, 2.5, 5, 0.5, 2, 2), (6, 3, 6, 0.75, 2, 2)),
 )
 """GoogLeNet's blocks 3a to 5b, in multiples of the width (64): 1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, pooled."""
+
+
+def resnet(
+    block_name: str, depths: tuple[int, ...], image_shape: tuple[int, int, int], num_classes: int, width: int
+) -> Classifier:
+    """A ResNet of torchvision's blocks, so many in each group.
+
+    The representation has as many numbers as the last group has channels: width·2^(groups − 1), four times that of
+    "Bottleneck" blocks.
+    """
+    from torchvision.models import resnet as kinds  # imported here: it costs seconds that other models need not pay
+
+    block = getattr(kinds, block_name)
+    layers = stem(image_shape, width)
+    if is_large(image_shape):
+        layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+    channels = width
+    for group, depth in enumerate(depths):
+        planes = width * 2**group
+        blocks = []
+        for number in range(depth):
+            stride = 2 if group > 0 and number == 0 else 1
+            blocks.append(block(channels, planes, stride, _shortcut(channels, planes * block.expansion, stride)))
+            channels = planes * block.expansion
+        layers.append(nn.Sequential(*blocks))
+    return _initialised(averaged(*layers), image_shape, channels, num_classes, "fan_out")
+
+
+def _shortcut(channels: int, out: int, stride: int) -> nn.Module | None:
+    if stride == 1 and channels == out:
+        return None
+    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
 
 def vgg16(image_shape: tuple[int, int, int], num_classes: int, width: int) -> Classifier:
@@ -83,7 +117,13 @@ def inception(image_shape: tuple[int, int, int], num_classes: int, width: int) -
     return _initialised(averaged(*layers), image_shape, channels, num_classes)
 
 
-def _initialised(body: nn.Module, image_shape: tuple[int, int, int], num_features: int, num_classes: int) -> Classifier:
+def _initialised(
+    body: nn.Module,
+    image_shape: tuple[int, int, int],
+    num_features: int,
+    num_classes: int,
+    mode: Literal["fan_in", "fan_out"] = "fan_in",
+) -> Classifier:
     model = Classifier(body, image_shape[0], num_features, num_classes)
-    initialise_(model, "fan_in")
+    initialise_(model, mode)
     return model

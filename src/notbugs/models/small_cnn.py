@@ -1,6 +1,6 @@
 """Small networks for small images: a CNN, a deeper one, and a multilayer perceptron."""
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -15,17 +15,22 @@ class SmallCNN(Classifier):
     a robust model and a standard one look at is then large parts of a digit (benchmarks/digits_settings.md).
     """
 
+    STAGES: ClassVar[tuple[tuple[int, int], ...]] = ((2, 1), (4, 2), (1, 2))
+    """Of each convolution: channels in multiples of the width, and stride."""
+
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int) -> None:
-        stages = ((2 * width, 1), (4 * width, 2), (width, 2))
-        super().__init__(_convolutions(image_shape[0], stages), image_shape[0], width, num_classes)
+        layers: list[nn.Module] = []
+        channels = image_shape[0]
+        for factor, stride in self.STAGES:
+            layers += convolution(channels, factor * width, stride)
+            channels = factor * width
+        super().__init__(averaged(*layers), image_shape[0], width, num_classes)
 
 
-class DeepCNN(Classifier):
+class DeepCNN(SmallCNN):
     """SmallCNN with two convolutions in place of each: six, then global average pooling to `width` numbers."""
 
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int) -> None:
-        stages = ((2 * width, 1), (2 * width, 1), (4 * width, 2), (4 * width, 1), (2 * width, 2), (width, 1))
-        super().__init__(_convolutions(image_shape[0], stages), image_shape[0], width, num_classes)
+    STAGES: ClassVar[tuple[tuple[int, int], ...]] = ((2, 1), (2, 1), (4, 2), (4, 1), (2, 2), (1, 1))
 
 
 class MLP(Classifier):
@@ -39,12 +44,3 @@ class MLP(Classifier):
             layers += [nn.Linear(previous, out, bias=False), nn.BatchNorm1d(out), nn.ReLU(inplace=True)]
             previous = out
         super().__init__(nn.Sequential(*layers), channels, width, num_classes)
-
-
-def _convolutions(channels: int, stages: Sequence[tuple[int, int]]) -> nn.Sequential:
-    """A convolution for each (channels out, stride), then the average over pixels."""
-    layers: list[nn.Module] = []
-    for out, stride in stages:
-        layers += convolution(channels, out, stride)
-        channels = out
-    return averaged(*layers)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from notbugs.data.images import by_parts, fingerprints, num_parts
+from notbugs.data.images import by_parts, fingerprints, part_rows
 from notbugs.data.sources import load_source
 from notbugs.data.store import DatasetWriter
 from notbugs.pipeline.running.job import Job
@@ -38,7 +38,7 @@ def prepare(job: Job) -> None:
             with whole_folder(folder) as unfinished:
                 writer = DatasetWriter(unfinished, dtype=config.dtype, shard_size=config.shard_size)
                 found = []
-                for part in project.progress(by_parts(data), f"write {split}", num_parts(data)):
+                for part in project.progress(by_parts(data), f"write {split}", len(part_rows(data))):
                     writer.add(part)
                     found.append(fingerprints(part.images))
                 contents[split] = torch.cat(found)

@@ -117,7 +117,7 @@ _ALL = (
     _question(
         "inversion",
         "look closely at inverted images: what they resemble, other objectives, overfitting.",
-        "notbugs.science.inversion.study:InversionSettings",
+        "notbugs.science.inversion:InversionSettings",
         reads=(*SEEDS, "fit.robust.seeds", "fit.nonrobust.seeds"),
         inputs=(
             *("data/train", "data/test", "data/robust", "data/nonrobust"),

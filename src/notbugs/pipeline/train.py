@@ -20,8 +20,7 @@ from notbugs.runtime.config import SOURCE, SUBSETS
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import publish, write_csv, write_json
 from notbugs.tracking import Run
-from notbugs.training.checkpoints import Checkpoint
-from notbugs.training.early_stopping import EpochRecord, kept_record
+from notbugs.training.checkpoints import Checkpoint, EpochRecord, kept_record
 from notbugs.training.loop import train as train_model
 from notbugs.training.settings import TrainSettings
 

@@ -5,7 +5,7 @@ compared on the same rows, and the bootstrap resamples these rows.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict
 
@@ -19,7 +19,7 @@ from notbugs.runtime.config import Settings
 from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.shares import share
-from notbugs.science.inversion.inverting import features
+from notbugs.science.inversion import features
 
 DATASETS = {"D": "train", "D_R": "robust", "D_NR": "nonrobust"}
 """Name in the paper -> in the lab."""
@@ -78,16 +78,21 @@ def diversity(lab: Lab, settings: DiversitySettings) -> Answer:
     """
     data = {name: lab.data[place] for name, place in DATASETS.items()}
     rows = rows_by_class(data, settings, make_generator(lab.seed, "diversity", "rows"))
+    # Images (n, C, H, W) -> where they lie in the space, (n, d).
     spaces: dict[str, Callable[[Tensor], Tensor]] = {"pixels": lambda images: images.flatten(1)}
     spaces |= {name: partial(features, model) for name, model in lab.models.items()}
     names = data["D"].class_names
     table: dict[str, Any] = {}
     per_class: dict[str, Any] = {names[label]: {} for label in rows}
     for space, points in spaces.items():
-        classes = list(_compare_classes(lab, settings, space, points, data, rows))
+        classes = []
+        for label, members in lab.progress(rows.items(), f"diversity: {space}", len(rows)):
+            inside = {name: points(part.select(members).images) for name, part in data.items()}  # one class
+            samples = make_generator(lab.seed, "diversity", "bootstrap", label)  # the same in every space
+            classes.append(compare_class(inside, settings, generator=samples))
         table[space] = mean_over_classes(classes)
         for label, measured in zip(rows, classes, strict=True):
-            per_class[names[label]][space] = _as_they_are(measured)
+            per_class[names[label]][space] = {name: _as_they_are(values) for name, values in measured.items()}
     counts = data["D"].labels.bincount(minlength=len(names)).tolist()
     left_out = {name: counts[label] for label, name in enumerate(names) if label not in rows}
     metrics = {
@@ -105,30 +110,9 @@ def diversity(lab: Lab, settings: DiversitySettings) -> Answer:
     return Answer(metrics, (*([few] if left_out else []), f"D_R beside D, in pixels: {shown}"))
 
 
-def _compare_classes(
-    lab: Lab,
-    settings: DiversitySettings,
-    space: str,
-    points: Callable[[Tensor], Tensor],
-    data: Mapping[str, Images],
-    rows: Mapping[int, Tensor],
-) -> Iterator[dict[str, dict[str, Tensor]]]:
-    """`compare_class` for every class, of which alone the images are in memory; every space draws the same samples.
-
-    Args:
-        points: images (n, C, H, W) -> where they lie in the space, (n, d).
-    """
-    for label, members in lab.progress(rows.items(), f"diversity: {space}", len(rows)):
-        inside = {name: points(part.select(members).images) for name, part in data.items()}
-        yield compare_class(inside, settings, generator=make_generator(lab.seed, "diversity", "bootstrap", label))
-
-
-def _as_they_are(measured: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, float]]:
-    """The measures of one class without resampling: dataset -> measure -> value."""
-    found: dict[str, dict[str, float]] = {}
-    for name, measures in measured.items():
-        found[name] = {measure: round(float(values[0]), 6) for measure, values in measures.items()}
-    return found
+def _as_they_are(measures: Mapping[str, Tensor]) -> dict[str, float]:
+    """The measures of a dataset without resampling."""
+    return {measure: round(float(values[0]), 6) for measure, values in measures.items()}
 
 
 def effective_rank(points: Tensor) -> Tensor:
@@ -237,14 +221,14 @@ def compare_class(
     draws = torch.cat([torch.arange(n)[None], torch.randint(0, n, (settings.num_bootstrap, n), generator=generator)])
     halves = (order[: n // 2], order[n // 2 :])
     table = {}
+    measures: dict[str, Callable[[Tensor], Tensor]] = {
+        "effective_rank": effective_rank,
+        "vendi_score": partial(vendi_score, bandwidth=bandwidth),
+        "spread": spread,
+    }
     for name, values in points.items():
         values = values.double()
-        measures: dict[str, Callable[[Tensor], Tensor]] = {
-            "effective_rank": lambda rows, values=values: effective_rank(values[rows]),  # type: ignore[misc]
-            "vendi_score": lambda rows, values=values: vendi_score(values[rows], bandwidth),  # type: ignore[misc]
-            "spread": lambda rows, values=values: spread(values[rows]),  # type: ignore[misc]
-        }
-        table[name] = {key: torch.stack([measure(rows) for rows in draws]) for key, measure in measures.items()}
+        table[name] = {key: torch.stack([measure(values[rows]) for rows in draws]) for key, measure in measures.items()}
         table[name]["coverage"] = _coverage(base, values, halves, draws, settings.num_neighbours)
     return table
 

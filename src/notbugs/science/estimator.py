@@ -7,26 +7,24 @@ what is learnt from each dataset is always learnt the same way, by standard trai
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, Images, make_generator
-from notbugs.evaluation.accuracy import adversarially_correct, called_by, model_device
 from notbugs.models import ModelSettings
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Settings
-from notbugs.runtime.progress import Track, silent
+from notbugs.runtime.progress import silent
 from notbugs.science.common.lab import Answer, Lab, require_images
-from notbugs.science.common.shares import share_table
-from notbugs.science.common.training import Attack, Recipe, trained
-from notbugs.science.inversion.inverting import Pairs, choose_pairs, invert, resemblance
+from notbugs.science.common.shares import share_table, shares
+from notbugs.science.common.training import Attack, Recipe, clean_and_attacked, trained
+from notbugs.science.inversion import Pairs, choose_pairs, invert, resemblance
 
 
 class RobustRecipe(Recipe):
@@ -113,11 +111,8 @@ def estimator(lab: Lab, settings: EstimatorSettings) -> Answer:
 
 def _measure_seed(lab: Lab, settings: EstimatorSettings, one: "Estimator", pairs: Pairs, seed: int) -> dict[str, Any]:
     """Train g, invert with it, fit and measure, for one seed."""
-    data, test = lab.data["train"], lab.data["test"]
-    stream: Any = {"seed": lab.seed, "stream": ("estimator", seed), "progress": lab.progress}
-    g = estimate(one, settings, data, device=lab.device, **stream)
-    name = f"estimator: {one.name}, seed {seed}"
-    return measure_estimator(g, settings, lab.architecture, data, pairs, test, description=name, **stream)
+    g = estimate(lab, settings, one, seed)
+    return measure_estimator(lab, settings, g, pairs, seed, description=f"estimator: {one.name}, seed {seed}")
 
 
 @dataclass(frozen=True)
@@ -156,27 +151,11 @@ def recipe_at(settings: EstimatorSettings, eps: float) -> Recipe:
     return settings.robust.model_copy(update={"attack": attack})
 
 
-def estimate(
-    estimator: Estimator,
-    settings: EstimatorSettings,
-    data: Images,
-    *,
-    seed: int,
-    stream: Sequence[str | int],
-    device: torch.device,
-    progress: Track = silent,
-) -> Classifier:
+def estimate(lab: Lab, settings: EstimatorSettings, one: Estimator, seed: int) -> Classifier:
     """Train g on D, or leave it untrained, with its normalisation set."""
-    return trained(
-        estimator.model,
-        data,
-        None if estimator.eps is None else recipe_at(settings, estimator.eps),
-        seed=seed,
-        stream=(*stream, estimator.model.architecture, str(estimator.eps)),
-        device=device,
-        progress=progress,
-        description=f"estimator: {estimator.name}",
-    )
+    recipe = None if one.eps is None else recipe_at(settings, one.eps)
+    stream = ("estimator", seed, one.model.architecture, str(one.eps))
+    return trained(lab, one.model, lab.data["train"], recipe, stream, f"estimator: {one.name}")
 
 
 def blend(data: Images, pairs: Pairs, inverted: Tensor) -> Tensor:
@@ -195,59 +174,38 @@ def blend(data: Images, pairs: Pairs, inverted: Tensor) -> Tensor:
 
 
 def measure_estimator(
-    g: Classifier,
-    settings: EstimatorSettings,
-    model: ModelSettings,
-    data: Images,
-    pairs: Pairs,
-    test: Images,
-    *,
-    seed: int,
-    stream: Sequence[str | int],
-    progress: Track = silent,
-    description: str = "estimator",
+    lab: Lab, settings: EstimatorSettings, g: Classifier, pairs: Pairs, seed: int, description: str = "estimator"
 ) -> dict[str, Any]:
     """Invert with g, fit on the result and on its pixel control, and measure g and the two fits on the test images.
 
     Args:
-        g: the estimator. model: architecture of the fits.
-        data: D. pairs: x and x'. test: D's test images.
+        lab: with D ("train" and "test"), and the architecture of the fits.
+        g: the estimator.
+        pairs: x and x'.
     Returns: `masks`: name -> (N,) bool, `still_y` among the images whose x 1-NN calls y; `distances`: name -> median.
     """
-    inverted = invert(
-        g,
-        data.select(pairs.target).images,
-        data.select(pairs.start).images,
-        "representation",
-        num_steps=settings.num_steps,
-        step_size=settings.step_size,
-        progress=progress,
-        description=description,
-    )
-    columns = resemblance(inverted, data, pairs, {"pixels": None, "own": g})
-    pixels, own = columns["pixels"], columns["own"]
+    data = lab.data["train"]
+    target, start = (data.select(rows).images for rows in (pairs.target, pairs.start))
+    steps = settings.model_dump(include={"num_steps", "step_size"})
+    inverted = invert(g, target, start, "representation", **steps, progress=lab.progress, description=description)
+    pixels, own = resemblance(inverted, data, pairs), resemblance(inverted, data, pairs, g)
     labels = data.labels[pairs.target]
-    before = resemblance(data.select(pairs.target).images, data, pairs, {"pixels": None})["pixels"]["neighbour"]
+    before = resemblance(target, data, pairs)["neighbour"]
     still_y = (pixels["neighbour"] == labels)[before == labels]  # of an x that 1-NN does not know, it says nothing
-    masks = {"still_y": still_y, **_tested("g", g, settings, test, seed, stream)}
+    models, quiet = {"g": g}, replace(lab, progress=silent)  # the bar is the inversion's
     for name, images in (("fit", inverted), ("blend", blend(data, pairs, inverted))):
         made = ImageData(images, labels, data.class_names)
         # The fit and its control are compared, so that they share initialisation and order of batches.
-        fitted = trained(model, made, settings.fit, seed=seed, stream=(*stream, "fit"), device=model_device(g))
-        masks |= _tested(name, fitted, settings, test, seed, stream)
+        models[name] = trained(quiet, lab.architecture, made, settings.fit, ("estimator", seed, "fit"))
+    masks = {"still_y": still_y}
+    for name, model in models.items():
+        generator = make_generator(lab.seed, "estimator", seed, "attack")
+        masks[f"{name}_clean"], masks[f"{name}_attacked"] = clean_and_attacked(
+            model, lab.data["test"], settings.attack, generator
+        )
     ratio = own["to_target"] / own["start_to_target"].clamp(min=1e-12)
     distances = {"pixels_to_target": pixels["to_target"], "pixels_to_start": pixels["to_start"], "reached": ratio}
     return {"masks": masks, "distances": {name: float(values.median()) for name, values in distances.items()}}
-
-
-def _tested(
-    name: str, model: Classifier, settings: EstimatorSettings, test: Images, seed: int, stream: Sequence[str | int]
-) -> dict[str, Tensor]:
-    generator = make_generator(seed, *stream, "attack")
-    return {
-        f"{name}_clean": called_by(model, test) == test.labels,
-        f"{name}_attacked": adversarially_correct(model, test, **settings.attack.arguments(), generator=generator),
-    }
 
 
 def pooled(measured: Mapping[Estimator, Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -258,16 +216,16 @@ def pooled(measured: Mapping[Estimator, Sequence[dict[str, Any]]]) -> dict[str, 
     columns: dict[str, dict[str, list[Tensor]]] = {}
     for one, seeds in measured.items():
         columns[one.name] = {name: [seed["masks"][name] for seed in seeds] for name in seeds[0]["masks"]}
-    shares, table = share_table(columns), {}
+    pooled_shares, table = share_table(columns), {}
     for one, seeds in measured.items():
         masks = columns[one.name]
         table[one.name] = {
             "kind": one.kind,
             "architecture": one.model.architecture,
             "eps": one.eps,
-            **shares[one.name],
+            **pooled_shares[one.name],
             **{name: _mean([seed["distances"][name] for seed in seeds]) for name in seeds[0]["distances"]},
-            "seeds": {name: _values(masks[name]) for name in BY_SEED},
+            "seeds": {name: shares(masks[name]) for name in BY_SEED},
         }
     return table
 
@@ -278,8 +236,3 @@ BY_SEED = ("g_attacked", "fit_clean", "fit_attacked", "blend_attacked")
 
 def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 6)
-
-
-def _values(masks: Sequence[Tensor]) -> list[float]:
-    """How often each mask is true."""
-    return [round(float(mask.double().mean()), 6) for mask in masks]

@@ -20,10 +20,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from notbugs.attacks import pgd
-from notbugs.attacks.engine import Engine
 from notbugs.attacks.losses import NO_NUMBER
 from notbugs.data.images import ImageData, make_generator
-from notbugs.evaluation.accuracy import batches, called_by, model_device, shifted_labels
+from notbugs.evaluation.accuracy import batches, called_by, engine_of, model_device, shifted_labels
 from notbugs.models import ModelSettings
 from notbugs.runtime.config import Seeds, Settings
 from notbugs.science.common.lab import Answer, Lab
@@ -91,16 +90,9 @@ def _measure_architecture(
     masks: dict[str, list[Tensor]] = defaultdict(list)
     for seed in settings.seeds:
         for key, (dataset, place) in DATASETS.items():
-            model = trained(
-                architecture,
-                lab.data[place],
-                getattr(settings, key),
-                seed=lab.seed,
-                stream=("transfer", architecture.architecture, architecture.width or 0, seed),
-                device=lab.device,
-                progress=lab.progress,
-                description=f"transfer: {name} on {dataset}, seed {seed}",
-            )
+            stream = ("transfer", architecture.architecture, architecture.width or 0, seed)
+            description = f"transfer: {name} on {dataset}, seed {seed}"
+            model = trained(lab, architecture, lab.data[place], getattr(settings, key), stream, description)
             called = called_by(model, test.images)
             masks[f"accuracy.{dataset}"].append(called == test.labels)
             masks[f"accuracy_shifted.{dataset}"].append(called == shifted)
@@ -156,23 +148,16 @@ def adversarial_examples(
         generator: of the noise control: a random direction, as long in L2 as the untargeted perturbation.
     """
     device = model_device(source)
-    engine = Engine(source, data.images[:8].to(device))
+    engine = engine_of(source, data)
     targets = shifted_labels(data.labels, len(data.class_names))
     aims: dict[Goal, Tensor] = {"untargeted": data.labels, "targeted": targets}
     images, fooled = {}, {}
     for goal, labels in aims.items():
-        parts = [
-            pgd(
-                engine,
-                data.images[batch].to(device),
-                labels[batch].to(device),
-                **attack.arguments(),
-                targeted=goal == "targeted",
-                generator=generator,
-                judge=False,
-            ).x_adv.cpu()
-            for batch in batches(len(data), batch_size)
-        ]
+        how = {**attack.arguments(), "targeted": goal == "targeted", "generator": generator, "judge": False}
+        parts = []
+        for batch in batches(len(data), batch_size):
+            inputs, aimed = data.images[batch].to(device), labels[batch].to(device)
+            parts.append(pgd(engine, inputs, aimed, **how).x_adv.cpu())
         images[str(goal)] = torch.cat(parts)
         fooled[goal] = _hit(called_by(source, images[goal]), data.labels, targets, goal)
     lengths = (images["untargeted"] - data.images).flatten(1).norm(dim=1)  # (N,)

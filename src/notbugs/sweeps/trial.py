@@ -40,7 +40,7 @@ from notbugs.runtime.imports import made_with
 from notbugs.runtime.progress import silent
 from notbugs.sweeps.points import Point, changed_params, changes
 from notbugs.sweeps.settings import SweepError
-from notbugs.training.early_stopping import EpochRecord
+from notbugs.training.checkpoints import EpochRecord
 from notbugs.training.settings import FitSettings, TrainSettings
 
 SPLITS = ("train", "validation", "test")

@@ -13,8 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycl
 
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine
-from notbugs.data.augmentation import augment
-from notbugs.data.batches import BatchReader
+from notbugs.data.batches import BatchReader, augment
 from notbugs.data.images import Images, Subset, part_size
 from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
 from notbugs.runtime.devices import noise_generator, training_precision, traits, widened
@@ -22,8 +21,7 @@ from notbugs.runtime.distribution import average_buffers, averaging, own_generat
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.out_of_memory import BatchSplitter
 from notbugs.runtime.progress import Track, silent
-from notbugs.training.checkpoints import Checkpoint, History
-from notbugs.training.early_stopping import BestEpoch, EpochRecord, deciding_column
+from notbugs.training.checkpoints import BestEpoch, Checkpoint, EpochRecord, History, deciding_column
 
 Schedule = Literal["step", "one_cycle", "constant"]
 
@@ -112,14 +110,13 @@ def train(
     for epoch in progress(history.epochs_left(epochs), description):
         last = epoch == epochs
         now = descent.param_groups[0]["lr"]
-        try:
-            loss, accuracy = _train_epoch(learner, reader, batch_size, generator)
-        except _NotFiniteError as error:
+        loss, accuracy, losses = _train_epoch(learner, reader, batch_size, generator)
+        if not math.isfinite(loss):
             kept = f"; the state of an earlier epoch is in {checkpoint.file}" if checkpoint and history.records else ""
             raise TrainingError(
-                f"{description}: the loss is {error.loss} in epoch {epoch}, step {error.step} of {steps}; a smaller lr "
-                f"may help{kept}"
-            ) from None
+                f"{description}: the loss is {loss} in epoch {epoch}, step {_first_not_finite(losses)} of {steps}; "
+                f"a smaller lr may help{kept}"
+            )
         average_buffers(model)
         record = _unmeasured(epoch, now, loss, accuracy)
         measured = validation is not None and (last or epoch % measure_every == 0)
@@ -153,14 +150,6 @@ def _unmeasured(epoch: int, lr: float, loss: float, accuracy: float) -> EpochRec
         validation_accuracy_shifted=None,
         validation_adversarial_accuracy=None,
     )
-
-
-class _NotFiniteError(Exception):
-    """The loss of a step is infinite or no number."""
-
-    def __init__(self, loss: float, step: int) -> None:
-        super().__init__(loss, step)
-        self.loss, self.step = loss, step
 
 
 _Learnt = tuple[Tensor, Tensor, int]
@@ -227,8 +216,8 @@ class _Learner:
 
 def _train_epoch(
     learner: _Learner, reader: BatchReader, batch_size: int, generator: torch.Generator
-) -> tuple[float, float]:
-    """One pass; returns the mean loss and the accuracy on the batches as they were trained on."""
+) -> tuple[float, float, list[Tensor]]:
+    """One pass; the mean loss and the accuracy on the batches as they were trained on, and the loss of each step."""
     learner.model.train()
     device = reader.device
     order = torch.randperm(len(reader), generator=generator)
@@ -248,9 +237,7 @@ def _train_epoch(
     if not learner.after_each_step:
         learner.scheduler.step()
     loss_sum, right_sum, count_sum = summed(total_loss, total_right, float(seen))
-    if not math.isfinite(loss_sum):
-        raise _NotFiniteError(loss_sum / count_sum, _first_not_finite(losses))
-    return loss_sum / count_sum, right_sum / count_sum
+    return loss_sum / count_sum, right_sum / count_sum, losses
 
 
 def _first_not_finite(losses: list[Tensor]) -> int:

@@ -72,10 +72,7 @@ class TrainSettings(Settings):
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `loop.train` that these settings decide."""
-        return {name: value for name, value in self.model_dump().items() if name in _ARGUMENTS}
-
-
-_ARGUMENTS = frozenset(TrainSettings.model_fields) - {"seeds"}
+        return self.model_dump(include=set(TrainSettings.model_fields) - {"seeds"})
 
 
 class FitSettings(TrainSettings):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from notbugs.data.sources import cifar10
+from notbugs.data.sources import DataSettings, cifar10, load_source
 from notbugs.data.sources.base import SourceError
 from notbugs.data.sources.cifar10 import CLASSES, FOLDER, read_cifar10
 
@@ -57,7 +57,7 @@ def serve(monkeypatch, content: bytes) -> None:
 
 def test_offline_says_which_file_to_put_where(tmp_path: Path, requests) -> None:
     with pytest.raises(SourceError) as caught:
-        read_cifar10(tmp_path / "raw", seed=0)
+        read_cifar10(tmp_path / "raw")
     assert str(caught.value) == (
         "cifar10: download failed (<urlopen error Name or service not known>); "
         "put cifar-10-binary.tar.gz (SHA-256 c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd) "
@@ -72,7 +72,7 @@ def test_what_is_in_the_archive_is_read(tmp_path: Path, monkeypatch, archive, re
         serve(monkeypatch, archive)
     else:
         (tmp_path / NAME).write_bytes(archive)
-    train, test = read_cifar10(tmp_path, seed=0)
+    train, test = read_cifar10(tmp_path)
     rows = np.frombuffer(batches()["data_batch_2.bin"], np.uint8).reshape(20, 3073)
     assert train.pixels.shape == (100, 3, 32, 32)
     assert train.pixels[20:40].flatten(1).numpy().tolist() == rows[:, 1:].tolist()  # stored as C, H, W
@@ -88,18 +88,21 @@ def test_what_is_in_the_archive_is_read(tmp_path: Path, monkeypatch, archive, re
 
 
 def test_subsets(tmp_path: Path, archive) -> None:
-    (tmp_path / NAME).write_bytes(archive)
-    whole, _ = read_cifar10(tmp_path, seed=0)
-    train, test = read_cifar10(tmp_path, max_train=20, max_test=10, seed=0)
-    assert train.labels.bincount().tolist() == [2] * 10
-    assert test.labels.bincount().tolist() == [1] * 10
-    assert train.pixels.equal(whole.pixels[train.source_indices])
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    (tmp_path / "data" / "raw" / NAME).write_bytes(archive)
+    whole, _ = read_cifar10(tmp_path / "data" / "raw")
+    settings = DataSettings(source="cifar10", max_train=20, max_test=10, validation_fraction=0.5)
+    found = load_source(settings, seed=0, root=tmp_path)
+    for data, count in ((found.train, 1), (found.validation, 1), (found.test, 1)):
+        assert data.labels.bincount().tolist() == [count] * 10
+    images = found.train.select(slice(0, 10)).images
+    assert images.equal(whole.select(found.source_indices["train"]).images)
 
 
 def test_another_archive_is_not_read(tmp_path: Path, archive, requests) -> None:
     (tmp_path / NAME).write_bytes(archive[:-100])
     with pytest.raises(SourceError, match=r"binary\.tar\.gz is not the official file; delete it, or put cifar-10-bin"):
-        read_cifar10(tmp_path, seed=0)
+        read_cifar10(tmp_path)
     assert requests == []
 
 
@@ -110,5 +113,5 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch) 
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda address, timeout: Broken())
     with pytest.raises(SourceError, match=r"download failed \(timed out\)"):
-        read_cifar10(tmp_path, seed=0)
+        read_cifar10(tmp_path)
     assert list(tmp_path.iterdir()) == []

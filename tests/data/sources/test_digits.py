@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from notbugs.data.sources.base import SourceError
 from notbugs.data.sources.digits import read_digits
 
 
@@ -30,22 +28,3 @@ def test_the_split_depends_on_the_seed() -> None:
     first, again, other = (read_digits(0.2, seed=seed)[1].source_indices.tolist() for seed in (0, 0, 1))
     assert first == again
     assert first != other
-
-
-def test_subsets_come_out_of_their_own_part() -> None:
-    pool, test = read_digits(0.2, seed=0)
-    fewer, fewer_test = read_digits(0.2, max_train=100, max_test=50, seed=0)
-    assert (len(fewer.labels), len(fewer_test.labels)) == (100, 50)
-    assert set(fewer.source_indices.tolist()) < set(pool.source_indices.tolist())
-    assert set(fewer_test.source_indices.tolist()) < set(test.source_indices.tolist())
-    assert fewer.labels.bincount().min() >= 9
-
-
-def test_a_maximum_above_the_size_takes_all() -> None:
-    pool, test = read_digits(0.2, max_train=10_000, max_test=10_000, seed=0)
-    assert len(pool.labels) + len(test.labels) == 1797
-
-
-def test_a_subset_needs_one_of_each_class() -> None:
-    with pytest.raises(SourceError, match=r"data\.max_test = 9: must be at least 10, one image a class"):
-        read_digits(0.2, max_test=9, seed=0)

@@ -11,8 +11,7 @@ import yaml
 from PIL import Image
 
 from notbugs.data.sources import DataSettings, SourceError, load_source
-from notbugs.data.sources.restricted_imagenet import read_restricted_imagenet
-from notbugs.data.sources.synsets import RANGES, SYNSETS
+from notbugs.data.sources.restricted_imagenet import RANGES, SYNSETS, read_restricted_imagenet
 from notbugs.data.store import load_dataset
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
@@ -70,7 +69,7 @@ def test_the_table_fits_its_ranges() -> None:
 
 def test_synsets_become_nine_classes(make: Make) -> None:
     root = make("n02088364", "n02123597")  # a beagle and a Siamese cat
-    pool, test, notes = read_restricted_imagenet(root, image_size=14, seed=0)
+    pool, test, notes = read_restricted_imagenet(root, image_size=14)
     assert pool.class_names == tuple(RANGES) == test.class_names
     assert pool.labels.bincount().tolist() == [8, 8, 4, 4, 4, 4, 4, 4, 4]
     assert test.labels.bincount().tolist() == [4, 4, 2, 2, 2, 2, 2, 2, 2]
@@ -83,7 +82,7 @@ def test_synsets_become_nine_classes(make: Make) -> None:
 
 def test_pictures_are_scaled_to_eight_sevenths_and_cropped(make: Make) -> None:
     """24 x 32 pixels: the shorter side becomes 16, and the middle 14 x 14 remain: x 4.75 to 27.25 of 32."""
-    pool, _, _ = read_restricted_imagenet(make(), image_size=14, seed=0)
+    pool, _, _ = read_restricted_imagenet(make(), image_size=14)
     found = pool.select(torch.tensor([5])).images * 255
     assert found.shape == (1, 3, 14, 14)
     middles = (32 - 24) / 2 + 24 / 16 * (1 + np.arange(14) + 0.5)  # of the pixels, in pixels of the picture
@@ -92,7 +91,7 @@ def test_pictures_are_scaled_to_eight_sevenths_and_cropped(make: Make) -> None:
 
 
 def test_reading_in_parts_is_reading_at_once(make: Make) -> None:
-    pool, _, _ = read_restricted_imagenet(make(), image_size=8, seed=0)
+    pool, _, _ = read_restricted_imagenet(make(), image_size=8)
     whole = pool.select(slice(0, len(pool)))
     rows = torch.tensor([35, 2, 2, 17])
     assert torch.equal(pool.select(rows).images, whole.images[rows])
@@ -109,7 +108,7 @@ def test_only_what_is_asked_for_is_decoded(make: Make, monkeypatch: pytest.Monke
         return np.zeros((3, side, side), np.uint8)
 
     monkeypatch.setattr("notbugs.data.sources.pictures.decode", decode)
-    pool, _, _ = read_restricted_imagenet(make(), image_size=14, seed=0)
+    pool, _, _ = read_restricted_imagenet(make(), image_size=14)
     assert decoded == []
     pool.select(slice(4, 7))
     assert decoded == [16, 16, 16]
@@ -127,7 +126,7 @@ def test_a_missing_split_is_named(make: Make, split: str) -> None:
     root = make()
     shutil.rmtree(root / split)
     with pytest.raises(SourceError, match=rf"imagenet/{split}: No such file or directory; expected train/<synset>/"):
-        read_restricted_imagenet(root, seed=0)
+        read_restricted_imagenet(root)
 
 
 def test_a_class_without_synsets_is_named(make: Make) -> None:
@@ -135,14 +134,14 @@ def test_a_class_without_synsets_is_named(make: Make) -> None:
     for split in ("train", "val"):
         shutil.rmtree(root / split / FIRST["crab"])
     with pytest.raises(SourceError, match=r"no synset of the class crab \(n01978287, n01978455, n01980166, n0"):
-        read_restricted_imagenet(root, seed=0)
+        read_restricted_imagenet(root)
 
 
 def test_splits_that_do_not_fit_are_named(make: Make) -> None:
     root = make("n02088364")
     shutil.rmtree(root / "val" / "n02088364")
     with pytest.raises(SourceError, match=r"val/ has no folder for the synsets n02088364; expected"):
-        read_restricted_imagenet(root, seed=0)
+        read_restricted_imagenet(root)
 
 
 def test_a_synset_without_pictures_is_named(make: Make) -> None:
@@ -150,7 +149,7 @@ def test_a_synset_without_pictures_is_named(make: Make) -> None:
     for file in (root / "val" / FIRST["dog"]).iterdir():
         file.rename(file.with_suffix(".txt"))
     with pytest.raises(SourceError, match=r"val/n02085620: no pictures; expected"):
-        read_restricted_imagenet(root, seed=0)
+        read_restricted_imagenet(root)
 
 
 def project(root: Path, **data: object) -> Path:

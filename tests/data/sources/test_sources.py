@@ -170,14 +170,36 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_cifar10_is_looked_for_in_data_raw(tmp_path: Path, monkeypatch) -> None:
     looked = []
 
-    def read(folder: Path, **limits: object) -> None:
-        looked.append((folder, limits))
+    def read(folder: Path) -> None:
+        looked.append(folder)
         raise SourceError("not there")
 
     monkeypatch.setattr("notbugs.data.sources.cifar10.read_cifar10", read)
     with pytest.raises(SourceError, match="not there"):
         load_source(settings(source="cifar10", max_train=100), seed=3, root=tmp_path)
-    assert looked == [(tmp_path / "data" / "raw", {"max_train": 100, "max_test": None, "seed": 3})]
+    assert looked == [tmp_path / "data" / "raw"]
+
+
+@pytest.mark.parametrize("section", [{}, {"source": "planted", "planted": {"num_train": 400, "num_test": 200}}])
+def test_subsets_come_out_of_their_own_part(section: dict[str, object], tmp_path: Path) -> None:
+    def pools(**limits: int) -> tuple[list[int], list[int], torch.Tensor]:
+        found = load_source(settings(**section, **limits), seed=0, root=tmp_path)
+        learnt = torch.cat([found.source_indices["train"], found.source_indices["validation"]])
+        labels = torch.cat([found.train.labels, found.validation.labels])
+        return learnt.tolist(), found.source_indices["test"].tolist(), labels
+
+    pool, test, _ = pools()
+    fewer, fewer_test, labels = pools(max_train=100, max_test=50)
+    assert (len(fewer), len(fewer_test)) == (100, 50)
+    assert set(fewer) < set(pool)
+    assert set(fewer_test) < set(test)
+    assert labels.bincount().min() >= 9
+    assert pools(max_train=10_000, max_test=10_000)[:2] == (pool, test)  # a maximum above the size takes all
+
+
+def test_a_subset_needs_one_of_each_class(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"data\.max_test = 9: must be at least 10, one image a class"):
+        load_source(settings(max_test=9), seed=0, root=tmp_path)
 
 
 def test_importing_the_settings_does_not_import_the_readers() -> None:

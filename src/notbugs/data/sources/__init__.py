@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from notbugs.data.images import Images, Subset, make_generator, stratified_split
-from notbugs.data.sources.base import Pool, SourceError
+from notbugs.data.sources.base import Pool, SourceError, limited
 from notbugs.data.sources.planted import PlantedSettings, read_planted
 from notbugs.runtime.config import Settings
 from notbugs.runtime.progress import Track, silent
@@ -128,11 +128,12 @@ def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Trac
     Raises: SourceError if the source is missing, damaged, or too small for the splits.
     """
     name, pool, test, skipped = _read(settings, seed, root, progress or silent)
-    _require_two_of_each(pool)
+    chosen = limited(pool.labels, settings.max_train, key="max_train", seed=seed)
+    tested = limited(test.labels, settings.max_test, key="max_test", seed=seed)
+    _require_two_of_each(pool.labels[chosen], pool.class_names)
     split_generator = make_generator(seed, "data", "validation")
-    kept, held = stratified_split(pool.labels, settings.validation_fraction, split_generator)
-    whole = torch.arange(len(test.labels))
-    parts: dict[str, tuple[Pool, Tensor]] = {"train": (pool, kept), "validation": (pool, held), "test": (test, whole)}
+    kept, held = stratified_split(pool.labels[chosen], settings.validation_fraction, split_generator)
+    parts = {"train": (pool, chosen[kept]), "validation": (pool, chosen[held]), "test": (test, tested)}
     images, origins, source_indices = {}, {}, {}
     for split, (pictures, rows) in parts.items():
         images[split] = Subset(pictures, rows)
@@ -143,22 +144,21 @@ def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Trac
 
 def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tuple[str, Pool, Pool, list[str]]:
     """Name, training pool, test set, and files skipped. A source is imported only where it is read."""
-    limits: dict[str, Any] = {"max_train": settings.max_train, "max_test": settings.max_test, "seed": seed}
     if settings.source == "digits":
         from notbugs.data.sources.digits import read_digits
 
-        return "digits", *read_digits(settings.test_fraction, **limits), []
+        return "digits", *read_digits(settings.test_fraction, seed=seed), []
     if settings.source == "cifar10":
         from notbugs.data.sources.cifar10 import read_cifar10
 
-        return "cifar10", *read_cifar10(root / RAW_FOLDER, **limits), []
+        return "cifar10", *read_cifar10(root / RAW_FOLDER), []
     if settings.source == "planted":
-        return "planted", *read_planted(settings.planted or PlantedSettings(), **limits), []
+        return "planted", *read_planted(settings.planted or PlantedSettings(), seed=seed), []
     if settings.source == "restricted_imagenet":
         from notbugs.data.sources.restricted_imagenet import IMAGE_SIZE, read_restricted_imagenet
 
         tree, side = _place(root, settings.path or ""), settings.image_size or IMAGE_SIZE
-        return settings.source, *read_restricted_imagenet(tree, image_size=side, progress=progress, **limits)
+        return settings.source, *read_restricted_imagenet(tree, image_size=side, progress=progress)
     from notbugs.data.sources.archives import collection_name
     from notbugs.data.sources.folder import read_folder
 
@@ -172,8 +172,10 @@ def _read(settings: DataSettings, seed: int, root: Path, progress: Track) -> tup
         image_size=settings.image_size,
         grey=settings.channels == "grey",
         skip_unreadable=settings.skip_unreadable,
+        max_train=settings.max_train,
+        max_test=settings.max_test,
+        seed=seed,
         progress=progress,
-        **limits,
     )
     return f"folder:{collection_name(path)}", pool, test, skipped
 
@@ -186,10 +188,10 @@ def _place(root: Path, path: str) -> Path:
         return root / path
 
 
-def _require_two_of_each(pool: Pool) -> None:
-    counts = torch.bincount(pool.labels, minlength=len(pool.class_names))
+def _require_two_of_each(labels: Tensor, class_names: tuple[str, ...]) -> None:
+    counts = torch.bincount(labels, minlength=len(class_names))
     if int(counts.min()) < 2:
-        name = pool.class_names[int(counts.argmin())]
+        name = class_names[int(counts.argmin())]
         raise SourceError(
             f"class {name} has {int(counts.min())} image to learn from; at least 2 are needed, one of them "
             "for validation: add images or raise data.max_train"

@@ -8,7 +8,7 @@ import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,12 +121,9 @@ class Directory:
                     if split.name in SPLITS and split.is_dir():
                         yield from self._split(split)
 
-    def _split(self, folder: Path) -> Iterator[Member]:
+    def _split(self, top: Path) -> Iterator[Member]:
         """train/ or test/ and all that lies in it."""
-        yield Member(folder.relative_to(self.path).as_posix(), is_folder=True)
-        yield from self._below(folder)
-
-    def _below(self, top: Path) -> Iterator[Member]:
+        yield Member(top.relative_to(self.path).as_posix(), is_folder=True)
         for folder, folders, files in os.walk(top, onerror=_unlistable, followlinks=True):
             folders[:] = sorted(name for name in folders if not _hidden(name))
             inside = Path(folder).relative_to(self.path)
@@ -154,16 +151,14 @@ class TarArchive:
     def members(self) -> Iterator[Member]:
         """See `Collection`."""
         with _sound(self.path), self._open() as archive:
-            for position, entry in _entries(archive):
-                name = _inside(self.path, entry.name)
-                if not _hidden(name):
-                    yield Member(name, position, entry.isdir(), _tar_problem(entry))
+            entries = ((entry.name, entry.isdir(), _tar_problem(entry)) for entry in _entries(archive))
+            yield from _members(self.path, entries)
 
     def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, ReadContent]]:
         """See `Collection`; one pass, which ends with the last member wanted."""
         missing = {member.position: member for member in wanted}
         with _sound(self.path), self._open() as archive:
-            for position, entry in _entries(archive):
+            for position, entry in enumerate(_entries(archive)):
                 if not missing:
                     return
                 if position in missing:
@@ -184,10 +179,8 @@ class ZipArchive:
     def members(self) -> Iterator[Member]:
         """See `Collection`."""
         with _sound(self.path), zipfile.ZipFile(self.path) as archive:
-            for position, entry in enumerate(archive.infolist()):
-                name = _inside(self.path, entry.filename)
-                if not _hidden(name):
-                    yield Member(name, position, entry.is_dir(), _zip_problem(entry))
+            entries = ((entry.filename, entry.is_dir(), _zip_problem(entry)) for entry in archive.infolist())
+            yield from _members(self.path, entries)
 
     def read(self, wanted: Sequence[Member]) -> Iterator[tuple[Member, ReadContent]]:
         """See `Collection`."""
@@ -212,12 +205,17 @@ class _StrictInfo(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from None
 
 
-def _entries(archive: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:
-    position = 0
+def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (entry := archive.next()) is not None:
-        yield position, entry
+        yield entry
         archive.members = []  # type: ignore[attr-defined]  # else a kilobyte a member is kept
-        position += 1
+
+
+def _members(path: Path, entries: Iterable[tuple[str, bool, str]]) -> Iterator[Member]:
+    """What an archive holds but hidden files; entries: name, whether it is a folder, and what is against it."""
+    for position, (name, is_folder, problem) in enumerate(entries):
+        if not _hidden(inside := _inside(path, name)):
+            yield Member(inside, position, is_folder, problem)
 
 
 def _tar_problem(entry: tarfile.TarInfo) -> str:

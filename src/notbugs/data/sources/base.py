@@ -57,18 +57,6 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def only(self, indices: Tensor) -> "Pictures":
-        """The pictures at `indices` (M,), as they are."""
-        origins = tuple(self.origins[i] for i in indices.tolist())
-        return Pictures(
-            self.pixels[indices],
-            self.labels[indices],
-            self.class_names,
-            self.source_indices[indices],
-            origins,
-            self.white,
-        )
-
     def select(self, indices: Tensor | slice) -> ImageData:
         """Some of the pictures as float32 in [0, 1]."""
         return ImageData(self.pixels[indices].float() / self.white, self.labels[indices], self.class_names)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from notbugs.data.sources.archives import Member, open_collection
-from notbugs.data.sources.base import Pictures, SourceError, limited
+from notbugs.data.sources.base import Pictures, SourceError
 from notbugs.runtime.files import WriteError, sha256, whole_file
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -30,17 +30,12 @@ _TIMEOUT = 30.0
 """Seconds without an answer after which the download counts as failed."""
 
 
-def read_cifar10(
-    folder: Path, *, max_train: int | None = None, max_test: int | None = None, seed: int
-) -> tuple[Pictures, Pictures]:
+def read_cifar10(folder: Path) -> tuple[Pictures, Pictures]:
     """Read CIFAR-10, downloading its archive (170 MB) where it is not in `folder` yet.
 
     Args:
         folder: holds or gets the archive, which is not unpacked.
-        max_train: at most this many of the 50,000 training images.
-        max_test: at most this many of the 10,000 test images.
-        seed: of the choice.
-    Returns: the training pool and the test set, (N, 3, 32, 32).
+    Returns: the training pool (50,000) and the test set (10,000), (N, 3, 32, 32).
     Raises: SourceError, saying which file to put where, if it cannot be downloaded or is not the official one.
     """
     archive = folder / URL.rpartition("/")[2]
@@ -48,11 +43,7 @@ def read_cifar10(
         _download(archive)
     if sha256(archive) != SHA256:
         raise SourceError(f"cifar10: {archive} is not the official file; delete it, or {_by_hand(archive)}")
-    train, test = (_pictures(archive, names) for names in (TRAIN, TEST))
-    return (
-        train.only(limited(train.labels, max_train, key="max_train", seed=seed)),
-        test.only(limited(test.labels, max_test, key="max_test", seed=seed)),
-    )
+    return _pictures(archive, TRAIN), _pictures(archive, TEST)
 
 
 def _pictures(archive: Path, names: tuple[str, ...]) -> Pictures:

@@ -189,16 +189,13 @@ def _decode_all(
 def _pictures(
     split: _Split, pixels: NDArray[np.uint8], class_names: tuple[str, ...], unreadable: dict[str, str]
 ) -> Pictures:
-    pictures = Pictures(
-        torch.from_numpy(pixels),
-        split.labels,
-        class_names,
-        split.indices,
-        tuple(_printable(member.name) for member in split.members),
-    )
-    if not unreadable:
-        return pictures
-    return pictures.only(torch.tensor([i for i, m in enumerate(split.members) if m.name not in unreadable]).long())
+    """The pictures of a split that could be read."""
+    rows = torch.tensor([i for i, m in enumerate(split.members) if m.name not in unreadable]).long()
+    read = split.select(rows)
+    origins = tuple(_printable(member.name) for member in read.members)
+    values = torch.from_numpy(pixels)
+    values = values[rows] if unreadable else values  # a copy only where one is needed
+    return Pictures(values, read.labels, class_names, read.indices, origins)
 
 
 def _require_all_classes(path: Path, train: Pictures, test: Pictures) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from notbugs.data.images import make_generator
-from notbugs.data.sources.base import Pictures, limited
+from notbugs.data.sources.base import Pictures
 from notbugs.runtime.config import Settings
 
 SHAPE = (3, 32, 32)
@@ -99,21 +99,17 @@ def draw(settings: PlantedSettings, count: int, generator: torch.Generator) -> t
     return images, labels, shown
 
 
-def read_planted(
-    settings: PlantedSettings, *, max_train: int | None = None, max_test: int | None = None, seed: int
-) -> tuple[Pictures, Pictures]:
+def read_planted(settings: PlantedSettings, *, seed: int) -> tuple[Pictures, Pictures]:
     """Draw the world.
 
     Args:
         settings: patterns, amplitudes, noise, sizes.
-        max_train, max_test: at most this many images of the training pool and of the test set.
         seed: of everything drawn.
     Returns: the training pool and the test set, (N, 3, 32, 32), float32 in [0, 1].
     """
     parts = []
-    for part, size, maximum in (("train", settings.num_train, max_train), ("test", settings.num_test, max_test)):
+    for part, size in (("train", settings.num_train), ("test", settings.num_test)):
         count = size - size % len(CLASS_NAMES)
         images, labels, _ = draw(settings, count, make_generator(seed, "planted", part))
-        pictures = Pictures(images, labels, CLASS_NAMES, torch.arange(count), ("",) * count, white=1)
-        parts.append(pictures.only(limited(labels, maximum, key=f"max_{part}", seed=seed)))
+        parts.append(Pictures(images, labels, CLASS_NAMES, torch.arange(count), ("",) * count, white=1))
     return parts[0], parts[1]

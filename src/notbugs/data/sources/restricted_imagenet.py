@@ -1,12 +1,20 @@
 """Restricted ImageNet: an ImageNet tree in torchvision's layout, its synsets mapped to nine classes of animals.
 
 Pictures are decoded when they are asked for, so memory does not grow with the tree.
+
+The classes are ranges of ILSVRC 2012's 1,000 classes, with the synsets in them: 203 in all, ends included. A class's
+number is the rank of its WordNet id among the 1,000, as torchvision numbers the folders. The ranges are tabulated in
+Ilyas et al. 2019, appendix C, and stand in the authors' library (MadryLab/robustness, tools/constants.py,
+RESTRICTED_IMAGNET_RANGES; its comment counts 14 primates, its range 18). The ids are those of these ranks in ILSVRC
+2012's list of classes (LOC_synset_mapping.txt). The table, synsets.txt, has a line a class, in the paper's order: name,
+first and last rank, ids.
 """
 
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +23,8 @@ from torch import Tensor
 
 from notbugs.data.images import ImageData, Shape, as_floats
 from notbugs.data.sources.archives import Directory, Member, ReadContent
-from notbugs.data.sources.base import SourceError, limited
+from notbugs.data.sources.base import SourceError
 from notbugs.data.sources.pictures import UndecodableError, read_picture
-from notbugs.data.sources.synsets import SYNSETS
 from notbugs.runtime.progress import Track, silent
 
 LAYOUT = "expected train/<synset>/<picture> and val/<synset>/<picture>, as torchvision's ImageNet has it"
@@ -27,6 +34,12 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 """Files that torchvision's ImageFolder takes for pictures."""
 DECODERS = 8
 """Threads that decode, at most."""
+_LINES = [line.split() for line in files(__package__).joinpath("synsets.txt").read_text("utf-8").splitlines()]
+
+RANGES = {name: (int(first), int(last)) for name, first, last, *_ in _LINES}
+"""First and last rank of each class."""
+SYNSETS: dict[str, tuple[str, ...]] = {name: tuple(ids) for name, _, _, *ids in _LINES}
+"""Class -> WordNet ids of its folders, in the paper's order of classes."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +50,20 @@ class PictureFiles:
         root: the tree.
         origins: N names relative to it, such as "train/n02085620/n02085620_10074.JPEG".
         labels: (N,), int64.
-        source_indices: (N,), int64, place of each among all pictures of its split, sorted by class, synset and name.
-        class_names: one name a class, in label order.
         image_size: height and width of the images, pixels.
+        class_names: one name a class, in label order.
     """
 
     root: Path
     origins: tuple[str, ...]
     labels: Tensor
-    source_indices: Tensor
-    class_names: tuple[str, ...]
     image_size: int
+    class_names: tuple[str, ...] = tuple(SYNSETS)
+
+    @property
+    def source_indices(self) -> Tensor:
+        """(N,), int64, place of each among all pictures of its split, sorted by class, synset and name."""
+        return torch.arange(len(self))
 
     @property
     def image_shape(self) -> Shape:
@@ -86,13 +102,7 @@ class PictureFiles:
 
 
 def read_restricted_imagenet(
-    path: Path,
-    *,
-    image_size: int = IMAGE_SIZE,
-    max_train: int | None = None,
-    max_test: int | None = None,
-    seed: int,
-    progress: Track = silent,
+    path: Path, *, image_size: int = IMAGE_SIZE, progress: Track = silent
 ) -> tuple[PictureFiles, PictureFiles, list[str]]:
     """List the pictures of the nine classes; other synsets of the tree are left out.
 
@@ -101,9 +111,6 @@ def read_restricted_imagenet(
     Args:
         path: the tree, a directory.
         image_size: height and width of the images, pixels.
-        max_train: at most this many of the pictures in train/, by class.
-        max_test: at most this many of those in val/.
-        seed: of the choice.
         progress: shows the listing.
     Returns: training pool, test set (val/), and a line about synsets that are not in the tree, if any.
     Raises: SourceError if the layout is not as expected.
@@ -116,11 +123,7 @@ def read_restricted_imagenet(
     for name, ids in SYNSETS.items():
         if not train.intersection(ids):
             raise SourceError(f"{path}: no synset of the class {name} ({_some(ids)}); {LAYOUT}")
-    limits = (("max_train", max_train), ("max_test", max_test))
-    pool, test = (
-        _listed(path / split, synsets, image_size, key, maximum, seed, progress)
-        for (split, synsets), (key, maximum) in zip(trees.items(), limits, strict=True)
-    )
+    pool, test = (_listed(path / split, synsets, image_size, progress) for split, synsets in trees.items())
     lacking = {name for ids in SYNSETS.values() for name in ids} - train
     note = f"{len(lacking)} of {sum(map(len, SYNSETS.values()))} synsets: not in the tree: {_some(sorted(lacking))}"
     return pool, test, [note] if lacking else []
@@ -135,31 +138,19 @@ def _synsets(folder: Path) -> dict[str, int]:
     return {name: label for label, ids in enumerate(SYNSETS.values()) for name in sorted(ids) if name in there}
 
 
-def _listed(
-    folder: Path,
-    synsets: dict[str, int],
-    image_size: int,
-    key: str,
-    maximum: int | None,
-    seed: int,
-    progress: Track,
-) -> PictureFiles:
-    """The pictures of a split, or at most `maximum` of them.
+def _listed(folder: Path, synsets: dict[str, int], image_size: int, progress: Track) -> PictureFiles:
+    """The pictures of a split.
 
     Raises: SourceError if a synset's folder holds none.
     """
     origins, labels = [], []
     for synset, label in progress(synsets.items(), f"list {folder.name}"):
-        files = sorted(entry.name for entry in os.scandir(folder / synset) if _is_picture(entry.name))
-        if not files:
+        names = sorted(entry.name for entry in os.scandir(folder / synset) if _is_picture(entry.name))
+        if not names:
             raise SourceError(f"{folder / synset}: no pictures; {LAYOUT}")
-        origins += [f"{folder.name}/{synset}/{file}" for file in files]
-        labels += [label] * len(files)
-    all_labels = torch.tensor(labels, dtype=torch.int64)
-    rows = limited(all_labels, maximum, key=key, seed=seed)
-    return PictureFiles(
-        folder.parent, tuple(origins[row] for row in rows.tolist()), all_labels[rows], rows, tuple(SYNSETS), image_size
-    )
+        origins += [f"{folder.name}/{synset}/{name}" for name in names]
+        labels += [label] * len(names)
+    return PictureFiles(folder.parent, tuple(origins), torch.tensor(labels, dtype=torch.int64), image_size)
 
 
 def _is_picture(name: str) -> bool:

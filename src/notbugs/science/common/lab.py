@@ -7,7 +7,7 @@ pipeline or a notebook, fills the lab and does with the answer as it likes.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,18 +21,14 @@ from notbugs.runtime.progress import Track, silent
 if TYPE_CHECKING:
     import pandas as pd
 
-Result = TypeVar("Result")
 DoAll = Callable[[Sequence[Any], Callable[[Any], Any], str], list[Any]]
 """(tasks, work, description) -> the results in the order of the tasks, done in any order, by any process; `work` stands
 at the top of a module."""
 
 
-class LoadOrMake(Protocol):
-    """Gives a part of the work as it was kept before a kill, or makes it."""
-
-    def __call__(self, name: str, make: Callable[[], Result]) -> Result:
-        """What `make` gives: tensors, numbers, text, and lists, tuples and dictionaries of them."""
-        ...
+LoadOrMake = Callable[[str, Callable[[], Any]], Any]
+"""(name, make) -> a part of the work as it was kept before a kill, or what `make` gives: tensors, numbers, text, and
+lists, tuples and dictionaries of them."""
 
 
 def in_turn(tasks: Sequence[Any], work: Callable[[Any], Any], description: str) -> list[Any]:

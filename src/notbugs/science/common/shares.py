@@ -28,6 +28,11 @@ def wilson_share(right: Tensor) -> Interval:
     return interval(float(right.double().mean()), *wilson_interval(int(right.sum()), len(right)))
 
 
+def shares(masks: Iterable[Tensor]) -> list[float]:
+    """How often each mask (N,) is true, rounded for a file."""
+    return [round(float(mask.double().mean()), 6) for mask in masks]
+
+
 class Share(TypedDict):
     """A fraction of `n` images, mean over `num_seeds` trainings, with its 95% interval."""
 

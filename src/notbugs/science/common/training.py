@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import Images, make_generator
+from notbugs.evaluation.accuracy import adversarially_correct, called_by
 from notbugs.models import ModelSettings, create_model, set_normalisation
 from notbugs.models.base import Classifier
-from notbugs.runtime.progress import Track, silent
+from notbugs.science.common.lab import Lab
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
 
@@ -40,26 +42,31 @@ class Attack(AttackSettings):
 
 
 def trained(
+    lab: Lab,
     architecture: ModelSettings,
     data: Images,
     recipe: TrainSettings | None,
-    *,
-    seed: int,
     stream: Sequence[str | int],
-    device: torch.device | str,
-    progress: Track = silent,
     description: str = "train",
 ) -> Classifier:
     """A classifier from scratch, in eval mode; without a recipe it stays untrained.
 
     Models of one stream and seed begin alike and see the rows in the same order, on whatever they learn.
     """
-    weights = make_generator(seed, *stream, "weights")
+    weights = make_generator(lab.seed, *stream, "weights")
     model = create_model(
         architecture.architecture, data.image_shape, data.class_names, width=architecture.width, generator=weights
-    ).to(device)
+    ).to(lab.device)
     set_normalisation(model, data)
     if recipe is not None:
-        order = make_generator(seed, *stream, "batches")
-        train(model, data, **recipe.arguments(), generator=order, progress=progress, description=description)
+        order = make_generator(lab.seed, *stream, "batches")
+        train(model, data, **recipe.arguments(), generator=order, progress=lab.progress, description=description)
     return model.eval()
+
+
+def clean_and_attacked(
+    model: nn.Module, data: Images, attack: AttackSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Which images a model gets right, untouched and attacked, (N,) bool each; generator: of random starts."""
+    withstood = adversarially_correct(model, data, **attack.arguments(), generator=generator)
+    return called_by(model, data) == data.labels, withstood

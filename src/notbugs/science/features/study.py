@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,6 @@ from notbugs.data.images import ImageData, Images, make_generator, stratified_su
 from notbugs.data.sources.planted import patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by
 from notbugs.runtime.config import DATASET_NAMES, Radii, Settings
-from notbugs.runtime.progress import Track, silent
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.shares import interval, wilson_share
 from notbugs.science.features.circles import CirclesSettings, circles
@@ -76,115 +74,71 @@ def features(lab: Lab, settings: FeaturesSettings) -> Answer:
     if train.manifest.settings.get("source") == "planted":
         linear.update({str(name): directions for name, directions in patterns().items()})
     sources |= {name: LinearFeatures(directions).to(lab.device) for name, directions in linear.items()}
-    constructions = {DATASET_NAMES[name]: lab.data[name] for name in lab.source_seeds}
-    worlds = Worlds(train, lab.data["test"], constructions)
-    found = study(sources, worlds, settings, seed=lab.seed, progress=lab.progress)
+    rows, summary = study(lab, sources, settings)
     headline, shares = f"{settings.headline_eps:g}", []
-    for name, part in found.summary["sources"].items():
+    for name, part in summary["sources"].items():
         if part["share_nonrobust"]:
             shares.append(f"{name} {part['share_nonrobust'][headline]['value']:.0%} of {part['num_useful']}")
-    source_seeds = {DATASET_NAMES[name]: seed for name, seed in lab.source_seeds.items()}
-    return Answer(
-        {**found.summary, "source_seeds": source_seeds},
-        (f"not robust at eps {headline}, of the useful ones: {', '.join(shares)}",),
-        rows=found.rows,
-    )
-
-
-@dataclass(frozen=True)
-class Worlds:
-    """What is measured on.
-
-    Attributes:
-        train, test: D. constructions: name in the paper -> dataset with its own labels.
-    """
-
-    train: Images
-    test: Images
-    constructions: Mapping[str, Images]
-
-    def fewer(self, count: int | None, seed: int) -> tuple[ImageData, ImageData]:
-        """Train and test with at most `count` examples each, by class."""
-        parts = []
-        for name, data in (("train", self.train), ("test", self.test)):
-            size = min(count or len(data), len(data))
-            chosen = stratified_subset(data.labels, size, make_generator(seed, "features", name))
-            parts.append(data.select(chosen))
-        return parts[0], parts[1]
-
-
-@dataclass(frozen=True)
-class Study:
-    """Rows of metrics/features.csv, and the summary."""
-
-    rows: list[dict[str, Any]]
-    summary: dict[str, Any]
+    summary["source_seeds"] = {DATASET_NAMES[name]: seed for name, seed in lab.source_seeds.items()}
+    says = f"not robust at eps {headline}, of the useful ones: {', '.join(shares)}"
+    return Answer(summary, (says,), rows=rows)
 
 
 def study(
-    sources: Mapping[str, nn.Module],
-    worlds: Worlds,
-    settings: FeaturesSettings,
-    *,
-    seed: int,
-    progress: Track = silent,
-) -> Study:
-    """Measure the features of every source.
+    lab: Lab, sources: Mapping[str, nn.Module], settings: FeaturesSettings
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measure the features of every source: rows of metrics/features.csv, and the summary.
 
     Args:
+        lab: D and what was constructed from it; the seed of subsets and of the circles; progress.
         sources: name -> network with `representation`; γ of `LinearFeatures` is taken in closed form.
-        worlds: D and what was constructed from it.
         settings: radii, sizes.
-        seed: of subsets and of the circles.
     Raises: FeatureError if no feature of a source varies, or a class is missing.
     """
     rows: list[dict[str, Any]] = []
     summaries = {}
-    fewer_train, fewer_test = worlds.fewer(settings.max_examples, seed)
+    fewer = {name: _fewer(lab, name, settings.max_examples) for name in ("train", "test")}
     for name, source in sources.items():
-        chosen = _Source(name, source, worlds, fewer_train, fewer_test, settings, seed, progress)
+        chosen = _Source(lab, name, source, fewer, settings)
         rows += chosen.rows()
         summaries[name] = chosen.summary()
-    rings = circles(settings.circles, make_generator(seed, "features", "circles"))
-    return Study(
-        rows,
-        {
-            "headline_eps": settings.headline_eps,
-            "num_examples": len(fewer_test),
-            "sources": summaries,
-            "circles": {name: as_share(found) for name, found in rings.usefulness().items()},
-        },
-    )
+    rings = circles(settings.circles, make_generator(lab.seed, "features", "circles"))
+    return rows, {
+        "headline_eps": settings.headline_eps,
+        "num_examples": len(fewer["test"]),
+        "sources": summaries,
+        "circles": {name: as_share(found) for name, found in rings.usefulness().items()},
+    }
+
+
+def _fewer(lab: Lab, name: str, count: int | None) -> ImageData:
+    """At most `count` examples of a split of D, by class."""
+    data = lab.data[name]
+    size = min(count or len(data), len(data))
+    return data.select(stratified_subset(data.labels, size, make_generator(lab.seed, "features", name)))
 
 
 class _Source:
     """One source: its features, what was measured of them, what is said of them."""
 
     def __init__(
-        self,
-        name: str,
-        source: nn.Module,
-        worlds: Worlds,
-        fewer_train: ImageData,
-        fewer_test: ImageData,
-        settings: FeaturesSettings,
-        seed: int,
-        progress: Track,
+        self, lab: Lab, name: str, source: nn.Module, fewer: Mapping[str, ImageData], settings: FeaturesSettings
     ) -> None:
-        self.name, self.worlds, self.settings, self.test = name, worlds, settings, fewer_test
+        self.name, self.settings, self.progress = name, settings, lab.progress
+        self.attack = settings.model_dump(include={"norm", "num_steps"})
+        self.data, train, self.test = lab.data["train"], fewer["train"], fewer["test"]
         self.linear = isinstance(source, LinearFeatures)
         limit = None if self.linear else settings.max_features
-        self.features = features_of(source, worlds.train, limit, make_generator(seed, "features", name))
-        self.signed = self.features.signed(fewer_test)
-        self.rho = self.features.usefulness(self.signed, fewer_test.labels)
-        self.gamma = {eps: self._gamma(eps, fewer_test, self.rho, progress) for eps in settings.eps}
-        at_train = self.features.usefulness(self.features.signed(fewer_train), fewer_train.labels)
-        gamma_train = self._gamma(settings.headline_eps, fewer_train, at_train, progress)
+        self.features = features_of(source, self.data, limit, make_generator(lab.seed, "features", name))
+        self.rho = self.features.usefulness(self.features.signed(self.test), self.test.labels)
+        self.gamma = {eps: self._gamma(eps, self.test, self.rho) for eps in settings.eps}
+        at_train = self.features.usefulness(self.features.signed(train), train.labels)
+        gamma_train = self._gamma(settings.headline_eps, train, at_train)
         self.robust_on_train = torch.tensor([found.value > 0 for found in gamma_train])
-        self.before = self.features.signed(worlds.train).mean(dim=0)  # ρ on D's training images, (F,)
-        self.after = {key: self.features.signed(data) for key, data in worlds.constructions.items()}
+        self.before = self.features.signed(self.data).mean(dim=0)  # ρ on D's training images, (F,)
+        self.after = {DATASET_NAMES[key]: self.features.signed(lab.data[key]) for key in lab.source_seeds}
 
-    def _gamma(self, eps: float, data: ImageData, rho: list[Usefulness], progress: Track) -> list[Usefulness]:
+    def _gamma(self, eps: float, data: ImageData, rho: list[Usefulness]) -> list[Usefulness]:
         """γ of each feature: in closed form if linear, else by PGD."""
         if self.linear:
             directions = self.features.network.source.directions[self.features.kept]  # type: ignore[index]
@@ -192,15 +146,8 @@ class _Source:
                 Usefulness(linear_usefulness(found.value, a, float(std), eps, self.settings.norm), found.standard_error)
                 for found, a, std in zip(rho, directions, self.features.scaling.std, strict=True)
             ]
-        signed = worst(
-            self.features,
-            data,
-            eps=eps,
-            num_steps=self.settings.num_steps,
-            norm=self.settings.norm,
-            progress=progress,
-            description=f"features of {self.name}, eps {eps:g}",
-        )
+        shown: dict[str, Any] = {"progress": self.progress, "description": f"features of {self.name}, eps {eps:g}"}
+        signed = worst(self.features, data, eps=eps, **self.attack, **shown)
         return self.features.usefulness(signed, data.labels)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -208,7 +155,7 @@ class _Source:
         yield from self._rows("D_test", 0.0, self.rho, len(self.test))
         for eps, gamma in self.gamma.items():
             yield from self._rows("D_test", eps, gamma, len(self.test))
-        for key, signed in {"D": self.features.signed(self.worlds.train), **self.after}.items():
+        for key, signed in {"D": self.features.signed(self.data), **self.after}.items():
             scatter = (signed.std(dim=0) / math.sqrt(len(signed))).tolist()
             found = [Usefulness(*pair) for pair in zip(signed.mean(dim=0).tolist(), scatter, strict=True)]
             yield from self._rows(key, 0.0, found, len(signed))
@@ -219,7 +166,7 @@ class _Source:
             yield {
                 "source": self.name,
                 "feature": int(self.features.kept[place]),
-                "class_name": self.worlds.train.class_names[int(choice.classes[place])],
+                "class_name": self.data.class_names[int(choice.classes[place])],
                 "sign": int(choice.signs[place]),
                 "dataset": dataset,
                 "eps": eps,
@@ -277,15 +224,9 @@ class _Source:
         """A linear classifier on the features of a group, (F,) bool; its accuracy clean and under attack."""
         if not columns.any():
             return None
-        network = linear_classifier(self.features, columns, self.worlds.train)
+        network = linear_classifier(self.features, columns, self.data)
         clean = called_by(network, self.test.images) == self.test.labels
-        withstood = adversarially_correct(
-            network,
-            self.test,
-            norm=self.settings.norm,
-            eps=self.settings.headline_eps,
-            num_steps=self.settings.num_steps,
-        )
+        withstood = adversarially_correct(network, self.test, eps=self.settings.headline_eps, **self.attack)
         return {
             "num_features": int(columns.sum()),
             "num_surely": self._surely(part, columns),

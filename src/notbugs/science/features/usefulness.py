@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from notbugs.attacks import pgd
-from notbugs.attacks.engine import Engine, frozen
+from notbugs.attacks.engine import frozen
 from notbugs.attacks.losses import Loss
 from notbugs.data.images import ImageData, Images
-from notbugs.evaluation.accuracy import batches, model_device
+from notbugs.evaluation.accuracy import batches, engine_of, model_device
 from notbugs.evaluation.intervals import Z_95
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.progress import Track, silent
@@ -64,10 +64,6 @@ class Scaling:
     mean: Tensor
     std: Tensor
     values: Tensor
-
-    def __call__(self, raw: Tensor) -> Tensor:
-        """(N, F) -> (N, F) float64."""
-        return (raw.double() - self.mean) / self.std
 
 
 def scale(raw: Tensor) -> Scaling:
@@ -225,7 +221,7 @@ def worst(
     if not 0 < eps < math.inf:
         raise FeatureError(f"eps must be > 0, not {eps}")
     device = model_device(features.network)
-    engine = Engine(features.network, data.images[:8].to(device))
+    engine = engine_of(features.network, data)
     sides = features.choice.sides(data.labels)
     found = torch.empty(sides.shape, dtype=torch.float64)
     for number in progress(range(len(features)), description):

@@ -22,7 +22,7 @@ from notbugs.science.gaussian.theory import (
 
 
 @dataclass(frozen=True)
-class Check:
+class Sampled:
     """A number in closed form and the mean of a sample.
 
     Attributes:
@@ -43,7 +43,7 @@ class Check:
         return 0.0 if gap == 0 else math.copysign(math.inf, gap)
 
 
-def monte_carlo(truth: TwoGaussians, eps: float, count: int, generator: torch.Generator) -> list[Check]:
+def monte_carlo(truth: TwoGaussians, eps: float, count: int, generator: torch.Generator) -> list[Sampled]:
     """Every closed form against the mean over `count` drawn examples.
 
     Args:
@@ -61,35 +61,34 @@ def monte_carlo(truth: TwoGaussians, eps: float, count: int, generator: torch.Ge
     likelihood = negative_log_likelihood(r, truth.Sigma)
     attacked = negative_log_likelihood(r + perturbation(r, truth.Sigma, C), truth.Sigma)
     adversarial = negative_log_likelihood(r + delta, robust.Sigma)
-    checks = [
+    spread = torch.diagonal(truth.Sigma)
+    scale = torch.sqrt((torch.outer(spread, spread) + truth.Sigma**2) / count)  # of the entries of a covariance
+    return [
         _check("squared perturbation", eps**2, (delta**2).sum(dim=1)),
         _check("loss of maximum likelihood", expected_loss(truth, truth), likelihood),
         _check("excess loss of maximum likelihood", excess_loss(truth.Sigma, C), attacked - likelihood),
         _check("adversarial loss of the robust parameters", _robust_loss(robust, truth), adversarial),
         _share("accuracy of maximum likelihood", accuracy(truth, truth), z @ truth.direction > 0),
         _share("accuracy of the robust parameters", accuracy(robust, truth), z @ robust.direction > 0),
+        _worst("estimated mean", truth.mu, learnt.mu, torch.sqrt(spread / count)),
+        _worst("estimated covariance", truth.Sigma, learnt.Sigma, scale),
     ]
-    spread = torch.diagonal(truth.Sigma)
-    scale = torch.sqrt((torch.outer(spread, spread) + truth.Sigma**2) / count)  # of the entries of a covariance
-    checks.append(_worst("estimated mean", truth.mu, learnt.mu, torch.sqrt(spread / count)))
-    checks.append(_worst("estimated covariance", truth.Sigma, learnt.Sigma, scale))
-    return checks
 
 
-def _check(name: str, closed_form: float, sample: Tensor) -> Check:
-    return Check(name, closed_form, float(sample.mean()), float(sample.std()) / math.sqrt(len(sample)))
+def _check(name: str, closed_form: float, sample: Tensor) -> Sampled:
+    return Sampled(name, closed_form, float(sample.mean()), float(sample.std()) / math.sqrt(len(sample)))
 
 
-def _share(name: str, closed_form: float, right: Tensor) -> Check:
+def _share(name: str, closed_form: float, right: Tensor) -> Sampled:
     """The standard error is the closed form's own, so that it is not 0 where all of the sample is right."""
     error = math.sqrt(closed_form * (1 - closed_form) / len(right))
-    return Check(name, closed_form, float(right.double().mean()), error)
+    return Sampled(name, closed_form, float(right.double().mean()), error)
 
 
-def _worst(name: str, closed_form: Tensor, measured: Tensor, scale: Tensor) -> Check:
+def _worst(name: str, closed_form: Tensor, measured: Tensor, scale: Tensor) -> Sampled:
     """The entry that lies furthest off, in its standard errors."""
     place = int(((measured - closed_form) / scale).abs().argmax())
-    return Check(name, *(float(values.flatten()[place]) for values in (closed_form, measured, scale)))
+    return Sampled(name, *(float(values.flatten()[place]) for values in (closed_form, measured, scale)))
 
 
 def _robust_loss(robust: RobustGaussians, truth: TwoGaussians) -> float:
@@ -103,15 +102,7 @@ def _robust_loss(robust: RobustGaussians, truth: TwoGaussians) -> float:
     return float(size * math.log(2 * math.pi) + torch.logdet(robust.Sigma) + quadratic) / 2
 
 
-@dataclass(frozen=True)
-class Minimax:
-    """Where direct optimisation ended: the parameters and the loss under its adversary."""
-
-    found: TwoGaussians
-    loss: float
-
-
-def minimax(x: Tensor, y: Tensor, eps: float, *, num_steps: int = 200) -> Minimax:
+def minimax(x: Tensor, y: Tensor, eps: float, *, num_steps: int = 200) -> tuple[TwoGaussians, float]:
     """min over (μ, Σ) of the max over δ₁…δ_N with mean ‖δᵢ‖² <= eps² of the mean of ℓ(yᵢ(xᵢ + δᵢ); μ, Σ).
 
     Outside, L-BFGS on μ and the Cholesky factor of Σ⁻¹; inside, ascent on all δᵢ under their one budget. No closed
@@ -121,6 +112,7 @@ def minimax(x: Tensor, y: Tensor, eps: float, *, num_steps: int = 200) -> Minima
         x: (N, d). y: (N,) of ±1.
         eps: the averaged budget.
         num_steps: of L-BFGS.
+    Returns: the parameters at which it ended, and the loss there under its adversary.
     Raises: GaussianError if a class is missing, the examples span no full space, or eps <= 0.
     """
     if not 0 < eps < math.inf:
@@ -150,7 +142,7 @@ def minimax(x: Tensor, y: Tensor, eps: float, *, num_steps: int = 200) -> Minima
     found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options=options)
     end = torch.from_numpy(found.x)
     low = torch.tril(end[size:].reshape(size, size))
-    return Minimax(TwoGaussians(end[:size], torch.linalg.inv(low @ low.T)), float(found.fun))
+    return TwoGaussians(end[:size], torch.linalg.inv(low @ low.T)), float(found.fun)
 
 
 def _ascend(r: Tensor, low: Tensor, eps: float, delta: Tensor, *, max_steps: int = 2000) -> Tensor:

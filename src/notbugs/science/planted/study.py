@@ -12,16 +12,16 @@ from notbugs.construction.building import construct
 from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
-from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, draw, patterns
-from notbugs.evaluation.accuracy import adversarially_correct, called_by, shifted_labels
+from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, patterns, read_planted
+from notbugs.evaluation.accuracy import called_by, shifted_labels
 from notbugs.evaluation.comparison import Estimate, Run, accuracy, difference
 from notbugs.models import ModelSettings
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import Radii, Settings
-from notbugs.runtime.progress import Track, silent
-from notbugs.science.common.lab import Answer, DoAll, Lab, Pictures, in_turn
-from notbugs.science.common.shares import Interval, interval, wilson_share
-from notbugs.science.common.training import trained
+from notbugs.runtime.progress import Track
+from notbugs.science.common.lab import Answer, Lab, Pictures
+from notbugs.science.common.shares import Interval, interval, shares, wilson_share
+from notbugs.science.common.training import clean_and_attacked, trained
 from notbugs.science.features.usefulness import Usefulness, as_share, kept_share, worst
 from notbugs.science.planted.truth import filter_features, follows, says, truth
 from notbugs.training.settings import TrainSettings
@@ -62,40 +62,56 @@ class PlantedStudySettings(Settings):
 
 
 def planted(lab: Lab, settings: PlantedStudySettings) -> Answer:
-    """What `study` finds, and the pictures of it.
+    """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters.
 
     With the digits preset about 85 s. Expected: D_det's fits call more images y than y + 1.
     """
-    import pandas as pd
-
-    found = study(settings, seed=lab.seed, device=lab.device, progress=lab.progress, do_all=lab.do_all)
-    filters, det = found.summary["filters"], found.summary["fits"]["D_det"]
+    data, test = (part.select(slice(None)) for part in read_planted(settings.world, seed=lab.seed))
+    models = {name: _source_model(lab, settings, name, data) for name in ("standard", "robust")}
+    recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
+    made = {
+        name: construct(
+            models[recipe.model],
+            data,
+            **recipe.arguments(),
+            generator=make_generator(lab.seed, "planted", "construct", recipe.recipe),
+            progress=lab.progress,
+            description=f"planted: {name}",
+        )
+        for name, recipe in recipes.items()
+    }
+    tasks = [
+        FitTask(settings, constructed.data, name, test, fit_seed, lab.seed, lab.device, lab.progress)
+        for name, constructed in made.items()
+        for fit_seed in settings.fit.seeds
+    ]
+    fits: dict[str, list[Masks]] = {name: [] for name in made}
+    for task, fitted in zip(tasks, lab.do_all(tasks, fit_one, "planted: fits"), strict=True):
+        fits[task.name].append(fitted)
+    filters = _filters(settings, data, test)
+    measured = {name: _fits(fitted) for name, fitted in fits.items()}
+    metrics = {
+        "num_train": len(data),
+        "num_test": len(test),
+        "norm": settings.norm,
+        "filters": filters,
+        "models": {name: _model(settings, model, test) for name, model in models.items()},
+        "datasets": _datasets(data, made),
+        "fits": measured,
+    }
+    det = measured["D_det"]
     says = (
         f"{sum(row['inside'] for row in filters)} of {len(filters)} measured usefulnesses have the planted one in "
         f"their interval; D_det's fits reach {det['y']['value']:.1%} on y, {det['shifted']['value']:.1%} on y + 1"
     )
-    pictures = Pictures(
-        found.pictures,
-        pd.DataFrame({"kind": found.kinds}),
-        name="planted",
-        source="planted",
-        settings=settings.world.model_dump(mode="json"),
-    )
-    return Answer(found.summary, (says,), pictures)
+    return Answer(metrics, (says,), _pictures(settings.world, data, made))
 
 
-@dataclass(frozen=True)
-class PlantedStudy:
-    """What was found, and pictures of it.
-
-    Attributes:
-        summary: for metrics/planted.json.
-        pictures: examples and patterns. kinds: what each picture is.
-    """
-
-    summary: dict[str, Any]
-    pictures: ImageData
-    kinds: list[str]
+def _source_model(lab: Lab, settings: PlantedStudySettings, name: str, data: ImageData) -> Classifier:
+    """The standard or the robust one, of the first of its seeds."""
+    config: TrainSettings = getattr(settings, name)
+    seed = config.seeds[0]
+    return trained(lab, settings.model, data, config, ("planted", name, seed), f"planted: {name}, seed {seed}")
 
 
 @dataclass(frozen=True)
@@ -114,102 +130,24 @@ class FitTask:
     test: ImageData
     fit_seed: int
     seed: int
-    device: torch.device | str
-    progress: Track = silent
+    device: torch.device
+    progress: Track
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What a fit says of the test images.
-
-    Attributes:
-        called: (N,) int64, the class that it calls each by.
-        followed: pattern -> (N,) bool, whether it follows that one where the patterns are in conflict.
-    """
-
-    called: np.ndarray
-    followed: dict[str, np.ndarray]
+Masks = dict[str, np.ndarray]
+"""What a fit says of the test images, (N,) bool each: whether it calls them "y", or the "shifted" label; and for each
+pattern, whether it follows that one where the patterns are in conflict."""
 
 
-def fit_one(task: FitTask) -> Fitted:
+def fit_one(task: FitTask) -> Masks:
     """Fit a classifier and look at it."""
-    model = trained(
-        task.settings.model,
-        task.data,
-        task.settings.fit,
-        seed=task.seed,
-        stream=("planted", "fit", task.fit_seed),
-        device=task.device,
-        progress=task.progress,
-        description=f"planted: {task.name}, seed {task.fit_seed}",
-    )
-    followed = follows(model, task.settings.world, task.test)
-    return Fitted(called_by(model, task.test.images).numpy(), {name: mask.numpy() for name, mask in followed.items()})
-
-
-def study(
-    settings: PlantedStudySettings,
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-    progress: Track = silent,
-    do_all: DoAll = in_turn,
-) -> PlantedStudy:
-    """Draw the world, train both source models, make D_R, D_rand and D_det, fit on them, look through the filters.
-
-    Args:
-        do_all: does the fits.
-    """
-    data, test = (_draw(settings.world, part, seed) for part in ("train", "test"))
-    models = {}
-    for name in ("standard", "robust"):
-        config: TrainSettings = getattr(settings, name)
-        models[name] = trained(
-            settings.model,
-            data,
-            config,
-            seed=seed,
-            stream=("planted", name, config.seeds[0]),
-            device=device,
-            progress=progress,
-            description=f"planted: {name}, seed {config.seeds[0]}",
-        )
-    recipes: dict[str, ConstructSettings] = {"D_R": settings.invert, "D_rand": settings.rand, "D_det": settings.det}
-    made = {
-        name: construct(
-            models[recipe.model],
-            data,
-            **recipe.arguments(),
-            generator=make_generator(seed, "planted", "construct", recipe.recipe),
-            progress=progress,
-            description=f"planted: {name}",
-        )
-        for name, recipe in recipes.items()
-    }
-    tasks = [
-        FitTask(settings, constructed.data, name, test, fit_seed, seed, device, progress)
-        for name, constructed in made.items()
-        for fit_seed in settings.fit.seeds
-    ]
-    fits: dict[str, list[Fitted]] = {name: [] for name in made}
-    for task, fitted in zip(tasks, do_all(tasks, fit_one, "planted: fits"), strict=True):
-        fits[task.name].append(fitted)
-    summary = {
-        "num_train": len(data),
-        "num_test": len(test),
-        "norm": settings.norm,
-        "filters": _filters(settings, data, test),
-        "models": {name: _model(settings, model, test) for name, model in models.items()},
-        "datasets": _datasets(data, made),
-        "fits": {name: _fits(fitted, test) for name, fitted in fits.items()},
-    }
-    return PlantedStudy(summary, *_pictures(data, made))
-
-
-def _draw(world: PlantedSettings, part: str, seed: int) -> ImageData:
-    size = world.num_train if part == "train" else world.num_test
-    images, labels, _ = draw(world, size - size % len(CLASS_NAMES), make_generator(seed, "planted", part))
-    return ImageData(images, labels, CLASS_NAMES)
+    lab = Lab(task.seed, task.device, progress=task.progress)
+    stream, description = ("planted", "fit", task.fit_seed), f"planted: {task.name}, seed {task.fit_seed}"
+    model = trained(lab, task.settings.model, task.data, task.settings.fit, stream, description)
+    test, called = task.test, called_by(model, task.test.images)
+    shifted = shifted_labels(test.labels, len(test.class_names))
+    masks = {"y": called == test.labels, "shifted": called == shifted, **follows(model, task.settings.world, test)}
+    return {name: mask.numpy() for name, mask in masks.items()}
 
 
 def _filters(settings: PlantedStudySettings, data: ImageData, test: ImageData) -> list[dict[str, Any]]:
@@ -241,8 +179,7 @@ def _model(settings: PlantedStudySettings, model: Classifier, test: ImageData) -
     """Accuracy, clean and under the robust model's own attack, and which pattern is followed in conflict."""
     attack = settings.robust.attack
     assert attack is not None  # the settings ask for it
-    clean = called_by(model, test.images) == test.labels
-    withstood = adversarially_correct(model, test, **attack.arguments(), generator=make_generator(0))
+    clean, withstood = clean_and_attacked(model, test, attack, make_generator(0))
     followed = follows(model, settings.world, test)
     return {
         "clean": wilson_share(clean),
@@ -270,18 +207,16 @@ def _datasets(data: ImageData, made: dict[str, Constructed]) -> dict[str, Any]:
     return found
 
 
-def _fits(fits: list[Fitted], test: ImageData) -> dict[str, Any]:
+def _fits(fits: list[Masks]) -> dict[str, Any]:
     """Accuracy on y, on the shifted label and their difference, and the pattern followed: mean over the fits."""
-    calls = [torch.from_numpy(fit.called) for fit in fits]
-    shifted = shifted_labels(test.labels, len(test.class_names))
-    right = [call == test.labels for call in calls]
-    as_given = [call == shifted for call in calls]
+    masks = {name: [torch.from_numpy(fit[name]) for fit in fits] for name in fits[0]}
+    y, shifted = masks["y"], masks["shifted"]
     return {
-        "seeds": [round(float(mask.double().mean()), 6) for mask in right],
-        "y": over_fits(right),
-        "shifted": over_fits(as_given),
-        "y_minus_shifted": _interval(difference(_runs(right), _runs(as_given), len(test))),
-        "follows": {name: over_fits([torch.from_numpy(fit.followed[name]) for fit in fits]) for name in PATTERNS},
+        "seeds": shares(y),
+        "y": over_fits(y),
+        "shifted": over_fits(shifted),
+        "y_minus_shifted": _interval(difference(_runs(y), _runs(shifted), len(y[0]))),
+        "follows": {name: over_fits(masks[name]) for name in PATTERNS},
     }
 
 
@@ -303,12 +238,15 @@ def _runs(masks: list[Tensor]) -> list[Run]:
     return [Run(0, seed, float(mask.double().mean()), mask.numpy()) for seed, mask in enumerate(masks)]
 
 
-def _pictures(data: ImageData, made: dict[str, Constructed]) -> tuple[ImageData, list[str]]:
+def _pictures(world: PlantedSettings, data: ImageData, made: dict[str, Constructed]) -> Pictures:
     """One honest example of each class in D and every construction, and the patterns, stretched to [0, 1]."""
+    import pandas as pd
+
     honest = says("smooth", data.images) == data.labels
     rows = torch.stack([((data.labels == label) & honest).nonzero()[0, 0] for label in range(len(CLASS_NAMES))])
     labels = torch.arange(len(CLASS_NAMES))
     parts: dict[str, Tensor] = {name: (unit / unit.abs().amax() / 2 + 0.5).float() for name, unit in patterns().items()}
     parts |= {"D": data.images[rows], **{key: constructed.data.images[rows] for key, constructed in made.items()}}
-    kinds = [kind for kind in parts for _ in labels]
-    return ImageData(torch.cat(list(parts.values())), labels.repeat(len(parts)), CLASS_NAMES), kinds
+    images = ImageData(torch.cat(list(parts.values())), labels.repeat(len(parts)), CLASS_NAMES)
+    kinds = pd.DataFrame({"kind": [kind for kind in parts for _ in labels]})
+    return Pictures(images, kinds, name="planted", source="planted", settings=world.model_dump(mode="json"))

@@ -64,14 +64,10 @@ def filter_features(name: Pattern, train: ImageData) -> Features:
     return features_of(LinearFeatures(patterns()[name]), train, choice=own)
 
 
-def coefficients(name: Pattern, images: Tensor) -> Tensor:
-    """What every class's filter of one pattern gives, (N, 3, 32, 32) -> (N, C) float64."""
-    return (images.double() - 0.5).flatten(1) @ patterns()[name].flatten(1).T
-
-
 def says(name: Pattern, images: Tensor) -> Tensor:
     """The class whose filter of one pattern gives most, (N, 3, 32, 32) -> (N,)."""
-    return coefficients(name, images).argmax(dim=1)
+    coefficients = (images.double() - 0.5).flatten(1) @ patterns()[name].flatten(1).T  # (N, C)
+    return coefficients.argmax(dim=1)
 
 
 def conflicting(world: PlantedSettings, data: ImageData) -> tuple[ImageData, Tensor]:
@@ -94,7 +90,7 @@ def conflicting(world: PlantedSettings, data: ImageData) -> tuple[ImageData, Ten
     return ImageData(moved.float(), chosen.labels, chosen.class_names), targets
 
 
-def follows(model: nn.Module, world: PlantedSettings, data: ImageData) -> dict[Pattern, Tensor]:
+def follows(model: nn.Module, world: PlantedSettings, data: ImageData) -> dict[str, Tensor]:
     """Which pattern a classifier follows where the two conflict: for each, whether it calls the image so, (N,) bool."""
     images, targets = conflicting(world, data)
     called = called_by(model, images.images)

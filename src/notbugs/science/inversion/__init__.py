@@ -1,1 +1,0 @@
-"""A close look at inverted images, for Reviewer 1."""
