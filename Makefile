@@ -1,4 +1,5 @@
 # Each target sets up .venv by itself the first time, and says nothing where nothing is to do.
+# Libraries are compiled once, for a shell may keep Python from doing so: each process would then compile torch again.
 # The make of macOS (3.81) looks for a program in its own PATH, not in the one exported here: so $(BIN)/ before each.
 PYTHON ?= python3
 VENV := .venv
@@ -64,6 +65,6 @@ $(READY): pyproject.toml requirements.lock
 	@echo "setting up $(VENV) (once, a minute or two)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

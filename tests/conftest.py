@@ -28,6 +28,7 @@ settings.load_profile("quick")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the server of warm commands; the processes of pytest-xdist use that of the one which started them."""
+    warm.hurry_sqlite()
     if not hasattr(config, "workerinput") and sys.platform == "linux":
         config.add_cleanup(warm.begin())
 

@@ -22,6 +22,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,16 @@ def begin() -> Callable[[], None]:
         shutil.rmtree(folder)
 
     return end
+
+
+def hurry_sqlite() -> None:
+    """Databases do not wait for the disk: the tests kill processes, not the machine."""
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
 
 
 def program(name: str) -> str:
@@ -154,6 +165,7 @@ def _import_all() -> None:
     for module in pkgutil.walk_packages(notbugs.__path__, "notbugs."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    hurry_sqlite()
     gc.collect()
     gc.freeze()  # what never changes stays shared with the forks
 

@@ -176,6 +176,7 @@ def test_training_in_two_processes_is_within_the_noise_of_seeds(project):
 
 def test_two_processes_construct_and_measure_the_same(project):
     """Bit for bit: shards and parts of the test split are the same, whoever makes them."""
+    set_params(project, evaluate={"suite_seeds": 0})
     run_stage(open_project(project), "evaluate")
     outputs = [project / part for part in ("data", "metrics", "plots")]
     expected = contents(*outputs)

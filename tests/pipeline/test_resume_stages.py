@@ -114,7 +114,7 @@ def test_the_parts_of_a_construction_are_those_of_the_whole(project):
 def test_evaluation_goes_on_within_a_model(project, monkeypatch):
     """60 test images in parts of 25: what was kept of a model is not measured again."""
     monkeypatch.setattr(notbugs.pipeline.evaluate.measuring, "PART", 25)
-    set_params(project, evaluate={"level": "quick"})
+    set_params(project, evaluate={"suite_seeds": 0})
     run_stage(open_project(project), "evaluate")
     expected = contents(project / "metrics", project / "plots")
     kept = project / ".notbugs" / "evaluate"

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,7 @@ from resume_tools import set_params
 from notbugs.cli.check import check
 from notbugs.data.store import DatasetError, load_dataset, source_folders
 from notbugs.evaluation.accuracy import called_by
-from notbugs.evaluation.levels import SuiteSettings
+from notbugs.evaluation.levels import LEVELS, SuiteSettings
 from notbugs.exchange.exporting import export_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.evaluate import _curves, _summary
@@ -186,11 +188,25 @@ def test_a_baseline_is_fitted_only_where_it_is_asked_for(project):
 # Evaluation
 
 
-@pytest.fixture
-def measured(project: Path) -> Path:
-    """Measured at a headline eps of 0.25; the robust model was trained at 0.5."""
+@pytest.fixture(scope="module", autouse=True)
+def _brief_attacks() -> Iterator[None]:
+    """All attacks of the level, a few steps of each."""
+    brief = replace(
+        LEVELS["quick"], restarts=(3, 2), minimum={"l2": (("ddn", 5),)}, fixed=(("apgd_t", 3),), square=10
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(LEVELS, "quick", brief)
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(made_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Measured at a headline eps of 0.25; the robust model was trained at 0.5. Read only."""
+    project = shutil.copytree(made_project, tmp_path_factory.mktemp("measured") / "project")
     evaluation = {"eps": [0.125, 0.25], "headline_eps": 0.25, "suite_seeds": None}
-    run_stage(set_params(project, evaluate=evaluation), "evaluate")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NOTBUGS_TRACKING", "off")
+        run_stage(set_params(project, evaluate=evaluation), "evaluate")
     return project
 
 

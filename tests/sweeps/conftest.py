@@ -8,9 +8,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 from sweep_tools import BINARIES, PARAMS, Postgres
@@ -53,8 +55,13 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trials that take no time, with numbers that follow from the point; the list tells which were measured."""
+    """Trials that take no time, with numbers that follow from the point; the list tells which were measured.
+
+    All their quantities are one number, so small forests are enough for what Optuna says of each.
+    """
     measured: list[str] = []
+    evaluator = optuna.importance.FanovaImportanceEvaluator
+    monkeypatch.setattr(optuna.importance, "FanovaImportanceEvaluator", partial(evaluator, n_trees=4))
 
     def measure(self: Trial, seed: int, on_epoch: Any = None) -> dict[str, Any]:
         measured.append(f"{self.point} seed {seed}")
