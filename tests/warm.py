@@ -84,7 +84,8 @@ def hurry_sqlite() -> None:
     @event.listens_for(Engine, "connect")
     def connect(connection: Any, _: Any) -> None:
         if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous=OFF")
+            with suppress(sqlite3.Error):  # of a file that is no database: whoever asks for it is to find out
+                connection.execute("PRAGMA synchronous=OFF")
 
 
 def program(name: str) -> str:

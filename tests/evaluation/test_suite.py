@@ -11,7 +11,8 @@ from notbugs.evaluation.accuracy import outcomes, predict
 from notbugs.evaluation.levels import SuiteSettings
 from notbugs.evaluation.masking import transfer_images
 from notbugs.evaluation.results import WORST
-from notbugs.evaluation.suite import audit, audited, find, generator_of_part
+from notbugs.evaluation.suite import Audit, audit, audited, find, generator_of_part
+from notbugs.models.base import Classifier
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 
@@ -27,8 +28,13 @@ def few(digits: tuple[ImageData, ImageData]) -> ImageData:
     return digits[1].select(torch.arange(60))
 
 
-def test_every_attack_of_the_level_is_recorded_and_only_takes_away(robust_model, few):
-    found = audit(robust_model, few, **SETTINGS, generator=generator())
+@pytest.fixture(scope="module")
+def found(robust_model: Classifier, few: ImageData) -> Audit:
+    """The robust model's audit."""
+    return audit(robust_model, few, **SETTINGS, generator=generator())
+
+
+def test_every_attack_of_the_level_is_recorded_and_only_takes_away(robust_model, few, found):
     plain = outcomes(robust_model, few, **SETTINGS)
     assert [(o.labels, o.attack, o.norm, o.eps) for o in found.outcomes] == [
         *((o.labels, o.attack, o.norm, o.eps) for o in plain),
@@ -60,26 +66,24 @@ def test_without_the_suite_there_is_only_pgd(standard_model, few):
     assert (found.norms, found.checks, found.certificate) == ({}, [], None)
 
 
-def test_what_is_not_checked_is_attacked_as_hard(robust_model, few):
+def test_what_is_not_checked_is_attacked_as_hard(robust_model, few, found):
     """DDN takes only what stands, nothing is looked at besides; nobody is given back, and few stand more."""
-    whole = find(robust_model, few, **SETTINGS, generator=generator())
     lean = find(robust_model, few, **SETTINGS, generator=generator(), checked=False)
     assert (lean.norms, lean.standing, lean.signs, lean.certificate) == ({}, None, None, None)
-    assert [o.attack for o in lean.outcomes] == [o.attack for o in whole.outcomes]
+    assert [o.attack for o in lean.outcomes] == [o.attack for o in found.outcomes]
     before = lean.outcomes[0].correct
     for outcome in [o for o in lean.outcomes if o.eps == 0.5][2:]:
         assert not (outcome.correct & ~before).any()
         before = outcome.correct
-    counts = [int(found.outcomes[-1].correct.sum()) for found in (whole, lean)]
+    counts = [int(one.outcomes[-1].correct.sum()) for one in (found, lean)]
     assert abs(counts[0] - counts[1]) <= 1
 
 
-def test_a_second_radius_is_attacked_by_all_of_the_level(robust_model, few):
-    found = find(robust_model, few, **SETTINGS, generator=generator(), also_at=0.75)
-    plain = audit(robust_model, few, **SETTINGS, generator=generator())
-    *_, pgd, worst = found.outcomes
+def test_a_second_radius_is_attacked_by_all_of_the_level(robust_model, few, found):
+    both = find(robust_model, few, **SETTINGS, generator=generator(), also_at=0.75)
+    *_, pgd, worst = both.outcomes
     assert [(o.attack, o.eps) for o in (pgd, worst)] == [("pgd40", 0.75), (WORST, 0.75)]
-    assert len(found.outcomes) == len(plain.outcomes) + 2
+    assert len(both.outcomes) == len(found.outcomes) + 2
     assert not (worst.correct & ~pgd.correct).any()
     alone = audit(robust_model, few, **{**SETTINGS, "headline_eps": 0.75}, generator=generator())
     assert abs(int(worst.correct.sum()) - int(alone.outcomes[-1].correct.sum())) <= 1
