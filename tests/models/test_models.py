@@ -175,7 +175,7 @@ def test_default_settings():
 
 
 def test_an_unknown_architecture_is_refused():
-    with pytest.raises(ModelError, match=r"architecture must be one of small_cnn, .*, inception, not 'resnet34'"):
+    with pytest.raises(ModelError, match=r"architecture = 'resnet34': must be one of small_cnn, .*, inception, torch"):
         create_model("resnet34", (1, 8, 8), NAMES)
     assert {*CONVOLUTIONAL, "mlp"} == set(ARCHITECTURES)
 
@@ -185,7 +185,7 @@ def test_an_unknown_architecture_is_refused():
     [
         (
             {"architecture": "resnet34"},
-            r"model\.architecture = 'resnet34': must be 'small_cnn', 'deep_cnn', 'mlp', 'resnet8', ",
+            r"model\.architecture = 'resnet34': must be one of small_cnn, .*, torchvision:NAME, timm:NAME or pack",
         ),
         ({"width": 0}, r"model\.width = 0: must be greater than or equal to 1"),
         ({"width": 16.0}, r"model\.width = 16\.0: must be a valid integer"),
@@ -283,7 +283,6 @@ def test_damaged_weights_are_named(trained, damage):
         b"\xff\xfe\x00",
         b"[]",
         b'{"architecture": "small_cnn"}',
-        b'{"architecture": "vgg", "width": 4, "image_shape": [3, 8, 8], "class_names": ["a", "b"]}',
         b'{"architecture": "small_cnn", "width": 4, "image_shape": [3, 8], "class_names": ["a", "b"]}',
         b'{"architecture": "small_cnn", "width": 4, "image_shape": [-3, 8, 8], "class_names": ["a", "b"]}',
     ],
@@ -291,6 +290,13 @@ def test_damaged_weights_are_named(trained, damage):
 def test_a_damaged_description_is_named(trained, text):
     trained[1].with_suffix(".json").write_bytes(text)
     with pytest.raises(ModelError, match=r"seed-0\.json: not a model's description"):
+        load_model(trained[1])
+
+
+def test_a_description_of_an_unknown_network_is_named(trained):
+    description = trained[1].with_suffix(".json")
+    description.write_text(json.dumps({**json.loads(description.read_text()), "architecture": "vgg"}))
+    with pytest.raises(ModelError, match=r"seed-0\.json: architecture = 'vgg': must be one of small_cnn, .*mean vgg16"):
         load_model(trained[1])
 
 

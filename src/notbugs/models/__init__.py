@@ -6,36 +6,43 @@ penultimate activations by `representation`.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, PositiveInt, ValidationError
 
 from notbugs.data.images import Images, by_parts
 from notbugs.models.base import Classifier
+from notbugs.models.foreign import Factory, classifier_of, of_factory, of_timm, of_torchvision
+from notbugs.models.foreign import ModelError as ModelError
 from notbugs.models.imagenet import densenet121, inception, resnet, vgg16
 from notbugs.models.small_cnn import MLP, DeepCNN, SmallCNN
 from notbugs.runtime.config import Settings
-from notbugs.runtime.errors import UserError
+from notbugs.runtime.errors import one_line
 from notbugs.runtime.files import sha256, whole_file, write_json
+from notbugs.runtime.registry import Registry, RegistryError
 
 
 class Architecture(NamedTuple):
     """A kind of classifier.
 
     Attributes:
-        build: (image shape (C, H, W), number of classes, width) -> the classifier.
-        usual_width: what no width stands for.
+        build: (image shape (C, H, W), number of classes, width, further arguments) -> the network.
+        usual_width: what no width stands for; None where the network is somebody else's.
     """
 
-    build: Callable[[tuple[int, int, int], int, int], Classifier]
-    usual_width: int
+    build: Factory
+    usual_width: int | None = None
 
 
-ARCHITECTURES = {
+def _foreign(find: Callable[[Any], Factory]) -> Callable[[Any], Architecture]:
+    return lambda given: Architecture(find(given))
+
+
+_BUILT_IN = {
     "small_cnn": Architecture(SmallCNN, 16),
     "deep_cnn": Architecture(DeepCNN, 16),
     "mlp": Architecture(MLP, 64),
@@ -46,30 +53,42 @@ ARCHITECTURES = {
     "densenet121": Architecture(densenet121, 64),
     "inception": Architecture(inception, 64),
 }
-if TYPE_CHECKING:
-    ArchitectureName = str
-else:
-    ArchitectureName = Literal[tuple(ARCHITECTURES)]
-
-
-class ModelError(UserError):
-    """A stored model is missing, incomplete or does not fit."""
+ARCHITECTURES = Registry(
+    "models",
+    _BUILT_IN,
+    libraries={"torchvision": _foreign(of_torchvision), "timm": _foreign(of_timm)},
+    adapt=_foreign(of_factory),
+)
+"""The networks by name."""
 
 
 class ModelSettings(Settings):
     """Which classifier is trained."""
 
-    architecture: ArchitectureName = "small_cnn"
-    """Network, by its usual name; those made for ImageNet have the stem for small images below 128 pixels."""
+    architecture: Annotated[str, AfterValidator(ARCHITECTURES.check)] = "small_cnn"
+    """Network: a built-in one by its usual name (those made for ImageNet have the stem for small images below 128
+    pixels), torchvision:NAME, timm:NAME, or package.module:attribute of your own, called with `image_shape` and
+    `num_classes`."""
     width: int | None = Field(default=None, ge=1, le=1024)
     """Scales all layers; null takes the usual width (16 for small_cnn, 64 for those made for ImageNet)."""
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of a network that is not built in."""
+    representation: str | None = None
+    """Only of such a network: the module whose output is the representation; null for the input of the last linear
+    layer."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What `create_model` is told."""
+        return self.model_dump()
 
 
 class Description(Settings):
     """All that is needed to build a classifier again; saved as JSON beside its weights."""
 
-    architecture: ArchitectureName
-    width: int = Field(ge=1, le=1024)
+    architecture: str
+    width: int | None = Field(default=None, ge=1, le=1024)
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    representation: str | None = None
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(strict=False)
     """(C, H, W)."""
     class_names: tuple[str, ...] = Field(strict=False, min_length=2)
@@ -81,23 +100,30 @@ def create_model(
     class_names: tuple[str, ...],
     *,
     width: int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    representation: str | None = None,
     generator: torch.Generator | None = None,
 ) -> Classifier:
     """Build a freshly initialised classifier.
 
     Args:
-        architecture: a name in ARCHITECTURES.
+        architecture: a name that ARCHITECTURES finds.
         image_shape: (C, H, W).
         class_names: one a class.
         width: scales all layers; None takes the usual one.
+        kwargs, representation: see `ModelSettings`.
         generator: decides the initial weights, None as one of seed 0 does; torch's global generator is left as it was.
-    Raises: ModelError for an unknown architecture.
+    Raises: ModelError for an unknown architecture, or one that gives no classifier.
     """
-    if architecture not in ARCHITECTURES:
-        raise ModelError(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {architecture!r}")
+    try:
+        usual = ARCHITECTURES[architecture].usual_width
+    except RegistryError as error:
+        raise ModelError(f"architecture = {architecture!r}: must be {error}") from None
     description = Description(
         architecture=architecture,
-        width=width or ARCHITECTURES[architecture].usual_width,
+        width=width or usual,
+        kwargs=dict(kwargs or {}),
+        representation=representation,
         image_shape=image_shape,
         class_names=class_names,
     )
@@ -108,11 +134,38 @@ def create_model(
 
 
 def build(description: Description) -> Classifier:
-    """The classifier of a description, with weights drawn from torch's global generator."""
-    kind = ARCHITECTURES[description.architecture]
-    model = kind.build(description.image_shape, len(description.class_names), description.width)
+    """The classifier of a description, with weights drawn from torch's global generator.
+
+    Raises: ModelError if somebody's network cannot be made, or is no classifier.
+    """
+    kind, count = ARCHITECTURES[description.architecture], len(description.class_names)
+    given = (description.image_shape, count, description.width)
+    if kind.usual_width is not None:
+        if description.kwargs or description.representation:
+            raise ModelError(f"{description.architecture}: kwargs and representation must be left out: it is built in")
+        model = kind.build(*given)
+        assert isinstance(model, Classifier)
+    else:
+        model = _built(description, kind.build, *given)
     model.description = description
     return model
+
+
+def _built(
+    description: Description, factory: Factory, image_shape: tuple[int, int, int], count: int, width: int | None
+) -> Classifier:
+    """A network that is not the package's, made and looked at."""
+    try:
+        network = factory(image_shape, count, width, **description.kwargs)
+        if isinstance(network, Classifier):
+            return network
+        return classifier_of(network, image_shape, count, description.representation)
+    except ModelError as error:
+        raise ModelError(f"architecture {description.architecture}: {error}") from None
+    except Exception as error:
+        raise ModelError(
+            f"architecture {description.architecture}: {type(error).__name__}: {one_line(error)}"
+        ) from None
 
 
 def set_normalisation(model: Classifier, images: torch.Tensor | Images) -> None:
@@ -148,7 +201,7 @@ def save_model(model: Classifier, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole_file(path) as temporary:
         save_file(state, temporary)
-    facts = description.model_dump(mode="json")
+    facts = _facts(description)
     write_json(path.with_suffix(".json"), {**facts, "checksum": _checksum(facts, path)})
 
 
@@ -163,6 +216,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
 
     path = Path(path)
     description, checksum = _read_description(path.with_suffix(".json"))
+    built_in = description.architecture in ARCHITECTURES
     try:
         state: dict[str, Any] = load_file(path)
     except FileNotFoundError:
@@ -170,16 +224,23 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
     except Exception as error:  # safetensors raises many kinds for a damaged header
         raise ModelError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     try:
-        with torch.device("meta"):  # of shapes alone: those of a damaged description may not fit into memory
-            build(description).load_state_dict(state, assign=True)
+        if built_in:
+            with torch.device("meta"):  # of shapes alone: those of a damaged description may not fit into memory
+                build(description).load_state_dict(state, assign=True)
+        with torch.random.fork_rng(devices=[]):  # the initial weights, replaced at once, take nothing from the caller
+            model = build(description)
+        model.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise ModelError(f"{path}: does not fit its description: {' '.join(str(error).split())[:300]}") from None
-    with torch.random.fork_rng(devices=[]):  # the initial weights, replaced at once, take nothing from the caller
-        model = build(description)
-    model.load_state_dict(state)
-    if checksum not in (None, _checksum(description.model_dump(mode="json"), path)):
+    if checksum not in (None, _checksum(_facts(description), path)):
         raise ModelError(f"{path}: altered, or the .json beside it (its checksum does not fit); `dvc repro` trains it")
     return model.to(device).eval()
+
+
+def _facts(description: Description) -> dict[str, Any]:
+    """A description as it is stored: without what only networks of others have, where there is none of it."""
+    empty = {name for name in ("kwargs", "representation") if not getattr(description, name)}
+    return description.model_dump(mode="json", exclude=empty)
 
 
 def _checksum(facts: dict[str, Any], weights: Path) -> str:
@@ -192,8 +253,13 @@ def _read_description(path: Path) -> tuple[Description, str | None]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         checksum = facts.pop("checksum", None) if isinstance(facts, dict) else None
-        return Description.model_validate(facts), checksum
+        description = Description.model_validate(facts)
     except FileNotFoundError:
         raise ModelError(f"{path}: no model there; `dvc repro` trains it") from None
     except (ValidationError, ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{path}: not a model's description: {' '.join(str(error).split())[:300]}") from None
+    try:
+        ARCHITECTURES.check(description.architecture)
+    except RegistryError as error:
+        raise ModelError(f"{path}: architecture = {description.architecture!r}: must be {error}") from None
+    return description, checksum

@@ -183,10 +183,9 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     project, config, data = lesson.project, lesson.config, lesson.data
     kind = project.model_settings()
     model = create_model(
-        kind.architecture,
-        data.image_shape,
-        data.class_names,
-        width=kind.width,
+        image_shape=data.image_shape,
+        class_names=data.class_names,
+        **kind.arguments(),
         generator=make_generator(project.seed, *lesson.stream, "weights"),
     ).to(project.device)
     set_normalisation(model, data)

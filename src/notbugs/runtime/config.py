@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import project_folder
+from notbugs.runtime.registry import allow, texts
 
 DATASET_NAMES = {
     "robust": "D_R",
@@ -134,7 +135,7 @@ def find_root() -> Path:
 
 
 def read_params(path: Path) -> dict[str, Any]:
-    """Read params.yaml.
+    """Read params.yaml; what it names of the user's own may then be imported.
 
     Raises: ConfigError if the file is missing, empty, no YAML, no mapping, or has an unknown section.
     """
@@ -148,6 +149,7 @@ def read_params(path: Path) -> dict[str, Any]:
     for key in params:
         if key not in SECTIONS:
             raise ConfigError(f"{path}: {key}: unknown key{suggestion(str(key), SECTIONS)}")
+    allow(texts(params), path.parent)
     return params
 
 

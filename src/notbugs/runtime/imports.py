@@ -113,6 +113,12 @@ def _recorded_version(library: str) -> str | None:
     return None
 
 
+def is_own(name: str) -> bool:
+    """Whether a module is somebody's own code, of no installed distribution and not of this package."""
+    top = name.partition(".")[0]
+    return top != PACKAGE and top not in sys.stdlib_module_names and _own_folder(top) is not None
+
+
 @cache
 def _spec_origin(top: str) -> Path | None:
     """File that a top-level module is loaded from; None where there is none."""
@@ -129,9 +135,22 @@ def _own_folder(top: str) -> Path | None:
     if top == PACKAGE:
         return Path(__file__).parents[2]
     origin = _spec_origin(top)
-    if origin is None or origin.suffix != ".py" or version(top) is not None:
+    if origin is None:
+        return _namespace(top)
+    if origin.suffix != ".py" or version(top) is not None:
         return None
     return origin.parents[1] if origin.name == "__init__.py" else origin.parent
+
+
+def _namespace(top: str) -> Path | None:
+    """Folder that holds a package without an __init__.py, unless it belongs to installed distributions."""
+    try:
+        spec = util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    own = [place.parent for place in places if not {"site-packages", "dist-packages"} & set(place.parts)]
+    return own[0] if own else None
 
 
 @cache

@@ -29,6 +29,7 @@ from notbugs.runtime.errors import UserError
 from notbugs.runtime.machine import usable_processors
 from notbugs.runtime.memory import keep_freed_memory
 from notbugs.runtime.progress import hide
+from notbugs.runtime.registry import allow, texts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -83,7 +84,7 @@ def do_all(
         return [work(task, partial(heard, number)) for number, task in enumerate(tasks)]
     before = set(multiprocessing.active_children())
     with _ears(workers, heard) as (mouths, taken):
-        pool = ProcessPoolExecutor(workers, context(), _begin, (project.runtime.num_threads, mouths, taken))
+        pool = ProcessPoolExecutor(workers, context(), _begin, (project, mouths, taken))
         try:
             jobs = [pool.submit(_do, work, number, task) for number, task in enumerate(tasks)]
             begun = set(multiprocessing.active_children()) - before  # one that ends is no longer among them
@@ -172,7 +173,7 @@ _mouth: Connection | None = None
 """Where this worker says something."""
 
 
-def _begin(num_threads: int, mouths: Sequence[Connection], taken: "Synchronized[int]") -> None:
+def _begin(project: Context, mouths: Sequence[Connection], taken: "Synchronized[int]") -> None:
     """A worker's first work: the stage's settings, and an end with the stage."""
     global _mouth
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the stage ends its workers
@@ -180,7 +181,8 @@ def _begin(num_threads: int, mouths: Sequence[Connection], taken: "Synchronized[
         _mouth = mouths[taken.value]
         taken.value += 1
     hide()
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(project.runtime.num_threads)
+    allow(texts(project.params), project.root)
     keep_freed_memory()
     threading.Thread(target=_end_with_the_stage, daemon=True).start()
 

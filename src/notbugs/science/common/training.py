@@ -55,7 +55,7 @@ def trained(
     """
     weights = make_generator(lab.seed, *stream, "weights")
     model = create_model(
-        architecture.architecture, data.image_shape, data.class_names, width=architecture.width, generator=weights
+        image_shape=data.image_shape, class_names=data.class_names, **architecture.arguments(), generator=weights
     ).to(lab.device)
     set_normalisation(model, data)
     if settings is not None:
