@@ -32,6 +32,7 @@ from notbugs.evaluation.suite import audit
 from notbugs.models import load_model
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.models import construction_seeds, judge_seed, source_seeds
+from notbugs.pipeline.running.own_code import modules_named
 from notbugs.pipeline.train import Lesson, learn, summary
 from notbugs.runtime.cache import ResultCache, digest, work_folder
 from notbugs.runtime.config import DATASET_NAMES, settings
@@ -83,7 +84,7 @@ class Laboratory:
             "num_threads": self.project.runtime.num_threads,
             "device": self.project.device.type,
             "engine": self.project.runtime.engine,
-            **made_with(__name__),
+            **made_with(__name__, *modules_named(self.project, "model", "train", "construct", "fit", "evaluate")),
             "model": self.project.model_settings().model_dump(mode="json"),
             "evaluate": {
                 "norm": evaluation.norm,

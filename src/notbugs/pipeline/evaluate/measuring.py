@@ -24,6 +24,7 @@ from notbugs.models import ModelError, load_model
 from notbugs.models.base import Classifier
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Say, do_all
+from notbugs.pipeline.running.own_code import modules_named
 from notbugs.runtime.cache import digest, valid_since, work_folder
 from notbugs.runtime.distribution import rank, wait_for_all, world_size
 from notbugs.runtime.files import sha256
@@ -119,7 +120,7 @@ class Bench:
     def _made_from(self) -> dict[str, Any]:
         """What all findings depend on."""
         return {
-            **made_with(STAGE),
+            **made_with(STAGE, *modules_named(self.project, "model", "evaluate")),
             "data": sha256(self.project.dataset("test") / "manifest.json"),
             "settings": self.config.model_dump(mode="json", exclude={"suite_seeds", "check_seeds"}),
             "num_threads": self.project.runtime.num_threads,

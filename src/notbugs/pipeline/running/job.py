@@ -13,6 +13,7 @@ import torch
 from notbugs.data.store import load_dataset
 from notbugs.models import ModelError
 from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.own_code import modules_named, require_watched
 from notbugs.pipeline.running.processes import in_processes
 from notbugs.pipeline.running.stage import Stage
 from notbugs.pipeline.running.unused import remove_unused
@@ -35,6 +36,7 @@ def perform(stage: Stage, project: Context, name: str | None = None) -> None:
     def work() -> None:
         """Here, or as one of several processes."""
         settings = stage.read_settings(project.params, name)
+        require_watched(project, stage, name)
         if WHOLE_FOLDERS & set(stage.inputs):
             remove_unused(project)
         resolve_name(stage.work)(Job(stage, project, name, settings))
@@ -122,6 +124,11 @@ class Job:
                 work = Path(stack.enter_context(TemporaryDirectory()))
             yield run, work
 
+    @property
+    def _keys(self) -> list[str]:
+        """Parts of params.yaml that it depends on."""
+        return [key.replace("{name}", self.name or "") for key in self.stage.params]
+
     def _settings_as_json(self) -> dict[str, Any]:
         """The sections that the stage is configured by."""
         section, _, name = self.stage.key(self.name).partition(".")
@@ -144,7 +151,7 @@ class Job:
             "processes": world_size() if "processes" in self.stage.shared else "any number",
             "device": torch.cuda.get_device_name() if project.device.type == "cuda" else project.device.type,
             "inputs": {path.relative_to(project.root).as_posix(): _content(path) for path in inputs},
-            **made_with(*self.stage.modules),
+            **made_with(*self.stage.modules, *modules_named(project, *self._keys)),
         }
 
 

@@ -1,0 +1,122 @@
+"""A network of the user's own in the stages: it works in every process, counts as code, and DVC must watch it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from resume_tools import contents, set_params
+
+from notbugs.models import load_model
+from notbugs.pipeline.evaluate.measuring import Bench, Task
+from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.job import Job
+from notbugs.pipeline.stages import STAGES, run_stage
+from notbugs.runtime import imports, registry
+from notbugs.runtime.errors import ConfigError
+
+NETWORK = """
+from torch import nn
+from lab.parts import activation
+
+def tiny(image_shape, num_classes, width=3):
+    convolution = nn.Conv2d(image_shape[0], width, 3, padding=1)
+    layers = [convolution, nn.BatchNorm2d(width), activation(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * width, num_classes))
+"""
+CACHES = (imports.made_with, imports.reached, imports.source, imports._imported, imports._own_folder)
+
+
+@pytest.fixture
+def own(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """A project whose classifiers are `tiny` of its own src/lab/networks.py."""
+    folder = project / "src" / "lab"
+    folder.mkdir(parents=True)
+    (folder / "networks.py").write_text(NETWORK)
+    (folder / "parts.py").write_text("from torch.nn import ReLU as activation\n")
+    watch(project, ["data/train", "src/lab"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry, "_folders", [])
+    monkeypatch.setattr(registry, "_allowed", set())
+    forget()
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["model"] = {"architecture": "lab.networks:tiny"}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    yield set_params(project)
+    forget()
+
+
+def watch(project: Path, deps: list[str]) -> None:
+    stages = {name: {"foreach": f"${{{name}}}", "do": {"cmd": "x", "deps": deps}} for name in ("train", "construct")}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {**stages, "evaluate": {"cmd": "x", "deps": deps}}}))
+
+
+def forget() -> None:
+    """As a new process, which has imported nothing of the user's."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
+        del sys.modules[name]
+    for cached in CACHES:
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_it_is_trained_constructed_from_and_loaded(own: Context, jobs: int) -> None:
+    lab = set_params(own.root, jobs=jobs)
+    for name in ("standard", "robust"):
+        run_stage(lab, "train", name)
+    run_stage(lab, "construct", "rand")
+    model = load_model(lab.source_model("standard", 1))
+    assert type(model.body).__name__ == "Sequential"
+    assert model.description.architecture == "lab.networks:tiny"
+    facts = json.loads((own.root / "metrics/construct/rand.json").read_text())
+    assert facts["num_examples"] == 259
+
+
+def test_workers_give_the_same_bytes(own: Context) -> None:
+    run_stage(own, "train", "standard")
+    alone = contents(own.root / "models" / "train" / "standard")
+    run_stage(set_params(own.root, jobs=2), "train", "standard")
+    assert contents(own.root / "models" / "train" / "standard") == alone
+
+
+def keys(lab: Context) -> tuple[str, str]:
+    """Of the unfinished work of a training, and of a measurement."""
+    stage = STAGES["train"]
+    with Job(stage, lab, "standard", stage.read_settings(lab.params, "standard")).begin([]) as (_, work):
+        unfinished = work.name
+    bench = Bench(lab, None, STAGES["evaluate"].read_settings(lab.params))  # type: ignore[arg-type]
+    return unfinished, bench.file(Task(lab.source_model("standard", 0), 0, 60, True, True, None, None)).name
+
+
+@pytest.mark.parametrize("file", ["networks.py", "parts.py"])
+def test_a_change_of_it_makes_kept_work_stale(own: Context, file: str) -> None:
+    """What it imports of the user's own counts, too."""
+    before = keys(own)
+    forget()
+    assert keys(own) == before
+    source = own.root / "src" / "lab" / file
+    source.write_text(source.read_text() + "# another\n")
+    forget()
+    assert all(now != then for now, then in zip(keys(own), before, strict=True))
+
+
+def test_what_dvc_does_not_watch_is_refused(own: Context) -> None:
+    watch(own.root, ["data/train", "src/lab/networks.py"])
+    message = r"^params\.yaml names lab\.parts: src/lab/parts\.py must be among the deps of stage train in"
+    with pytest.raises(ConfigError, match=message):
+        run_stage(own, "train", "standard")
+    watch(own.root, ["src"])
+    run_stage(own, "train", "standard")
+
+
+def test_what_lies_outside_the_project_is_refused(
+    own: Context, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (own.root / "src" / "lab").rename(outside / "lab")
+    forget()
+    monkeypatch.syspath_prepend(outside)
+    with pytest.raises(ConfigError, match=r"^params\.yaml names lab\.\w+: .* lies outside the project, where DVC does"):
+        run_stage(own, "train", "standard")
