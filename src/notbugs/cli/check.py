@@ -10,13 +10,15 @@ from notbugs.data.store import load_dataset
 from notbugs.models import ModelSettings
 from notbugs.pipeline.running.models import construction_seeds
 from notbugs.pipeline.running.stage import Stage
-from notbugs.runtime.config import DATASET_NAMES, SECTIONS, runtime, settings
+from notbugs.runtime.config import DATASET_NAMES, SECTIONS, check_name, runtime, settings
 from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.training.settings import TrainSettings
 
 SOURCE_MODELS = ("standard", "robust")
-NAMES = {"train": SOURCE_MODELS, "construct": tuple(DATASET_NAMES), "fit": tuple(DATASET_NAMES)}
-"""Section -> what its entries may be."""
+NAMED = ("train", "construct", "fit")
+"""Sections whose entries files and stages are named after."""
+JUDGE = "train.robust"
+"""Says of every construction what its images still show."""
 MADE_BY = {"data": "construct", "models/train": "train", "models/fit": "fit"}
 """Folder of inputs -> section whose entries make them."""
 
@@ -29,6 +31,8 @@ def check(params: Mapping[str, Any]) -> None:
     _require_sections(params)
     processes = runtime(params).processes
     settings(params, "model", ModelSettings)
+    if JUDGE.partition(".")[2] not in (params["train"] or {}):
+        raise ConfigError(f"params.yaml: {JUDGE}: missing; it judges what every construction's images still show")
     for stage in ALL_STAGES.values():
         for entry in needed_entries(stage):
             section, _, needed = entry.partition(".")
@@ -109,17 +113,13 @@ def _entries(params: Mapping[str, Any], stage: Stage) -> list[str | None]:
     section = stage.section or stage.name
     if not stage.by_name:
         return [None]
-    entries, allowed = params.get(section), NAMES.get(section)
-    if allowed is None:  # studies have free names
-        if not isinstance(entries, Mapping):
-            raise ConfigError(f"params.yaml: {section}: must map studies to their settings; {{}} for none")
-        for name in entries:
-            if not isinstance(name, str):
-                raise ConfigError(f"params.yaml: {section}.{name}: must be a text; put the name of the study in quotes")
-        return list(entries)
-    if not isinstance(entries, Mapping) or not entries:
-        raise ConfigError(f"params.yaml: {section}: must map at least one of {', '.join(allowed)} to its settings")
+    entries = params.get(section)
+    if not isinstance(entries, Mapping) or (section in NAMED and not entries):
+        what = "at least one name to its settings" if section in NAMED else "studies to their settings; {} for none"
+        raise ConfigError(f"params.yaml: {section}: must map {what}")
     for name in entries:
-        if name not in allowed:
-            raise ConfigError(f"params.yaml: {section}.{name}: unknown key; allowed: {', '.join(allowed)}")
+        if not isinstance(name, str):
+            raise ConfigError(f"params.yaml: {section}.{name}: must be a text; put the name in quotes")
+        if section in NAMED:
+            check_name(f"{section}.{name}")
     return list(entries)

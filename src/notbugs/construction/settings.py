@@ -11,8 +11,8 @@ from notbugs.runtime.errors import ConfigError
 
 
 class _RecipeSettings(Settings):
-    model: Literal["standard", "robust"]
-    """Which source model is used."""
+    model: str
+    """Which source model is used: an entry of `train`."""
     source_seeds: Seeds | None = None
     """Seeds of `train.<model>` from whose models a dataset is made, one each; null takes all of them."""
     num_steps: int = Field(ge=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.config import DATASET_NAMES, dataset_name
 from notbugs.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MODELS: tuple[tuple[str, str], ...] = (
     *(("D", FITTED_AS + name) for name in DATASET_NAMES.values()),
     *((name + suffix, "standard") for name in DATASET_NAMES.values() for suffix in ("", STILL_Y)),
 )
-"""(dataset, estimator) of every model, in the order of every table and figure."""
+"""(dataset, estimator) of the paper's models, in the order of every table and figure; others come after them."""
 COLUMNS = {
     "dataset": "string",
     "estimator": "string",
@@ -232,6 +232,11 @@ def _spread(group: "pd.DataFrame") -> dict[str, Any]:
     }
 
 
+def in_order(models: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(dataset, estimator) of models, each once: those in MODELS as they stand there, then the others as given."""
+    return sorted(dict.fromkeys(models), key=lambda model: _place(*model))
+
+
 def _place(dataset: str, estimator: str) -> int:
     """Position in tables; what is not in MODELS comes last."""
     return MODELS.index((dataset, estimator)) if (dataset, estimator) in MODELS else len(MODELS)
@@ -249,7 +254,7 @@ def model_label(dataset: str, estimator: str) -> str:
 
 def fitted_model(name: str, subset: str) -> tuple[str, str]:
     """(dataset, estimator) of the models of `fit.<name>` on a subset: full, still_y or baseline."""
-    dataset = DATASET_NAMES.get(name, name)
+    dataset = dataset_name(name)
     if subset == "baseline":
         return "D", FITTED_AS + dataset
     return dataset + (STILL_Y if subset == "still_y" else ""), "standard"
@@ -271,7 +276,7 @@ def baseline_of(params: Mapping[str, Any], name: str) -> str | None:
         settings = fits.get(other) or {}
         same_seeds = settings.get("seeds") == (fits.get(name) or {}).get("seeds")
         if settings.get("baseline") is True and recipe_of(settings) == recipe and same_seeds:
-            return FITTED_AS + DATASET_NAMES.get(other, other)
+            return FITTED_AS + dataset_name(other)
     return None
 
 

@@ -34,7 +34,7 @@ from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import compiles, construction_seeds, judge_seed, source_models, source_seeds
 from notbugs.runtime.cache import load_or_make
-from notbugs.runtime.config import DATASET_NAMES, SOURCE
+from notbugs.runtime.config import SOURCE, check_name, dataset_name
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import publish, sha256, write_json
@@ -152,10 +152,13 @@ def read_recipe(params: Mapping[str, Any], key: str) -> ConstructSettings:
 
     Raises: ConfigError.
     """
-    name = key.partition(".")[2]
-    if name not in DATASET_NAMES:
-        raise ConfigError(f"params.yaml: {key}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
-    return construct_settings(params.get("construct", {}).get(name), key)
+    check_name(key)
+    config = construct_settings(params.get("construct", {}).get(key.partition(".")[2]), key)
+    trained = [name for name in params.get("train") or {} if isinstance(name, str)]
+    if config.model not in trained:
+        allowed = ", ".join(trained)
+        raise ConfigError(f"params.yaml: {key}.model = {config.model!r}: must be an entry of train: {allowed}")
+    return config
 
 
 def _percent(share: float | None) -> str:
@@ -263,7 +266,7 @@ def _complete(source: _Source) -> dict[str, Tensor]:
         files,
         pd.DataFrame({**indices, **{key: values.numpy() for key, values in facts.items()}}),
         class_names=data.class_names,
-        name=DATASET_NAMES[source.name],
+        name=dataset_name(source.name),
         source=data.manifest.source,
         settings={**settings, "source_seed": source.seed},
     )

@@ -13,7 +13,7 @@ from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import first_sources, source_model_of, source_models
 from notbugs.runtime.cache import load_or_make
-from notbugs.runtime.config import DATASET_NAMES, settings
+from notbugs.runtime.config import in_order_of_paper, settings
 from notbugs.runtime.files import write_csv, write_json
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.tracking import Run
@@ -91,7 +91,7 @@ def _inputs(job: Job) -> Iterator[str]:
     for path in job.stage.inputs:
         if path == "data":
             made = job.project.names("construct")
-            yield from ("data/train", "data/test", *(f"data/{name}" for name in DATASET_NAMES if name in made))
+            yield from ("data/train", "data/test", *(f"data/{name}" for name in in_order_of_paper(made)))
         elif path == "models/train":
             yield from ("models/train/standard", "models/train/robust")
         else:

@@ -74,8 +74,8 @@ _ALL = (
         "notbugs.pipeline.construct:read_recipe",
         "notbugs.pipeline.construct:construct",
         shared=SHARED,
-        reads=SEEDS,
-        inputs=("data/train", *MODELS),
+        reads=("train",),
+        inputs=("data/train", "models/train"),
         outputs=("data/{name}",),
     ),
     _by_name(

@@ -16,7 +16,7 @@ from notbugs.evaluation.comparison import POWER, Estimate, power, units_for_powe
 from notbugs.evaluation.results import STILL_Y, model_label
 from notbugs.report.evidence import Evidence, Model, NotMeasuredError
 from notbugs.report.sections import Facts, Finding, Judge, Ruling, reproduced_if, words
-from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.config import dataset_name
 
 SETTING = "CIFAR-10, ResNet-50"
 EPS = (0.25, 0.5)
@@ -194,8 +194,8 @@ def _deterministic_target(evidence: Evidence, _: Facts) -> Ruling:
 
 
 def _control(key: str, evidence: Evidence, _: Facts) -> Ruling:
-    name, control_key = DATASET_NAMES[key], f"{key}_from_robust"
-    control_name = DATASET_NAMES[control_key]
+    name, control_key = dataset_name(key), f"{key}_from_robust"
+    control_name = dataset_name(control_key)
     own, control = evidence.accuracy(name), evidence.accuracy(control_name)
     evidence.check_same_recipe(key, control_key)
     loss = evidence.difference(_fit(name), _fit(control_name))
@@ -242,7 +242,7 @@ def _unless_attack_failed(evidence: Evidence, key: str, found: Ruling) -> Ruling
 def _images(evidence: Evidence, key: str) -> dict[str, Any]:
     """What robust model and 1-NN say of the constructed images, and what other seeds' models do."""
     others = evidence.constructions.get(key, {}).get("success_other_seeds")
-    found: dict[str, Any] = {"name": DATASET_NAMES[key], "others": others, "judged": None, "reason": ""}
+    found: dict[str, Any] = {"name": dataset_name(key), "others": others, "judged": None, "reason": ""}
     try:
         found["judged"] = evidence.honesty(key)
     except NotMeasuredError as error:
@@ -253,7 +253,7 @@ def _images(evidence: Evidence, key: str) -> dict[str, Any]:
 def _refit(evidence: Evidence, key: str) -> dict[str, Any] | None:
     """The fit on only the images that both judges still call y, where there is one."""
     try:
-        clean = evidence.accuracy(DATASET_NAMES[key] + STILL_Y)
+        clean = evidence.accuracy(dataset_name(key) + STILL_Y)
     except NotMeasuredError:
         return None
     return {"clean": clean, "num_images": evidence.constructions.get(key, {}).get("num_still_y")}

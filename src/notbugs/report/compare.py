@@ -26,7 +26,7 @@ from notbugs.evaluation.results import (
     percent,
     read_table,
 )
-from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.config import dataset_name
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import write_text
 from notbugs.runtime.git import git
@@ -218,7 +218,7 @@ def _passed_on(run: FinishedRun, key: str) -> float | None:
     baseline = baseline_of({"fit": _entries(run.params, "fit")}, key)
     if baseline is None:
         return None
-    cells = [_attacked(run, model) for model in ((DATASET_NAMES[key], "standard"), ("D", baseline), ("D", "robust"))]
+    cells = [_attacked(run, model) for model in ((dataset_name(key), "standard"), ("D", baseline), ("D", "robust"))]
     if any(cell is None for cell in cells):
         return None
     fit, base, robust = (cell.value for cell in cells)

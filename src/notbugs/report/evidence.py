@@ -15,7 +15,7 @@ from notbugs.evaluation import comparison
 from notbugs.evaluation.comparison import Estimate, Run
 from notbugs.evaluation.results import WORST, attack_steps, baseline_of, model_label, recipe_of, strength
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.config import dataset_name
 
 CHANCE_MARGIN = 0.20
 """"Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
@@ -141,7 +141,7 @@ class Evidence:
         estimator = baseline_of(self.params, key)
         if estimator is not None and len(self._rows(("D", estimator))):
             return "D", estimator
-        name = DATASET_NAMES.get(key, key)
+        name = dataset_name(key)
         raise NotMeasuredError(f"D was not fitted by the recipe of {name} (params.yaml: fit.{key}.baseline)")
 
     def check_same_recipe(self, key: str, other: str) -> None:
@@ -154,7 +154,7 @@ class Evidence:
             differ = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
             if differ:
                 raise NotMeasuredError(
-                    f"{DATASET_NAMES.get(key, key)} and {model_label(DATASET_NAMES.get(other, other), 'standard')} do "
+                    f"{dataset_name(key)} and {model_label(dataset_name(other), 'standard')} do "
                     f"not share their recipe (params.yaml: {section}: {', '.join(differ)})"
                 )
 
@@ -243,10 +243,10 @@ class Evidence:
         """
         facts = self.constructions.get(key)
         if facts is None:
-            raise NotMeasuredError(f"{DATASET_NAMES.get(key, key)} is not in this pipeline")
+            raise NotMeasuredError(f"{dataset_name(key)} is not in this pipeline")
         found = honesty_of(facts)
         if found is None:
-            raise NotMeasuredError(f"{DATASET_NAMES.get(key, key)} was not judged by robust model and 1-NN")
+            raise NotMeasuredError(f"{dataset_name(key)} was not judged by robust model and 1-NN")
         return found
 
     def success(self, key: str) -> float | None:

@@ -7,11 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from notbugs.evaluation.results import model_label, read_table
+from notbugs.evaluation.results import in_order, model_label, read_table
 from notbugs.report.drawing import GREY, legend, new_figure, panels, reach, stroke
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
-from notbugs.runtime.config import DATASET_NAMES
 
 COLUMNS = {
     "source": "string",
@@ -115,7 +114,7 @@ def datasets_figure(project: Project, found: Facts) -> Figure | None:
     """Usefulness of each feature on each construction against its usefulness on D."""
     rows = _rows(project)
     on_d = rows[rows["dataset"] == "D"].set_index(["source", "feature"])["value"].astype(float)
-    datasets = [dataset for dataset in DATASET_NAMES.values() if (rows["dataset"] == dataset).any()]
+    datasets = [dataset for dataset, _ in in_order((name, "standard") for name in rows["dataset"] if name != "D")]
     if not datasets:
         return None
     figure, axes = panels(len(datasets), 2.6, 0.5)

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from notbugs.evaluation.results import (
     HEADLINES,
-    MODELS,
     STILL_Y,
     AccuracyRow,
     accuracy_table,
     attack_steps,
+    in_order,
     model_label,
 )
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
@@ -37,7 +37,8 @@ from notbugs.report.drawing import (
     stroke,
 )
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
-from notbugs.report.project import Project, dataset_name
+from notbugs.report.project import Project
+from notbugs.runtime.config import dataset_name
 
 FIGURE_2 = tuple(HEADLINES)
 """Bars of the paper's Figure 2, the models of the headlines; beside them D fitted by the recipe of D_R."""
@@ -135,7 +136,7 @@ def minimum_norm(project: Project) -> Figure | None:
     figure, (axes,) = new_figure(4.2)
     top = 1.25 * max(project.headline_eps, float(project.results["eps"].astype(float).max()))
     radii = [top * step / CURVE_STEPS for step in range(CURVE_STEPS + 1)]
-    for dataset, estimator in MODELS:
+    for dataset, estimator in in_order(zip(norms["dataset"], norms["estimator"], strict=True)):
         own = norms[(norms["dataset"] == dataset) & (norms["estimator"] == estimator)]
         if dataset.endswith(STILL_Y) or not len(own):
             continue

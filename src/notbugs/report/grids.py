@@ -13,7 +13,8 @@ from torch import Tensor
 
 from notbugs.data.store import StoredDataset
 from notbugs.report.drawing import new_figure
-from notbugs.report.project import Project, dataset_name
+from notbugs.report.project import Project
+from notbugs.runtime.config import dataset_name
 
 FACTORS = (1, 2, 5, 10, 20, 50, 100)
 """Amplifications of δ that a grid may use: the largest at which nothing shown is clipped."""

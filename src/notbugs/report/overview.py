@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from notbugs.data.store import source_folders
 from notbugs.evaluation.comparison import Estimate, shares_of_variance
 from notbugs.evaluation.results import (
-    MODELS,
     STILL_Y,
     WORST,
     AccuracyRow,
@@ -20,14 +19,16 @@ from notbugs.evaluation.results import (
     attack_label,
     attack_steps,
     fitted_model,
+    in_order,
     model_label,
     strength,
 )
 from notbugs.report import claims, figures, grids
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.evidence import Evidence, NotMeasuredError
-from notbugs.report.project import Project, dataset_name
+from notbugs.report.project import Project
 from notbugs.report.sections import Draw, Facts, Section
+from notbugs.runtime.config import dataset_name
 from notbugs.runtime.files import sha256
 
 MODEL = ["dataset", "estimator", "source_seed", "seed"]
@@ -133,7 +134,7 @@ def _suite(project: Project) -> list[dict[str, Any]]:
     """What every attack of the suite left standing, mean over the models of each kind that it was run on."""
     summary = project.summary[project.summary["labels"] == "true"]
     rows = []
-    for dataset, estimator in MODELS:
+    for dataset, estimator in in_order(zip(summary["dataset"], summary["estimator"], strict=True)):
         own = summary[(summary["dataset"] == dataset) & (summary["estimator"] == estimator)]
         own = own[own["eps"].astype(float).isin([0.0, project.headline_eps])]
         left = {row["attack"]: row for row in own.to_dict(orient="records")}
@@ -191,7 +192,7 @@ def construction(project: Project, _: Facts) -> dict[str, Any]:
 def per_class(project: Project, _: Facts) -> dict[str, Any]:
     """Accuracy on y of each class, mean over seeds; fits on still-y images are left out."""
     means = project.per_class.groupby(["dataset", "estimator", "class_name"], sort=False)["accuracy"].mean()
-    models = [model for model in MODELS if not model[0].endswith(STILL_Y) and model in means.droplevel(2).index]
+    models = [model for model in in_order(means.droplevel(2).index) if not model[0].endswith(STILL_Y)]
     sizes = project.per_class.drop_duplicates("class_name").set_index("class_name")["n"]
     known, rows = means.to_dict(), {}
     for label, size in sizes.items():

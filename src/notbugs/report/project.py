@@ -19,7 +19,7 @@ from notbugs.evaluation.results import (
 )
 from notbugs.report import ReportSettings
 from notbugs.report.evidence import Evidence
-from notbugs.runtime.config import DATASET_NAMES, read_params, settings
+from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.errors import ConfigError
 
 CURVE_COLUMNS = {
@@ -154,11 +154,6 @@ def robust_eps(params: Mapping[str, Any]) -> float | None:
     attack = ((params.get("train") or {}).get("robust") or {}).get("attack") or {}
     same_norm = attack.get("norm", "l2") == (params.get("evaluate") or {}).get("norm", "l2")
     return float(attack["eps"]) if "eps" in attack and same_norm else None
-
-
-def dataset_name(key: str) -> str:
-    """Name in the results of a construction's key in params.yaml."""
-    return DATASET_NAMES.get(key, key)
 
 
 def _read_parquet(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

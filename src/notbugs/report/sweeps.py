@@ -15,7 +15,7 @@ from notbugs.report.honesty import Pipeline, honesty_of, judged
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section, words
 from notbugs.report.studies import StudyResults, all_studies, draw, is_of_present_data, load_studies
-from notbugs.runtime.config import DATASET_NAMES
+from notbugs.runtime.config import dataset_name
 
 SAME = 0.05
 """Accuracies closer than this count as the same: about the half width of an interval at 360 test images."""
@@ -72,7 +72,7 @@ def _best(study: StudyResults, kind: str, own: Mapping[str, Pipeline]) -> Iterat
         best = None
         if len(some):
             best = some.iloc[int(some["validation_accuracy"].to_numpy(dtype=float).argmax())].to_dict()
-        yield {"dataset": DATASET_NAMES[kind], "honest": honest, "point": best}
+        yield {"dataset": dataset_name(kind), "honest": honest, "point": best}
 
 
 def answer(
@@ -93,7 +93,7 @@ def answer(
         if study.about["sweep"]["sampler"] != "grid" or points["eps"].nunique() < 2:
             continue
         for source_eps, group in points.groupby("source_eps", dropna=False):
-            name = DATASET_NAMES[kind]
+            name = dataset_name(kind)
             if source_eps == source_eps:  # not NaN: the source model was varied too
                 name += f" (source model of eps {source_eps:g})"
             known = own or {}

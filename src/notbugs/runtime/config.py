@@ -8,7 +8,7 @@ import difflib
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,6 +29,39 @@ DATASET_NAMES = {
     "det_from_robust": "D_det_from_robust",
 }
 """Name of a construction in params.yaml -> its name in the paper, in results and in the report."""
+TAKEN = ("raw", "test", "train", "validation", "inversion")
+"""Names of other folders of data/, which no construction can have."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+def dataset_name(key: str) -> str:
+    """Name in results and report of a construction's key in params.yaml: the paper's, else "D_" and the key."""
+    return DATASET_NAMES.get(key, f"D_{key}")
+
+
+def in_order_of_paper(keys: Iterable[str]) -> list[str]:
+    """Keys of constructions: those of the paper's datasets as they stand in DATASET_NAMES, then the others as given."""
+    given = list(keys)
+    return [*(key for key in DATASET_NAMES if key in given), *(key for key in given if key not in DATASET_NAMES)]
+
+
+def check_name(key: str) -> None:
+    """Refuse a name of an entry of `train`, `construct` or `fit`, which files and stages are named after.
+
+    Args:
+        key: dotted, such as "construct.rand".
+    Raises: ConfigError.
+    """
+    section, _, name = key.partition(".")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"params.yaml: {key}: a name has letters, digits and _, at most 64, and begins with a letter")
+    if section == "train":
+        return
+    names = {dataset_name(other) for other in DATASET_NAMES if other != name}
+    if name in TAKEN or name.endswith("still_y") or dataset_name(name) in names:
+        raise ConfigError(f"params.yaml: {key}: the name is taken by something else; choose another one")
+
+
 SUBSETS = ("full", "still_y", "baseline")
 """What a construction's recipe is fitted on: all its images; those that both judges still call y; and D itself."""
 SOURCE = "source-"

@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from notbugs.runtime.config import DATASET_NAMES, Settings, validate
+from notbugs.runtime.config import Settings, dataset_name, validate
 from notbugs.runtime.errors import ConfigError, UserError
 
-Kind = Literal["rand", "det", "robust", "nonrobust", "rand_from_robust", "det_from_robust"]
 STORAGE_VARIABLE = "NOTBUGS_SWEEP_STORAGE"
 """Environment variable: the database's URL, so that a password need not stand on a command line."""
 SUBCOMMANDS = ("run", "worker", "apply", "figures", "status")
@@ -49,7 +48,7 @@ class Range(Settings):
 class SweepSettings(Settings):
     """One study: the space, how it is searched, and what is sought."""
 
-    kinds: tuple[Kind, ...] = Field(strict=False, min_length=1)
+    kinds: tuple[str, ...] = Field(strict=False, min_length=1)
     """Which datasets are made: entries of `construct` and `fit`, whose other settings hold for every trial."""
     eps: tuple[float, ...] | Range = ()
     """Radii of the ball, pixel units on [0, 1]; kinds made by inversion have no ball and leave this out."""
@@ -183,7 +182,7 @@ def read_study(params: Mapping[str, Any], key: str) -> SweepSettings:
 def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:
     balls = [kind for kind in section.kinds if has_ball(params, kind)]
     if balls and section.eps == ():
-        raise ConfigError(f"params.yaml: {key}.eps: missing; {DATASET_NAMES[balls[0]]} needs at least one number > 0")
+        raise ConfigError(f"params.yaml: {key}.eps: missing; {dataset_name(balls[0])} needs at least one number > 0")
     if section.sampler == "grid":
         ranges = [name for name, space in section.spaces.items() if isinstance(space, Range)]
         if ranges:

@@ -11,7 +11,7 @@ SWEEP = Stage(
     options="--replace",
     shared=("seed", "num_threads", "device", "engine"),
     reads=("model", "train", "construct", "fit", "evaluate"),
-    inputs=("data/train", "data/validation", "data/test", "models/train/standard", "models/train/robust"),
+    inputs=("data/train", "data/validation", "data/test", "models/train"),
     outputs=("sweeps/{name}/importance.csv", "sweeps/{name}/study.json", "sweeps/{name}/trials.csv"),
 )
 """On digits about 2 s a point on one core. Expected there: D_rand's accuracy on y rises with eps, and hardly with the

@@ -35,7 +35,7 @@ from notbugs.pipeline.running.models import construction_seeds, judge_seed, sour
 from notbugs.pipeline.running.own_code import modules_named
 from notbugs.pipeline.train import Lesson, learn, summary
 from notbugs.runtime.cache import ResultCache, digest, work_folder
-from notbugs.runtime.config import DATASET_NAMES, settings
+from notbugs.runtime.config import dataset_name, settings
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
 from notbugs.runtime.progress import silent
@@ -254,7 +254,7 @@ class Trial:
             folder,
             made.data,
             examples,
-            name=DATASET_NAMES[kind],
+            name=dataset_name(kind),
             source=source,
             settings=recipe,
             dtype=self.recipe.dtype,

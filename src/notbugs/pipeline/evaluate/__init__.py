@@ -18,9 +18,8 @@ from notbugs.pipeline.evaluate.measuring import Subject, measure_all
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.models import source_seeds
-from notbugs.runtime.config import DATASET_NAMES, SUBSETS, settings
+from notbugs.runtime.config import SUBSETS, settings
 from notbugs.runtime.distribution import is_first
-from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_csv, write_json
 from notbugs.training.settings import TrainSettings
 
@@ -78,8 +77,6 @@ def _subjects(project: Context, source: str, config: SuiteSettings) -> Iterator[
             facts = {"dataset": "D", "estimator": name, "source_seed": None, "seed": seed, **shared}
             yield Subject(project.source_model(name, seed), {**facts, "construction_eps": None}, also_at)
     for name in project.names("fit"):
-        if name not in DATASET_NAMES:
-            raise ConfigError(f"params.yaml: fit.{name}: unknown name; allowed: {', '.join(DATASET_NAMES)}")
         fitted = read_json(project.root / "metrics" / "fit" / f"{name}.json", f"fit@{name}", ("full", "dataset"))
         for subset in SUBSETS:
             dataset, estimator = fitted_model(name, subset)

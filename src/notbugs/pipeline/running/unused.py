@@ -25,9 +25,10 @@ OUTPUTS = {
 def remove_unused(project: Context) -> None:
     """Remove what `construct` and `fit` made for names that params.yaml no longer has, and say so in a line.
 
-    Only files and folders of these two stages are touched, and only for names of the paper's datasets. What is removed
-    is as dvc.lock names it, and folders are in DVC's cache: with the entry back in params.yaml, `dvc repro` restores
-    them. Any other may be the only copy, of a stage run without DVC or after `dvc gc`: it is left, and a line says so.
+    Only files and folders of these two stages are touched, for names of the paper's datasets and those in dvc.lock.
+    What is removed is as dvc.lock names it, and folders are in DVC's cache: with the entry back in params.yaml,
+    `dvc repro` restores them. Any other may be the only copy, of a stage run without DVC or after `dvc gc`: it is
+    left, and a line says so.
     """
     if not is_first():
         return
@@ -78,8 +79,10 @@ def _cached(root: Path, md5: str) -> Path:
 
 def _unused(project: Context) -> Iterator[Path]:
     """Where the outputs of names lie that have no entry in a section that is there; they need not be there."""
-    for name in DATASET_NAMES:
-        for section, outputs in OUTPUTS.items():
-            entries = project.params.get(section)
-            if isinstance(entries, Mapping) and name not in entries:
+    recorded = [entry.address.partition("@") for entry in read_lock(project.root / "dvc.lock")]
+    for section, outputs in OUTPUTS.items():
+        entries = project.params.get(section)
+        if isinstance(entries, Mapping):
+            names = {*DATASET_NAMES, *(name for stage, _, name in recorded if stage == section and name)}
+            for name in sorted(names - set(entries)):
                 yield from (project.root / output.format(name=name) for output in outputs)

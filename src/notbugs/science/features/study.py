@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from notbugs.data.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.data.sources.planted import patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by
-from notbugs.runtime.config import DATASET_NAMES, Radii, Settings
+from notbugs.runtime.config import Radii, Settings, dataset_name
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.shares import interval, wilson_share
 from notbugs.science.features.circles import CirclesSettings, circles
@@ -79,7 +79,7 @@ def features(lab: Lab, settings: FeaturesSettings) -> Answer:
     for name, part in summary["sources"].items():
         if part["share_nonrobust"]:
             shares.append(f"{name} {part['share_nonrobust'][headline]['value']:.0%} of {part['num_useful']}")
-    summary["source_seeds"] = {DATASET_NAMES[name]: seed for name, seed in lab.source_seeds.items()}
+    summary["source_seeds"] = {dataset_name(name): seed for name, seed in lab.source_seeds.items()}
     says = f"not robust at eps {headline}, of the useful ones: {', '.join(shares)}"
     return Answer(summary, (says,), rows=rows)
 
@@ -136,7 +136,7 @@ class _Source:
         gamma_train = self._gamma(settings.headline_eps, train, at_train)
         self.robust_on_train = torch.tensor([found.value > 0 for found in gamma_train])
         self.before = self.features.signed(self.data).mean(dim=0)  # ρ on D's training images, (F,)
-        self.after = {DATASET_NAMES[key]: self.features.signed(lab.data[key]) for key in lab.source_seeds}
+        self.after = {dataset_name(key): self.features.signed(lab.data[key]) for key in lab.source_seeds}
 
     def _gamma(self, eps: float, data: ImageData, rho: list[Usefulness]) -> list[Usefulness]:
         """γ of each feature: in closed form if linear, else by PGD."""
