@@ -106,6 +106,22 @@ def _cross_entropy_slope(logits: Tensor, labels: Tensor) -> Tensor:
     return _without(logits, labels).softmax(dim=1).scatter_(1, labels[:, None], -1.0)
 
 
+def log_probability(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """-log p[label], per example, of outputs that are log-probabilities, or their mean over an ensemble.
+
+    Args:
+        log_probabilities: (N, K).
+        labels: (N,).
+    Returns: (N,); of an ensemble's mean it is the mean of the members' cross-entropies.
+    """
+    return -log_probabilities.gather(1, labels[:, None])[:, 0]
+
+
+def _log_probability_slope(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """-1 at the label, (N, K)."""
+    return torch.zeros_like(log_probabilities).scatter_(1, labels[:, None], -1.0)
+
+
 def _without(logits: Tensor, labels: Tensor) -> Tensor:
     """The logits with the label's at minus infinity, (N, K)."""
     return logits.scatter(1, labels[:, None], -torch.inf)
@@ -113,6 +129,7 @@ def _without(logits: Tensor, labels: Tensor) -> Tensor:
 
 LOSSES = {
     "cross_entropy": Loss(cross_entropy, slope=_cross_entropy_slope, score=log_odds),
+    "log_probability": Loss(log_probability, slope=_log_probability_slope),
     "margin": Loss(margin),
     "representation_distance": Loss(representation_distance, reads="representation", slope=torch.sub),
 }

@@ -1,6 +1,6 @@
 """What every classifier of the project has in common."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,9 @@ class Classifier(nn.Module):
         body: (N, C, H, W) normalised -> (N, num_features).
         num_features: size of the representation.
     """
+
+    attack_loss: ClassVar[str] = "cross_entropy"
+    """Name of the loss that targeted attacks on it minimise."""
 
     def __init__(self, body: nn.Module, num_channels: int, num_features: int, num_classes: int) -> None:
         super().__init__()
