@@ -6,11 +6,11 @@ from typing import Any
 
 from notbugs.cli.stages import ALL_STAGES
 from notbugs.data.sources import DataSettings
-from notbugs.data.store import load_dataset
+from notbugs.data.store import load_dataset, source_folders
 from notbugs.models import ModelSettings
 from notbugs.pipeline.running.models import construction_seeds
 from notbugs.pipeline.running.stage import Stage
-from notbugs.runtime.config import DATASET_NAMES, SECTIONS, check_name, runtime, settings
+from notbugs.runtime.config import DATASET_NAMES, SECTIONS, SOURCE, check_name, runtime, settings
 from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.training.settings import TrainSettings
 
@@ -23,9 +23,11 @@ MADE_BY = {"data": "construct", "models/train": "train", "models/fit": "fit"}
 """Folder of inputs -> section whose entries make them."""
 
 
-def check(params: Mapping[str, Any]) -> None:
+def check(params: Mapping[str, Any], root: Path | None = None) -> None:
     """Validate every section, and that the sections fit each other.
 
+    Args:
+        root: of the project, whose imported datasets can be fitted on, too.
     Raises: ConfigError for the first thing that is wrong.
     """
     _require_sections(params)
@@ -51,7 +53,7 @@ def check(params: Mapping[str, Any]) -> None:
                 trained = settings(params, f"train.{found.model}", TrainSettings).seeds
                 construction_seeds(trained, found.source_seeds, model=found.model, key=stage.key(name))
             if stage.name == "fit" and name not in params["construct"]:
-                raise ConfigError(f"params.yaml: fit.{name}: there is no construct.{name} to fit on")
+                _require_imported(str(name), root)
 
 
 def needed_entries(stage: Stage) -> Iterator[str]:
@@ -87,6 +89,15 @@ def check_data(params: Mapping[str, Any], root: Path) -> None:
             found = stage.read_settings(params)
             if hasattr(found, "check_data"):
                 found.check_data({"train": train, "test": test})
+
+
+def _require_imported(name: str, root: Path | None) -> None:
+    """Raises: ConfigError unless there is a dataset that no construction made, to be fitted on."""
+    if root is None or not source_folders(root / "data" / name):
+        raise ConfigError(
+            f"params.yaml: fit.{name}: there is no construct.{name} to fit on, and no imported dataset in "
+            f"data/{name}/{SOURCE}0"
+        )
 
 
 def _require_shares(recipe: TrainSettings, key: str, processes: int) -> None:

@@ -23,7 +23,7 @@ def check() -> None:
     from notbugs.runtime.files import WriteError, write_text
 
     params = read_params(root / "params.yaml")
-    validate(params)
+    validate(params, root)
     check_data(params, root)
     with contextlib.suppress(WriteError):  # it was only to save time
         write_text(mark, fingerprint)
@@ -33,7 +33,8 @@ def _check_fingerprint(root: Path) -> str:
     """Changes with params.yaml, D and the package: what was valid under all three need not load torch again."""
     import hashlib
 
-    files = [root / "params.yaml", *(root / "data" / split / "manifest.json" for split in ("train", "test"))]
+    imported = sorted((root / "data").glob("*/source-*/manifest.json"))
+    files = [root / "params.yaml", *imported, *(root / "data" / split / "manifest.json" for split in ("train", "test"))]
     text = b"\n".join(file.read_bytes() if file.is_file() else b"" for file in files)
     modules = sorted(Path(notbugs.__file__).parent.rglob("*.py"))
     stats = [(module.name, module.stat().st_size, module.stat().st_mtime_ns) for module in modules]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from notbugs.data.images import Images, Subset, make_generator
-from notbugs.data.store import StoredDataset, load_dataset
+from notbugs.data.store import DatasetError, StoredDataset, load_dataset
 from notbugs.models import create_model, save_model, set_normalisation
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
@@ -70,10 +70,21 @@ def train(job: Job) -> None:
 
 
 def _subsets(job: Job, source_seed: int, stored: StoredDataset, base: StoredDataset) -> dict[str, Images]:
-    """What is fitted on, for one source: all images; those still y, where that makes a batch; and D."""
+    """What is fitted on, for one source: all images; those still y, where that makes a batch; and D.
+
+    Raises: DatasetError for an imported dataset of other images or classes than D's.
+    """
     config = job.settings
+    for what, mine, of_d in (
+        ("images of shape", stored.image_shape, base.image_shape),
+        ("classes", stored.class_names, base.class_names),
+    ):
+        if mine != of_d:
+            raise DatasetError(f"{stored.path}: {what} {mine}, not {of_d} as in data/train")
     subsets: dict[str, Images] = {"full": stored}
-    if config.still_y:
+    if config.still_y and "still_y" not in stored.examples.columns:
+        job.project.say(f"{job.title}, source {source_seed}: no judge has looked at it, no second fit")
+    elif config.still_y:
         agreed = torch.from_numpy(stored.examples["still_y"].to_numpy(copy=True)).nonzero().flatten()
         still_y = Subset(stored, agreed)
         if len(still_y) >= config.batch_size:
