@@ -8,6 +8,7 @@ from typing import Any
 
 _HOMES = {
     "ImageData": "notbugs.data.images",
+    "allow": "notbugs.runtime.registry",
     "load_dataset": "notbugs.data.store",
     "save_dataset": "notbugs.data.store",
     "export_dataset": "notbugs.exchange.exporting",
