@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
+# One process of the tests more than processors, at most eight: some tests wait for processes that they end.
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); if [ $$n -gt 7 ]; then n=7; fi; echo $$((n + 1)))
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: repro repro-all test test-all audit docs lint ui sweep bench clean help
 .DEFAULT_GOAL := help
@@ -32,10 +35,10 @@ repro-all: $(READY) ## Run everything anew, also what is recorded in Git or kept
 	@$(BIN)/notbugs results
 
 test: $(READY) ## Run the tests
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST)
 
 test-all: $(READY) ## Run the tests, the slow ones too, and more examples of properties
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" --hypothesis-profile thorough
+	@$(PYTEST) -m "" --hypothesis-profile thorough
 
 audit: $(READY) ## Ask PyPI for known advisories of what requirements.lock names
 	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock

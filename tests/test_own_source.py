@@ -109,9 +109,11 @@ def test_a_queued_experiment_runs_its_own_code(tmp_path: Path) -> None:
 
     module = project / "src" / "notbugs" / "pipeline" / "prepare.py"
     original = module.read_text()
-    line = "        write_json(metrics_file, {**summary, **shape"
+    line = "        write_json(job.metrics_file, {**summary"
     assert line in original
-    module.write_text(original.replace(line, '        write_json(metrics_file, {"code": "queued", **summary, **shape'))
+    module.write_text(
+        original.replace(line, '        write_json(job.metrics_file, {"code": "queued", **summary, **shape')
+    )
     run(project, "dvc", "exp", "run", "--queue", "--name", "changed")
     module.write_text(original)
     run(project, "dvc", "queue", "start")

@@ -186,6 +186,7 @@ def test_the_same_inputs_give_the_same_bytes(project: Path, tmp_path: Path) -> N
                 assert sha256(file) == sha256(copy / file.relative_to(project)), file.relative_to(project)
 
 
+@pytest.mark.slow
 def test_what_new_interpreters_make_is_the_same(project: Path, tmp_path: Path) -> None:
     """A stage as a user runs it: nothing imported yet, the project's own code, another order of sets."""
     copy = copy_of(project, tmp_path)

@@ -247,7 +247,7 @@ def foolbox() -> Any:
         return importlib.import_module("foolbox")
 
 
-@pytest.mark.parametrize("which", ["standard", "robust"])
+@pytest.mark.parametrize("which", ["standard", pytest.param("robust", marks=pytest.mark.slow)])
 def test_our_pgd_agrees_with_foolbox(which, foolbox, standard_model, robust_model, digits):
     model, data = (standard_model if which == "standard" else robust_model), digits[1]
     attack = foolbox.attacks.L2PGD(abs_stepsize=2.5 * EPS / 100, steps=100, random_start=False)

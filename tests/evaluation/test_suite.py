@@ -1,5 +1,7 @@
 """The suite: what it records, that it never gives images back, and how near quick comes to AutoAttack."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import outcomes, predict
-from notbugs.evaluation.levels import SuiteSettings
+from notbugs.evaluation.levels import LEVELS, SuiteSettings
 from notbugs.evaluation.masking import transfer_images
 from notbugs.evaluation.results import WORST
 from notbugs.evaluation.suite import Audit, audit, audited, find, generator_of_part
@@ -53,6 +55,7 @@ def test_every_attack_of_the_level_is_recorded_and_only_takes_away(robust_model,
     assert 0.1 < float(at_headline[-1].double().mean()) < float(clean.double().mean()) - 0.05
 
 
+@pytest.mark.usefixtures("_brief")
 def test_the_same_seed_gives_the_same_audit(standard_model, few):
     first, second = (audit(standard_model, few, **SETTINGS, generator=generator(3)) for _ in range(2))
     assert all(torch.equal(a.correct, b.correct) for a, b in zip(first.outcomes, second.outcomes, strict=True))
@@ -150,6 +153,14 @@ def test_transferred_images_fool_their_own_model_within_eps(standard_model, few)
     assert float((predict(standard_model, x_adv).argmax(dim=1) != few.labels).double().mean()) > 0.4
 
 
+@pytest.fixture
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All attacks of the level, a few steps of each: where it matters who is attacked, and not how hard."""
+    level = replace(LEVELS["quick"], restarts=(3, 2), minimum={"l2": (("ddn", 50),)}, fixed=(("apgd_t", 4),), square=20)
+    monkeypatch.setitem(LEVELS, "quick", level)
+
+
+@pytest.mark.usefixtures("_brief")
 def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_model, few, tmp_path, monkeypatch):
     monkeypatch.setattr("notbugs.evaluation.suite.PART", 12)
     few = few.select(torch.arange(30))
@@ -170,6 +181,7 @@ def test_a_stored_dataset_is_measured_as_one_in_memory(standard_model, robust_mo
     assert "_data" not in vars(stored)  # never read as a whole
 
 
+@pytest.mark.usefixtures("_brief")
 def test_an_audit_finds_what_the_parts_find_one_by_one(standard_model, few, monkeypatch):
     """As the stage measures them: each part by itself, in any order, with a generator of its own."""
     monkeypatch.setattr("notbugs.evaluation.suite.PART", 25)
