@@ -25,9 +25,11 @@ STAGES = [
     "construct@nonrobust",
     "construct@rand",
     "construct@det",
+    "construct@weak",
     "fit@robust",
     "fit@nonrobust",
     "fit@rand",
+    "fit@weak",
     "evaluate",
     "transfer",
     "inversion",
@@ -60,6 +62,7 @@ def test_every_measurement_is_in_the_results(project: Path) -> None:
         *(("D", "as_D_R", source, "0") for source in "01"),
         *(("D_NR", "standard", "0", seed) for seed in "01"),
         *(("D_rand", "standard", source, seed) for source in "01" for seed in "01"),
+        ("D_weak", "standard", "0", "0"),
     }
     every = {
         ("true", "clean", "0.0"),
@@ -81,7 +84,8 @@ def test_every_measurement_is_in_the_results(project: Path) -> None:
     for row in found:
         assert row["n"] == "60"
         assert 0 <= float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) <= 1
-        assert row["construction_eps"] == ("0.5" if row["dataset"].startswith("D_rand") else "")
+        eps = {"D_rand": "0.5", "D_rand_still_y": "0.5", "D_weak": "0.25"}
+        assert row["construction_eps"] == eps.get(row["dataset"], "")
         assert (row["source_seed"] == "") == (row["dataset"] == "D" and row["estimator"] in ("standard", "robust"))
 
 

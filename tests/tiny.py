@@ -52,11 +52,16 @@ TINY_PARAMS: dict[str, Any] = {
     "processes": 1,
     "jobs": 1,
     "train": {"standard": TRAIN, "robust": {**TRAIN, "attack": ATTACK}},
-    "construct": {**CONSTRUCT, **{name: {**CONSTRUCT[name], "source_seeds": [0]} for name in ("nonrobust", "det")}},
+    "construct": {
+        **CONSTRUCT,
+        **{name: {**CONSTRUCT[name], "source_seeds": [0]} for name in ("nonrobust", "det")},
+        "weak": {**CONSTRUCT["rand"], "eps": 0.25, "source_seeds": [0]},  # a name that the paper does not have
+    },
     "fit": {
         "robust": {**TRAIN, "seeds": [0], "still_y": False, "baseline": True},
         "nonrobust": {**TRAIN, "still_y": False},
         "rand": TRAIN,
+        "weak": {**TRAIN, "seeds": [0], "still_y": False},
     },
     "evaluate": {**EVALUATE, "suite_seeds": 1},
     "transfer": {

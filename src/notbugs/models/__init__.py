@@ -77,6 +77,10 @@ class ModelSettings(Settings):
     """Only of such a network: the module whose output is the representation; null for the input of the last linear
     layer."""
 
+    def __hash__(self) -> int:
+        """Of equal settings the same; a mapping among them has none of its own."""
+        return hash(self.model_dump_json())
+
     def arguments(self) -> dict[str, Any]:
         """What `create_model` is told."""
         return self.model_dump()

@@ -114,7 +114,8 @@ def datasets_figure(project: Project, found: Facts) -> Figure | None:
     """Usefulness of each feature on each construction against its usefulness on D."""
     rows = _rows(project)
     on_d = rows[rows["dataset"] == "D"].set_index(["source", "feature"])["value"].astype(float)
-    datasets = [dataset for dataset, _ in in_order((name, "standard") for name in rows["dataset"] if name != "D")]
+    made = {name for source in found["sources"].values() for name in source.get("kept", ())}
+    datasets = [dataset for dataset, _ in in_order((name, "standard") for name in rows["dataset"] if name in made)]
     if not datasets:
         return None
     figure, axes = panels(len(datasets), 2.6, 0.5)
