@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "allow": "notbugs.runtime.registry",
     "ImageData": "notbugs.data.images",
     "load_dataset": "notbugs.data.store",
     "save_dataset": "notbugs.data.store",
