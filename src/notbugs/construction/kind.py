@@ -85,8 +85,10 @@ def _check_set_up(set_up: Any, settings: type[ConstructSettings]) -> None:
     if not callable(set_up):
         raise RegistryError(f"a recipe whose `set_up` is a function of {wanted}, not {set_up!r}")
     try:
-        inspect.signature(set_up).bind(None, None, generator=None, **dict.fromkeys(own))
-    except TypeError as error:
+        signature = inspect.signature(set_up)
+        more = {"compiled"} & set(signature.parameters) - set(own)
+        signature.bind(None, None, generator=None, **dict.fromkeys([*own, *more]))
+    except (TypeError, ValueError) as error:  # ValueError: it does not say what it takes
         raise RegistryError(f"a recipe whose `set_up` is a function of {wanted}: {one_line(error)}") from None
 
 
@@ -110,7 +112,7 @@ class Watched:
     def part(self, rows: slice) -> Constructed:
         """The examples made from these rows of D."""
         made: Constructed = self._tried("part", lambda: self._recipe.part(rows))
-        wrong = what_is_wrong(made, self._data, rows)
+        wrong = self._tried("part", lambda: what_is_wrong(made, self._data, rows))
         if wrong:
             raise RecipeError(f"recipe {self._name}: part: {wrong}")
         return made
@@ -142,6 +144,9 @@ def what_is_wrong(made: Any, data: Images, rows: slice) -> str:
         return f"it must give a Constructed, not a {type(made).__name__}"
     count, images, labels = rows.stop - rows.start, made.data.images, made.data.labels
     expected, num_classes = (count, *data.image_shape), len(data.class_names)
+    tensors = (images, labels, made.true_labels, made.start_index, *made.columns.values())
+    if any(isinstance(tensor, Tensor) and tensor.device.type != "cpu" for tensor in tensors):
+        return "its tensors must lie on the CPU"
     if images.shape != expected:
         return f"images must be {expected}, not {tuple(images.shape)}"
     if images.dtype != torch.float32 or not _all_within(images, 0, 1):
