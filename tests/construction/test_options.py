@@ -154,7 +154,7 @@ def test_noise_is_perturbed_within_the_ball_towards_the_same_targets(
     assert torch.equal(made.data.labels, plain.data.labels)  # an option does not shift what is drawn without it
     assert torch.equal(made.true_labels, base.labels)
     assert made.start_index.tolist() == [-1] * len(base)
-    assert float(made.columns["pixel_distance_start"].max()) <= 1e-3 * (1 + 1e-5)
+    assert float(made.columns["pixel_distance_start"].max()) <= 1e-3 * (1 + 1e-3)
     assert kstest(made.data.images.flatten().double().numpy(), "uniform").pvalue > 1e-4
     assert len({tuple(image.flatten().tolist()) for image in made.data.images}) == len(base)
     reached = make(standard_model, base, start="noise", eps=1.5, num_steps=30)
@@ -306,8 +306,8 @@ def test_momentum_changes_nothing_where_the_gradient_keeps_its_direction(
 
 
 def test_a_schedule_and_momentum_bring_an_inversion_nearer(base: ImageData, robust_model: Classifier) -> None:
-    """Constant steps of 0.05 end a step around the goal; steps that fall to 0 end nearer."""
-    arguments = {"recipe": "invert", "num_steps": 60}
+    """Constant steps end up to a step away from the goal; steps that fall to 0 end nearer."""
+    arguments = {"recipe": "invert", "num_steps": 100, "step_size": 0.1}
     constant, falling = (
         make(robust_model, base, **arguments, **more).columns["representation_distance"].median()
         for more in ({}, {"schedule": "linear", "momentum": 0.75})
