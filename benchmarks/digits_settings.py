@@ -20,9 +20,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from notbugs.construction.building import construct
+from notbugs.construction.building import construct, construct_settings
 from notbugs.construction.describe import describe, summarise
-from notbugs.construction.settings import construct_settings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources import DataSettings, load_source
 from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_labels

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from notbugs.construction.building import set_up
+from notbugs.construction.building import RECIPES, set_up
 from notbugs.construction.recipe import Constructed, Recipe
 from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
@@ -318,7 +318,7 @@ def test_without_representation_only_logits_are_asked_for() -> None:
 
 # Recipes
 
-RECIPES: dict[str, InvertSettings | TargetSettings] = {
+SETTINGS: dict[str, InvertSettings | TargetSettings] = {
     "invert": InvertSettings(recipe="invert", model="robust", num_steps=3, step_size=0.1),
     "random_target": TargetSettings(recipe="random_target", model="standard", eps=0.5, num_steps=3, step_size=0.2),
     "deterministic_target": TargetSettings(
@@ -327,9 +327,9 @@ RECIPES: dict[str, InvertSettings | TargetSettings] = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_passes(name: str, standard_model: Classifier, digits: tuple[ImageData, ImageData]) -> None:
-    data, settings = digits[0].select(slice(0, 24)), RECIPES[name]
+    data, settings = digits[0].select(slice(0, 24)), SETTINGS[name]
     check_recipe(
         lambda generator: set_up(standard_model, data, **settings.scalars(), generator=generator),
         standard_model,
@@ -382,6 +382,20 @@ class Restless(Shifting):
         super().__init__(data, torch.Generator().manual_seed(int(torch.randint(2**40, ()))))
 
 
+class Remembering(Shifting):
+    """Draws a row's noise when it comes to it, and keeps that."""
+
+    def __init__(self, data: ImageData, generator: torch.Generator) -> None:
+        super().__init__(data, generator)
+        self.generator, self.kept = generator, dict[int, Tensor]()
+
+    def part(self, rows: slice) -> Constructed:
+        for row in range(rows.start, rows.stop):
+            self.kept.setdefault(row, 0.01 * torch.rand(self.noise[0].shape, generator=self.generator))
+            self.noise[row] = self.kept[row]
+        return super().part(rows)
+
+
 class Failing(Shifting):
     def part(self, rows: slice) -> Constructed:
         raise KeyError("no\nrow")
@@ -407,6 +421,7 @@ def first_of_part(made: Constructed, rows: slice) -> ImageData:
         (Failing, "^recipe: KeyError: 'no.*row'$"),
         (Restless, "images are others when it is set up again with the same seed"),
         (changing(data=first_of_part), "labels depend on how the dataset is cut"),
+        (Remembering, "images depend on how the dataset is cut"),
         (changing(columns=lambda made, rows: {"length": torch.arange(len(made.true_labels)).float()}),
          "columns length depend on how the dataset is cut"),
         (changing(data=lambda made, rows: made.data.select(slice(1, None))), r"must be \(24, 1, 4, 4\), not \(23"),

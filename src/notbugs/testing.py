@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks import NORMS, pgd
 from notbugs.attacks.modules import all_modules, check_steady, in_train_mode
+from notbugs.construction.kind import what_is_wrong
 from notbugs.construction.recipe import Constructed, Recipe, joined
 from notbugs.data.images import Images, by_parts, fingerprints, make_generator
 from notbugs.data.sources import SourceData
@@ -211,20 +212,22 @@ def check_recipe(
         set_up: generator -> the recipe for `model` and `data`; all that is random is drawn here.
         model: the source model that `set_up` gives it.
         data: D, at least 6 images; about 20 will do.
-        eps: radius that the images keep to around those of D; None where there is none.
+        eps: radius that the images keep to around those of D; None where there is none, or they begin elsewhere.
         norm: of the radius.
     Raises: AssertionError naming what is wrong.
     """
     count = len(data)
     before = _state(model)
     with _naming("recipe"):
-        recipe, again = (set_up(make_generator(0, "testing")) for _ in range(2))
+        recipe, again, fresh = (set_up(make_generator(0, "testing")) for _ in range(3))
         whole = recipe.part(slice(0, count))
         second = again.part(slice(0, count))
-        last_first = [recipe.part(rows) for rows in (slice(count // 2, count), slice(1, count // 2), slice(0, 1))]
+        # by one that has made nothing yet, as a process that begins with a late shard
+        last_first = [fresh.part(rows) for rows in (slice(count // 2, count), slice(1, count // 2), slice(0, 1))]
     changed = _changed(before, _state(model))
     _require(not changed, f"recipe: the source model's {changed} are not as they were")
-    _check_constructed(whole, data)
+    wrong = what_is_wrong(whole, data, slice(0, count))
+    _require(not wrong, f"recipe: {wrong}")
     if eps is not None:
         longest = float(NORMS[norm].length(whole.data.images - data.select(slice(0, count)).images).max())
         _require(
@@ -234,27 +237,6 @@ def check_recipe(
     _require(not differs, f"recipe: {differs} are others when it is set up again with the same seed")
     differs = _difference(whole, joined(last_first[::-1]))
     _require(not differs, f"recipe: {differs} depend on how the dataset is cut into parts")
-
-
-def _check_constructed(made: Constructed, data: Images) -> None:
-    count, images, labels = len(data), made.data.images, made.data.labels
-    expected = (count, *data.image_shape)
-    _require(images.shape == expected, f"recipe: images must be {expected}, not {tuple(images.shape)}")
-    _check_range("recipe: images", images)
-    num_classes = len(data.class_names)
-    _require(
-        labels.shape == (count,) and int(labels.min()) >= 0 and int(labels.max()) < num_classes,
-        f"recipe: it must give each image a label in 0..{num_classes - 1}",
-    )
-    _require(made.data.class_names == data.class_names, "recipe: the classes are not those of D")
-    _require(torch.equal(made.true_labels, data.labels), "recipe: true_labels are not the labels of D")
-    start = made.start_index
-    _require(
-        start.shape == (count,) and int(start.min()) >= -1 and int(start.max()) < count,
-        "recipe: start_index must hold a row of D for each image, or -1",
-    )
-    for name, column in made.columns.items():
-        _require(column.shape == (count,), f"recipe: column {name} must be ({count},), not {tuple(column.shape)}")
 
 
 def _difference(first: Constructed, second: Constructed) -> str:

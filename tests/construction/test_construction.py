@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notbugs.attacks import project_l2
-from notbugs.construction.building import construct, parts, recipe_generator, set_up
+from notbugs.construction.building import construct, construct_settings, parts, recipe_generator, set_up
 from notbugs.construction.describe import describe, over_sources, summarise
-from notbugs.construction.recipe import Constructed, joined, target_labels
-from notbugs.construction.settings import InvertSettings, TargetSettings, construct_settings
+from notbugs.construction.recipe import Constructed, joined
+from notbugs.construction.settings import InvertSettings, TargetSettings
+from notbugs.construction.targeting import target_labels
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.neighbours import nearest_neighbour, neighbour_reference, own_neighbours
@@ -22,6 +23,7 @@ from notbugs.runtime.errors import ConfigError
 
 INVERT = {"recipe": "invert", "model": "robust", "num_steps": 100, "step_size": 0.05}
 TARGET = {"recipe": "random_target", "model": "standard", "num_steps": 20, "step_size": 0.1, "eps": 1.0}
+RULES = {"random_target": "random", "deterministic_target": "next"}
 COLUMNS = {  # of examples.parquet, beside index, source_index and start_index
     "true_label",
     "given_label",
@@ -80,7 +82,7 @@ def test_plain_arguments_construct_as_settings_do(base, standard_model, targeted
     plain = {"eps": 1.0, "num_steps": 20, "step_size": 0.1}
     found = construct(standard_model, base, "random_target", **plain, generator=generator())
     assert torch.equal(found.data.images, targeted.data.images)
-    with pytest.raises(ValueError, match="must be one of invert, random_target, deterministic_target, not 'x'"):
+    with pytest.raises(ValueError, match="recipe = 'x': must be one of invert, random_target, deterministic_target or"):
         construct(standard_model, base, "x", **plain, generator=generator())
 
 
@@ -159,7 +161,7 @@ def test_two_images_start_from_each_other():
         1,
         0,
     ]
-    with pytest.raises(ValueError, match="inversion starts from another image: D needs at least 2, not 1"):
+    with pytest.raises(ValueError, match="start = another_image: D needs at least 2 images, not 1"):
         construct(
             linear_classifier(torch.eye(2, 6)),
             data.select(torch.tensor([0])),
@@ -180,7 +182,7 @@ def test_targeted_images_lie_in_the_ball_with_the_labels_given(base, standard_mo
     lengths = torch.linalg.vector_norm(delta, ord=order, dim=1)
     assert (lengths <= eps * (1 + 1e-5)).all()
     assert float(lengths.median()) > 0.9 * eps
-    assert torch.equal(found.data.labels, target_labels(recipe, base.labels, 10, generator()))
+    assert torch.equal(found.data.labels, target_labels(RULES[recipe], base.labels, 10, generator()))
     assert torch.equal(found.true_labels, base.labels)
     assert torch.equal(found.start_index, torch.full((len(base),), -1))
     with torch.no_grad():
@@ -210,13 +212,13 @@ def test_target_is_the_plain_loop(base, standard_model):
 
 def test_deterministic_targets():
     labels = torch.tensor([0, 4, 9])
-    assert target_labels("deterministic_target", labels, 10, generator()).tolist() == [1, 5, 0]
+    assert target_labels("next", labels, 10, generator()).tolist() == [1, 5, 0]
 
 
 def test_random_targets_are_uniform_over_all_classes():
     count = 20_000
     labels = torch.arange(count) % 10
-    found = target_labels("random_target", labels, 10, generator())
+    found = target_labels("random", labels, 10, generator())
     assert found.dtype == torch.int64
     for label in range(10):  # whatever y is, each t is as likely, y among them
         counts = torch.bincount(found[labels == label], minlength=10)

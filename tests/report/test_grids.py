@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from notbugs.data.store import load_dataset
-from notbugs.report.grids import FACTORS, Strip, amplification, draw, inverted_grid, targeted_grid
+from notbugs.report.grids import FACTORS, Strip, _starts, amplification, draw, inverted_grid, targeted_grid
 from notbugs.report.project import Project, load_project
 
 
@@ -74,6 +74,14 @@ def test_inverted_grid_shows_starts_and_distances(project: Project) -> None:
     assert (shown(figure, 2, 0) == made[0][0][0].numpy()).all()
     to_x, to_start = ((made[0][0] - train[row][0]).norm() for row in (0, 7))
     assert captions(figure, 2)[0] == f"y: 0\nto x {to_x:.2f}\nto x' {to_start:.2f}"
+
+
+def test_a_start_that_is_no_image_of_d_is_grey(project: Project) -> None:
+    train = load_dataset(project.root / "data/train")
+    strip = _starts(train, [7, -1])
+    assert torch.equal(strip.images[0], train[7][0])
+    assert (strip.images[1] == 0.5).all()
+    assert strip.captions == [train.class_names[train[7][1]], "noise"]
 
 
 def test_grid_examples_limits_the_columns(project: Project) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from sweep_tools import PARAMS
 
+from notbugs.construction.settings import ConstructSettings
+from notbugs.runtime import registry
 from notbugs.runtime.errors import ConfigError
 from notbugs.sweeps.settings import Point, Range, changed_params, changes, grid, resolve, sweep_settings
 
@@ -51,6 +53,27 @@ def test_what_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         checked(**changed)
     assert "\n" not in str(error.value)
+
+
+class StillSettings(ConstructSettings):
+    """Of a recipe without steps."""
+
+
+class Still:
+    settings = StillSettings
+
+    @staticmethod
+    def set_up(model: Any, data: Any, *, generator: Any) -> None:
+        """Makes nothing."""
+
+
+def test_a_recipe_without_steps_has_none_to_vary(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{__name__}:Still"
+    monkeypatch.setattr(registry, "_allowed", {name})
+    params = changed_params(PARAMS, {"construct.rand": {"recipe": name, "model": "standard"}, "sweep": {"s": GOOD}})
+    message = rf"sweep\.s\.kinds: rand: its recipe {name} has no num_steps and no step_size to vary"
+    with pytest.raises(ConfigError, match=message):
+        sweep_settings(params, "s")
 
 
 def test_source_eps_needs_a_robust_model() -> None:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from notbugs.attacks.course import Course, View
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.gradients import followed, look
 from notbugs.attacks.losses import LOSSES, Loss, called, fools
@@ -53,6 +54,7 @@ def pgd(
     iterate: Literal["last", "best", "first_success"] = "last",
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     start: Tensor | None = None,
+    course: Course | None = None,
     judge: bool = True,
     check: bool = True,
 ) -> PGDResult:
@@ -81,6 +83,7 @@ def pgd(
             "first_success" stops working on an example once it succeeded and returns that point, else the last.
         generator: for random starts; on the CPU or on the images' device, or one for each example.
         start: (N, C, H, W), where to begin instead of at `inputs`; projected onto the ball.
+        course: a schedule, momentum or views of the images; for the last iterate.
         judge: look at the last iterate once more for `success`; False saves that pass where nobody asks.
         check: look whether the inputs lie in [0, 1] and the model judges each image by itself (an engine was asked
             when it was made); False saves the host's wait for the device.
@@ -95,6 +98,8 @@ def pgd(
     _check(eps, step_size, num_steps, norm, num_restarts, random_start, iterate, objective)
     if iterate == "first_success" and not _are_classes(labels, len(inputs)):
         raise ValueError(f"first_success needs class labels ({len(inputs)},), not {tuple(labels.shape)} {labels.dtype}")
+    if course is not None:
+        _check_course(course, iterate, len(inputs), num_steps)
     if isinstance(model, Engine) and model.channels_last:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     inputs = inputs.detach()
@@ -102,7 +107,7 @@ def pgd(
         _check_images(inputs)
     judged = judge or num_restarts > 1 or iterate != "last"
     climb = _Climb(model, objective, targeted, step_size, num_steps, traits(inputs.device).runs_ahead)
-    attack = _Attack(climb, inputs, labels, NORMS[norm], eps, start, iterate, judged)
+    attack = _Attack(climb, inputs, labels, NORMS[norm], eps, start, iterate, judged, course)
     with frozen(model):
         if check and not isinstance(model, Engine) and objective.reads == "logits":
             check_steady(model, inputs)
@@ -171,6 +176,16 @@ class _Climb:
             ball.climb_(x, self.look(x, labels, may_wait=self.asks(number))[1], self.step)
         return x
 
+    def along(self, course: Course, ball: Ball, x: Tensor, labels: Tensor) -> Tensor:
+        """All steps of a course; the last iterate, (N, C, H, W)."""
+
+        def look(number: int, view: View | None) -> Tensor:
+            return self.look(x, labels, may_wait=self.asks(number), view=view)[1]
+
+        for direction, share in course.steps(self.num_steps, look):
+            ball.climb_(x, direction, self.step * share)
+        return x
+
     def to_the_best(self, ball: Ball, x: Tensor, labels: Tensor) -> _Found:
         """All steps; of all points, the start included, the one with the highest score."""
         best: _Found | None = None
@@ -221,12 +236,15 @@ class _Climb:
         """
         return not self.runs_ahead or (step == 0 and not (isinstance(self.model, Engine) and self.model.smooth))
 
-    def look(self, x: Tensor, labels: Tensor, *, may_wait: bool) -> tuple[Tensor, Tensor]:
-        """The outputs at x, (N, K), and the loss's gradient, (N, ...), to a positive factor an example."""
-        own_slope = self.loss.slope or self.differentiated
-        return look(
-            self.network, x, lambda outputs: own_slope(outputs, labels), look_again=may_wait, copy=self.careless
-        )
+    def look(self, x: Tensor, labels: Tensor, *, may_wait: bool, view: View | None = None) -> tuple[Tensor, Tensor]:
+        """The outputs at x, (N, K), and the loss's gradient, (N, ...), to a positive factor an example.
+
+        Args:
+            view: what the network is shown of x; the gradient is x's.
+        """
+        own_slope, network = self.loss.slope or self.differentiated, self.network
+        shown = network if view is None else lambda images: network(view(images))
+        return look(shown, x, lambda outputs: own_slope(outputs, labels), look_again=may_wait, copy=self.careless)
 
     def judge(self, x: Tensor, labels: Tensor) -> _Found:
         """What is at x, in full precision where the network is not an engine of less."""
@@ -290,6 +308,7 @@ class _Attack:
     start: Tensor | None
     iterate: str
     judged: bool
+    course: Course | None
 
     def restarted(self, num_restarts: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> _Found:
         """The best of several tries from random points."""
@@ -327,7 +346,10 @@ class _Attack:
                 return climb.to_success(ball, x, labels)
             if self.iterate == "best":
                 return climb.to_the_best(ball, x, labels)
-            x = climb.to_the_end(ball, x, labels)
+            if self.course is None:
+                x = climb.to_the_end(ball, x, labels)
+            else:
+                x = climb.along(self.course.of(chosen), ball, x, labels)
             return climb.judge(x, labels) if self.judged else _Found.unjudged(x)
 
     def noise(self, left: Tensor | None, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
@@ -385,6 +407,13 @@ def _check_images(inputs: Tensor) -> None:
     low, high = (float(end) for end in torch.stack(inputs.aminmax()))
     if not (low >= 0 and high <= 1):
         raise ValueError(f"inputs must lie in [0, 1], not [{low:g}, {high:g}]; normalisation belongs inside the model")
+
+
+def _check_course(course: Course, iterate: str, count: int, num_steps: int) -> None:
+    if iterate != "last":
+        raise ValueError(f"a course is for the last iterate, not {iterate!r}")
+    if course.views is not None and (course.views.shape[:2] != (count, num_steps) or course.views.shape[3:] != (3,)):
+        raise ValueError(f"views must be ({count}, {num_steps}, k, 3), not {tuple(course.views.shape)}")
 
 
 def _check(

@@ -4,26 +4,79 @@ The algorithms are the paper's (Ilyas et al. 2019, sections 3.1 and 3.2, appendi
 it starts, the projection, the target rule, last iterate for every example, model in eval mode.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
-from notbugs.construction.recipe import Constructed, Inversion, Recipe, Targeting, joined
+from notbugs.construction.inversion import Inversion
+from notbugs.construction.kind import RecipeKind, Watched, of_ones_own
+from notbugs.construction.recipe import Constructed, Recipe, RecipeError, joined
+from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
+from notbugs.construction.targeting import Targeting
 from notbugs.data.images import Images, make_generator
 from notbugs.data.store import Dtype
 from notbugs.evaluation.accuracy import batches
 from notbugs.models.base import Classifier
+from notbugs.runtime.config import validate
+from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.out_of_memory import BatchSplitter
 from notbugs.runtime.progress import Track, silent
+from notbugs.runtime.registry import Registry, RegistryError
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "invert": Inversion,
-    "random_target": partial(Targeting, rule="random_target"),
-    "deterministic_target": partial(Targeting, rule="deterministic_target"),
-}
-"""Name in params.yaml -> what sets the recipe up."""
+RECIPES = Registry(
+    "recipes",
+    {
+        "invert": RecipeKind(
+            InvertSettings,
+            Inversion,
+            labels="source",
+            section="3.1, appendix C.3",
+            says="made by a robust model it teaches robustness by standard training, by a standard one accuracy alone",
+            colour="#56B4E9",
+        ),
+        "random_target": RecipeKind(
+            TargetSettings,
+            partial(Targeting, target="random"),
+            section="3.2, appendix C.4",
+            says="labels that are right by non-robust features alone teach an accuracy above chance",
+            colour="#009E73",
+        ),
+        "deterministic_target": RecipeKind(
+            TargetSettings,
+            partial(Targeting, target="next"),
+            section="3.2, appendix C.4",
+            says="the same holds where robust features speak for another class, y, than the label y + 1",
+            colour="#CC79A7",
+        ),
+    },
+    adapt=of_ones_own,
+)
+"""The kinds of recipes by their names in params.yaml."""
+
+
+def kind_of(section: Any, key: str) -> RecipeKind:
+    """The kind of an entry of the section `construct`.
+
+    Args:
+        section: the entry, which need not be valid otherwise.
+        key: its dotted place, for the error.
+    Raises: ConfigError naming the key, the value and what is allowed.
+    """
+    recipe = section.get("recipe") if isinstance(section, Mapping) else None
+    try:
+        return RECIPES[recipe if isinstance(recipe, str) else ""]
+    except RegistryError as error:
+        raise ConfigError(f"params.yaml: {key}.recipe = {recipe!r}: must be {error}") from None
+
+
+def construct_settings(section: Any, key: str) -> ConstructSettings:
+    """Validate one entry of the section `construct`.
+
+    Raises: ConfigError naming the key, the value and what is allowed.
+    """
+    return validate(section, key, kind_of(section, key).settings)
 
 
 def recipe_generator(seed: int, recipe: str, source_seed: int) -> torch.Generator:
@@ -34,7 +87,7 @@ def recipe_generator(seed: int, recipe: str, source_seed: int) -> torch.Generato
 
     Args:
         seed: of the project.
-        recipe: a name in RECIPES.
+        recipe: a name that RECIPES finds.
         source_seed: of the source model.
     """
     return make_generator(seed, "construct", recipe, source_seed)
@@ -52,13 +105,19 @@ def set_up(
     """A recipe, ready to make parts.
 
     Args:
-        recipe: a name in RECIPES.
+        recipe: a name that RECIPES finds.
+        compiled: compile the engine, where the recipe has one.
         scalars: its own arguments, such as `eps`, `num_steps` and `step_size`; see `Inversion` and `Targeting`.
-    Raises: ValueError for an unknown name.
+    Raises: RecipeError for an unknown name, or a recipe of one's own that cannot be set up.
     """
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
-    return RECIPES[recipe](model, data, generator=generator, compiled=compiled, **scalars)
+    try:
+        kind = RECIPES[recipe]
+    except RegistryError as error:
+        raise RecipeError(f"recipe = {recipe!r}: must be {error}") from None
+    if kind.takes_compiled():
+        scalars["compiled"] = compiled
+    begin = partial(kind.set_up, model, data, generator=generator, **scalars)
+    return begin() if recipe in RECIPES else Watched(recipe, begin, data)
 
 
 def parts(

@@ -34,6 +34,9 @@ def describe(
     `still_y` is true where both judges called the image y before the perturbation and still do: of an image that a
     judge did not know before, it cannot say what the perturbation changed.
 
+    Where images are labelled y though they were pushed towards t (`target_label` among the columns), `success` and
+    `success_other_seeds` are about t; elsewhere about the label given.
+
     Args:
         constructed: the dataset.
         data: D, from which it was made, row by row.
@@ -42,10 +45,11 @@ def describe(
         first: row of D that the first example was made from.
         reference: D as 1-NN sees it, see `neighbours.neighbour_reference`; None for D itself.
         neighbours: what 1-NN calls each image of D (`neighbours.own_neighbours`), (len(data),); None computes it.
-        others: models of the source's kind from other seeds; `success_other_seeds` is the share of them that call the
-            image by its given label, NaN where there are none.
+        others: models of the source's kind from other seeds; `success_other_seeds` is the share of them that the image
+            persuades, NaN where there are none.
     """
     new, true, given = constructed.data.images, constructed.true_labels, constructed.data.labels
+    aim = constructed.columns.get("target_label", given)
     rows = slice(first, first + len(new))
     old = data.select(rows).images
     unknown = torch.full((len(new),), torch.nan)
@@ -62,8 +66,8 @@ def describe(
         "representation_distance": unknown,
         "representation_distance_start": unknown,
         **constructed.columns,
-        **_probabilities(model, old, new, true, given),
-        "success_other_seeds": _success(others, new, given) if others else unknown,
+        **_probabilities(model, old, new, true, given, aim),
+        "success_other_seeds": _success(others, new, aim) if others else unknown,
         "robust_prediction_before": called_by(robust_model, old),
         "robust_prediction": called_by(robust_model, new),
         "neighbour_prediction_before": neighbours_before,
@@ -72,8 +76,10 @@ def describe(
     return {**columns, "still_y": _still_y(columns)}
 
 
-def _probabilities(model: Classifier, old: Tensor, new: Tensor, true: Tensor, given: Tensor) -> dict[str, Tensor]:
-    """What the source model says of the images before and after, and whether it calls them by their given label."""
+def _probabilities(
+    model: Classifier, old: Tensor, new: Tensor, true: Tensor, given: Tensor, aim: Tensor
+) -> dict[str, Tensor]:
+    """What the source model says of the images before and after, and whether it calls them by the label aimed at."""
     before, logits = predict(model, old).softmax(dim=1), predict(model, new)
     after = logits.softmax(dim=1)
     return {
@@ -81,7 +87,7 @@ def _probabilities(model: Classifier, old: Tensor, new: Tensor, true: Tensor, gi
         "probability_given_before": _of(before, given),
         "probability_true_after": _of(after, true),
         "probability_given_after": _of(after, given),
-        "success": called(logits) == given,
+        "success": called(logits) == aim,
     }
 
 
@@ -91,9 +97,9 @@ def _still_y(columns: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([prediction == columns["true_label"] for prediction in judged]).all(dim=0)
 
 
-def _success(models: Sequence[Classifier], images: Tensor, given: Tensor) -> Tensor:
-    """Share of the models that call each image by its given label, (N,) float32."""
-    hits = torch.stack([called_by(model, images) == given for model in models])  # (M, N)
+def _success(models: Sequence[Classifier], images: Tensor, aim: Tensor) -> Tensor:
+    """Share of the models that call each image by the label aimed at, (N,) float32."""
+    hits = torch.stack([called_by(model, images) == aim for model in models])  # (M, N)
     return hits.float().mean(dim=0)
 
 
@@ -101,11 +107,12 @@ def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:
     """Summary of the per-example facts, one source model's part of metrics/construct/<name>.json; shares are fractions.
 
     Of each judge: `before`, the share that it called y before the perturbation; `still_y`, the share still called y
-    among those (null where there are none); `still_y_absolute`, the share of all that it calls y; `target`, the given
-    label. `still_y_both` is the share that both still call y, among those that both called y before.
+    among those (null where there are none); `still_y_absolute`, the share of all that it calls y; `target`, the share
+    that it calls by the label aimed at: the one given, but in sets labelled y. `still_y_both` is the share that both
+    still call y, among those that both called y before.
     """
     true, given = columns["true_label"], columns["given_label"]
-    others = columns["success_other_seeds"]
+    aim, others = columns.get("target_label", given), columns["success_other_seeds"]
     summary: dict[str, Any] = {
         "num_examples": len(true),
         "success_rate": _share(columns["success"]),
@@ -123,7 +130,7 @@ def summarise(columns: Mapping[str, Tensor]) -> dict[str, Any]:
             "before": _share(before),
             "still_y": _share((prediction == true)[before]),
             "still_y_absolute": _share(prediction == true),
-            "target": _share(prediction == given),
+            "target": _share(prediction == aim),
         }
     summary["still_y_both"] = _share(columns["still_y"][knew])
     summary["num_still_y"] = int(columns["still_y"].sum())

@@ -1,72 +1,145 @@
 """How params.yaml names a recipe and its scalars; `arguments()` gives them to the functions that compute."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
+from notbugs.attacks.course import Schedule
+from notbugs.construction.beginnings import Start
+from notbugs.construction.targeting import RULES, TABLES, TARGETS
 from notbugs.data.store import Dtype
-from notbugs.runtime.config import Seeds, Settings, validate
-from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.config import Seeds, Settings
+
+_FIRST = ("model", "source_seeds", "num_steps", "step_size")
+"""What manifests begin with, in this order."""
 
 
-class _RecipeSettings(Settings):
+class ConstructSettings(Settings):
+    """What every recipe's settings have: an entry of the section `construct`. A recipe of one's own derives from it."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Fields that nothing is stored of while they have their defaults: added after the first datasets were made."""
     model: str
     """Which source model is used: an entry of `train`."""
     source_seeds: Seeds | None = None
     """Seeds of `train.<model>` from whose models a dataset is made, one each; null takes all of them."""
-    num_steps: int = Field(ge=1)
-    """Gradient steps."""
-    step_size: float = Field(gt=0, allow_inf_nan=False)
-    """Length of a step on the normalised gradient, pixel units."""
     batch_size: int = Field(default=500, ge=1)
     """Images worked on at a time; does not change the results beyond rounding."""
     shard_size: int = Field(default=2000, ge=1)
     """Images in a file, at most 128 MiB: what a process makes at a time, and what is kept when it is killed."""
     dtype: Dtype = "float32"
     """Stored precision of the images; uint8 is not offered, its rounding is larger than the effect."""
+    recipe: str
+    """A built-in recipe, or package.module:attribute of one's own."""
+
+    @property
+    def looks(self) -> int:
+        """Forward and backward passes an image, by which the engine is chosen."""
+        return int(getattr(self, "num_steps", 1)) * max(1, int(getattr(self, "views", 0)))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files that the recipe reads, as they are named: part of what a dataset is made from."""
+        return ()
+
+    def located(self, root: Path) -> Self:
+        """The same with `files` where they are, if they are named relative to the project's folder."""
+        return self
 
     def scalars(self) -> dict[str, Any]:
         """The arguments of `building.set_up`: the recipe's name and its own numbers."""
-        return self.model_dump(exclude={"model", "source_seeds", "batch_size", "shard_size", "dtype"})
+        return self.model_dump(exclude=set(ConstructSettings.model_fields) - {"recipe"})
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `building.construct`."""
         return {**self.scalars(), "batch_size": self.batch_size, "dtype": self.dtype}
 
+    @model_serializer(mode="wrap")
+    def _stored(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As manifests have it: an option at its default leaves no trace, so a dataset without it keeps its bytes."""
+        found = dump(self)
+        for name in self.options:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                found.pop(name, None)
+        return {**{name: found[name] for name in _FIRST if name in found}, **found}
 
-class InvertSettings(_RecipeSettings):
+
+class _Steps(ConstructSettings):
+    num_steps: int = Field(ge=1)
+    """Gradient steps."""
+    step_size: float = Field(gt=0, allow_inf_nan=False)
+    """Length of a step on the normalised gradient, pixel units."""
+
+
+class InvertSettings(_Steps):
     """D_R and D_NR: images with the representation of x, found from another image x'."""
 
+    options: ClassVar[frozenset[str]] = frozenset(
+        {"start", "schedule", "momentum", "straight_through", "normalise_distance"}
+    )
     recipe: Literal["invert"]
     """argmin over z in [0, 1] of ‖g(z) − g(x)‖₂."""
+    start: Literal["another_image", "noise"] = "another_image"
+    """A uniformly random other image of D, or uniform noise in [0, 1]."""
+    schedule: Schedule = "constant"
+    """Length of the steps: all the same, or falling linearly to 0."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the gathered gradient that is kept at each step, as in MI-FGSM."""
+    straight_through: bool = False
+    """Look for the gradient through last ReLUs that let all pass: the authors' fake ReLU."""
+    normalise_distance: bool = False
+    """Report distances over ‖g(x)‖₂, as the authors' code does; the images are the same."""
 
 
-class TargetSettings(_RecipeSettings):
+class TargetSettings(_Steps):
     """D_rand and D_det: images pushed towards another class, and labelled as that class."""
 
+    options: ClassVar[frozenset[str]] = frozenset(
+        {"start", "target", "label", "views", "schedule", "momentum", "straight_through"}
+    )
     recipe: Literal["random_target", "deterministic_target"]
     """t uniform over all classes, or t = (y + 1) mod C."""
     norm: Literal["l2", "linf"] = "l2"
     """Norm of the perturbation."""
     eps: float = Field(gt=0, allow_inf_nan=False)
     """Radius of the perturbation ball, pixel units on [0, 1]."""
+    start: Start = "x"
+    """What is perturbed: x, a uniformly random other image of D, or uniform noise in [0, 1]. The ball lies around it;
+    t and y stay those of x."""
+    target: str | tuple[int, ...] | None = None
+    """Where images are pushed, if not where the recipe pushes them: random; next (y + 1); permutation (a cycle through
+    all classes, drawn); a list whose entry y is the target of class y; or a file with a label for each image of D, .npy
+    or .csv with a column `label`."""
+    label: Literal["target", "source"] = "target"
+    """Which label is given: t, or y of x untouched."""
+    views: int = Field(default=0, ge=0)
+    """Random flips and shifts of the image that each gradient is averaged over; 0 takes that of the image itself."""
+    schedule: Schedule = "constant"
+    """Length of the steps: all the same, or falling linearly to 0."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the gathered gradient that is kept at each step, as in MI-FGSM."""
+    straight_through: bool = False
+    """Look for the gradient through last ReLUs that let all pass: the authors' fake ReLU."""
 
+    @field_validator("target", mode="before")
+    @classmethod
+    def _is_a_target(cls, value: Any, info: ValidationInfo) -> Any:
+        """One clear message for what may be a word, a list or a file."""
+        if value is None or (isinstance(value, str) and (value in RULES or Path(value).suffix in TABLES)):
+            if value == "random" and info.data.get("recipe") == "deterministic_target":
+                raise ValueError("next, permutation, a list or a file; recipe random_target has random ones")
+            return value
+        whole = isinstance(value, list | tuple) and all(type(entry) is int for entry in value)
+        if whole and len(value) >= 2 and sorted(value) == list(range(len(value))):
+            return tuple(value)
+        raise ValueError(TARGETS)
 
-ConstructSettings = InvertSettings | TargetSettings
-RECIPE_SETTINGS: dict[str, type[InvertSettings] | type[TargetSettings]] = {
-    "invert": InvertSettings,
-    "random_target": TargetSettings,
-    "deterministic_target": TargetSettings,
-}
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file of targets, if there is one."""
+        return (self.target,) if isinstance(self.target, str) and self.target not in RULES else ()
 
-
-def construct_settings(section: Any, key: str) -> ConstructSettings:
-    """Validate one entry of the section `construct`.
-
-    Raises: ConfigError naming the key, the value and what is allowed.
-    """
-    recipe = section.get("recipe") if isinstance(section, Mapping) else None
-    if not isinstance(recipe, str) or recipe not in RECIPE_SETTINGS:
-        raise ConfigError(f"params.yaml: {key}.recipe = {recipe!r}: must be one of {', '.join(RECIPE_SETTINGS)}")
-    return validate(section, key, RECIPE_SETTINGS[recipe])
+    def located(self, root: Path) -> Self:
+        """The same with the file of targets where it is."""
+        return self.model_copy(update={"target": str(root / self.files[0])}) if self.files else self

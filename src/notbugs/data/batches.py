@@ -99,19 +99,35 @@ def augment(
             that the generator is the same in all processes. None: they are the whole batch.
     Returns: (N, C, H, W).
     """
-    count, _, height, width = images.shape
-    device = images.device
-    whole = batch_size or count
+    whole = batch_size or len(images)
     mine = torch.arange(whole) if batch_size is None else own_part(torch.arange(whole))
     if crop_padding:
         drawn = torch.randint(0, 2 * crop_padding + 1, (2, whole), generator=generator)
-        offsets = drawn[:, mine].to(device)
-        padded = functional.pad(images, [crop_padding] * 4).permute(0, 2, 3, 1)  # (N, H + 2p, W + 2p, C)
-        rows = offsets[0][:, None] + torch.arange(height, device=device)  # (N, H)
-        columns = offsets[1][:, None] + torch.arange(width, device=device)  # (N, W)
-        example = torch.arange(count, device=device)[:, None, None]
-        images = padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        images = cropped(images, crop_padding, drawn[:, mine])
     if flip:
-        mirrored = torch.rand(whole, generator=generator)[mine].to(device) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        images = mirrored(images, torch.rand(whole, generator=generator)[mine] < 0.5)
     return images
+
+
+def cropped(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
+    """Each image moved by so many pixels, what comes in being black: a crop of its old size from one with a margin.
+
+    Args:
+        images: (N, C, H, W).
+        padding: width of the margin, pixels.
+        offsets: (2, N), first row and column of each crop, 0..2·padding.
+    Returns: (N, C, H, W).
+    """
+    count, _, height, width = images.shape
+    device = images.device
+    offsets = offsets.to(device)
+    padded = functional.pad(images, [padding] * 4).permute(0, 2, 3, 1)  # (N, H + 2p, W + 2p, C)
+    rows = offsets[0][:, None] + torch.arange(height, device=device)  # (N, H)
+    columns = offsets[1][:, None] + torch.arange(width, device=device)  # (N, W)
+    example = torch.arange(count, device=device)[:, None, None]
+    return padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def mirrored(images: Tensor, which: Tensor) -> Tensor:
+    """Images (N, C, H, W), those mirrored left to right where `which` (N,) is true."""
+    return torch.where(which.to(images.device)[:, None, None, None], images.flip(3), images)

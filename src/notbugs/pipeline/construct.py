@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from notbugs.construction.building import parts, recipe_generator, set_up
+from notbugs.construction.building import construct_settings, parts, recipe_generator, set_up
 from notbugs.construction.describe import describe, over_sources, summarise
 from notbugs.construction.recipe import Recipe, joined
-from notbugs.construction.settings import ConstructSettings, construct_settings
+from notbugs.construction.settings import ConstructSettings
 from notbugs.data.images import ImageData, Images
 from notbugs.data.store import (
     DTYPES,
@@ -33,6 +33,7 @@ from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import compiles, construction_seeds, judge_seed, source_models, source_seeds
+from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
 from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import SOURCE, check_name, dataset_name
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
@@ -124,7 +125,9 @@ def construct(job: Job) -> None:
     files = {*source_models(project, config.model), *source_models(project, "robust")}
     inputs = [project.dataset("train"), *sorted(files)]
     (folder,) = job.outputs
-    with job.begin(inputs, sources=list(seeds)) as (run, work):
+    require_files_watched(project, job.stage, config.files)
+    files_read = file_hashes(project, config.files)
+    with job.begin(inputs, sources=list(seeds), **files_read) as (run, work):
         data = load_dataset(project.dataset("train"))
         sources = _sources(job, seeds, data, work)
         tasks = [(source, number) for source in sources for number in source.shards.missing()]
@@ -174,7 +177,7 @@ def _sources(job: Job, seeds: Iterable[int], data: StoredDataset, work: Path) ->
     files = {seed: project.source_model(config.model, seed) for seed in source_seeds(project, config.model)}
     robust = source_seeds(project, "robust")
     one = load_model(next(iter(files.values())), device=project.device)
-    compiled = compiles(project, job.title, one, data.image_shape, len(data) * config.num_steps)
+    compiled = compiles(project, job.title, one, data.image_shape, len(data) * config.looks)
     return [
         _Source(
             str(job.name),
@@ -239,7 +242,7 @@ def _ready(source: _Source) -> tuple[Recipe, Callable[..., dict[str, Tensor]]]:
     recipe = set_up(
         model,
         data,
-        **source.config.scalars(),
+        **source.config.located(source.project.root).scalars(),
         generator=recipe_generator(source.project.seed, source.config.recipe, source.seed),
         compiled=source.compiled,
     )

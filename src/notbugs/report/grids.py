@@ -54,7 +54,7 @@ def targeted_grid(project: Project, key: str) -> Figure | None:
     factor = amplification(torch.cat([images[name] - original for name in keys]))
     for name in keys:
         facts = made[name].examples.iloc[_rows_of(made[name], rows)]
-        given = [f"t: {names[label]}" for label in facts["given_label"]]
+        given = [f"t: {names[label]}" for label in facts.get("target_label", facts["given_label"])]
         norms = [f"‖δ‖₂ {norm:.2f}" for norm in facts["delta_norm"]]
         who = "robust" if name.endswith("_from_robust") else "standard"
         strips.append(Strip(f"{dataset_name(key)}\nfrom {who}", images[name], given))
@@ -76,11 +76,7 @@ def inverted_grid(project: Project) -> Figure | None:
         places = _rows_of(dataset, rows)
         facts = dataset.examples.iloc[places]
         starts = [int(start) for start in facts["start_index"]]
-        strips.append(
-            Strip(
-                "start x'", train.select(torch.tensor(starts)).images, [str(names[labels[start]]) for start in starts]
-            )
-        )
+        strips.append(_starts(train, starts))
         captions = [
             f"y: {names[label]}\nto x {to_x:.2f}\nto x' {to_start:.2f}"
             for label, to_x, to_start in zip(
@@ -89,6 +85,14 @@ def inverted_grid(project: Project) -> Figure | None:
         ]
         strips.append(Strip(dataset_name(key), dataset.select(torch.tensor(places)).images, captions))
     return draw(strips)
+
+
+def _starts(train: StoredDataset, rows: list[int]) -> Strip:
+    """The images x' in these rows of D; grey for −1, a start that is no image of D and is not kept."""
+    images = train.select(torch.tensor(rows).clamp(min=0)).images
+    images[torch.tensor(rows) < 0] = 0.5
+    names, labels = train.manifest.class_names, train.examples["label"].to_numpy()
+    return Strip("start x'", images, [str(names[labels[row]]) if row >= 0 else "noise" for row in rows])
 
 
 def _chosen(project: Project) -> tuple[StoredDataset, list[int]]:

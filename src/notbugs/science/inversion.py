@@ -71,7 +71,7 @@ def invert(
 ) -> Tensor:
     """x_r: from each start x', descend an objective towards the target x, within [0, 1]; the last iterate.
 
-    With the objective "representation" this is the paper's recipe (`construction.recipe.Inversion`).
+    With the objective "representation" this is the paper's recipe (`construction.inversion.Inversion`).
 
     Args:
         model: gives g and logits.

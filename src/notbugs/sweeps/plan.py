@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from notbugs.construction.settings import ConstructSettings, construct_settings
+from notbugs.construction.building import construct_settings
+from notbugs.construction.settings import ConstructSettings
 from notbugs.pipeline.running.context import Context, open_project
+from notbugs.pipeline.running.own_code import file_hashes
 from notbugs.runtime.config import settings
 from notbugs.runtime.dvc_lock import contents
 from notbugs.runtime.files import sha256
@@ -71,6 +73,7 @@ def make_plan(project: Context, name: str) -> Plan:
             for kind in kinds
         },
         "environment": lab.environment,
+        **file_hashes(project, [file for recipe in kinds.values() for file in recipe.files]),
         "sources": sources,
         "source_models": {file.relative_to(project.root).as_posix(): sha256(file) for file in sorted(files)},
     }

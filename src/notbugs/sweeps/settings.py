@@ -7,12 +7,13 @@ both for the trial itself and for `notbugs sweep apply`, so the two cannot diffe
 import copy
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from notbugs.construction.building import kind_of
 from notbugs.runtime.config import Settings, dataset_name, validate
 from notbugs.runtime.errors import ConfigError, UserError
 
@@ -180,6 +181,11 @@ def read_study(params: Mapping[str, Any], key: str) -> SweepSettings:
 
 
 def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:
+    for kind in section.kinds:
+        lacking = {"num_steps", "step_size"} - set(_fields(params, kind))
+        if lacking:
+            recipe, what = params["construct"][kind]["recipe"], " and no ".join(sorted(lacking))
+            raise ConfigError(f"params.yaml: {key}.kinds: {kind}: its recipe {recipe} has no {what} to vary")
     balls = [kind for kind in section.kinds if has_ball(params, kind)]
     if balls and section.eps == ():
         raise ConfigError(f"params.yaml: {key}.eps: missing; {dataset_name(balls[0])} needs at least one number > 0")
@@ -192,8 +198,13 @@ def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) ->
 
 
 def has_ball(params: Mapping[str, Any], kind: str) -> bool:
-    """Whether images of this kind stay within eps of x, by the recipe in params.yaml."""
-    return bool(params["construct"][kind].get("recipe") != "invert")
+    """Whether images of this kind stay within eps of what they begin as: the recipe in params.yaml has an eps."""
+    return "eps" in _fields(params, kind)
+
+
+def _fields(params: Mapping[str, Any], kind: str) -> Collection[str]:
+    """Names of the settings that the recipe of a kind has."""
+    return kind_of(params["construct"][kind], f"construct.{kind}").settings.model_fields
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import torch
 
 from notbugs.attacks.engine import pays_to_compile
 from notbugs.construction.building import construct as build
-from notbugs.construction.building import recipe_generator
+from notbugs.construction.building import construct_settings, recipe_generator
 from notbugs.construction.describe import describe, summarise
 from notbugs.construction.recipe import Constructed
-from notbugs.construction.settings import ConstructSettings, construct_settings
+from notbugs.construction.settings import ConstructSettings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import Measurement, measure
@@ -32,7 +32,7 @@ from notbugs.evaluation.suite import audit
 from notbugs.models import load_model
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.models import construction_seeds, judge_seed, source_seeds
-from notbugs.pipeline.running.own_code import modules_named
+from notbugs.pipeline.running.own_code import file_hashes, modules_named
 from notbugs.pipeline.train import Lesson, learn, summary
 from notbugs.runtime.cache import ResultCache, digest, work_folder
 from notbugs.runtime.config import dataset_name, settings
@@ -191,6 +191,7 @@ class Trial:
             **self.lab.environment,
             "kind": self.point.kind,
             "construct": self.recipe.model_dump(mode="json", exclude={"source_seeds"}),
+            **file_hashes(self.project, self.recipe.files),
             "fit": self.fit.model_dump(mode="json", exclude={"seeds", "still_y", "baseline"}),
             "fit_seed": seed,
             "source_seed": source,
@@ -234,9 +235,10 @@ class Trial:
         judge = load_model(self.lab.judge(self.recipe.model, source_seed), device=device)
         data = self.lab.splits["train"]
         generator = recipe_generator(self.project.seed, self.recipe.recipe, source_seed)
-        image, looks = data.images[:1].to(device), len(data) * self.recipe.num_steps
+        image, looks = data.images[:1].to(device), len(data) * self.recipe.looks
         compiled = pays_to_compile(self.project.runtime.engine, model, image, num_looks=looks)
-        made = build(model, data, **self.recipe.arguments(), generator=generator, compiled=compiled)
+        recipe = self.recipe.located(self.project.root)
+        made = build(model, data, **recipe.arguments(), generator=generator, compiled=compiled)
         columns = describe(made, data, model, judge, neighbours=self.lab.neighbours)
         if self.keep_dataset:
             self._keep(made, columns, source_seed)

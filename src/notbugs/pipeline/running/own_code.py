@@ -1,6 +1,6 @@
-"""The user's own modules that a stage's settings name: part of what its work is made with, and watched by DVC."""
+"""The user's own modules and files that a stage's settings name: part of what its work is made with, watched by DVC."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import reached
 from notbugs.runtime.registry import own_modules
 
@@ -33,12 +34,9 @@ def require_watched(project: Context, stage: Stage, name: str | None) -> None:
     """
     keys = [key.replace("{name}", name or "") for key in stage.params]
     modules = modules_named(project, *keys)
-    file = project.root / "dvc.yaml"
-    if not modules or not file.exists():
+    if not modules or not (project.root / "dvc.yaml").exists():
         return
-    stages = yaml.safe_load(file.read_text(encoding="utf-8")).get("stages", {})
-    entry = stages.get(stage.name, {})
-    watched = [(project.root / dep).resolve() for dep in entry.get("do", entry).get("deps", [])]
+    watched = _watched(project, stage)
     for module, source in reached(*modules)[0].items():
         if module.partition(".")[0] == __name__.partition(".")[0] or _is_among(source.resolve(), watched):
             continue
@@ -53,6 +51,45 @@ def require_watched(project: Context, stage: Stage, name: str | None) -> None:
             f"params.yaml names {module}: {place} must be among the deps of stage {stage.name} in dvc.yaml, so that "
             "DVC sees it change"
         )
+
+
+def require_files_watched(project: Context, stage: Stage, files: Iterable[str]) -> None:
+    """Refuse to read a file that DVC would not see change.
+
+    Args:
+        files: as params.yaml names them.
+    Raises: ConfigError naming the first that is missing, or that the stage's deps in dvc.yaml do not hold.
+    """
+    for name in files:
+        file = project.root / name
+        if not file.is_file():
+            raise ConfigError(f"params.yaml names {name}: must be a file; there is none at {file}")
+        if (project.root / "dvc.yaml").exists() and not _is_among(file.resolve(), _watched(project, stage)):
+            raise ConfigError(
+                f"params.yaml names {name}: must be among the deps of stage {stage.name} in dvc.yaml, so that DVC sees "
+                "it change"
+            )
+
+
+def file_hashes(project: Context, files: Iterable[str]) -> dict[str, dict[str, str]]:
+    """{"files": {name: SHA-256}} of what a work reads besides its inputs; nothing where it reads nothing more.
+
+    Raises: ConfigError for one that is not there.
+    """
+    found = {}
+    for name in sorted(set(files)):
+        try:
+            found[name] = sha256(project.root / name)
+        except OSError as error:
+            raise ConfigError(f"params.yaml names {name}: cannot be read: {error.strerror}") from None
+    return {"files": found} if found else {}
+
+
+def _watched(project: Context, stage: Stage) -> list[Path]:
+    """Where the deps of a stage in dvc.yaml are."""
+    stages = yaml.safe_load((project.root / "dvc.yaml").read_text(encoding="utf-8")).get("stages", {})
+    entry = stages.get(stage.name, {})
+    return [(project.root / dep).resolve() for dep in entry.get("do", entry).get("deps", [])]
 
 
 def _is_among(file: Path, watched: list[Path]) -> bool:
