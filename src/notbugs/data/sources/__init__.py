@@ -227,6 +227,7 @@ def _read(settings: DataSettings, setting: Setting) -> tuple[str, Pool, Pool, li
             f"params.yaml: data.dtype = 'uint8': must be float32: the values of {found.name} are no bytes"
         )
     pool, test = found.pool, found.test
+    _require_names(pool, found.name)
     if test is not None:
         _require_alike(pool, test, found.name)
     groups = settings.groups
@@ -246,6 +247,16 @@ def _divided(pool: Pool, test_fraction: float, seed: int) -> tuple[Pool, Pool]:
     _require_two_of_each(pool.labels, pool.class_names)
     learnt, tested = stratified_split(pool.labels, test_fraction, make_generator(seed, "data", "test"))
     return part_of(pool, learnt), part_of(pool, tested)
+
+
+def _require_names(pool: Pool, name: str) -> None:
+    """Raises: SourceError unless there are two classes or more, of different names."""
+    names = list(pool.class_names)
+    if len(names) < 2:
+        raise SourceError(f"{name}: {len(names)} class; at least 2 are needed")
+    twice = next((each for each in names if names.count(each) > 1), None)
+    if twice is not None:
+        raise SourceError(f"{name}: two classes are called {twice!r}; names must differ")
 
 
 def _require_alike(pool: Pool, test: Pool, name: str) -> None:
