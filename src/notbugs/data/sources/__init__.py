@@ -1,5 +1,6 @@
 """Where the base dataset D comes from."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -251,10 +252,10 @@ def _divided(pool: Pool, test_fraction: float, seed: int) -> tuple[Pool, Pool]:
 
 def _require_names(pool: Pool, name: str) -> None:
     """Raises: SourceError unless there are two classes or more, of different names."""
-    names = list(pool.class_names)
-    if len(names) < 2:
-        raise SourceError(f"{name}: {len(names)} class; at least 2 are needed")
-    twice = next((each for each in names if names.count(each) > 1), None)
+    counts = Counter(pool.class_names)
+    if len(pool.class_names) < 2:
+        raise SourceError(f"{name}: {len(pool.class_names)} class; at least 2 are needed")
+    twice = next((each for each, count in counts.items() if count > 1), None)
     if twice is not None:
         raise SourceError(f"{name}: two classes are called {twice!r}; names must differ")
 

@@ -5,6 +5,7 @@ Its CIFAR-10 and CIFAR-100 are pickles. torchvision compares their MD5 before it
 
 import inspect
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,5 +153,5 @@ def class_names(dataset: Any) -> list[str] | None:
     if given is None:
         return None
     names = [str(name[0]) if isinstance(name, tuple) else str(name) for name in given]  # ImageNet has several of each
-    twice = {name for name in names if names.count(name) > 1}
-    return [f"{name} ({label})" if name in twice else name for label, name in enumerate(names)]
+    counts = Counter(names)
+    return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(names)]
