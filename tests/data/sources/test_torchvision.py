@@ -68,7 +68,7 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, NDArra
 
 @pytest.fixture
 def cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """CIFAR-100's archive of pickles: 200 and 100 images."""
+    """CIFAR-100's archive of pickles: 400 and 100 images."""
     names = [f"kind {number}" for number in range(100)]
     made: dict[str, Any] = {"meta": {"fine_label_names": names}}
     for part, count in (("train", 400), ("test", 100)):

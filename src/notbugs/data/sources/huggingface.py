@@ -94,7 +94,7 @@ def read_local(
     tables: dict[str, tuple[pa.Table, str]] = {}
     names: tuple[str, ...] | None = None
     for part, split in _parts(by_split, splits, name).items():
-        found = [attempt(partial(pq.read_table, file), str(file)) for file in by_split[split]]
+        found = [attempt(partial(pq.read_table, file, partitioning=None), str(file)) for file in by_split[split]]
         table = attempt(partial(pa.concat_tables, found), f"{name}: split {split}")
         image, label = _columns(table.column_names, columns, name)
         names = names or attempt(partial(parquet.class_names, table.schema, label), f"{name}: split {split}")

@@ -154,11 +154,11 @@ def pool_of(dataset: Any, class_names: Sequence[str] | None, form: Form, name: s
         raise SourceError(f"{name}: needs a map-style dataset, with a length and items, not {_kind(dataset)}") from None
     if count == 0:
         raise SourceError(f"{name}: holds no images")
+    labels = labels_of(dataset)
+    names = () if labels is None else named(labels, class_names, name)
     first, _ = item(dataset, 0, form, name)
     channels, height, width = first.shape
-    labels = labels_of(dataset)
     if labels is not None:
-        names = named(labels, class_names, name)
         return Items(dataset, labels, names, form, (channels, height, width), first.dtype, name)
     images, found = torch.empty(count, *first.shape, dtype=first.dtype), torch.empty(count, dtype=torch.int64)
     for row in progress(range(count), f"read {name}", count):
