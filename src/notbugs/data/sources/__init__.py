@@ -18,7 +18,7 @@ from pydantic import (
 from torch import Tensor
 
 from notbugs.data.images import Images, Subset, make_generator, stratified_split
-from notbugs.data.sources.base import Pool, Setting, SourceError, limited, part_of
+from notbugs.data.sources.base import Pool, SourceError, Where, limited, part_of
 from notbugs.data.sources.classes import grouped, require_known
 from notbugs.data.sources.named import SOURCES, readers
 from notbugs.data.sources.planted import PlantedSettings
@@ -196,7 +196,7 @@ def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Trac
     Returns: images, float32 in [0, 1] where they are read.
     Raises: SourceError if the source is missing, damaged, or too small for the splits.
     """
-    name, pool, test, skipped = _read(settings, Setting(root, seed, progress or silent))
+    name, pool, test, skipped = _read(settings, Where(root, seed, progress or silent))
     chosen = limited(pool.labels, settings.max_train, key="max_train", seed=seed)
     tested = limited(test.labels, settings.max_test, key="max_test", seed=seed)
     _require_two_of_each(pool.labels[chosen], pool.class_names)
@@ -212,7 +212,7 @@ def load_source(settings: DataSettings, *, seed: int, root: Path, progress: Trac
     return SourceData(name, **images, origins=origins, source_indices=source_indices, skipped=skipped)
 
 
-def _read(settings: DataSettings, setting: Setting) -> tuple[str, Pool, Pool, list[str]]:
+def _read(settings: DataSettings, where: Where) -> tuple[str, Pool, Pool, list[str]]:
     """Name, training pool, test set, and what was left out; of the classes that are wanted."""
     source = SOURCES[settings.source]
     given = {key: getattr(settings, key) for key in source.reads}
@@ -222,7 +222,7 @@ def _read(settings: DataSettings, setting: Setting) -> tuple[str, Pool, Pool, li
     for key in ("splits", "columns"):
         if isinstance(given.get(key), Settings):
             given[key] = {name: value for name, value in given[key].model_dump().items() if value is not None}
-    found = source.read(setting, **given)
+    found = source.read(where, **given)
     if settings.dtype == "uint8" and source.in_bytes is None and found.pool.raw(slice(0, 1)).dtype != torch.uint8:
         raise SourceError(
             f"params.yaml: data.dtype = 'uint8': must be float32: the values of {found.name} are no bytes"
@@ -237,7 +237,7 @@ def _read(settings: DataSettings, setting: Setting) -> tuple[str, Pool, Pool, li
         require_known([name for names in groups.values() for name in names], pool.class_names, key)
         pool, test = grouped(pool, groups), None if test is None else grouped(test, groups)
     if test is None:
-        pool, test = _divided(pool, settings.test_fraction, setting.seed)
+        pool, test = _divided(pool, settings.test_fraction, where.seed)
     if len(test) == 0:
         raise SourceError(f"{found.name}: no test images")
     return found.name, pool, test, found.skipped

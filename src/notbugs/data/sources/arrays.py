@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from notbugs.data.sources.base import Found, Pictures, Setting, SourceError
+from notbugs.data.sources.base import Found, Pictures, SourceError, Where
 from notbugs.data.sources.items import as_pictures, attempt, named
 
 PAIRS = (
@@ -24,18 +24,18 @@ NAMES = "class_names"
 LAYOUT = "x_train, y_train, x_test, y_test (or train_images, train_labels, ...), or images and labels of one pool"
 
 
-def read_npz(setting: Setting, *, path: str) -> Found:
+def read_npz(where: Where, *, path: str) -> Found:
     """Read an archive.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, uint8 of 255ths or floating point in [0, 1];
     labels (N,) or (N, 1), whole numbers from 0.
 
     Args:
-        setting: where.
+        where: where.
         path: of the archive.
     Raises: SourceError if arrays are missing, damaged, or not as they must be.
     """
-    place = setting.existing(path, "an .npz archive")
+    place = where.existing(path, "an .npz archive")
     name = f"npz:{place.stem}"
     if not zipfile.is_zipfile(place):
         raise SourceError(f"{place}: not an .npz archive of NumPy's")

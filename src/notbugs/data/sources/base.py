@@ -35,7 +35,7 @@ class Pool(Images, Protocol):
 
 
 @dataclass(frozen=True)
-class Setting:
+class Where:
     """Where a source is read.
 
     Attributes:
@@ -93,7 +93,7 @@ class Source:
     """Where D can come from.
 
     Attributes:
-        read: called with a `Setting`, and with the settings that it reads by their names.
+        read: called with a `Where`, and with the settings that it reads by their names.
         reads: settings of the section `data` that `read` is given. Those that no other source reads must be left out
             elsewhere.
         needs: settings that must be given -> what they are.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from notbugs.data.sources import parquet
-from notbugs.data.sources.base import Found, Pool, Setting, SourceError
+from notbugs.data.sources.base import Found, Pool, SourceError, Where
 from notbugs.data.sources.items import Channels, Form, attempt, pool_of
 from notbugs.data.sources.pictures import opened
 
@@ -64,7 +64,7 @@ class HubRows:
 
 
 def read_local(
-    setting: Setting,
+    where: Where,
     *,
     path: str,
     splits: Mapping[str, str] | None,
@@ -75,7 +75,7 @@ def read_local(
     """Read a parquet file, which is one pool, or a folder of them, whose names begin with their splits'.
 
     Args:
-        setting: where.
+        where: where.
         path: of the file or folder.
         splits: {"train": ..., "test": ...}; None takes train and the first of TESTS.
         columns: {"image": ..., "label": ...}; None takes what is called as usual.
@@ -83,7 +83,7 @@ def read_local(
         channels: None takes what the first picture has.
     Raises: SourceError if files are damaged, or columns are not there.
     """
-    place = setting.existing(path, "a parquet file, or a folder of them")
+    place = where.existing(path, "a parquet file, or a folder of them")
     files = [place] if place.is_file() else sorted(place.rglob("*.parquet"))
     by_split: dict[str, list[Path]] = {}
     for file in files:
@@ -112,7 +112,7 @@ _IMAGE, _LABEL = "image", "label"
 
 def read_hub(
     hub_name: str,
-    setting: Setting,
+    where: Where,
     *,
     path: str | None,
     splits: Mapping[str, str] | None,
@@ -138,8 +138,8 @@ def read_hub(
     if taken:
         raise SourceError(f"params.yaml: data.kwargs: {', '.join(sorted(taken))}: must be left out")
     found = attempt(
-        lambda: datasets.load_dataset(hub_name, cache_dir=str(setting.raw / "huggingface"), **(kwargs or {})),
-        f"{what}: cannot be had from the hub or from {setting.raw / 'huggingface'}",
+        lambda: datasets.load_dataset(hub_name, cache_dir=str(where.raw / "huggingface"), **(kwargs or {})),
+        f"{what}: cannot be had from the hub or from {where.raw / 'huggingface'}",
     )
     parts = {part: found[split] for part, split in _parts(found, splits, what).items()}
     image, label = _columns(parts["train"].column_names, columns, what)

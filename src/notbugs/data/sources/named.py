@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from notbugs.data.sources.base import Found, Setting, Source
+from notbugs.data.sources.base import Found, Source, Where
 from notbugs.data.sources.own import READS as OWN_READS
 from notbugs.data.sources.own import of_function
 from notbugs.data.sources.planted import PlantedSettings, read_planted
@@ -13,31 +13,31 @@ TORCHVISION_READS = ("splits", "image_size", "channels", "kwargs")
 """Settings that datasets of a library read."""
 
 
-def _digits(setting: Setting, *, test_fraction: float) -> Found:
+def _digits(where: Where, *, test_fraction: float) -> Found:
     from notbugs.data.sources.digits import read_digits
 
-    return Found("digits", *read_digits(test_fraction, seed=setting.seed))
+    return Found("digits", *read_digits(test_fraction, seed=where.seed))
 
 
-def _cifar10(setting: Setting) -> Found:
+def _cifar10(where: Where) -> Found:
     from notbugs.data.sources.cifar10 import read_cifar10
 
-    return Found("cifar10", *read_cifar10(setting.raw))
+    return Found("cifar10", *read_cifar10(where.raw))
 
 
-def _planted(setting: Setting, *, planted: PlantedSettings | None) -> Found:
-    return Found("planted", *read_planted(planted or PlantedSettings(), seed=setting.seed))
+def _planted(where: Where, *, planted: PlantedSettings | None) -> Found:
+    return Found("planted", *read_planted(planted or PlantedSettings(), seed=where.seed))
 
 
-def _restricted_imagenet(setting: Setting, *, path: str, image_size: int | None) -> Found:
+def _restricted_imagenet(where: Where, *, path: str, image_size: int | None) -> Found:
     from notbugs.data.sources.restricted_imagenet import IMAGE_SIZE, read_restricted_imagenet
 
-    tree, side = setting.place(path), image_size or IMAGE_SIZE
-    return Found("restricted_imagenet", *read_restricted_imagenet(tree, image_size=side, progress=setting.progress))
+    tree, side = where.place(path), image_size or IMAGE_SIZE
+    return Found("restricted_imagenet", *read_restricted_imagenet(tree, image_size=side, progress=where.progress))
 
 
 def _folder(
-    setting: Setting,
+    where: Where,
     *,
     path: str,
     image_size: int,
@@ -50,7 +50,7 @@ def _folder(
     from notbugs.data.sources.archives import collection_name
     from notbugs.data.sources.folder import read_folder
 
-    place = setting.existing(path, "a directory or archive")
+    place = where.existing(path, "a directory or archive")
     pool, test, skipped = read_folder(
         place,
         image_size=image_size,
@@ -59,28 +59,28 @@ def _folder(
         max_train=max_train if wanted_classes is None else None,  # a choice by class comes after that of the classes
         max_test=max_test if wanted_classes is None else None,
         classes=wanted_classes,
-        seed=setting.seed,
-        progress=setting.progress,
+        seed=where.seed,
+        progress=where.progress,
     )
     return Found(f"folder:{collection_name(place)}", pool, test, skipped)
 
 
-def _npz(setting: Setting, *, path: str) -> Found:
+def _npz(where: Where, *, path: str) -> Found:
     from notbugs.data.sources.arrays import read_npz
 
-    return read_npz(setting, path=path)
+    return read_npz(where, path=path)
 
 
-def _stored(setting: Setting, *, path: str) -> Found:
+def _stored(where: Where, *, path: str) -> Found:
     from notbugs.data.sources.stored import read_stored
 
-    return read_stored(setting, path=path)
+    return read_stored(where, path=path)
 
 
-def _local_parquet(setting: Setting, **given: object) -> Found:
+def _local_parquet(where: Where, **given: object) -> Found:
     from notbugs.data.sources.huggingface import read_local
 
-    return read_local(setting, **given)  # type: ignore[arg-type]
+    return read_local(where, **given)  # type: ignore[arg-type]
 
 
 def _of_hub(name: str) -> Source:
@@ -98,10 +98,10 @@ def _of_hub(name: str) -> Source:
     return Source(partial(_from_hub, name), HUB_READS)
 
 
-def _from_hub(name: str, setting: Setting, **given: object) -> Found:
+def _from_hub(name: str, where: Where, **given: object) -> Found:
     from notbugs.data.sources.huggingface import read_hub
 
-    return read_hub(name, setting, **given)  # type: ignore[arg-type]
+    return read_hub(name, where, **given)  # type: ignore[arg-type]
 
 
 def _of_torchvision(name: str) -> Source:
@@ -149,7 +149,7 @@ _OTHERS = {"torchvision:NAME": TORCHVISION_READS, "huggingface:NAME": HUB_READS,
 
 
 def readers(key: str) -> str:
-    """The sources that read a setting, for an error."""
+    """The sources that read a where, for an error."""
     found = [name for name in SOURCES if key in SOURCES.built_in[name].reads]
     found += [name for name, reads in _OTHERS.items() if key in reads]
     return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from notbugs.data.sources.base import Found, Pool, Setting, SourceError
+from notbugs.data.sources.base import Found, Pool, SourceError, Where
 from notbugs.data.sources.classes import without_empty
 from notbugs.data.sources.items import Channels, Form, attempt, pool_of
 from notbugs.runtime.config import suggestion
@@ -60,7 +60,7 @@ def require_known(name: str) -> None:
 
 def read_torchvision(
     name: str,
-    setting: Setting,
+    where: Where,
     *,
     splits: Mapping[str, str] | None,
     image_size: int | None,
@@ -71,7 +71,7 @@ def read_torchvision(
 
     Args:
         name: of its class.
-        setting: where.
+        where: where.
         splits: {"train": ..., "test": ...}, for datasets that name their parts.
         image_size: that pictures are scaled and cropped to; None for those that are all alike.
         channels: None takes what the first picture has.
@@ -94,8 +94,8 @@ def read_torchvision(
         arguments = dict(kwargs or {})
         if division.argument is not None:
             arguments[division.argument] = value
-        dataset = _dataset(name, setting.raw, arguments)
-        pools[part] = pool_of(dataset, class_names(dataset), form, what, setting.progress)
+        dataset = _dataset(name, where.raw, arguments)
+        pools[part] = pool_of(dataset, class_names(dataset), form, what, where.progress)
     pool, test, notes = without_empty(pools["train"], pools.get("test"))
     return Found(what, pool, test, notes)
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from notbugs.data.images import ImageData
-from notbugs.data.sources.base import Found, Pool, Setting, Source, SourceError
+from notbugs.data.sources.base import Found, Pool, Source, SourceError, Where
 from notbugs.data.sources.items import Channels, Form, as_pictures, attempt, labels_of, pool_of
 from notbugs.runtime.registry import RegistryError
 
@@ -36,7 +36,7 @@ def of_function(function: Any) -> Source:
 
 def read_own(
     function: Callable[..., Any],
-    setting: Setting,
+    where: Where,
     *,
     image_size: int | None,
     channels: Channels | None,
@@ -46,7 +46,7 @@ def read_own(
 
     Args:
         function: see the head of this module.
-        setting: where.
+        where: where.
         image_size: that pictures are scaled and cropped to; None for those that are all alike.
         channels: None takes what the first picture has.
         kwargs: further arguments of the function.
@@ -54,7 +54,7 @@ def read_own(
     """
     module, called = getattr(function, "__module__", ""), getattr(function, "__qualname__", type(function).__name__)
     what = f"{module}:{called}"
-    given = attempt(lambda: function(setting.root, setting.seed, **(kwargs or {})), what)
+    given = attempt(lambda: function(where.root, where.seed, **(kwargs or {})), what)
     if not isinstance(given, tuple) or len(given) != 2:
         raise SourceError(f"{what}: must give (train, test), not a {type(given).__name__}")
     train, test = given
@@ -62,8 +62,8 @@ def read_own(
     if names is None:
         names = _numbers(train, test)
     form = Form(image_size, channels)
-    pool = _pool(train, names, form, f"{what}: train", setting)
-    held = None if test is None else _pool(test, names or pool.class_names, form, f"{what}: test", setting)
+    pool = _pool(train, names, form, f"{what}: train", where)
+    held = None if test is None else _pool(test, names or pool.class_names, form, f"{what}: test", where)
     return Found(what, pool, held)
 
 
@@ -84,7 +84,7 @@ def _numbers(*parts: Any) -> tuple[str, ...] | None:
     return tuple(map(str, range(1 + max(int(found.max()) for found in labels if found is not None))))
 
 
-def _pool(data: Any, names: tuple[str, ...] | None, form: Form, what: str, setting: Setting) -> Pool:
+def _pool(data: Any, names: tuple[str, ...] | None, form: Form, what: str, where: Where) -> Pool:
     if isinstance(data, ImageData):
         return as_pictures(data.images, data.labels, data.class_names)
-    return pool_of(data, names, form, what, setting.progress)
+    return pool_of(data, names, form, what, where.progress)

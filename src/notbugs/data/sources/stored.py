@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from notbugs.data.images import ImageData, Shape
-from notbugs.data.sources.base import Found, Setting
+from notbugs.data.sources.base import Found, Where
 from notbugs.data.store import StoredDataset, load_dataset
 
 TRAIN, TEST = "train", "test"
@@ -61,15 +61,15 @@ class Kept:
         return images.float() if images.dtype == torch.float16 else images
 
 
-def read_stored(setting: Setting, *, path: str) -> Found:
+def read_stored(where: Where, *, path: str) -> Found:
     """Open a dataset, which is one pool; or a folder with datasets train/ and test/ in it.
 
     Args:
-        setting: where.
+        where: where.
         path: of the folder.
     Raises: SourceError if nothing is there; DatasetError if files are missing or altered.
     """
-    place = setting.existing(path, "a stored dataset (`notbugs import` makes one), or a folder with train/ and test/")
+    place = where.existing(path, "a stored dataset (`notbugs import` makes one), or a folder with train/ and test/")
     name = f"stored:{place.resolve().name}"
     if not _is_pair(place):
         return Found(name, Kept(load_dataset(place)), None)
