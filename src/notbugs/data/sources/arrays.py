@@ -31,7 +31,7 @@ def read_npz(where: Where, *, path: str) -> Found:
     labels (N,) or (N, 1), whole numbers from 0.
 
     Args:
-        where: where.
+        where: the project, the seed, the progress.
         path: of the archive.
     Raises: SourceError if arrays are missing, damaged, or not as they must be.
     """

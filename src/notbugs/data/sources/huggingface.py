@@ -75,7 +75,7 @@ def read_local(
     """Read a parquet file, which is one pool, or a folder of them, whose names begin with their splits'.
 
     Args:
-        where: where.
+        where: the project, the seed, the progress.
         path: of the file or folder.
         splits: {"train": ..., "test": ...}; None takes train and the first of TESTS.
         columns: {"image": ..., "label": ...}; None takes what is called as usual.

@@ -149,7 +149,7 @@ _OTHERS = {"torchvision:NAME": TORCHVISION_READS, "huggingface:NAME": HUB_READS,
 
 
 def readers(key: str) -> str:
-    """The sources that read a where, for an error."""
+    """The sources that read a setting, for an error."""
     found = [name for name in SOURCES if key in SOURCES.built_in[name].reads]
     found += [name for name, reads in _OTHERS.items() if key in reads]
     return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)

@@ -71,7 +71,7 @@ def read_torchvision(
 
     Args:
         name: of its class.
-        where: where.
+        where: the project, the seed, the progress.
         splits: {"train": ..., "test": ...}, for datasets that name their parts.
         image_size: that pictures are scaled and cropped to; None for those that are all alike.
         channels: None takes what the first picture has.

@@ -46,7 +46,7 @@ def read_own(
 
     Args:
         function: see the head of this module.
-        where: where.
+        where: the project, the seed, the progress.
         image_size: that pictures are scaled and cropped to; None for those that are all alike.
         channels: None takes what the first picture has.
         kwargs: further arguments of the function.

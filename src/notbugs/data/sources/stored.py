@@ -65,7 +65,7 @@ def read_stored(where: Where, *, path: str) -> Found:
     """Open a dataset, which is one pool; or a folder with datasets train/ and test/ in it.
 
     Args:
-        where: where.
+        where: the project, the seed, the progress.
         path: of the folder.
     Raises: SourceError if nothing is there; DatasetError if files are missing or altered.
     """
