@@ -162,7 +162,9 @@ def test_offline_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SourceError, match=message) as raised:
         load_source(settings("huggingface:pets"), seed=0, root=tmp_path)
     assert "\n" not in str(raised.value)
-    with pytest.raises(SourceError, match=r"data\.path: must be null where a name of the hub is given"):
-        load_source(settings("huggingface:pets", path="x"), seed=0, root=tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"data\.path = 'x': must be null: .* huggingface reads it, and source is hugg"
+    ):
+        settings("huggingface:pets", path="x")
     with pytest.raises(SourceError, match=r"data\.kwargs: cache_dir, split: must be left out"):
         load_source(settings("huggingface:pets", kwargs={"split": "a", "cache_dir": "b"}), seed=0, root=tmp_path)

@@ -52,8 +52,8 @@ def test_defaults_are_the_digits() -> None:
         ({"source": "folder", "path": "x"}, r"data\.image_size = None: must be given for source: folder"),
         (
             {"path": "x"},
-            r"data\.path = 'x': must be null: only source: folder, restricted_imagenet, npz, stored, huggingface or "
-            r"huggingface:NAME reads it, and source is digits",
+            r"data\.path = 'x': must be null: only source: folder, restricted_imagenet, npz, stored or huggingface "
+            r"reads it, and source is digits",
         ),
         (
             {"source": "cifar10", "image_size": 32},

@@ -114,7 +114,6 @@ def read_hub(
     hub_name: str,
     where: Where,
     *,
-    path: str | None,
     splits: Mapping[str, str] | None,
     columns: Mapping[str, str] | None,
     image_size: int | None,
@@ -125,15 +124,12 @@ def read_hub(
 
     Args: as `read_local`, and
         hub_name: "mnist", "owner/name".
-        path: must be None.
         kwargs: further arguments of `datasets.load_dataset`, such as `name` and `revision`.
     Raises: SourceError, in one line, if it cannot be had.
     """
     import datasets
 
     what = f"huggingface:{hub_name}"
-    if path is not None:
-        raise SourceError(f"params.yaml: data.path: must be null where a name of the hub is given ({what})")
     taken = {"path", "cache_dir", "split", "streaming"} & set(kwargs or {})
     if taken:
         raise SourceError(f"params.yaml: data.kwargs: {', '.join(sorted(taken))}: must be left out")

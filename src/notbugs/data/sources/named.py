@@ -8,7 +8,7 @@ from notbugs.data.sources.own import of_function
 from notbugs.data.sources.planted import PlantedSettings, read_planted
 from notbugs.runtime.registry import Registry, RegistryError
 
-HUB_READS = ("path", "splits", "columns", "image_size", "channels", "kwargs")
+HUB_READS = ("splits", "columns", "image_size", "channels", "kwargs")
 TORCHVISION_READS = ("splits", "image_size", "channels", "kwargs")
 """Settings that datasets of a library read."""
 
