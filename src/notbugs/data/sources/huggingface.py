@@ -141,20 +141,25 @@ def read_hub(
     image, label = _columns(parts["train"].column_names, columns, what)
     for part in parts.values():
         _columns(part.column_names, {"image": image, "label": label}, what)
-    arrow = {part: data.with_format("arrow")[:] for part, data in parts.items()}
+    given_labels = {part: _column(data, label) for part, data in parts.items()}
     feature = parts["train"].features[label]
     given = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels, names = _labels({part: table.column(label) for part, table in arrow.items()}, given, what)
+    labels, names = _labels(given_labels, given, what)
     pools: dict[str, Pool] = {}
     for part, data in parts.items():
         is_picture = isinstance(data.features[image], datasets.Image)
-        rows = HubRows(data, image, labels[part]) if is_picture else Rows(arrow[part].column(image), labels[part])
+        rows = HubRows(data, image, labels[part]) if is_picture else Rows(_column(data, image), labels[part])
         pools[part] = pool_of(rows, names, Form(image_size, channels), what)
     return Found(what, pools["train"], pools.get("test"))
 
 
+def _column(dataset: Any, name: str) -> pa.ChunkedArray:
+    """A column of a dataset of `datasets`, in memory, as it is stored."""
+    return dataset.select_columns([name]).with_format("arrow")[:].column(name)
+
+
 def _parts(there: Mapping[str, Any], splits: Mapping[str, str] | None, name: str) -> dict[str, str]:
-    """ "train" and, where there is one, "test" -> the split that serves as it.
+    """The splits that serve as "train" and, where there is one, as "test".
 
     Raises: SourceError if one that is asked for is not there.
     """
