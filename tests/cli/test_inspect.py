@@ -52,7 +52,7 @@ def test_without_a_name_it_is_that_of_params(project: Path) -> None:
     assert "duplicates: none, within a split or across\n" in said
     picture = project / ".notbugs" / "inspect" / "planted.png"
     assert said.endswith(f"samples: {picture}\n")
-    assert Image.open(picture).format == "PNG"
+    assert Image.open(io.BytesIO(picture.read_bytes())).format == "PNG"
     assert "not balanced" not in said
 
 
@@ -60,7 +60,7 @@ def test_a_source_by_its_name(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
     said = run("digits", "--set", "classes=['3', '8']", "--out", "look.png")
     assert said.startswith("digits: 2 classes, images 1 x 8 x 8")
-    assert Image.open(project / "look.png").format == "PNG"
+    assert Image.open(io.BytesIO((project / "look.png").read_bytes())).format == "PNG"
     assert (project / "params.yaml").read_bytes() == before
 
 

@@ -76,7 +76,7 @@ def test_a_file_is_one_pool_and_columns_are_named(tmp_path: Path) -> None:
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     write(tmp_path / "pets.parquet", slice(0, 36))
-    assert len(load_source(settings(path="pets.parquet"), seed=0, root=tmp_path).train) == 21
+    assert len(load_source(settings(path="pets.parquet"), seed=0, root=tmp_path).train) == 24
     message = (
         r"^params\.yaml: data\.source = 'huggingface:pets': must be of an installed library: datasets is not; `pip ins"
     )
@@ -108,7 +108,7 @@ def test_files_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"pets: no \.parquet files in it"):
         load_source(settings(path="pets"), seed=0, root=tmp_path)
     (tmp_path / "pets" / "train.parquet").write_bytes(b"no parquet")
-    with pytest.raises(SourceError, match=r"pets/train\.parquet: ArrowInvalid: Parquet magic bytes not found"):
+    with pytest.raises(SourceError, match=r"pets/train\.parquet: ArrowInvalid: .*Parquet magic bytes not found"):
         load_source(settings(path="pets"), seed=0, root=tmp_path)
     write(tmp_path / "pets" / "train.parquet", slice(0, 36))
     with pytest.raises(SourceError, match=r"^huggingface:pets: no split 'held': data\.splits must name some of train$"):

@@ -37,7 +37,7 @@ def test_two_sets(tmp_path: Path, dtype: str, layout: str, labels: np.ndarray) -
     write(tmp_path, **two(images, labels))
     data = load_source(settings(), seed=0, root=tmp_path)
     assert data.name == "npz:made"
-    assert [len(part) for part in data.splits.values()] == [15, 5, 10]
+    assert [len(part) for part in data.splits.values()] == [14, 6, 10]
     torch.testing.assert_close(
         data.test.select(slice(0, 10)).images, torch.from_numpy(BYTES[20:]) / 255, rtol=0, atol=1e-7
     )
