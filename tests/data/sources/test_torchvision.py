@@ -1,12 +1,7 @@
 """Datasets of torchvision, made up in its own formats: read as they are, and one line where they are not."""
 
-import gzip
-import hashlib
-import io
 import pickle
 import socket
-import struct
-import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -23,21 +18,13 @@ from notbugs.data.sources import DataSettings, SourceError, load_source
 from notbugs.data.sources.of_torchvision import DATASETS
 from notbugs.runtime.config import validate
 from notbugs.testing import check_source
+from torchvision_files import idx, md5, write_cifar100, write_fashion_mnist
 
 DRAW = np.random.default_rng(0)
 
 
 def settings(source: str, **section: object) -> DataSettings:
     return validate({"source": f"torchvision:{source}", "validation_fraction": 0.25, **section}, "data", DataSettings)
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
-
-
-def idx(values: NDArray[np.uint8]) -> bytes:
-    """An array in the format of MNIST's files."""
-    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
 
 
 @pytest.fixture(autouse=True)
@@ -50,45 +37,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, NDArray[np.uint8]]:
-    """FashionMNIST's four files, packed, as a download leaves them: 60 and 20 images."""
-    made = {}
-    for part, count in (("train", 60), ("t10k", 20)):
-        made[f"{part}-images-idx3-ubyte.gz"] = DRAW.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        made[f"{part}-labels-idx1-ubyte.gz"] = (np.arange(count) % 10).astype(np.uint8)
-    folder = tmp_path / "data" / "raw" / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
-    resources = []
-    for name, values in made.items():
-        content = gzip.compress(idx(values))
-        (folder / name).write_bytes(content)
-        resources.append((name, md5(content)))
-    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
-    return made
+    return write_fashion_mnist(tmp_path / "data" / "raw", monkeypatch)
 
 
 @pytest.fixture
 def cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """CIFAR-100's archive of pickles: 400 and 100 images."""
-    names = [f"kind {number}" for number in range(100)]
-    made: dict[str, Any] = {"meta": {"fine_label_names": names}}
-    for part, count in (("train", 400), ("test", 100)):
-        data = DRAW.integers(0, 256, (count, 3072), dtype=np.uint8)
-        made[part] = {"data": data, "fine_labels": [number % 100 for number in range(count)]}
-    files, buffer = {name: pickle.dumps(content) for name, content in made.items()}, io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(f"cifar-100-python/{name}")
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    raw = tmp_path / "data" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "cifar-100-python.tar.gz").write_bytes(buffer.getvalue())
-    kind = datasets.CIFAR100
-    monkeypatch.setattr(kind, "tgz_md5", md5(buffer.getvalue()))
-    monkeypatch.setattr(kind, "train_list", [["train", md5(files["train"])]])
-    monkeypatch.setattr(kind, "test_list", [["test", md5(files["test"])]])
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(files["meta"])})
-    return made
+    return write_cifar100(tmp_path / "data" / "raw", monkeypatch)
 
 
 def test_fashion_mnist(tmp_path: Path, fashion: dict[str, NDArray[np.uint8]]) -> None:
