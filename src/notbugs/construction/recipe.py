@@ -155,7 +155,7 @@ class Targeting:
         *,
         rule: Rule,
         eps: float,
-        norm: Literal["l2", "linf"] = "l2",
+        norm: str = "l2",
         num_steps: int,
         step_size: float,
         generator: torch.Generator,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from notbugs.attacks.norms import NormName
 from notbugs.data.store import Dtype
 from notbugs.runtime.config import Seeds, Settings, validate
 from notbugs.runtime.errors import ConfigError
@@ -47,8 +48,8 @@ class TargetSettings(_RecipeSettings):
 
     recipe: Literal["random_target", "deterministic_target"]
     """t uniform over all classes, or t = (y + 1) mod C."""
-    norm: Literal["l2", "linf"] = "l2"
-    """Norm of the perturbation."""
+    norm: NormName = "l2"
+    """Norm of the perturbation: l2, linf, l1, or package.module:attribute of your own."""
     eps: float = Field(gt=0, allow_inf_nan=False)
     """Radius of the perturbation ball, pixel units on [0, 1]."""
 
