@@ -63,9 +63,9 @@ LOSSES = """
 import torch
 from notbugs.attacks import Loss
 
-def hinge(logits, labels):
+def soft_margin(logits, labels):
     true = logits.gather(1, labels[:, None])[:, 0]
-    return (1 + logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - true).clamp(min=0)
+    return logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - true
 
 def negative(logits, labels):
     return logits.gather(1, labels[:, None])[:, 0]
@@ -74,7 +74,7 @@ def table(logits, labels):
     return logits - labels[:, None]
 
 def detached(logits, labels):
-    return hinge(logits.detach(), labels)
+    return soft_margin(logits.detach(), labels)
 
 def number(logits, labels):
     return 3.0

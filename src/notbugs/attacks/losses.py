@@ -1,7 +1,7 @@
 """Per-example losses that attacks climb (or, targeted, descend).
 
-    loss: cross_entropy          # built in: cross_entropy, margin
-    loss: lab.losses:hinge       # the user's own: (logits (N, K), labels (N,)) -> (N,)
+    loss: cross_entropy             # built in: cross_entropy, margin
+    loss: lab.losses:soft_margin    # the user's own: (logits (N, K), labels (N,)) -> (N,)
 
 A loss of one's own should pass `notbugs.testing.check_loss`.
 """

@@ -127,8 +127,8 @@ def steepest_l1(gradient: Tensor, quantile: float = SPARSE) -> Tensor:
     Source: Tramer & Boneh 2019 (sparse L1 descent, SLIDE).
     """
     sizes = gradient.abs().flatten(1)  # (N, d)
-    kept = 1 + int((sizes.shape[1] - 1) * (1 - quantile))
-    smallest = sizes.topk(kept, dim=1).values[:, -1:]  # (N, 1)
+    count = sizes.shape[1]
+    smallest = sizes.topk(count - math.ceil((count - 1) * quantile), dim=1).values[:, -1:]  # (N, 1)
     moves = (sizes >= smallest) & (sizes > 0)
     step = gradient.flatten(1).sign() * moves / moves.sum(dim=1, keepdim=True).clamp_(min=1)
     return step.to(gradient.dtype).view(gradient.shape)
