@@ -203,7 +203,10 @@ def test_a_loss_that_cannot_be_climbed_is_one_line(own, name, message, standard_
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lab.losses:soft_margins", r"must be something that is there: .*losses\.py has no soft_margins; did you mean soft_margin\?"),
+        (
+            "lab.losses:soft_margins",
+            r"must be something that is .*losses\.py has no soft_margins; did you mean soft_margin\?",
+        ),
         ("lab.losses:torch", r"must be a function \(logits \(N, K\), labels \(N,\)\) -> \(N,\), or a .*, not a module"),
         ("lab.losses:of_features", "must be a loss that reads logits, such as cross_entropy or margin"),
     ],

@@ -41,6 +41,8 @@ USUAL_SIZES = (1.0, 100.0)
 """Sizes of logits (largest minus smallest of an image, median) that attacks are handed as they are."""
 USUAL_SIZE = 16.0
 """What other sizes are scaled to, by a power of 2."""
+FMN_STEP_L1 = 0.1
+"""L2 length of FMN's first step in L1. At foolbox's 1.0 it stops for good on 5 of 40 digits, at 0.1 on none."""
 LEAST_SHRINKING = 10
 """Steps from which APGD's are enough to be spread over three radii."""
 SURE = 5.0
@@ -307,6 +309,12 @@ def _cw(task: _Task) -> Tensor:
     return _or_nothing(task, found)
 
 
+def _fmn(task: _Task) -> Tensor:
+    name = task.norm.in_libraries["foolbox"]
+    how = {"max_stepsize": FMN_STEP_L1} if name == "L1" else {}
+    return task.foolbox(f"{name}FMNAttack", **how)
+
+
 def _ead(task: _Task) -> Tensor:
     # Its loss is summed over the batch: to stop when it no longer falls would make an image depend on the others.
     how = {"binary_search_steps": CW_SEARCHES, "decision_rule": "L1", "abort_early": False}
@@ -340,7 +348,7 @@ FIXED_EPS: dict[str, Callable[[_Task], Tensor]] = {
 MINIMUM_NORM: dict[str, Callable[[_Task], Tensor]] = {
     "ddn": _ddn,
     "cw": _cw,
-    "fmn": lambda task: task.foolbox(f"{task.norm.in_libraries['foolbox']}FMNAttack"),
+    "fmn": _fmn,
     "ead": _ead,
 }
 """Attacks that look for the smallest perturbation, by their name in the results."""
