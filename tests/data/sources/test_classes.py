@@ -53,6 +53,13 @@ def test_superclasses(pets: Path) -> None:
 def test_a_maximum_counts_the_chosen_classes_alone(pets: Path) -> None:
     data = load(pets, **FOLDER, classes=["dog", "cat"], max_train=8, max_test=4)
     assert [len(part) for part in data.splits.values()] == [4, 4, 4]
+    groups = {"animal": ["cat", "dog", "owl"], "vehicle": ["car"]}
+    data = load(pets, **FOLDER, superclasses=groups, max_train=12, max_test=2)  # two classes, of four
+    assert {split: part.labels.bincount().tolist() for split, part in data.splits.items()} == {
+        "train": [5, 1],
+        "validation": [4, 2],
+        "test": [1, 1],
+    }
 
 
 def test_pictures_of_other_classes_are_not_read(pets: Path) -> None:
