@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "allow": "notbugs.runtime.registry",
     "ImageData": "notbugs.data.images",
     "allow": "notbugs.runtime.registry",
     "load_dataset": "notbugs.data.store",

@@ -56,7 +56,7 @@ class Targeting:
         *,
         target: Target,
         eps: float,
-        norm: Literal["l2", "linf"] = "l2",
+        norm: str = "l2",
         num_steps: int,
         step_size: float,
         generator: torch.Generator,
