@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -19,9 +22,10 @@ from notbugs.construction.building import RECIPES, set_up
 from notbugs.construction.recipe import Constructed, Recipe
 from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
-from notbugs.data.sources import DataSettings, SourceData, cifar10, load_source
+from notbugs.data.sources import SOURCES, DataSettings, SourceData, cifar10, load_source
 from notbugs.data.sources.planted import PlantedSettings
 from notbugs.data.sources.restricted_imagenet import SYNSETS
+from notbugs.data.store import save_dataset
 from notbugs.models import ARCHITECTURES, create_model
 from notbugs.models.base import Classifier
 from notbugs.testing import check_classifier, check_recipe, check_source
@@ -55,10 +59,31 @@ def write_cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / cifar10.URL.rpartition("/")[2]).write_bytes(buffer.getvalue())
 
 
-@pytest.mark.parametrize("source", ["digits", "cifar10", "planted", "folder", "restricted_imagenet"])
+def pixels(count: int) -> Any:
+    """Random bytes, (count, 8, 8, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+
+
+def write_arrays(root: Path) -> None:
+    """The same images as an archive, as a stored dataset and as a parquet file."""
+    labels = np.arange(24) % 2
+    np.savez(root / "made.npz", images=pixels(24), labels=labels)
+    values = torch.from_numpy(pixels(24)).permute(0, 3, 1, 2).float() / 255
+    stored = ImageData(values, torch.from_numpy(labels), ("a", "b"))
+    save_dataset(root / "kept", stored, pd.DataFrame({"row": range(24)}), name="D", source="x", settings={})
+    column = pa.array(values.tolist(), pa.list_(pa.list_(pa.list_(pa.float32()))))
+    pq.write_table(pa.table({"image": column, "label": labels}), root / "made.parquet")
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_source_passes(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of torchvision, of the hub and of one's own are checked beside their tests (tests/data/sources)."""
     more: dict[str, Any] = {"max_train": 200, "max_test": 50}
-    if source == "planted":
+    made = {"npz": "made.npz", "stored": "kept", "huggingface": "made.parquet"}
+    if source in made:
+        write_arrays(tmp_path)
+        more = {"path": made[source]}
+    elif source == "planted":
         more = {"planted": PlantedSettings(num_train=40, num_test=20)}
     elif source == "folder":
         write_pictures(tmp_path / "tree", ("train", "test"), ("cat", "dog"))

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from resume_tools import contents, set_params
 
+from notbugs.data.store import load_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.evaluate.measuring import Bench, Task
-from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.context import Context, open_project
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.stages import STAGES, run_stage
 from notbugs.runtime import imports, registry
@@ -120,3 +121,36 @@ def test_what_lies_outside_the_project_is_refused(
     monkeypatch.syspath_prepend(outside)
     with pytest.raises(ConfigError, match=r"^params\.yaml names lab\.\w+: .* lies outside the project, where DVC does"):
         run_stage(own, "train", "standard")
+
+
+SOURCE = """
+import torch
+from torch.utils.data import TensorDataset
+
+def read(root, seed, shift=0.0):
+    images = torch.rand(60, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) * 0.5 + shift
+    return TensorDataset(images, torch.arange(60) % 3), None
+"""
+
+
+def test_d_of_ones_own_is_prepared_and_watched(own: Context) -> None:
+    root = own.root
+    (root / "src" / "lab" / "source.py").write_text(SOURCE)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["data"] = {"source": "lab.source:read", "kwargs": {"shift": 0.5}, "validation_fraction": 0.25}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    dvc = {"stages": {"prepare": {"cmd": "x", "deps": ["src/notbugs"]}}}
+    (root / "dvc.yaml").write_text(yaml.safe_dump(dvc))
+    message = (
+        r"^params\.yaml names lab\.source: src/lab/source\.py must be among the deps of stage prepare in dvc\.yaml"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run_stage(open_project(root), "prepare")
+    dvc["stages"]["prepare"]["deps"] = ["src/lab"]
+    (root / "dvc.yaml").write_text(yaml.safe_dump(dvc))
+    run_stage(open_project(root), "prepare")
+    train = load_dataset(root / "data" / "train")
+    assert train.manifest.source == "lab.source:read"
+    assert train.manifest.settings["kwargs"] == {"shift": 0.5}
+    assert float(train.data().images.min()) >= 0.5
+    assert [len(load_dataset(root / "data" / split)) for split in ("train", "validation", "test")] == [36, 12, 12]

@@ -52,7 +52,7 @@ def test_the_default_is_valid() -> None:
         ("train.standard.epoch", 1, r"train\.standard\.epoch: unknown key; did you mean epochs\?"),
         ("construct.rnd", {}, r"construct\.rnd: unknown key; allowed: robust, nonrobust, rand"),
         ("model.architecture", "vgg", r"model\.architecture = 'vgg': must be 'small_cnn', 'deep_cnn', "),
-        ("data.source", "mnist", r"data\.source = 'mnist': must be 'digits', 'cifar10'"),
+        ("data.source", "mnist", r"data\.source = 'mnist': must be one of digits, cifar10"),
         (
             "train.robust.attack.eps",
             -0.5,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from notbugs.cli import cleaning, exchange, params, results, stages, sweeps, tracking
+from notbugs.cli import cleaning, exchange, inspect, params, results, stages, sweeps, tracking
 from notbugs.cli.own_source import run_own_source
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.machine import refuse_windows
@@ -62,6 +62,7 @@ for command in (
     sweeps.sweep,
     params.check,
     params.preset,
+    inspect.inspect_command,
     results.results,
     results.compare,
     exchange.export_command,

@@ -49,7 +49,7 @@ def check(params: Mapping[str, Any], root: Path | None = None) -> None:
             found = stage.read_settings(params, name)
             if isinstance(found, TrainSettings):
                 _require_shares(found, stage.key(name), processes)
-            if stage.name == "construct":
+            if stage.name == "construct" and found.ensemble is None:
                 trained = settings(params, f"train.{found.model}", TrainSettings).seeds
                 construction_seeds(trained, found.source_seeds, model=found.model, key=stage.key(name))
             if stage.name == "fit" and name not in params["construct"]:

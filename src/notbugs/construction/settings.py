@@ -20,8 +20,12 @@ class ConstructSettings(Settings):
 
     options: ClassVar[frozenset[str]] = frozenset()
     """Fields that nothing is stored of while they have their defaults: added after the first datasets were made."""
-    model: str
-    """Which source model is used: an entry of `train`."""
+    model: str = ""
+    """Which source model is used, unless `from` names some: an entry of `train`; a dataset is made from the model of
+    each of its seeds."""
+    ensemble: tuple[str, ...] | None = Field(default=None, alias="from", strict=False, min_length=1)
+    """In place of `model`: source models that are attacked together, each NAME/SEED, or NAME for all its seeds; one
+    dataset is made, of the lowest of their seeds."""
     source_seeds: Seeds | None = None
     """Seeds of `train.<model>` from whose models a dataset is made, one each; null takes all of them."""
     batch_size: int = Field(default=500, ge=1)
@@ -59,6 +63,9 @@ class ConstructSettings(Settings):
     def _stored(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As manifests have it: an option at its default leaves no trace, so a dataset without it keeps its bytes."""
         found = dump(self)
+        if found.pop("ensemble", None):
+            found["from"] = list(self.ensemble or ())
+            del found["model"]
         for name in self.options:
             if getattr(self, name) == type(self).model_fields[name].default:
                 found.pop(name, None)

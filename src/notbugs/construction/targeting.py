@@ -74,6 +74,7 @@ class Targeting:
         self._steps = Steps(num_steps, step_size, schedule, momentum, views, seeds)
         self._data, self._device, self._start, self._label = data, model_device(model), start, label
         self._attack: dict[str, Any] = {"norm": norm, "eps": eps, "num_steps": num_steps, "step_size": step_size}
+        self._attack["loss"] = getattr(model, "attack_loss", "cross_entropy")  # an ensemble has one of its own
         self._engine = engine_of(straightened(model) if straight_through else model, data, compiled=compiled)
 
     def part(self, rows: slice) -> Constructed:

@@ -4,7 +4,6 @@ Images are Array3D of the stored precision, not encoded pictures, which hold 8 b
 extra `huggingface`); read with pyarrow alone, so that nothing is fetched, cached or run.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import torch
 from pyarrow import types
 from torch import Tensor
 
+from notbugs.data.sources.parquet import arrays, class_names, is_encoded, split_of
 from notbugs.data.store import StoredDataset
 from notbugs.exchange.base import (
     CHUNK,
     EXAMPLES,
-    MAX_CLASSES,
     MAX_EXAMPLES,
     Foreign,
     FormatError,
@@ -99,12 +98,14 @@ def read(folder: Path, *, split: str | None) -> Foreign:
         raise FormatError(f"{folder}: {len(table)} examples; at most {MAX_EXAMPLES}")
     if len(table) == 0 or table[label].dtype.kind not in "iu":
         raise FormatError(f"{files[0]}: column {label}: must be a ClassLabel or whole numbers, one a row")
+    with readable(files[0]):
+        names = class_names(schema, label)
     return Foreign(
         torch.from_numpy(table[label].to_numpy(np.int64, copy=True)),
         _images(files, image),
-        _class_names(schema, label, files[0]),
+        names,
         table=table[scalars] if scalars else None,
-        exact=not _is_encoded(schema.field(image).type),
+        exact=not is_encoded(schema.field(image).type),
     )
 
 
@@ -124,21 +125,13 @@ def _files(folder: Path, split: str | None) -> list[Path]:
         raise FormatError(f"{folder}: no .parquet or .arrow files")
     splits: dict[str, list[Path]] = {}
     for file in found:
-        splits.setdefault(_split(file, folder), []).append(file)
+        splits.setdefault(split_of(file, folder), []).append(file)
     if split is None and len(splits) > 1:
         raise FormatError(f"{folder}: several splits; choose by --split one of {', '.join(sorted(splits))}")
     chosen = split or next(iter(splits))
     if chosen not in splits:
         raise FormatError(f"--split {chosen}: not there; {folder} has {', '.join(sorted(splits))}")
     return splits[chosen]
-
-
-def _split(file: Path, folder: Path) -> str:
-    """data/train-00000-of-00001.parquet and train/data-00000-of-00001.arrow are both of `train`."""
-    name = file.stem.split("-")[0]
-    if name != "data":
-        return name
-    return file.parent.name if file.parent != folder else "train"
 
 
 def _schema(file: Path) -> pa.Schema:
@@ -170,22 +163,7 @@ def _images(files: Sequence[Path], column: str) -> Iterator[Tensor]:
         with readable(file):
             for batch in _batches(file, [column]):
                 values = batch.column(0)
-                yield _decoded(values, file) if _is_encoded(values.type) else _array(values)
-
-
-def _array(values: Any) -> Tensor:
-    """A column of nested lists, all of one shape, as (n, C, H, W)."""
-    flat = values.storage if isinstance(values.type, pa.ExtensionType) else values
-    shape = [len(flat)]
-    while pa.types.is_list(flat.type) or pa.types.is_large_list(flat.type) or pa.types.is_fixed_size_list(flat.type):
-        lengths = set(flat.value_lengths().to_pylist())
-        if len(lengths) != 1 or None in lengths:
-            raise ValueError("images of different shapes, or missing ones")
-        shape.append(lengths.pop())
-        flat = flat.flatten()
-    if len(shape) != 4 or flat.null_count or str(flat.type) not in ("float", "halffloat", "uint8"):
-        raise ValueError(f"images must be (C, H, W) float32, float16 or uint8, not {tuple(shape[1:])} {flat.type}")
-    return torch.from_numpy(flat.to_numpy(zero_copy_only=False).reshape(shape).copy())
+                yield _decoded(values, file) if is_encoded(values.type) else arrays(values)
 
 
 def _decoded(values: Any, file: Path) -> Tensor:
@@ -206,22 +184,6 @@ def _column(schema: pa.Schema, names: Sequence[str], file: Path) -> str:
     if len(found) != 1:
         raise FormatError(f"{file}: needs one column {' or '.join(names)}; it has {', '.join(schema.names[:20])}")
     return found[0]
-
-
-def _class_names(schema: pa.Schema, label: str, file: Path) -> tuple[str, ...] | None:
-    """Names of a ClassLabel, from what `datasets` notes in the schema."""
-    with readable(file):
-        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = noted.get("info", {}).get("features", {}).get(label, {}).get("names")
-    if names is None:
-        return None
-    if not isinstance(names, list) or len(names) > MAX_CLASSES or not all(isinstance(name, str) for name in names):
-        raise FormatError(f"{file}: column {label}: its class names are no list of text")
-    return tuple(names)
-
-
-def _is_encoded(kind: Any) -> bool:
-    return bool(pa.types.is_struct(kind))
 
 
 def _is_scalar(kind: Any) -> bool:

@@ -1,7 +1,7 @@
 """Stage `construct`: the datasets D_R, D_NR, D_rand, D_det and their controls, made from D by source models."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,10 +29,12 @@ from notbugs.data.store import (
 from notbugs.evaluation.accuracy import batches
 from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
 from notbugs.models import load_model
+from notbugs.models.base import Classifier
+from notbugs.models.ensemble import Ensemble
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
-from notbugs.pipeline.running.models import compiles, construction_seeds, judge_seed, source_models, source_seeds
+from notbugs.pipeline.running.models import Origin, compiles, ensemble_members, origins, source_models
 from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
 from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import SOURCE, check_name, dataset_name
@@ -93,15 +95,15 @@ class _Source:
 
     Attributes:
         seed: of the source model.
-        model, judge: files of the source model and of the robust model that judges.
-        others: files of the models of its kind from other seeds.
+        members: files of the models that are attacked: the source model, or an ensemble.
+        judge: file of the robust model that judges. others: files of models of the same kinds from other seeds.
         neighbours: what 1-NN calls each image of D, (N,).
         compiled: compile the engine.
         shards: where its dataset is written.
     """
 
     name: str
-    model: Path
+    members: tuple[Path, ...]
     project: Context = field(compare=False)
     config: ConstructSettings = field(compare=False)
     seed: int = field(compare=False)
@@ -120,16 +122,16 @@ def construct(job: Job) -> None:
     are reached for nine images in ten, and nine in ten still look like y to the robust model.
     """
     project, config = job.project, job.settings
-    trained = source_seeds(project, config.model)
-    seeds = construction_seeds(trained, config.source_seeds, model=config.model, key=job.stage.key(job.name))
-    files = {*source_models(project, config.model), *source_models(project, "robust")}
-    inputs = [project.dataset("train"), *sorted(files)]
+    made_from = origins(project, config, job.stage.key(job.name))
+    seeds = [origin.seed for origin in made_from]
+    files = {file for origin in made_from for file in (*origin.members, *origin.others)}
+    inputs = [project.dataset("train"), *sorted({*files, *source_models(project, "robust")})]
     (folder,) = job.outputs
     require_files_watched(project, job.stage, config.files)
     files_read = file_hashes(project, config.files)
-    with job.begin(inputs, sources=list(seeds), **files_read) as (run, work):
+    with job.begin(inputs, sources=seeds, **files_read) as (run, work):
         data = load_dataset(project.dataset("train"))
-        sources = _sources(job, seeds, data, work)
+        sources = _sources(job, made_from, data, work)
         tasks = [(source, number) for source in sources for number in source.shards.missing()]
         wait_for_all()  # all have seen what is missing before any begins
         do_all(project, tasks[rank() :: world_size()], _make, description=job.title)
@@ -144,7 +146,7 @@ def construct(job: Job) -> None:
         write_samples(picture, data, load_dataset(folder / f"{SOURCE}{seeds[0]}", verify=False))
         run.artifact(picture)
     job.say(
-        f"{len(seeds)} source models, success {summary['success_rate']:.1%}, "
+        f"{_counted(made_from)}, success {summary['success_rate']:.1%}, "
         f"median ‖δ‖₂ {summary['delta_norm']['median']:.3f}, still y of what the judge called y before: robust model "
         f"{_percent(summary['robust_model']['still_y'])}, 1-NN {_percent(summary['nearest_neighbour']['still_y'])}"
     )
@@ -158,10 +160,23 @@ def read_recipe(params: Mapping[str, Any], key: str) -> ConstructSettings:
     check_name(key)
     config = construct_settings(params.get("construct", {}).get(key.partition(".")[2]), key)
     trained = [name for name in params.get("train") or {} if isinstance(name, str)]
-    if config.model not in trained:
+    if config.ensemble is not None:
+        for name in ("model", "source_seeds"):
+            if getattr(config, name):
+                raise ConfigError(f"params.yaml: {key}.{name}: must be left out where `from` names the models")
+        ensemble_members(params, config.ensemble, key)
+    elif not config.model:
+        raise ConfigError(f"params.yaml: {key}.model: missing; it must be given, or `from` in its place")
+    elif config.model not in trained:
         allowed = ", ".join(trained)
         raise ConfigError(f"params.yaml: {key}.model = {config.model!r}: must be an entry of train: {allowed}")
     return config
+
+
+def _counted(made_from: Sequence[Origin]) -> str:
+    """How many source models datasets were made from, in print."""
+    members = len(made_from[0].members)
+    return f"an ensemble of {members}" if members > 1 else f"{len(made_from)} source models"
 
 
 def _percent(share: float | None) -> str:
@@ -169,33 +184,42 @@ def _percent(share: float | None) -> str:
     return "none known" if share is None else f"{share:.1%}"
 
 
-def _sources(job: Job, seeds: Iterable[int], data: StoredDataset, work: Path) -> list[_Source]:
+def _sources(job: Job, made_from: Iterable[Origin], data: StoredDataset, work: Path) -> list[_Source]:
     """Each source model with all that its dataset depends on."""
     project, config = job.project, job.settings
     size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
     neighbours = _neighbours(project, data, work / "neighbours.safetensors")
-    files = {seed: project.source_model(config.model, seed) for seed in source_seeds(project, config.model)}
-    robust = source_seeds(project, "robust")
-    one = load_model(next(iter(files.values())), device=project.device)
+    made_from = list(made_from)
+    one = _attacked(made_from[0].members, project.device)
     compiled = compiles(project, job.title, one, data.image_shape, len(data) * config.looks)
     return [
         _Source(
             str(job.name),
-            files[seed],
+            origin.members,
             project,
             config,
-            seed,
-            judge=project.source_model("robust", judge_seed(robust, config.model, seed)),
-            others=tuple(file for other, file in files.items() if other != seed),
+            origin.seed,
+            judge=origin.judge,
+            others=origin.others,
             data=data,
             neighbours=neighbours,
             compiled=compiled,
             shards=Shards(
-                work / "dataset" / f"{SOURCE}{seed}", work / "facts" / f"{SOURCE}{seed}", len(data), size, config.dtype
+                work / "dataset" / f"{SOURCE}{origin.seed}",
+                work / "facts" / f"{SOURCE}{origin.seed}",
+                len(data),
+                size,
+                config.dtype,
             ),
         )
-        for seed in seeds
+        for origin in made_from
     ]
+
+
+def _attacked(members: Sequence[Path], device: torch.device) -> Classifier:
+    """The model that a dataset is made from, loaded."""
+    models = [load_model(file, device=device) for file in members]
+    return models[0] if len(models) == 1 else Ensemble(models).eval()
 
 
 def _neighbours(project: Context, data: StoredDataset, file: Path) -> Tensor:
@@ -238,7 +262,7 @@ def _make(task: tuple[_Source, int], say: Say) -> None:
 def _ready(source: _Source) -> tuple[Recipe, Callable[..., dict[str, Tensor]]]:
     """A source's recipe, set up, and `describe` with its models; of the last one, whose shards follow each other."""
     device, data = source.project.device, source.data
-    model = load_model(source.model, device=device)
+    model = _attacked(source.members, device)
     recipe = set_up(
         model,
         data,

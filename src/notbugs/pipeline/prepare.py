@@ -1,11 +1,9 @@
 """Stage `prepare`: D from its source, split into train, validation and test."""
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
 
 from notbugs.data.images import by_parts, fingerprints, part_rows
+from notbugs.data.inspection import in_two_splits
 from notbugs.data.sources import load_source
 from notbugs.data.store import DatasetWriter
 from notbugs.pipeline.running.job import Job
@@ -46,7 +44,7 @@ def prepare(job: Job) -> None:
         train = source.train
         summary = {split: len(data) for split, data in source.splits.items()}
         shape = {"classes": len(train.class_names), "image_shape": list(train.image_shape)}
-        twice = _in_two_splits(contents)
+        twice = in_two_splits(contents)
         write_json(job.metrics_file, {**summary, **shape, "duplicates": twice})
     counts = ", ".join(f"{count} {split}" for split, count in summary.items())
     for reason in source.skipped:
@@ -56,16 +54,3 @@ def prepare(job: Job) -> None:
             place = "train or validation" if split == "test" else "train"
             job.say(f"{count} of {summary[split]} {split} images are in {place} too, pixel by pixel")
     job.say(f"{source.name}: {counts} images {train.image_shape}")
-
-
-def _in_two_splits(contents: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many validation images are in train too, and how many test images in train or validation.
-
-    Args:
-        contents: split -> fingerprints (N,) of its images.
-    """
-    known = torch.cat([contents["train"], contents["validation"]])
-    return {
-        "validation": int(torch.isin(contents["validation"], contents["train"]).sum()),
-        "test": int(torch.isin(contents["test"], known).sum()),
-    }

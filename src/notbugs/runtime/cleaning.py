@@ -10,6 +10,7 @@ from pathlib import Path
 from notbugs.runtime.files import finish_moves, read_mapping
 
 KINDS = {
+    "inspect": "pictures of `notbugs inspect`",
     "evaluate": "kept measurements of models; made again by `notbugs evaluate`",
     "processes": "what the processes of a failed stage printed",
     "runs": "journals of runs, which `notbugs track` may still have to send to MLflow",

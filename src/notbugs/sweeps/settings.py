@@ -171,6 +171,8 @@ def sweep_settings(params: Mapping[str, Any], name: str) -> SweepSettings:
         for other in ("construct", "fit"):
             if kind not in (params.get(other) or {}):
                 raise ConfigError(f"params.yaml: {key}.kinds: {kind}: there is no {other}.{kind} to start from")
+        if "from" in params["construct"][kind]:
+            raise ConfigError(f"params.yaml: {key}.kinds: {kind}: made from an ensemble, which no study varies yet")
     _check_space(section, key, params)
     return section
 

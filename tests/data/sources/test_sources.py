@@ -39,7 +39,12 @@ def test_defaults_are_the_digits() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"source": "mnist"}, r"data\.source = 'mnist': must be 'digits', 'cifar10', 'folder', 'planted' or 'rest"),
+        (
+            {"source": "mnist"},
+            r"data\.source = 'mnist': must be one of digits, cifar10, folder, planted, restricted_imagenet, npz, "
+            r"stored, huggingface, torchvision:NAME, huggingface:NAME or package\.module:attribute of your own$",
+        ),
+        ({"source": "digit"}, r"data\.source = 'digit': must be one of .*; did you mean digits\?"),
         (
             {"source": "folder", "image_size": 32},
             r"data\.path = None: must be given for source: folder \(a dir",
@@ -47,13 +52,18 @@ def test_defaults_are_the_digits() -> None:
         ({"source": "folder", "path": "x"}, r"data\.image_size = None: must be given for source: folder"),
         (
             {"path": "x"},
-            r"data\.path = 'x': must be null: only source: folder or restricted_imagenet reads it, and source",
+            r"data\.path = 'x': must be null: only source: folder, restricted_imagenet, npz, stored or huggingface "
+            r"reads it, and source is digits",
         ),
         (
             {"source": "cifar10", "image_size": 32},
             r"data\.image_size = 32: must be null: .* source is cifar10",
         ),
-        ({"channels": "grey"}, r"data\.channels = 'grey': must be null: only source: folder reads it"),
+        (
+            {"channels": "grey"},
+            r"data\.channels = 'grey': must be null: only source: folder, huggingface, torchvision:NAME, "
+            r"huggingface:NAME or your own reads it, and source is digits",
+        ),
         (
             {"source": "folder", "path": "x", "image_size": 3},
             r"data\.image_size = 3: must be greater than or",
@@ -83,12 +93,54 @@ def test_defaults_are_the_digits() -> None:
         ({"max_test": 0}, r"data\.max_test = 0: must be greater than or equal to 1"),
         ({"max_test": 10.0}, r"data\.max_test = 10\.0: must be a valid integer"),
         ({"shard_size": 0}, r"data\.shard_size = 0: must be greater than or equal to 1"),
+        (
+            {"kwargs": {"a": 1}},
+            r"data\.kwargs = .*: must be null: only source: torchvision:NAME, huggingface:NAME or your",
+        ),
+        ({"columns": {}}, r"data\.columns = .*: must be null: only source: huggingface or huggingface:NAME reads it"),
+        ({"source": "npz"}, r"data\.path = None: must be given for source: npz \(an \.npz archive\)"),
+        ({"source": "stored"}, r"data\.path = None: must be given for source: stored \(a stored dataset, or a folder"),
+        ({"source": "huggingface"}, r"data\.path = None: must be given for source: huggingface \(a parquet file, or"),
+        (
+            {"source": "torchvision:Kinetics"},
+            r"'torchvision:Kinetics': must be a classification dataset of torchvision",
+        ),
+        (
+            {"source": "torchvision:FashionMnist"},
+            r"torchvision\.datasets; did you mean FashionMNIST\?; allowed: MNIST, ",
+        ),
+        ({"source": "torchvision:SVHN", "path": "x"}, r"data\.path = 'x': must be null: .* source is torchvision:SVHN"),
+        ({"classes": ["1"]}, r"data\.classes = \['1'\]: must be a list of at least 2"),
+        ({"classes": ["1", "2", "1"]}, r"data\.classes = .*: must be a list of classes, each once"),
+        ({"classes": [1, 2]}, r"data\.classes\.0 = 1: must be a valid string"),
+        ({"superclasses": {"low": ["0"]}}, r"data\.superclasses = .*: must be a mapping of at least 2 superclasses"),
+        ({"superclasses": {"a": ["0"], "b": []}}, r"data\.superclasses\.b = \[\]: must be a list of at least 1"),
+        (
+            {"superclasses": {"a": ["0", "1"], "b": ["1"]}},
+            r"data\.superclasses = .*: must be a mapping in which each class stands once; 1 stands twice",
+        ),
+        (
+            {"classes": ["0", "1"], "superclasses": {"a": ["0"], "b": ["1"]}},
+            r"data\.superclasses = .*: must be null where classes is given",
+        ),
         ({"image_sise": 32}, r"data\.image_sise: unknown key; did you mean image_size\?"),
     ],
 )
 def test_impossible_settings_are_refused(section: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(**section)
+
+
+@pytest.mark.parametrize("section", [{}, {"source": "planted"}, {"source": "folder", "path": "x", "image_size": 8}])
+def test_settings_of_before_are_written_as_before(section: dict[str, object]) -> None:
+    """A manifest holds them, and kept work is known by them."""
+    assert list(settings(**section).model_dump(mode="json")) == [
+        *("source", "path", "image_size", "channels", "planted", "skip_unreadable", "validation_fraction"),
+        *("test_fraction", "max_train", "max_test", "dtype", "shard_size"),
+    ]
+    some = settings(**section, classes=["1", "2"])
+    assert some.model_dump(mode="json")["classes"] == ["1", "2"]
+    assert settings(**some.model_dump(mode="json")) == some
 
 
 def test_digits_are_split_into_three(tmp_path: Path) -> None:

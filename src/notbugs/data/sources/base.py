@@ -1,6 +1,8 @@
-"""What every source shares: its error, the pictures as read, and the choice of a subset."""
+"""What every source shares: what it is, its error, the pictures as read, and the choice of a subset."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -8,6 +10,10 @@ from torch import Tensor
 
 from notbugs.data.images import ImageData, Images, Shape, make_generator, stratified_subset
 from notbugs.runtime.errors import UserError
+from notbugs.runtime.progress import Track, silent
+
+RAW_FOLDER = "data/raw"
+"""Where downloads go, relative to the project."""
 
 
 class SourceError(UserError):
@@ -26,6 +32,128 @@ class Pool(Images, Protocol):
     def origins(self) -> tuple[str, ...]:
         """N file names, "" where there is none."""
         ...
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a source is read.
+
+    Attributes:
+        root: the project's folder, which `data.path` is relative to and which holds data/raw.
+        seed: of what a source draws.
+        progress: shows how far it is.
+    """
+
+    root: Path
+    seed: int
+    progress: Track = silent
+
+    @property
+    def raw(self) -> Path:
+        """Where downloads go."""
+        return self.root / RAW_FOLDER
+
+    def place(self, path: str) -> Path:
+        """Where `data.path` leads: relative to the project, or from the user's home (~), as in a shell."""
+        try:
+            return self.root / Path(path).expanduser()
+        except RuntimeError:  # ~name of somebody who has no account here
+            return self.root / path
+
+    def existing(self, path: str, what: str) -> Path:
+        """The same.
+
+        Raises: SourceError if nothing is there; `what` says what must be.
+        """
+        found = self.place(path)
+        if not found.exists():
+            raise SourceError(f"params.yaml: data.path = {path!r}: nothing there; must be {what}")
+        return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds.
+
+    Attributes:
+        name: of D, such as "folder:pets"; no path.
+        pool: the pictures to learn from, which become train and validation.
+        test: the test set; None takes `data.test_fraction` of the pool, by class.
+        skipped: what was left out, with the reason.
+    """
+
+    name: str
+    pool: Pool
+    test: Pool | None
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where D can come from.
+
+    Attributes:
+        read: called with a `Where`, and with the settings that it reads by their names.
+        reads: settings of the section `data` that `read` is given. Those that no other source reads must be left out
+            elsewhere.
+        needs: settings that must be given -> what they are.
+        in_bytes: whether all values are 255ths, which uint8 holds; None where the data decides.
+    """
+
+    read: Callable[..., Found]
+    reads: tuple[str, ...] = ()
+    needs: Mapping[str, str] = field(default_factory=dict)
+    in_bytes: bool | None = True
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some pictures of a pool, perhaps under other labels; read when they are asked for.
+
+    Attributes:
+        pool: all pictures.
+        rows: (N,), int64, rows of the pool.
+        labels: (N,), int64.
+        class_names: one name a class, in label order.
+    """
+
+    pool: Pool
+    rows: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W)."""
+        return self.pool.image_shape
+
+    @property
+    def source_indices(self) -> Tensor:
+        """See `Pool`."""
+        return self.pool.source_indices[self.rows]
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """See `Pool`."""
+        names = self.pool.origins
+        return tuple(names[row] for row in self.rows.tolist())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, indices: Tensor | slice) -> ImageData:
+        """See `Images`."""
+        images = self.pool.select(self.rows[indices]).images
+        return ImageData(images, self.labels[indices], self.class_names)
+
+    def raw(self, indices: Tensor | slice) -> Tensor:
+        """See `Images`."""
+        return self.pool.raw(self.rows[indices])
+
+
+def part_of(pool: Pool, rows: Tensor) -> Chosen:
+    """The pictures of some rows, under the labels that they have."""
+    return Chosen(pool, rows, pool.labels[rows], pool.class_names)
 
 
 @dataclass(frozen=True)

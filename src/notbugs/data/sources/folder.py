@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def read_folder(
     skip_unreadable: bool = False,
     max_train: int | None = None,
     max_test: int | None = None,
+    classes: Container[str] | None = None,
     seed: int,
     progress: Track = silent,
 ) -> tuple[Pictures, Pictures, list[str]]:
@@ -68,6 +69,7 @@ def read_folder(
         skip_unreadable: go on without the files that are no pictures.
         max_train: at most this many training pictures.
         max_test: at most this many test pictures.
+        classes: only pictures of these are read; None takes all. The labels stay those of all classes.
         seed: of the choice.
         progress: shows how far the listing and the reading are.
     Returns: training pool and test set, (N, 1 or 3, image_size, image_size), and the files skipped, with the
@@ -81,7 +83,7 @@ def read_folder(
     class_names = _checked_class_names(path, train, test)
     splits = []
     for part, (key, maximum) in zip((train, test), (("max_train", max_train), ("max_test", max_test)), strict=True):
-        split = _sorted_split(part)
+        split = _sorted_split(part, classes)
         splits.append(split.select(limited(split.labels, maximum, key=key, seed=seed)))
     pixels, unreadable = _decode_all(collection, splits, image_size, grey, progress, f"read {name}")
     if unreadable and not skip_unreadable:
@@ -89,7 +91,7 @@ def read_folder(
     pool, held = (
         _pictures(split, values, class_names, unreadable) for split, values in zip(splits, pixels, strict=True)
     )
-    _require_all_classes(path, pool, held)
+    _require_all_classes(path, pool, held, classes)
     return pool, held, [f"{_printable(name)}: {reason}" for name, reason in sorted(unreadable.items())]
 
 
@@ -154,9 +156,11 @@ def _checked_class_names(path: Path, train: Classes, test: Classes) -> tuple[str
     return tuple(map(_printable, sorted(train)))
 
 
-def _sorted_split(classes: Classes) -> _Split:
+def _sorted_split(classes: Classes, wanted: Container[str] | None) -> _Split:
     members, labels = [], []
     for label, name in enumerate(sorted(classes)):
+        if wanted is not None and _printable(name) not in wanted:
+            continue
         members += [member for _, member in sorted(classes[name].items())]
         labels += [label] * len(classes[name])
     return _Split(members, torch.tensor(labels, dtype=torch.int64), torch.arange(len(members)))
@@ -198,10 +202,11 @@ def _pictures(
     return Pictures(values, read.labels, class_names, read.indices, origins)
 
 
-def _require_all_classes(path: Path, train: Pictures, test: Pictures) -> None:
+def _require_all_classes(path: Path, train: Pictures, test: Pictures, wanted: Container[str] | None) -> None:
     for split, part in (("train", train), ("test", test)):
         counts = Counter(part.labels.tolist())
-        if gone := [name for label, name in enumerate(part.class_names) if not counts[label]]:
+        expected = [(label, name) for label, name in enumerate(part.class_names) if wanted is None or name in wanted]
+        if gone := [name for label, name in expected if not counts[label]]:
             raise SourceError(f"{path}: no readable picture in {split}/ for the classes {_some(gone)}")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFile
+    from PIL import Image
 
 MAX_PIXELS = 89_478_485
 """A picture with more pixels is refused as a decompression bomb: the limit at which Pillow warns."""
@@ -53,12 +53,44 @@ def decode(data: bytes, side: int, *, grey: bool) -> NDArray[np.uint8]:
             raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
         picture.draft(None, (_DRAFT * side, _DRAFT * side))
         picture.load()
-        turn_upright(picture)
-        flat = _eight_bits(picture).convert("L" if grey else "RGB")
-    if flat.size != (side, side):
+        return squared(picture, side, grey=grey)
+
+
+def opened(data: bytes) -> "Image.Image":
+    """A picture in its own size.
+
+    Args:
+        data: content of the file.
+    Raises: Exception of any kind, as `decode`.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=_formats()) as picture:
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
+        picture.load()
+        return picture
+
+
+def squared(picture: "Image.Image", side: int | None, *, grey: bool) -> NDArray[np.uint8]:
+    """A picture as `decode` makes it of a file.
+
+    Args:
+        picture: of any mode and size.
+        side: height and width of the result, pixels; None leaves the size as it is.
+        grey: one channel instead of red, green, blue.
+    Returns: (1 or 3, H, W), uint8.
+    Raises: ValueError if it has values that have no place in 8 bits.
+    """
+    from PIL import Image
+
+    turn_upright(picture)
+    flat = _eight_bits(picture).convert("L" if grey else "RGB")
+    if side is not None and flat.size != (side, side):
         flat = flat.resize((side, side), Image.Resampling.LANCZOS, box=_central_square(*flat.size))
     values = np.asarray(flat)
-    return values[None] if grey else values.transpose(2, 0, 1)  # (C, S, S)
+    return values[None] if grey else values.transpose(2, 0, 1)  # (C, H, W)
 
 
 def read_picture(read: Callable[[], bytes], side: int, *, grey: bool) -> NDArray[np.uint8]:
@@ -87,7 +119,7 @@ def _formats() -> tuple[str, ...]:
     return (*(name for name in _COMMON if name in Image.OPEN), *others)
 
 
-def turn_upright(picture: "ImageFile.ImageFile") -> None:
+def turn_upright(picture: "Image.Image") -> None:
     """Apply the orientation that the camera noted (EXIF), in place."""
     from PIL import ImageOps
 
@@ -97,6 +129,11 @@ def turn_upright(picture: "ImageFile.ImageFile") -> None:
         # The pixels are sound, only the notes beside them are broken, and Pillow's reader of those raises
         # errors of many kinds: the picture is taken as it lies.
         return
+
+
+def is_grey(picture: "Image.Image") -> bool:
+    """Whether a picture has one channel of grey, and nothing of colour."""
+    return picture.mode in ("1", "L", "LA", "La", "I", "F") or picture.mode.startswith("I;16")
 
 
 def _eight_bits(picture: "Image.Image") -> "Image.Image":

@@ -71,7 +71,9 @@ def features(lab: Lab, settings: FeaturesSettings) -> Answer:
     sources: dict[str, nn.Module] = dict(lab.models)
     sources["posterior"] = Probabilities(lab.models["standard"]).eval()
     linear: dict[str, Tensor] = {"linear": principal_components(train, settings.max_linear)}
-    if train.manifest.settings.get("source") == "planted":
+    if train.manifest.settings.get("source") == "planted" and not {"classes", "superclasses"} & {
+        *train.manifest.settings
+    }:
         linear.update({str(name): directions for name, directions in patterns().items()})
     sources |= {name: LinearFeatures(directions).to(lab.device) for name, directions in linear.items()}
     rows, summary = study(lab, sources, settings)
