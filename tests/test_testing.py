@@ -18,6 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from notbugs.attacks import Ball, Loss
+from notbugs.attacks.losses import margin
+from notbugs.attacks.norms import L2Ball
+from notbugs.attacks.projections import lengths, project_l2, steepest_l2
 from notbugs.construction.building import RECIPES, set_up
 from notbugs.construction.recipe import Constructed, Recipe
 from notbugs.construction.settings import InvertSettings, TargetSettings
@@ -28,7 +32,7 @@ from notbugs.data.sources.restricted_imagenet import SYNSETS
 from notbugs.data.store import save_dataset
 from notbugs.models import ARCHITECTURES, create_model
 from notbugs.models.base import Classifier
-from notbugs.testing import check_classifier, check_recipe, check_source
+from notbugs.testing import check_classifier, check_loss, check_norm, check_recipe, check_source
 
 # Sources
 
@@ -491,3 +495,74 @@ def test_a_recipe_must_leave_its_model_alone(disturb: Callable[[Any], Any], what
 
     with pytest.raises(AssertionError, match=f"recipe: the source model's {what} are not as they were"):
         check_recipe(begin, model, data)
+
+
+# Norms and losses; that all built-in ones pass is tested beside them
+
+
+def altered(base: type[Ball] = L2Ball, **changes: Any) -> type[Ball]:
+    """A norm with something of it replaced."""
+    return type("Altered", (base,), changes)
+
+
+def unclipped(self: Ball, x: Tensor) -> None:
+    x.copy_(self.centre + project_l2(x - self.centre, self.eps))
+
+
+def too_near(self: Ball, x: Tensor) -> None:
+    x.copy_((self.centre + project_l2(x - self.centre, 0.5 * self.eps)).clamp(0, 1))
+
+
+def whole_batch(self: Ball, x: Tensor) -> None:
+    delta = x - self.centre
+    x.copy_((self.centre + delta * min(1.0, self.eps / (float(delta.norm()) or 1.0))).clamp(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        (altered(length=staticmethod(lambda delta: delta.norm())), r"length must give \(6,\) floating-point numbers"),
+        (altered(length=staticmethod(lambda delta: lengths(delta) ** 2)), "length of three times -δ is not three"),
+        (altered(length=staticmethod(lambda delta: 2 * lengths(delta))), "largest_radius, .*, does not hold white"),
+        (altered(dual_length=staticmethod(lambda g: 0.5 * lengths(g))), "dual_length is less than what a step"),
+        (altered(steepest=staticmethod(lambda g: 2 * steepest_l2(g))), "a step does not have length 1"),
+        (altered(steepest=staticmethod(lambda g: -steepest_l2(g))), "a step does not climb"),
+        (altered(largest_radius=staticmethod(lambda image: 1.0)), "largest_radius, 1, does not hold white"),
+        (altered(project_=unclipped), r"project_ gives images in \[.*\], not in \[0, 1\]"),
+        (altered(project_=lambda self, x: x.clamp_(0, 1)), "project_ .*the nearest point|leaves .* from the centre"),
+        (altered(project_=too_near), "project_ does not give the nearest point"),
+        (altered(project_=whole_batch), "project_ (does not give the nearest|of some examples depends)"),
+        (altered(random=staticmethod(lambda like, eps, g: 2 * eps * steepest_l2(like + 1))), "outside the ball"),
+        (
+            altered(random=staticmethod(lambda like, eps, g: eps * steepest_l2(torch.ones_like(like)))),
+            "random points do not depend on the generator",
+        ),
+        (altered(climb_=lambda self, x, g, step: self.project_(x)), "climb_ does not climb"),
+        (altered(select=lambda self, rows: self), "^norm: RuntimeError"),
+    ],
+)
+def test_each_rule_of_a_norm_is_seen_to_fail(norm: type[Ball], message: str) -> None:
+    check_norm(altered())
+    with pytest.raises(AssertionError, match=message) as caught:
+        check_norm(norm)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("representation_distance", "reads the representation, not logits"),
+        (lambda logits, labels: logits, r"must give one value an example, \(8,\), not \(8, 10\)"),
+        (lambda logits, labels: None, "must give one value an example, .* not NoneType"),
+        (lambda logits, labels: logits[:, 0].detach(), "has no gradient"),
+        (lambda logits, labels: 0 * logits[:, 0], "is missing, zero, or no number"),
+        (lambda logits, labels: logits[:, 0] / 0, "its values are not finite"),
+        (lambda logits, labels: logits[:, 0] - 2 * logits[:, 0].mean(), "depends on the others of its batch"),
+        (lambda logits, labels: logits.numpy(), "^loss: RuntimeError: .*requires grad"),
+        (Loss(margin, slope=lambda logits, labels: logits), "`slope` does not point where the derivative does"),
+    ],
+)
+def test_each_rule_of_a_loss_is_seen_to_fail(loss: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message) as caught:
+        check_loss(loss)
+    assert "\n" not in str(caught.value)

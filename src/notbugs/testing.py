@@ -1,4 +1,4 @@
-"""What a data source, a classifier or a recipe of one's own must do: run these checks in its tests.
+"""What a data source, a classifier, a recipe, a norm or a loss of one's own must do: run these checks in its tests.
 
 Each check calls the part as the pipeline does, on a CPU in seconds, and raises an AssertionError (or a UserError) whose
 one line names what is wrong.
@@ -8,13 +8,15 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from notbugs.attacks import NORMS, pgd
+from notbugs.attacks import pgd
+from notbugs.attacks.losses import Loss, loss_of
 from notbugs.attacks.modules import all_modules, check_steady, in_train_mode
+from notbugs.attacks.norms import Ball, norm_of
 from notbugs.construction.kind import what_is_wrong
 from notbugs.construction.recipe import Constructed, Recipe, joined
 from notbugs.data.images import Images, by_parts, fingerprints, make_generator
@@ -198,13 +200,183 @@ def _check_restored(
     )
 
 
+def check_norm(norm: str | type[Ball], image_shape: tuple[int, ...] = (3, 4, 4)) -> None:
+    """Whether a norm's lengths, projection, steps and random points fit each other, for every image by itself.
+
+    Args:
+        norm: a name in `notbugs.attacks.NORMS`, or a class of balls.
+        image_shape: (C, H, W) of the images that it is tried on.
+    Raises: AssertionError or RegistryError naming what is wrong.
+    """
+    kind, draw = norm_of(norm), make_generator(0, "testing")
+    images = torch.rand(6, *image_shape, generator=draw)
+    images[0], images[1] = 0.0, 1.0
+    far, gradient = (torch.randn(images.shape, generator=draw) for _ in range(2))
+    with _naming("norm"):
+        whole = float(kind.largest_radius(images[0]))
+        radii = [share * whole for share in (0.05, 0.3)]
+        _check_length(kind, far, whole)
+        _check_steps(kind, gradient, far)
+        _check_nearest(kind, far)
+        for eps in radii:
+            _check_ball(kind, images, far, eps)
+            _check_random(kind, images, eps)
+            _check_descent(kind, images, gradient, eps)
+
+
+def _check_length(norm: type[Ball], delta: Tensor, whole: float) -> None:
+    """It is a norm: one number an example, that scales, is 0 for nothing, and obeys the triangle inequality."""
+    for name in ("length", "dual_length"):
+        measure = getattr(norm, name)
+        found = measure(delta)
+        _require(
+            isinstance(found, Tensor) and found.shape == (len(delta),) and found.is_floating_point(),
+            f"norm: {name} must give ({len(delta)},) floating-point numbers",
+        )
+        _require(bool((found > 0).all()), f"norm: {name} must be > 0 for what is not 0")
+        _require(not measure(0 * delta).any(), f"norm: {name} of 0 must be 0")
+        _require(_same(measure(-3 * delta), 3 * found), f"norm: {name} of three times -δ is not three times that of δ")
+        joined, apart = measure(delta + delta.flip(0)), found + found.flip(0)
+        _require(bool((joined <= apart * (1 + SAME)).all()), f"norm: {name} breaks the triangle inequality")
+    corner = torch.ones_like(delta[:1])
+    _require(
+        float(norm.length(corner)) <= whole * (1 + SAME),
+        f"norm: a ball of largest_radius, {whole:g}, does not hold white around black",
+    )
+
+
+def _check_steps(norm: type[Ball], gradient: Tensor, far: Tensor) -> None:
+    """A step has length 1 and climbs; nothing of length 1 climbs more than the dual length."""
+    step, dual = norm.steepest(gradient.clone()), norm.dual_length(gradient).double()
+    _require(step.shape == gradient.shape, f"norm: a step must be {tuple(gradient.shape)}, not {tuple(step.shape)}")
+    _require(not norm.steepest(0 * gradient).any(), "norm: the step of a gradient of 0 must be 0")
+    _require(_same(norm.length(step), torch.ones(len(step))), "norm: a step does not have length 1")
+    gains = (gradient * step).flatten(1).sum(dim=1).double()
+    _require(bool((gains > 0).all()), "norm: a step does not climb")
+    others = [step, far, gradient, gradient.sign(), _largest_alone(gradient)]
+    for other in others:
+        gains = (gradient * other).flatten(1).sum(dim=1).double() / norm.length(other).double()
+        _require(
+            bool((gains <= dual * (1 + SAME)).all()), "norm: dual_length is less than what a step of length 1 gains"
+        )
+
+
+def _largest_alone(gradient: Tensor) -> Tensor:
+    """The sign of each example's largest entry, and 0 elsewhere."""
+    flat = gradient.flatten(1)
+    place = flat.abs().argmax(dim=1, keepdim=True)
+    return torch.zeros_like(flat).scatter(1, place, flat.gather(1, place).sign()).view_as(gradient)
+
+
+def _check_ball(norm: type[Ball], images: Tensor, far: Tensor, eps: float) -> None:
+    """The projection is feasible, does nothing to what is feasible, and sees each example by itself."""
+    ball = norm(images.clone(), eps)
+    x = images + far
+    ball.project_(x)
+    low, high = float(x.min()), float(x.max())
+    _require(low >= 0 and high <= 1, f"norm: project_ gives images in [{low:g}, {high:g}], not in [0, 1]")
+    longest = float(norm.length(x - images).max())
+    _require(longest <= eps * (1 + 1e-5), f"norm: project_ leaves {longest:g} from the centre, not within {eps:g}")
+    again = x.clone()
+    ball.project_(again)
+    _require(_close_to(again, x), "norm: project_ moves what lies in the ball")
+    chosen = torch.tensor([4, 1])
+    some = (images + far)[chosen]
+    ball.select(chosen).project_(some)
+    _require(_close_to(some, x[chosen]), "norm: project_ of some examples depends on the others")
+    point = images + far
+    norm(images.clone(), 0.0).project_(point)
+    _require(torch.equal(point, images), "norm: a ball of radius 0 must hold its centre alone")
+
+
+def _check_nearest(norm: type[Ball], far: Tensor) -> None:
+    """No point of a ball that lies within [0, 1] is nearer than the projection p of y: ⟨y − p, q − p⟩ <= 0 for all q.
+
+    Source: Boyd & Vandenberghe 2004, section 8.1.
+    """
+    grey = torch.full_like(far, 0.5)
+    eps = 0.4 * float(norm.length(_largest_alone(far)).min())  # so that [0, 1] plays no part
+    y, projected = grey + far, grey + far
+    norm(grey.clone(), eps).project_(projected)
+    delta = projected - grey
+    draws = [norm.random(far, eps, make_generator(number, "testing")) for number in range(4)]
+    for other in (*draws, far, delta, _largest_alone(far), far.sign()):
+        length = norm.length(other).to(other.dtype).view(-1, *[1] * (other.ndim - 1))
+        beyond = (y - projected) * (eps * other / length - delta)
+        _require(float(beyond.flatten(1).sum(dim=1).max()) <= SAME, "norm: project_ does not give the nearest point")
+
+
+def _check_random(norm: type[Ball], images: Tensor, eps: float) -> None:
+    """Random points lie in the ball, and the generator decides them."""
+    first, again, other = (norm.random(images, eps, make_generator(seed, "testing")) for seed in (0, 0, 1))
+    _require(first.shape == images.shape, f"norm: random must give {tuple(images.shape)}, not {tuple(first.shape)}")
+    _require(bool((norm.length(first) <= eps * (1 + 1e-5)).all()), "norm: a random point lies outside the ball")
+    _require(torch.equal(first, again), "norm: the same generator gives another random point")
+    _require(not torch.equal(first, other), "norm: random points do not depend on the generator")
+
+
+def _check_descent(norm: type[Ball], images: Tensor, gradient: Tensor, eps: float) -> None:
+    """Steps up a slope raise it and steps down lower it; the best point of twenty gains what the dual length allows."""
+    for sign in (1.0, -1.0):
+        ball, x = norm(images.clone(), eps), images.clone()
+        for _ in range(20):
+            ball.climb_(x, gradient.clone(), sign * eps / 5)
+        gains = sign * (gradient * (x - images)).flatten(1).sum(dim=1).double()
+        _require(bool((gains > 0).all()), "norm: climb_ does not climb, or a negative step does not descend")
+        most = eps * norm.dual_length(gradient).double()
+        _require(bool((gains <= most * (1 + SAME)).all()), "norm: climb_ leaves the ball")
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return bool(first.double().isclose(second.double(), rtol=SAME, atol=0).all())
+
+
+def _close_to(first: Tensor, second: Tensor) -> bool:
+    return bool(first.isclose(second, rtol=0, atol=1e-5).all())
+
+
+def check_loss(loss: str | Loss | Callable[[Tensor, Tensor], Tensor], num_classes: int = 10) -> None:
+    """Whether an attack can climb a loss of logits: one number an example, by itself, with a gradient.
+
+    Args:
+        loss: a name in `notbugs.attacks.LOSSES`, a `Loss`, or a function (logits (N, K), labels (N,)) -> (N,).
+        num_classes: K of the logits that it is tried on.
+    Raises: AssertionError or RegistryError naming what is wrong.
+    """
+    kind = loss_of(loss)
+    _require(kind.reads == "logits", "loss: reads the representation, not logits: only inversion climbs such a one")
+    draw = make_generator(0, "testing")
+    logits = 5 * torch.randn(8, num_classes, generator=draw)
+    labels = torch.randint(num_classes, (8,), generator=draw)
+    leaf = logits.clone().requires_grad_()
+    with _naming("loss"):
+        losses = kind.function(leaf, labels)
+    shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+    _require(shape == (8,), f"loss: must give one value an example, (8,), not {shape}")
+    _require(bool(losses.isfinite().all()), "loss: its values are not finite")
+    _require(losses.requires_grad, "loss: has no gradient: it leaves torch, or detaches")
+    (slope,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+    _require(
+        slope is not None and bool(slope.isfinite().all()) and bool(slope.any()),
+        "loss: its gradient with respect to the logits is missing, zero, or no number",
+    )
+    _require(torch.equal(leaf.detach(), logits), "loss: writes on the logits")
+    with torch.no_grad(), _naming("loss"):
+        alone = torch.cat([kind.function(one[None], label[None]) for one, label in zip(logits, labels, strict=True)])
+    _require(_close(alone, losses.detach()), "loss: the value of an example depends on the others of its batch")
+    if kind.slope is not None:
+        told = kind.slope(logits, labels)
+        cosine = torch.nn.functional.cosine_similarity(told, slope, dim=1)
+        _require(bool((cosine > 1 - SAME).all()), "loss: `slope` does not point where the derivative does")
+
+
 def check_recipe(
     set_up: Callable[[torch.Generator], Recipe],
     model: nn.Module,
     data: Images,
     *,
     eps: float | None = None,
-    norm: Literal["l2", "linf"] = "l2",
+    norm: str = "l2",
 ) -> None:
     """Whether a recipe makes a dataset from D in parts, the same for the same seed, however it is cut.
 
@@ -229,7 +401,7 @@ def check_recipe(
     wrong = what_is_wrong(whole, data, slice(0, count))
     _require(not wrong, f"recipe: {wrong}")
     if eps is not None:
-        longest = float(NORMS[norm].length(whole.data.images - data.select(slice(0, count)).images).max())
+        longest = float(norm_of(norm).length(whole.data.images - data.select(slice(0, count)).images).max())
         _require(
             longest <= eps * (1 + 1e-5), f"recipe: an image lies {longest:g} from its own in D, not within {eps:g}"
         )

@@ -19,14 +19,17 @@ from notbugs.attacks.library import (
     allows,
     library_attack,
 )
+from notbugs.attacks.norms import L2Ball
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, predict
 from scaled import Scaled
 
 EPS = 0.5
-STEPS = {"apgd_ce": 10, "apgd_t": 5, "fab_t": 5, "square": 40, "ddn": 20, "cw": 20, "fmn": 20}
+STEPS = {"apgd_ce": 10, "apgd_t": 5, "fab_t": 5, "square": 40, "ddn": 20, "cw": 20, "fmn": 20, "ead": 20}
 SIZES = [*((side, side) for side in range(5, 34)), (5, 33), (33, 5), (12, 24), (19, 14), (6, 7), (64, 64)]
-ALL_MINIMUM = [(norm, name) for norm, names in MINIMUM_NORM.items() for name in names]
+RADII = {"l2": EPS, "linf": 0.1, "l1": 2.0}
+ALL_MINIMUM = [(norm, name) for norm in NORMS for name in NORMS[norm].minimised_by]
+EVERY_ATTACK = [*((norm, name) for norm in ("l2", "l1") for name in FIXED_EPS), *ALL_MINIMUM]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -46,10 +49,10 @@ def fooled(model: nn.Module, x_adv: Tensor, data: ImageData) -> Tensor:
     return predict(model, x_adv).argmax(dim=1) != data.labels
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", FIXED_EPS)
 def test_fixed_eps_attacks_stay_in_the_ball_and_fool(name, norm, standard_model, few):
-    eps = EPS if norm == "l2" else 0.1
+    eps = RADII[norm]
     engine = Engine(standard_model, few.images[:8])
     x_adv = library_attack(
         name, engine, few.images, few.labels, norm=norm, eps=eps, num_steps=STEPS[name], generator=generator()
@@ -65,14 +68,14 @@ def test_fixed_eps_attacks_stay_in_the_ball_and_fool(name, norm, standard_model,
 
 @pytest.mark.parametrize(("norm", "name"), ALL_MINIMUM)
 def test_minimum_norm_attacks_fool_almost_every_image(norm, name, standard_model, few):
-    steps = 100 if name == "cw" else 30
+    steps = 100 if name == "cw" or norm == "l1" else 30
     x_adv = library_attack(
         name, standard_model, few.images, few.labels, norm=norm, num_steps=steps, generator=generator()
     )
     assert float(x_adv.min()) >= 0
     assert float(x_adv.max()) <= 1
     assert int(fooled(standard_model, x_adv, few).sum()) >= 39
-    assert float(distances(x_adv - few.images, norm).median()) < (1.0 if norm == "l2" else 0.2)
+    assert float(distances(x_adv - few.images, norm).median()) < 2 * RADII[norm]
 
 
 def _gradients(model: nn.Module) -> list[Tensor | None]:
@@ -140,7 +143,7 @@ def on_sides(height: int, width: int, count: int = 4) -> tuple[nn.Module, ImageD
     return model, ImageData(images, predict(model, images).argmax(dim=1), tuple("abcde"))
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
     ("height", "width"),
     [*((side, side) for side in range(5, 34)), (5, 33), (33, 5), (12, 24), (19, 14), (6, 7), (64, 64)],
@@ -148,7 +151,7 @@ def on_sides(height: int, width: int, count: int = 4) -> tuple[nn.Module, ImageD
 def test_square_runs_on_every_size(norm, height, width):
     """Its L2 start alone fails on sides of 12, 14, 18, 19 and 24."""
     model, data = on_sides(height, width, 12)
-    eps = 0.4 * (3 * height * width) ** 0.5 if norm == "l2" else 0.4
+    eps = {"l2": 0.4 * (3 * height * width) ** 0.5, "linf": 0.4, "l1": 0.4 * 3 * height * width}[norm]
     x_adv = library_attack(
         "square", model, data.images, data.labels, norm=norm, eps=eps, num_steps=40, generator=generator()
     )
@@ -158,7 +161,7 @@ def test_square_runs_on_every_size(norm, height, width):
 
 
 @pytest.mark.parametrize("side", [5, 12, 19])
-@pytest.mark.parametrize(("norm", "name"), [*(("l2", name) for name in FIXED_EPS), *ALL_MINIMUM])
+@pytest.mark.parametrize(("norm", "name"), EVERY_ATTACK)
 def test_every_attack_runs_on_odd_sizes(norm, name, side):
     model, data = on_sides(side, side + 1)
     if name in FIXED_EPS:
@@ -188,7 +191,7 @@ def test_square_is_about_as_strong_on_padded_images(monkeypatch):
 @pytest.mark.parametrize(("norm", "name"), [("l2", name) for name in FIXED_EPS] + ALL_MINIMUM)
 def test_the_size_of_the_logits_plays_no_part(norm, name, standard_model, few):
     """The number of images fooled by the same classifier with logits times k, to within two images of forty."""
-    eps = EPS if norm == "l2" else 0.1
+    eps = RADII[norm]
     counts = {}
     for factor in (1, 30, 1000, 1e-6):
         model = Scaled(standard_model, factor)
@@ -213,6 +216,19 @@ def test_ordinary_logits_are_handed_on_as_they_are(standard_model, few):
         assert 8 < float((logits.amax(dim=1) - logits.amin(dim=1)).median()) < 32
 
 
+class Unknown(L2Ball):
+    """A norm that no library knows."""
+
+    minimised_by = attacked_by = ()
+
+
+def test_every_attack_that_a_norm_names_is_there():
+    for name in NORMS:
+        assert set(NORMS[name].minimised_by) <= set(MINIMUM_NORM)
+        assert set(NORMS[name].attacked_by) <= set(FIXED_EPS)
+    assert {name for norm in NORMS for name in NORMS[norm].minimised_by} == set(MINIMUM_NORM)
+
+
 def test_what_is_not_defined_is_refused(few):
     two = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     assert not allows("apgd_t", 3, (1, 8, 8))
@@ -225,6 +241,10 @@ def test_what_is_not_defined_is_refused(few):
         library_attack("pgd", two, few.images, labels, eps=EPS, num_steps=2, generator=generator())
     with pytest.raises(ValueError, match="must be one of fmn for linf, not 'cw'"):
         library_attack("cw", two, few.images, labels, norm="linf", num_steps=2, generator=generator())
+    with pytest.raises(ValueError, match="must be one of fmn, ead for l1, not 'ddn'"):
+        library_attack("ddn", two, few.images, labels, norm="l1", num_steps=2, generator=generator())
+    with pytest.raises(ValueError, match="must be one of none for <class"):
+        library_attack("fmn", two, few.images, labels, norm=Unknown, num_steps=2, generator=generator())
     with pytest.raises(ValueError, match=r"eps must be > 0, not 0\.0"):
         library_attack("square", two, few.images, labels, eps=0.0, num_steps=2, generator=generator())
 

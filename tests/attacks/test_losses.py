@@ -1,5 +1,6 @@
 """The attacks' losses: values, signs, and gradients that are right and finite."""
 
+import copy
 import math
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.nn import functional
 
+from notbugs.attacks import AttackSettings
 from notbugs.attacks.losses import (
     LOSSES,
     NO_NUMBER,
+    LossError,
     called,
     cross_entropy,
     fools,
@@ -19,6 +22,19 @@ from notbugs.attacks.losses import (
     margin,
     representation_distance,
 )
+from notbugs.evaluation.accuracy import adversarially_correct
+from notbugs.evaluation.levels import SuiteSettings
+from notbugs.models import create_model
+from notbugs.runtime import registry
+from notbugs.runtime.config import validate
+from notbugs.runtime.errors import ConfigError
+from notbugs.testing import check_loss
+from notbugs.training.loop import train
+from notbugs.training.settings import TrainSettings
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -84,9 +100,10 @@ def test_margin_ignores_the_label_among_the_others():
 
 
 def test_only_the_representation_distance_reads_the_representation():
-    reads = {name: loss.reads for name, loss in LOSSES.items()}
+    reads = {name: LOSSES[name].reads for name in LOSSES}
     assert reads == {
         "cross_entropy": "logits",
+        "log_probability": "logits",
         "margin": "logits",
         "representation_distance": "representation",
     }
@@ -128,3 +145,89 @@ def test_what_is_no_number_is_called_nothing_and_fools_nobody():
     logits = torch.tensor([[0.0, 1.0], [nan, 1.0], [0.0, inf], [-inf, -inf], [-inf, 2.0], [nan, nan]])
     assert called(logits).tolist() == [1, NO_NUMBER, NO_NUMBER, NO_NUMBER, 1, NO_NUMBER]
     assert fools(logits, torch.zeros(6, dtype=torch.int64)).tolist() == [True, False, False, False, True, False]
+
+
+# Losses by name
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "margin", "lab.losses:soft_margin", "lab.losses:true"])
+def test_losses_pass(own, name):
+    registry.allow([name])
+    check_loss(name)
+
+
+@pytest.mark.parametrize("which", ["attack", "validation", "training"])
+def test_a_loss_of_ones_own_is_climbed_wherever_it_is_named(own, which, robust_model, digits):
+    """The two margins make the label lose; climbing the label's own logit makes it win."""
+    registry.allow(["lab.losses:negative", "lab.losses:soft_margin"])
+    data = digits[1].select(torch.arange(60))
+    found = {}
+    for loss in ("margin", "lab.losses:soft_margin", "lab.losses:negative"):
+        settings = AttackSettings(eps=0.6, num_steps=10, loss=loss)
+        if which == "attack":
+            stood = adversarially_correct(robust_model, data, **settings.arguments())
+            found[loss] = float(stood.double().mean())
+        else:
+            attack = {"attack" if which == "training" else "validation_attack": settings}
+            model = copy.deepcopy(robust_model)
+            config = TrainSettings(epochs=1, batch_size=20, lr=1e-6, **attack)
+            records = train(model, data, **config.arguments(), generator=generator(), validation=data)
+            key = "train_loss" if which == "training" else "validation_adversarial_accuracy"
+            found[loss] = -records[-1][key] if which == "training" else records[-1][key]
+    assert found["margin"] == pytest.approx(found["lab.losses:soft_margin"], abs=0.1)
+    assert found["lab.losses:negative"] > found["margin"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("table", r"must give one value an example, \(\d+,\), not \(\d+, 10\)"),
+        ("number", r"must give one value an example, \(\d+,\), not a float"),
+        ("detached", "has no gradient with respect to the logits: it leaves torch, or detaches"),
+    ],
+)
+def test_a_loss_that_cannot_be_climbed_is_one_line(own, name, message, standard_model, digits):
+    registry.allow([f"lab.losses:{name}"])
+    data = digits[1].select(torch.arange(10))
+    settings = AttackSettings(eps=0.6, num_steps=2, loss=f"lab.losses:{name}")
+    with pytest.raises(LossError, match=rf"^loss lab\.losses:{name} {message}$"):
+        adversarially_correct(standard_model, data, **settings.arguments())
+    model = create_model("small_cnn", (1, 8, 8), data.class_names, width=4, generator=generator())
+    config = TrainSettings(epochs=1, batch_size=10, lr=0.1, attack=settings)
+    with pytest.raises(LossError, match=rf"^loss lab\.losses:{name} {message}$"):
+        train(model, data, **config.arguments(), generator=generator())
+    with pytest.raises(AssertionError, match=r"^loss: (must give one value|has no gradient)"):
+        check_loss(f"lab.losses:{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "lab.losses:soft_margins",
+            r"must be something that is .*losses\.py has no soft_margins; did you mean soft_margin\?",
+        ),
+        ("lab.losses:torch", r"must be a function \(logits \(N, K\), labels \(N,\)\) -> \(N,\), or a .*, not a module"),
+        ("lab.losses:of_features", "must be a loss that reads logits, such as cross_entropy or margin"),
+    ],
+)
+def test_what_is_no_loss_is_one_line(own, name, message):
+    registry.allow([name])
+    with pytest.raises(ConfigError, match=rf"^params\.yaml: attack\.loss = '{name}': {message}") as raised:
+        validate({"eps": 0.5, "num_steps": 3, "loss": name}, "attack", AttackSettings)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_usual_loss_is_not_written_down():
+    """What is stored of settings is as it was before there was a choice."""
+    usual, other = (AttackSettings(eps=0.5, num_steps=3, loss=loss) for loss in ("cross_entropy", "margin"))
+    assert set(usual.model_dump()) == {"norm", "eps", "num_steps", "step_size", "random_start", "num_restarts"}
+    assert other.model_dump(mode="json")["loss"] == "margin"
+    config = TrainSettings(epochs=1, lr=0.1, attack=usual, validation_attack=other)
+    assert "loss" not in config.model_dump_json(include={"attack"})
+    assert config.arguments()["validation_attack"]["loss"] == "margin"
+    suite = SuiteSettings(eps=(0.5,), headline_eps=0.5)
+    assert set(suite.arguments()) == set(SuiteSettings.model_fields) - {"loss", "suite_seeds", "check_seeds"}
+    assert set(suite.transfer()) == {"norm", "eps", "num_steps", "batch_size"}
+    assert SuiteSettings(eps=(0.5,), headline_eps=0.5, loss="margin").transfer()["loss"] == "margin"
+    assert TrainSettings.model_validate(config.model_dump()) == config

@@ -16,7 +16,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.mark.parametrize(("norm", "attack", "dual"), [("l2", "ddn", 2), ("linf", "fmn", 1)])
+@pytest.mark.parametrize(("norm", "attack", "dual"), [("l2", "ddn", 2), ("linf", "fmn", 1), ("l1", "fmn", math.inf)])
 def test_distance_to_a_linear_boundary(norm, attack, dual):
     w = torch.linspace(-1, 1, 16)
     x = (0.5 + 0.05 * torch.randn(20, 1, 4, 4, generator=generator())).clamp(0.3, 0.7)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from notbugs.attacks.norms import NORMS, L2Ball
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import outcomes, predict
@@ -17,6 +18,7 @@ from notbugs.evaluation.suite import Audit, audit, audited, find, generator_of_p
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
+from scaled import Scaled
 
 SETTINGS = {"eps": (0.25, 0.5), "headline_eps": 0.5, "headline_num_steps": 40}
 
@@ -102,6 +104,45 @@ def test_linf_has_a_suite_too(standard_model, few):
     assert [o.attack for o in found.outcomes][-5:] == ["pgd20x3", "fmn50", "apgd_t20", "square200", WORST]
     stood = {o.attack: o.correct for o in found.outcomes if o.eps == 0.1}
     assert not (stood[WORST] & (found.norms["fmn50"] <= 0.1)).any()
+
+
+def test_l1_has_a_suite_too(standard_model, robust_model, few):
+    data = few.select(torch.arange(30))
+    settings = {"norm": "l1", "eps": (1.0,), "headline_eps": 2.0, "num_steps": 5, "headline_num_steps": 40}
+    found = audit(standard_model, data, **settings, generator=generator(), transfer_from=robust_model)
+    assert [o.attack for o in found.outcomes][-5:] == ["pgd20x3", "fmn50", "apgd_t20", "square200", WORST]
+    stood = {o.attack: o.correct for o in found.outcomes if o.eps == 2.0}
+    assert not (stood[WORST] & (found.norms["fmn50"] <= 2.0)).any()
+    clean = found.outcomes[0].correct
+    assert 0 <= int(stood[WORST].sum()) < int(stood["pgd5"].sum()) <= int(clean.sum())
+    assert all(check.passed for check in found.checks if check.check.endswith(("_succeeds", "_noise", "_finite")))
+
+
+class Nameless(L2Ball):
+    """L2, but no library's attack is said to work in it."""
+
+    minimised_by = attacked_by = ()
+
+
+def test_a_norm_without_attacks_of_libraries_has_pgd(standard_model, few, monkeypatch):
+    monkeypatch.setitem(NORMS.built_in, "nameless", Nameless)
+    data = few.select(torch.arange(30))
+    own, l2 = (audit(standard_model, data, norm=norm, **SETTINGS, generator=generator()) for norm in ("nameless", "l2"))
+    assert [o.attack for o in own.outcomes][-2:] == ["pgd20x3", WORST]
+    assert own.norms == {}
+    assert all(
+        torch.equal(one.correct, other.correct) for one, other in zip(own.outcomes[:-1], l2.outcomes, strict=False)
+    )
+
+
+def test_the_suites_pgd_climbs_the_loss_that_is_asked_for(robust_model, few):
+    """Of tiny logits the cross-entropy pushes away from the mean of all classes, the margin towards the nearest."""
+    model = Scaled(robust_model, 1e-6)
+    curves = {}
+    for loss in ("cross_entropy", "margin"):
+        found = audit(model, few, loss=loss, headline_eps=0.5, generator=generator(), thorough=False)
+        curves[loss] = {(o.attack, o.eps): int(o.correct.sum()) for o in found.outcomes}
+    assert curves["margin"]["pgd100", 0.5] < curves["cross_entropy"]["pgd100", 0.5]
 
 
 def test_two_classes_go_without_the_attack_that_needs_four(digits):
@@ -205,6 +246,8 @@ def test_an_audit_finds_what_the_parts_find_one_by_one(standard_model, few, monk
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"norm": "l3"}, r"evaluate\.norm = 'l3': must be one of l2, linf, l1 or package\.module:attribute"),
+        ({"loss": "margins"}, r"evaluate\.loss = 'margins': must be one of .*; did you mean margin\?"),
         ({"level": "hard"}, r"evaluate\.level = 'hard': must be 'quick', 'standard' or 'paper'"),
         ({"check_seeds": -1}, r"evaluate\.check_seeds = -1: must be greater than or equal to 0"),
         ({"suite_seeds": -1}, r"evaluate\.suite_seeds = -1: must be greater than or equal to 0"),

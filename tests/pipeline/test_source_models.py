@@ -191,7 +191,7 @@ def test_a_baseline_is_fitted_only_where_it_is_asked_for(project):
 @pytest.fixture(scope="module", autouse=True)
 def _brief_attacks() -> Iterator[None]:
     """All attacks of the level, a few steps of each."""
-    brief = replace(LEVELS["quick"], restarts=(3, 2), minimum={"l2": (("ddn", 5),)}, fixed=(("apgd_t", 3),), square=10)
+    brief = replace(LEVELS["quick"], restarts=(3, 2), minimum=(("ddn", 5),), fixed=(("apgd_t", 3),), square=10)
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(LEVELS, "quick", brief)
         yield

@@ -1,7 +1,8 @@
-"""The usual attacks of other libraries, behind one call: Carlini-Wagner, DDN, FMN, and AutoAttack's four.
+"""The usual attacks of other libraries, behind one call: Carlini-Wagner, DDN, FMN, EAD, and AutoAttack's four.
 
-pyautoattack is the code of AutoAttack's authors; foolbox has Carlini-Wagner with a search over its constant, DDN and
-FMN (docs/evaluation.md says why these two). Both are imported when an attack is asked for.
+pyautoattack is the code of AutoAttack's authors; foolbox has Carlini-Wagner with a search over its constant, DDN, FMN
+and EAD (docs/evaluation.md says why these two). Both are imported when an attack is asked for. Which of them minimise a
+norm or work within its balls, the norm says itself (`norms.Ball`).
 """
 
 import itertools
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ from notbugs.attacks.engine import frozen
 from notbugs.attacks.gradients import INWARD, followed, has_derivative
 from notbugs.attacks.losses import LOSSES, log_odds, margin
 from notbugs.attacks.modes import in_ordinary_mode
-from notbugs.attacks.projections import NORMS, column
+from notbugs.attacks.norms import Ball, norm_of
+from notbugs.attacks.projections import column
 
-Norm = Literal["l2", "linf"]
 NEEDS_CLASSES = {"apgd_t": 4}
 """Attack -> fewest classes that its loss is defined for (the targeted DLR loss reads the four largest logits)."""
 SQUARE_PIXELS = 5
@@ -33,13 +34,17 @@ SQUARE_PIXELS = 5
 MOST_TARGETS = 9
 """Target classes that apgd_t and fab_t try, the likeliest first; AutoAttack's number."""
 CW_SEARCHES = 9
-"""Values of the constant that Carlini-Wagner tries, by tenfold steps and then by halving."""
+"""Values of the constant that Carlini-Wagner and EAD try, by tenfold steps and then by halving."""
 CW_PATH = 10.0
 """Carlini-Wagner's Adam steps have length CW_PATH/num_steps: 0.01 at 1,000 steps, as its authors took."""
 USUAL_SIZES = (1.0, 100.0)
 """Sizes of logits (largest minus smallest of an image, median) that attacks are handed as they are."""
 USUAL_SIZE = 16.0
 """What other sizes are scaled to, by a power of 2."""
+FMN_STEP_L1 = 0.1
+"""L2 length of FMN's first step in L1. At foolbox's 1.0 it stops for good on 5 of 40 digits, at 0.1 on none."""
+LEAST_SHRINKING = 10
+"""Steps from which APGD's are enough to be spread over three radii."""
 SURE = 5.0
 """Largest margin that DDN sees: the cross-entropy still has all its digits there."""
 _LOG = logging.getLogger("notbugs.attacks.library")
@@ -54,7 +59,7 @@ class _Task:
     network: nn.Module
     inputs: Tensor
     labels: Tensor
-    norm: Norm
+    norm: type[Ball]
     eps: float | None
     num_steps: int
     num_classes: int
@@ -69,7 +74,7 @@ class _Task:
         """What an attack of pyautoattack finds, (N, C, H, W); dlr_loss: (logits, labels) -> (N,), in DLR's place."""
         attack = getattr(_library(f"pyautoattack.{module}"), name)(
             self.network,
-            norm="L2" if self.norm == "l2" else "Linf",
+            norm=self.norm.in_libraries["pyautoattack"],
             eps=self.eps,
             seed=self.seed,
             device=self.inputs.device,
@@ -96,7 +101,7 @@ def library_attack(
     inputs: Tensor,
     labels: Tensor,
     *,
-    norm: Norm = "l2",
+    norm: str | type[Ball] = "l2",
     eps: float | None = None,
     num_steps: int,
     generator: torch.Generator,
@@ -105,24 +110,25 @@ def library_attack(
 
     Args:
         name: within a ball one of FIXED_EPS: apgd_ce, apgd_t, fab_t (targeted at the likeliest classes), square;
-            without one of MINIMUM_NORM[norm]: cw, ddn for L2; fmn for L-infinity.
+            without, one of MINIMUM_NORM: cw, ddn for L2; fmn for L-infinity; fmn, ead for L1.
         model: (N, C, H, W) in [0, 1] -> logits (N, K); an `Engine` is fastest.
         inputs: (N, C, H, W), in [0, 1].
         labels: (N,) true labels.
         eps: radius, pixel units; None for none.
-        num_steps: iterations for each target class; queries of square; gradient steps of the others, of which cw takes
-            as many for each of CW_SEARCHES values of its constant, unless its loss stops falling.
+        norm: a name in NORMS, or a class of balls.
+        num_steps: iterations for each target class; queries of square; gradient steps of the others, of which cw and
+            ead take as many for each of CW_SEARCHES values of their constant; cw unless its loss stops falling.
         generator: seeds the attack; torch's global generators are as before afterwards.
     Returns: (N, C, H, W) in the ball and in [0, 1]; the input where nothing was found. Whether an image fools is
         for the caller's model to say.
     Raises: ValueError for an unknown name, or an attack that these classes or image sizes do not allow.
     Source: Croce & Hein 2020 (APGD, AutoAttack); Croce & Hein 2020 (FAB); Andriushchenko et al. 2020 (Square);
-        Carlini & Wagner 2017; Rony et al. 2019 (DDN); Pintor et al. 2021 (FMN).
+        Carlini & Wagner 2017; Rony et al. 2019 (DDN); Pintor et al. 2021 (FMN); Chen et al. 2018 (EAD).
     """
-    attacks = MINIMUM_NORM[norm] if eps is None else FIXED_EPS
-    if name not in attacks:
-        where = f" for {norm}" if eps is None else ""
-        raise ValueError(f"name must be one of {', '.join(attacks)}{where}, not {name!r}")
+    ball = norm_of(norm)
+    known, attacks = (ball.minimised_by, MINIMUM_NORM) if eps is None else (ball.attacked_by, FIXED_EPS)
+    if name not in known or name not in attacks:
+        raise ValueError(f"name must be one of {', '.join(known) or 'none'} for {norm}, not {name!r}")
     if eps is not None and not eps > 0:
         raise ValueError(f"eps must be > 0, not {eps}")
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
@@ -135,14 +141,14 @@ def library_attack(
             num_classes = network(inputs[:1]).shape[1]
         if not allows(name, num_classes, tuple(inputs.shape[1:])):
             raise ValueError(f"{name} is not defined for {num_classes} classes and images {tuple(inputs.shape[1:])}")
-        task = _Task(network, inputs, labels, norm, eps, num_steps, num_classes, seed)
+        task = _Task(network, inputs, labels, ball, eps, num_steps, num_classes, seed)
         found = attacks[name](task).detach()
     # What is no image at all counts as nothing found.
     good = column(found.isfinite().flatten(1).all(dim=1), inputs)
     found = torch.where(good, found.to(inputs.dtype), inputs).clamp(0, 1).contiguous()
     if eps is not None:
-        NORMS[norm](inputs, eps).project_(found)  # against rounding in the library
-        assert (NORMS[norm].length(found - inputs) <= eps * (1 + 1e-5)).all()
+        ball(inputs, eps).project_(found)  # against rounding in the library
+        assert (ball.length(found - inputs) <= eps * (1 + 1e-5)).all()
     return found
 
 
@@ -254,13 +260,24 @@ def _library(module: str) -> Any:
 def _apgd_ce(task: _Task) -> Tensor:
     # The log-odds rise and fall with the cross-entropy, which is all that the attack reads of it, and do not saturate.
     # The library's place for a loss that it calls by name is that of DLR.
-    arguments = {"n_iter": task.num_steps, "loss": "dlr", "dlr_loss": log_odds}
+    arguments = {"n_iter": task.num_steps, "loss": "dlr", "dlr_loss": log_odds, **_shrinking(task)}
     return task.pyautoattack("autopgd_base", "APGDAttack", **arguments, logger=_LOG)
+
+
+def _apgd_t(task: _Task) -> Tensor:
+    return task.pyautoattack("autopgd_base", "APGDAttack_targeted", **task.targeted, **_shrinking(task), logger=_LOG)
+
+
+def _shrinking(task: _Task) -> dict[str, bool]:
+    """What APGD is told besides in L1: to begin in balls of three and two times the radius, as AutoAttack does."""
+    in_l1 = task.norm.in_libraries["pyautoattack"] == "L1"
+    return {"use_largereps": True} if in_l1 and task.num_steps >= LEAST_SHRINKING else {}
 
 
 def _square(task: _Task) -> Tensor:
     height, width = task.inputs.shape[2:]
-    down, across = _tiled(height, width) if task.norm == "l2" else (height, width)
+    is_tiled = task.norm.in_libraries["pyautoattack"] != "Linf"
+    down, across = _tiled(height, width) if is_tiled else (height, width)
     padding = (0, across - width, 0, down - height)
     if any(padding):
         network = task.network
@@ -271,7 +288,7 @@ def _square(task: _Task) -> Tensor:
 
 
 def _tiled(height: int, width: int) -> tuple[int, int]:
-    """The least larger height and width that Square's L2 start tiles.
+    """The least larger height and width that Square's start in L2 and L1 tiles.
 
     It lays tiles of a side of height // 5 from an offset on, and as many as would fit without the offset: at 12, 14,
     18, 19 or 24 pixels the last one lies partly outside, and the library fails. (One of a single pixel is left out.)
@@ -281,7 +298,7 @@ def _tiled(height: int, width: int) -> tuple[int, int]:
 
 
 def _tiles(height: int, width: int) -> bool:
-    """Whether the tiles of Square's L2 start lie within the image."""
+    """Whether the tiles of Square's start in L2 and L1 lie within the image."""
     side = height // 5
     offset = (height - 5 * side) // 2
     return side == 1 or all(offset + (length // side) * side <= length for length in (height, width))
@@ -289,7 +306,24 @@ def _tiles(height: int, width: int) -> bool:
 
 def _cw(task: _Task) -> Tensor:
     found = task.foolbox("L2CarliniWagnerAttack", binary_search_steps=CW_SEARCHES, stepsize=CW_PATH / task.num_steps)
-    nothing = column((found == 0).flatten(1).all(dim=1), found)  # how foolbox says so
+    return _or_nothing(task, found)
+
+
+def _fmn(task: _Task) -> Tensor:
+    name = task.norm.in_libraries["foolbox"]
+    how = {"max_stepsize": FMN_STEP_L1} if name == "L1" else {}
+    return task.foolbox(f"{name}FMNAttack", **how)
+
+
+def _ead(task: _Task) -> Tensor:
+    # Its loss is summed over the batch: to stop when it no longer falls would make an image depend on the others.
+    how = {"binary_search_steps": CW_SEARCHES, "decision_rule": "L1", "abort_early": False}
+    return _or_nothing(task, task.foolbox("EADAttack", **how))
+
+
+def _or_nothing(task: _Task, found: Tensor) -> Tensor:
+    """What was found, or the input where foolbox gives a black image, which is how it says that there is nothing."""
+    nothing = column((found == 0).flatten(1).all(dim=1), found)
     return torch.where(nothing, task.inputs, found)
 
 
@@ -306,13 +340,15 @@ def _ddn(task: _Task) -> Tensor:
 
 FIXED_EPS: dict[str, Callable[[_Task], Tensor]] = {
     "apgd_ce": _apgd_ce,
-    "apgd_t": lambda task: task.pyautoattack("autopgd_base", "APGDAttack_targeted", **task.targeted, logger=_LOG),
+    "apgd_t": _apgd_t,
     "fab_t": lambda task: task.pyautoattack("fab_pt", "FABAttack_PT", **task.targeted, targeted=True),
     "square": _square,
 }
 """Attacks within a ball, by their name in the results."""
-MINIMUM_NORM: dict[str, dict[str, Callable[[_Task], Tensor]]] = {
-    "l2": {"ddn": _ddn, "cw": _cw},
-    "linf": {"fmn": lambda task: task.foolbox("LInfFMNAttack")},
+MINIMUM_NORM: dict[str, Callable[[_Task], Tensor]] = {
+    "ddn": _ddn,
+    "cw": _cw,
+    "fmn": _fmn,
+    "ead": _ead,
 }
-"""Norm -> attacks that look for the smallest perturbation, by their name in the results."""
+"""Attacks that look for the smallest perturbation, by their name in the results."""

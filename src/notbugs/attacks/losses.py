@@ -1,12 +1,26 @@
-"""Per-example losses that attacks climb (or, targeted, descend)."""
+"""Per-example losses that attacks climb (or, targeted, descend).
+
+    loss: cross_entropy             # built in: cross_entropy, margin
+    loss: lab.losses:soft_margin    # the user's own: (logits (N, K), labels (N,)) -> (N,)
+
+A loss of one's own should pass `notbugs.testing.check_loss`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional
+
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.registry import OWN, Registry, RegistryError
+
+
+class LossError(UserError):
+    """A loss that gives no value an example, or has no gradient."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +35,14 @@ class Loss:
             None differentiates `function` by autograd.
         score: (outputs (N, K), targets) -> (N,), rises where `function` does and does not saturate: what points are
             compared by. None compares them by `function`.
+        name: what errors call it.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
     reads: Literal["logits", "representation"] = "logits"
     slope: Callable[[Tensor, Tensor], Tensor] | None = None
     score: Callable[[Tensor, Tensor], Tensor] | None = None
+    name: str = "the loss"
 
 
 NO_NUMBER = -1
@@ -127,9 +143,52 @@ def _without(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], -torch.inf)
 
 
-LOSSES = {
-    "cross_entropy": Loss(cross_entropy, slope=_cross_entropy_slope, score=log_odds),
-    "log_probability": Loss(log_probability, slope=_log_probability_slope),
-    "margin": Loss(margin),
-    "representation_distance": Loss(representation_distance, reads="representation", slope=torch.sub),
-}
+def of_function(given: Any) -> Loss:
+    """A loss of a package's or of the user's own: a function (logits (N, K), labels (N,)) -> (N,), or a `Loss`.
+
+    Raises: RegistryError if it is neither.
+    """
+    if isinstance(given, Loss):
+        return given
+    if isinstance(given, type) or not callable(given):
+        kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+        raise RegistryError(f"a function (logits (N, K), labels (N,)) -> (N,), or a notbugs.attacks.Loss, not {kind}")
+    place = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', '')}"
+    return Loss(given, name=f"loss {place}" if OWN.fullmatch(place) else "the loss")
+
+
+LOSSES = Registry(
+    "losses",
+    {
+        "cross_entropy": Loss(cross_entropy, slope=_cross_entropy_slope, score=log_odds),
+        "log_probability": Loss(log_probability, slope=_log_probability_slope),
+        "margin": Loss(margin),
+        "representation_distance": Loss(representation_distance, reads="representation", slope=torch.sub),
+    },
+    adapt=of_function,
+)
+"""The losses by name."""
+
+
+def _of_logits(name: str) -> str:
+    """The name of a loss that a classifier can be attacked by."""
+    if LOSSES[name].reads != "logits":
+        raise ValueError("a loss that reads logits, such as cross_entropy or margin")
+    return name
+
+
+LossName = Annotated[str, AfterValidator(_of_logits)]
+"""An attack's loss as params.yaml names it."""
+USUAL_LOSS = "cross_entropy"
+"""What attacks climb where nothing else is said."""
+
+
+def loss_of(loss: str | Loss | Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """The loss that a name stands for; a `Loss` is what it is, any other callable becomes one of logits.
+
+    Raises: RegistryError naming what is allowed.
+    """
+    try:
+        return LOSSES[loss] if isinstance(loss, str) else of_function(loss)
+    except RegistryError as error:
+        raise RegistryError(f"loss = {loss!r}: must be {error}") from None

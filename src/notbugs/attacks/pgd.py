@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from notbugs.attacks.course import Course, View
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.gradients import followed, look
-from notbugs.attacks.losses import LOSSES, Loss, called, fools
+from notbugs.attacks.losses import Loss, LossError, called, fools, loss_of
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.attacks.modules import check_steady
-from notbugs.attacks.projections import NORMS, Ball, column
+from notbugs.attacks.norms import Ball, Box, norm_of
+from notbugs.attacks.projections import column
 from notbugs.runtime.devices import full_precision, traits
 
 
@@ -46,7 +47,7 @@ def pgd(
     eps: float,
     step_size: float | None = None,
     num_steps: int = 20,
-    norm: Literal["l2", "linf", "box"] = "l2",
+    norm: str | type[Ball] = "l2",
     loss: str | Loss | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
     targeted: bool = False,
     random_start: bool = False,
@@ -74,7 +75,7 @@ def pgd(
         eps: radius, pixel units; ignored for the norm "box".
         step_size: length of a step, pixel units; None takes 2.5·eps/num_steps.
         num_steps: gradient steps of each restart.
-        norm: "l2", "linf", or "box" for no ball.
+        norm: a name in NORMS, a class of balls, or "box" for no ball.
         loss: a name in LOSSES, a Loss, or a callable (logits (N, K), labels) -> (N,).
         targeted: descend the loss instead of climbing it.
         random_start: begin at a uniform point of the ball.
@@ -92,10 +93,10 @@ def pgd(
         outside [0, 1], or a model whose logits of an image change with its batch.
     Source: Madry et al. 2018; Ilyas et al. 2019, appendix C.
     """
-    objective = _resolve(loss)
+    objective, ball = loss_of(loss), norm_of(norm)
     if step_size is None:
         step_size = usual_step_size(eps, num_steps)
-    _check(eps, step_size, num_steps, norm, num_restarts, random_start, iterate, objective)
+    _check(eps, step_size, num_steps, ball, num_restarts, random_start, iterate, objective)
     if iterate == "first_success" and not _are_classes(labels, len(inputs)):
         raise ValueError(f"first_success needs class labels ({len(inputs)},), not {tuple(labels.shape)} {labels.dtype}")
     if course is not None:
@@ -107,7 +108,7 @@ def pgd(
         _check_images(inputs)
     judged = judge or num_restarts > 1 or iterate != "last"
     climb = _Climb(model, objective, targeted, step_size, num_steps, traits(inputs.device).runs_ahead)
-    attack = _Attack(climb, inputs, labels, NORMS[norm], eps, start, iterate, judged, course)
+    attack = _Attack(climb, inputs, labels, ball, eps, start, iterate, judged, course)
     with frozen(model):
         if check and not isinstance(model, Engine) and objective.reads == "logits":
             check_steady(model, inputs)
@@ -268,21 +269,31 @@ class _Climb:
         return self.model.representation if self.loss.reads == "representation" else self.model  # type: ignore[return-value]
 
     def differentiated(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The loss's derivative at the outputs by autograd, (N, K)."""
+        """The loss's derivative at the outputs by autograd, (N, K).
+
+        Raises: LossError if the loss does not depend on the outputs in a way that autograd follows.
+        """
         with torch.enable_grad():
             leaf = outputs.requires_grad_()
-            (slope,) = torch.autograd.grad(self.losses(leaf, labels).sum(), leaf)
+            losses, slope = self.losses(leaf, labels), None
+            if losses.requires_grad:
+                (slope,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
         outputs.requires_grad_(False)
+        if slope is None:
+            raise LossError(
+                f"{self.loss.name} has no gradient with respect to the logits: it leaves torch, or detaches"
+            )
         return slope
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of each example, (N,).
 
-        Raises: ValueError if the loss gives anything else.
+        Raises: LossError if the loss gives anything else.
         """
-        losses = self.loss.function(outputs, labels)
-        if losses.shape != (len(outputs),):
-            raise ValueError(f"the loss must give one value an example, ({len(outputs)},), not {tuple(losses.shape)}")
+        losses: Any = self.loss.function(outputs, labels)
+        if not isinstance(losses, Tensor) or losses.shape != (len(outputs),):
+            given = tuple(losses.shape) if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+            raise LossError(f"{self.loss.name} must give one value an example, ({len(outputs)},), not {given}")
         return losses
 
     def succeeds(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -392,14 +403,6 @@ def _are_classes(labels: Tensor, count: int) -> bool:
     return labels.shape == (count,) and not labels.is_floating_point()
 
 
-def _resolve(loss: str | Loss | Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
-        return LOSSES[loss]
-    return loss if isinstance(loss, Loss) else Loss(loss)
-
-
 def _check_images(inputs: Tensor) -> None:
     """The ball that is promised is kept only around images in [0, 1]."""
     if not inputs.numel():
@@ -420,15 +423,13 @@ def _check(
     eps: float,
     step_size: float,
     num_steps: int,
-    norm: str,
+    norm: type[Ball],
     num_restarts: int,
     random_start: bool,
     iterate: str,
     loss: Loss,
 ) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
-    if norm != "box" and not eps >= 0:
+    if norm is not Box and not eps >= 0:
         raise ValueError(f"eps must be >= 0, not {eps}")
     if random_start and not 0 <= eps < float("inf"):
         raise ValueError(f"a random start needs a finite eps >= 0, not {eps}")

@@ -1,18 +1,34 @@
 """Projected gradient descent as params.yaml writes it."""
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
+from notbugs.attacks.losses import USUAL_LOSS, LossName
+from notbugs.attacks.norms import NormName
 from notbugs.attacks.pgd import usual_step_size
 from notbugs.runtime.config import Settings
 
 
-class AttackSettings(Settings):
-    """Projected gradient descent on the cross-entropy, untargeted."""
+class WithLoss(Settings):
+    """Settings of attacks whose loss can be chosen; written down without it where it is the usual one."""
 
-    norm: Literal["l2", "linf"] = "l2"
-    """Norm that measures the perturbation."""
+    loss: LossName = USUAL_LOSS
+    """What PGD climbs: cross_entropy, margin, or package.module:function of your own, (logits, labels) -> (N,)."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_loss(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if written.get("loss") == USUAL_LOSS:
+            del written["loss"]
+        return written
+
+
+class AttackSettings(WithLoss):
+    """Projected gradient descent, untargeted."""
+
+    norm: NormName = "l2"
+    """Norm that measures the perturbation: l2, linf, l1, or package.module:attribute of your own."""
     eps: float = Field(ge=0, allow_inf_nan=False)
     """Radius of the perturbation ball, pixel units on [0, 1]."""
     num_steps: int = Field(ge=1)

@@ -53,7 +53,8 @@ def run_here(stage: Stage, name: str | None = None) -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="Stored dataset to measure it on, such as data/test.")
 @click.option("--level", type=click.Choice(["quick", "standard", "paper"]), help="How thoroughly; else params.yaml's.")
 @click.option("--eps", "headline_eps", type=float, help="Radius of the attacks; else params.yaml's.")
-@click.option("--norm", type=click.Choice(["l2", "linf"]), help="Norm of the attacks; else params.yaml's.")
+@click.option("--norm", metavar="NAME", help="Norm of the attacks: l2, linf, l1 or your own; else params.yaml's.")
+@click.option("--loss", metavar="NAME", help="What PGD climbs: cross_entropy, margin or your own; else params.yaml's.")
 @click.option("--transfer-from", type=click.Path(path_type=Path), help="A model file whose adversarial images to try.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write what was found as JSON.")
 def evaluate(

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
 from notbugs.attacks.course import Schedule
+from notbugs.attacks.norms import NormName
 from notbugs.construction.beginnings import Start
 from notbugs.construction.targeting import RULES, TABLES, TARGETS
 from notbugs.data.store import Dtype
@@ -107,8 +108,8 @@ class TargetSettings(_Steps):
     )
     recipe: Literal["random_target", "deterministic_target"]
     """t uniform over all classes, or t = (y + 1) mod C."""
-    norm: Literal["l2", "linf"] = "l2"
-    """Norm of the perturbation."""
+    norm: NormName = "l2"
+    """Norm of the perturbation: l2, linf, l1, or package.module:attribute of your own."""
     eps: float = Field(gt=0, allow_inf_nan=False)
     """Radius of the perturbation ball, pixel units on [0, 1]."""
     start: Start = "x"

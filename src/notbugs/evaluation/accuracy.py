@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.gradients import followed
-from notbugs.attacks.losses import NO_NUMBER, called
+from notbugs.attacks.losses import NO_NUMBER, USUAL_LOSS, called
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.data.images import Images, make_generator
 from notbugs.evaluation.intervals import wilson_interval
@@ -115,7 +115,8 @@ def adversarially_correct(
     eps: float,
     num_steps: int = 20,
     step_size: float | None = None,
-    norm: Literal["l2", "linf"] = "l2",
+    norm: str = "l2",
+    loss: str = USUAL_LOSS,
     random_start: bool = False,
     num_restarts: int = 1,
     batch_size: int = 500,
@@ -123,7 +124,7 @@ def adversarially_correct(
     engine: Engine | None = None,
     numbers: Tensor | None = None,
 ) -> Tensor:
-    """Which examples withstand an untargeted PGD on the cross-entropy; its arguments are those of `pgd`.
+    """Which examples withstand an untargeted PGD, by default on the cross-entropy; its arguments are those of `pgd`.
 
     An example counts as fooled if any iterate fooled the model, the unperturbed image included; work on it
     stops there. An iterate whose logits are no numbers fools nobody (the checks of `masking` name such a model).
@@ -145,7 +146,8 @@ def adversarially_correct(
     known_by = torch.arange(len(data)) if numbers is None else numbers
     generator = generator or make_generator(0, *RANDOM_STARTS)
     seed = int(torch.randint(2**62, (), generator=generator)) if random_start else 0
-    coarsely: dict[str, Any] = {"norm": norm, "eps": eps, "num_steps": COARSE_STEPS, "iterate": "first_success"}
+    coarsely: dict[str, Any] = {"norm": norm, "loss": loss, "eps": eps, "num_steps": COARSE_STEPS}
+    coarsely["iterate"] = "first_success"
     more = {"num_steps": num_steps, "step_size": step_size, "random_start": random_start, "num_restarts": num_restarts}
     full = {**coarsely, **more}
 
@@ -236,7 +238,8 @@ def outcomes(
     *,
     headline_eps: float,
     eps: Sequence[float] | None = None,
-    norm: Literal["l2", "linf"] = "l2",
+    norm: str = "l2",
+    loss: str = USUAL_LOSS,
     num_steps: int = 20,
     headline_num_steps: int = 100,
     batch_size: int = 500,
@@ -249,7 +252,7 @@ def outcomes(
         data: the test split, with its own labels.
         headline_eps: the radius that is spoken of, pixel units on [0, 1]; named before the results are seen.
         eps: radii of the accuracy-against-eps curve; None takes `usual_radii`.
-        norm: of the attacks.
+        norm: of the attacks. loss: what they climb.
         num_steps: PGD steps of the curve; the step size is 2.5·eps/num_steps.
         headline_num_steps: PGD steps at the headline radius.
         batch_size: images attacked at a time; does not change the results.
@@ -263,7 +266,7 @@ def outcomes(
     engine = engine or engine_of(model, data)
     for radius, steps in curve_attacks(headline_eps, eps, num_steps, headline_num_steps):
         withstood = adversarially_correct(
-            model, data, norm=norm, eps=radius, num_steps=steps, batch_size=batch_size, engine=engine
+            model, data, norm=norm, loss=loss, eps=radius, num_steps=steps, batch_size=batch_size, engine=engine
         )
         found.append(Outcome("true", pgd_name(steps), norm, radius, withstood))
     return found

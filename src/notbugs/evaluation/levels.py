@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from notbugs.attacks.norms import NormName
+from notbugs.attacks.settings import WithLoss
 from notbugs.runtime.config import Radii, Settings
 
 LevelName = Literal["quick", "standard", "paper"]
@@ -17,14 +19,16 @@ class Level:
     Attributes:
         restarts: (num_steps, num_restarts) of PGD from random starts.
         more_steps: (num_steps, num_restarts) of PGD with more steps than the headline's; 0 steps for none.
-        minimum: norm -> (attack, num_steps) that look for the smallest perturbation, on every image.
+        minimum: (attack, num_steps) that look for the smallest perturbation, on every image.
         fixed: (attack, num_steps) within the headline radius, each on what stands so far.
         square: queries of Square, the last.
+
+    Of all these, those are run that the norm says work in it (`norms.Ball`).
     """
 
     restarts: tuple[int, int]
     more_steps: tuple[int, int]
-    minimum: dict[str, tuple[tuple[str, int], ...]]
+    minimum: tuple[tuple[str, int], ...]
     fixed: tuple[tuple[str, int], ...]
     square: int
 
@@ -33,21 +37,21 @@ LEVELS: dict[LevelName, Level] = {
     "quick": Level(
         restarts=(20, 3),
         more_steps=(0, 1),
-        minimum={"l2": (("ddn", 50),), "linf": (("fmn", 50),)},
+        minimum=(("ddn", 50), ("fmn", 50)),
         fixed=(("apgd_t", 20),),
         square=200,
     ),
     "standard": Level(
         restarts=(100, 5),
         more_steps=(500, 1),
-        minimum={"l2": (("ddn", 200), ("cw", 100)), "linf": (("fmn", 200),)},
+        minimum=(("ddn", 200), ("cw", 100), ("fmn", 200), ("ead", 100)),
         fixed=(("apgd_ce", 100), ("apgd_t", 100), ("fab_t", 100)),
         square=5000,
     ),
     "paper": Level(
         restarts=(100, 10),
         more_steps=(2500, 5),
-        minimum={"l2": (("ddn", 1000), ("cw", 1000)), "linf": (("fmn", 1000),)},
+        minimum=(("ddn", 1000), ("cw", 1000), ("fmn", 1000), ("ead", 1000)),
         fixed=(("apgd_ce", 100), ("apgd_t", 100), ("fab_t", 100)),
         square=5000,
     ),
@@ -72,11 +76,11 @@ class CertificateSettings(Settings):
     """Noisy copies at a time."""
 
 
-class SuiteSettings(Settings):
+class SuiteSettings(WithLoss):
     """How every model is measured on the test split, and how thoroughly."""
 
-    norm: Literal["l2", "linf"] = "l2"
-    """Norm of the attack."""
+    norm: NormName = "l2"
+    """Norm of the attacks: l2, linf, l1, or package.module:attribute of your own."""
     eps: Radii
     """Radii of the accuracy-against-eps curve, pixel units on [0, 1], all > 0."""
     num_steps: int = Field(default=20, ge=1)
@@ -105,7 +109,7 @@ class SuiteSettings(Settings):
 
     def transfer(self) -> dict[str, Any]:
         """What `transfer_images` is told."""
-        return {"eps": self.headline_eps, **self.model_dump(include={"norm", "num_steps", "batch_size"})}
+        return {"eps": self.headline_eps, **self.model_dump(include={"norm", "loss", "num_steps", "batch_size"})}
 
 
 RANDOM_STARTS = ("evaluate", "random start")

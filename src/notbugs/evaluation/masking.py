@@ -5,16 +5,16 @@ Source: Carlini et al. 2019, "On Evaluating Adversarial Robustness"; Athalye et 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from notbugs.attacks import NORMS, pgd
+from notbugs.attacks import pgd
 from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.gradients import look
-from notbugs.attacks.losses import LOSSES, NO_NUMBER, called, fools
-from notbugs.attacks.projections import Ball
+from notbugs.attacks.losses import LOSSES, NO_NUMBER, USUAL_LOSS, called, fools
+from notbugs.attacks.norms import Ball, norm_of
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import adversarially_correct, engine_of, model_device, on_device, predict
 from notbugs.evaluation.intervals import wilson_interval
@@ -115,21 +115,23 @@ class Attacked:
         norm, eps: the ball.
         batch_size: images attacked at a time.
         generator: for everything random.
+        loss: what PGD climbs.
     """
 
     model: nn.Module
     engine: Engine
     data: ImageData
     first: int
-    norm: Literal["l2", "linf"]
+    norm: str
     eps: float
     batch_size: int
     generator: torch.Generator
+    loss: str = USUAL_LOSS
 
     @property
     def ball(self) -> type[Ball]:
         """What the norm says of itself."""
-        return NORMS[self.norm]
+        return norm_of(self.norm)
 
     def withstand(self, rows: Tensor | slice = slice(None), **arguments: Any) -> Tensor:
         """Which of the images at some rows withstand PGD, (n,) bool; arguments: of `pgd`, by default at this radius."""
@@ -139,7 +141,7 @@ class Attacked:
             batch_size=self.batch_size,
             generator=self.generator,
             numbers=self.first + torch.arange(len(self.data))[rows],
-            **{"norm": self.norm, "eps": self.eps, "engine": self.engine, **arguments},
+            **{"norm": self.norm, "loss": self.loss, "eps": self.eps, "engine": self.engine, **arguments},
         )
 
     def logits(self, images: Tensor) -> Tensor:
@@ -197,7 +199,8 @@ def transfer_images(
     data: ImageData,
     *,
     eps: float,
-    norm: Literal["l2", "linf"] = "l2",
+    norm: str = "l2",
+    loss: str = USUAL_LOSS,
     num_steps: int = 20,
     batch_size: int = 500,
 ) -> Tensor:
@@ -205,7 +208,8 @@ def transfer_images(
     engine = engine_of(source, data)
 
     def fooling(_: slice, inputs: Tensor, labels: Tensor) -> Tensor:
-        return pgd(engine, inputs, labels, norm=norm, eps=eps, num_steps=num_steps, judge=False).x_adv.cpu()
+        found = pgd(engine, inputs, labels, norm=norm, loss=loss, eps=eps, num_steps=num_steps, judge=False)
+        return found.x_adv.cpu()
 
     return torch.cat(on_device("transfer", data, model_device(source), batch_size, fooling))
 

@@ -1,15 +1,14 @@
 """The smallest perturbation that fools, example by example: one attack gives accuracy at every eps at once."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from notbugs.attacks import NORMS
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import library_attack
 from notbugs.attacks.losses import fools
+from notbugs.attacks.norms import norm_of
 from notbugs.attacks.projections import column
 from notbugs.data.images import ImageData
 from notbugs.evaluation.accuracy import called_by, engine_of, model_device, on_device, predict
@@ -23,7 +22,7 @@ def minimum_norms(
     data: ImageData,
     attack: str,
     *,
-    norm: Literal["l2", "linf"],
+    norm: str,
     num_steps: int,
     batch_size: int = 500,
     generator: torch.Generator,
@@ -34,7 +33,7 @@ def minimum_norms(
     What the attack found is moved back towards the image, by bisection, as long as the model gets it wrong.
 
     Args:
-        attack: a name in `notbugs.attacks.library.MINIMUM_NORM[norm]`.
+        attack: a name in `notbugs.attacks.library.MINIMUM_NORM`, one that the norm is `minimised_by`.
         engine: made from the model as it is now; None makes one.
     Returns: (N,) float64; 0 for an image that is wrong untouched, infinity where nothing was found. It is an upper
         bound of the distance to the decision boundary.
@@ -52,7 +51,7 @@ def minimum_norms(
         delta, on_host = x_adv - inputs, labels.cpu()
         fooled = fools(predict(model, x_adv), on_host)
         share = _smallest_share(model, inputs[fooled], delta[fooled], on_host[fooled])
-        found[rows[part][fooled]] = NORMS[norm].length(delta).cpu()[fooled] * share
+        found[rows[part][fooled]] = norm_of(norm).length(delta).cpu()[fooled] * share
 
     on_device(attack, data.select(rows), model_device(model), batch_size, search)
     return found

@@ -22,6 +22,7 @@ from notbugs.models import ModelError, load_model
 from notbugs.runtime.config import find_root, read_params, runtime, settings, validate
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import write_json
+from notbugs.runtime.registry import allow, texts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +109,8 @@ def _quartiles(values: list[float]) -> dict[str, float | None]:
 
 
 def _settings(changes: dict[str, Any]) -> SuiteSettings:
-    """The section `evaluate` of params.yaml here, if there is one, with changes."""
+    """The section `evaluate` of params.yaml here, if there is one, with changes; what they name may be imported."""
+    allow(texts(changes), Path.cwd())
     if not changes.get("headline_eps", 1) > 0:
         raise UserError(f"--eps {changes['headline_eps']:g}: must be a number > 0")
     try:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from notbugs.attacks.engine import Engine
 from notbugs.attacks.library import allows, library_attack
-from notbugs.attacks.losses import fools
+from notbugs.attacks.losses import USUAL_LOSS, fools
 from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.data.images import ImageData, Images, make_generator
 from notbugs.evaluation.accuracy import Outcome, batches, engine_of, model_device, outcomes, predict
@@ -19,8 +19,6 @@ from notbugs.evaluation.masking import Attacked, Check, Signs, Standing, look_fo
 from notbugs.evaluation.minimum_norm import minimum_norms
 from notbugs.evaluation.results import WORST
 from notbugs.runtime.out_of_memory import BatchSplitter
-
-Norm = Literal["l2", "linf"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def audit(
         headline_eps: the radius that is spoken of, pixel units on [0, 1]; the suite attacks there.
         generator: for everything random; None takes the one that seed 0 gives.
         compiled: compile the engine of the curve's attacks (see `attacks.engine.pays_to_compile`).
-        arguments: those of `find`: eps, norm, num_steps, headline_num_steps, level, certificate, transfer_from, ...
+        arguments: those of `find`: eps, norm, loss, num_steps, headline_num_steps, level, certificate, ...
     """
     generator = generator or make_generator(0, *RANDOM_STARTS)
     engine = engine_of(model, data, compiled=compiled)
@@ -93,7 +91,8 @@ def find(
     *,
     headline_eps: float,
     eps: Sequence[float] | None = None,
-    norm: Norm = "l2",
+    norm: str = "l2",
+    loss: str = USUAL_LOSS,
     num_steps: int = 20,
     headline_num_steps: int = 100,
     level: LevelName | Level = "quick",
@@ -111,7 +110,7 @@ def find(
 
     Args:
         data: the images of the part.
-        headline_eps, eps, norm, num_steps, headline_num_steps, batch_size: as for `accuracy.outcomes`.
+        headline_eps, eps, norm, loss, num_steps, headline_num_steps, batch_size: as for `accuracy.outcomes`.
         level: a name in LEVELS, or attacks of one's own.
         certificate: what `certify` is told, such as {"sigma": 0.25}, and `num_examples`, how many of the first images
             are certified; None for none.
@@ -123,12 +122,12 @@ def find(
         curve_engine: attacked for the curve; made from the model.
         first: row of the test split that the part begins with.
     """
-    shared: dict[str, Any] = {"norm": norm, "num_steps": num_steps, "headline_num_steps": headline_num_steps}
-    shared["batch_size"] = batch_size
+    shared: dict[str, Any] = {"norm": norm, "loss": loss, "num_steps": num_steps, "batch_size": batch_size}
+    shared["headline_num_steps"] = headline_num_steps
     curve = outcomes(model, data, headline_eps=headline_eps, eps=eps, engine=curve_engine, **shared)
     if not thorough:
         return Audit(curve, {})
-    attacked = Attacked(model, engine_of(model, data), data, first, norm, headline_eps, batch_size, generator)
+    attacked = Attacked(model, engine_of(model, data), data, first, norm, headline_eps, batch_size, generator, loss)
     attacks, steps = LEVELS[level] if isinstance(level, str) else level, (num_steps, headline_num_steps)
     suite = _Suite(attacked, attacks, curve, steps, search_all=checked)
     standing = suite.run()
@@ -144,7 +143,7 @@ def find(
         return Audit(found, {})
     if isinstance(transfer_from, nn.Module):
         transfer_from = transfer_images(
-            transfer_from, data, eps=headline_eps, norm=norm, num_steps=num_steps, batch_size=batch_size
+            transfer_from, data, eps=headline_eps, norm=norm, loss=loss, num_steps=num_steps, batch_size=batch_size
         )
     signs = look_for_signs(attacked, headline_num_steps=headline_num_steps, transferred=transfer_from)
     guaranteed = None if certificate is None else _certified(attacked, **certificate)
@@ -210,8 +209,9 @@ class _Suite:
         more_steps = (self._fewer_steps, self._fewer_steps & self._headline)
         if level.more_steps[0] > self._most_steps:
             more_steps = self._pgd(*level.more_steps)
-        for name, num_steps in level.minimum[self.attacked.norm]:
-            self._minimum(name, num_steps)
+        for name, num_steps in level.minimum:
+            if name in self.attacked.ball.minimised_by:
+                self._minimum(name, num_steps)
         for name, num_steps in level.fixed:
             self._fixed(name, num_steps)
         gradient = self._left
@@ -242,7 +242,8 @@ class _Suite:
 
     def _fixed(self, name: str, num_steps: int) -> None:
         data = self.attacked.data
-        if not allows(name, len(data.class_names), data.image_shape):
+        works = name in self.attacked.ball.attacked_by
+        if not (works and allows(name, len(data.class_names), data.image_shape)):
             return
         rows = self._left.nonzero().flatten()
 

@@ -32,7 +32,6 @@ HATCH = "////"
 """Of the second of two bars."""
 COLOURS = "viridis"
 """Of heatmaps, and of lines that belong to one quantity."""
-NORM_NAMES = {"l2": "L2", "linf": "L∞"}
 
 # Okabe and Ito's palette, told apart with any colour vision; a control shares the colour of what it controls.
 _LOOKS = {

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from notbugs.attacks.norms import norm_title
 from notbugs.evaluation.results import (
     HEADLINES,
     STILL_Y,
@@ -24,7 +25,6 @@ from notbugs.evaluation.results import (
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.drawing import (
     GREY,
-    NORM_NAMES,
     bar,
     chance_line,
     filled,
@@ -74,7 +74,7 @@ def figure_2(project: Project) -> Figure | None:
     percent_axis(axes, "test accuracy on y")
     handles = [
         filled(GREY, "clean"),
-        filled(GREY, f"adversarial, {NORM_NAMES[project.norm]} eps {project.headline_eps:g}", hatched=True),
+        filled(GREY, f"adversarial, {norm_title(project.norm)} eps {project.headline_eps:g}", hatched=True),
         mark("white", f"the paper: {SETTING}, L2 eps {FIGURE_EPS:g}", "D", **_PAPER),
         stroke(GREY, "chance", "--", lw=1),
     ]
@@ -106,7 +106,7 @@ def accuracy_against_eps(project: Project) -> Figure | None:
         _mark(axes, radius, text, line)
     chance_line(axes, project.num_classes)
     axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # room for the markers at eps 0
-    axes.set_xlabel(f"eps: {NORM_NAMES[project.norm]} radius of the attack ({attack}), pixel units")
+    axes.set_xlabel(f"eps: {norm_title(project.norm)} radius of the attack ({attack}), pixel units")
     percent_axis(axes, "test accuracy on y")
     figure.legend(loc="outside right upper", title="fitted on", handlelength=3.2)
     return figure

@@ -15,9 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from notbugs.attacks.norms import norm_title
 from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.results import attack_label, model_label, percent, percent_with_spread, read_json
-from notbugs.report.drawing import DPI, NORM_NAMES
+from notbugs.report.drawing import DPI
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
 from notbugs.report.project import Project
@@ -210,7 +211,7 @@ def environment() -> Environment:
         "with_spread": percent_with_spread,
         "whole": lambda fraction: f"{fraction:.0%}",
     }
-    found.globals |= {"CALLED_BEFORE": CALLED_BEFORE, "LIMIT": f"{100 * STILL_Y_SHARE:g}%", "NORM_NAMES": NORM_NAMES}
+    found.globals |= {"CALLED_BEFORE": CALLED_BEFORE, "LIMIT": f"{100 * STILL_Y_SHARE:g}%", "norm_title": norm_title}
     return found
 
 

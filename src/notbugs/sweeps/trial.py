@@ -90,6 +90,7 @@ class Laboratory:
                 "norm": evaluation.norm,
                 "eps": evaluation.headline_eps,
                 "num_steps": evaluation.headline_num_steps,
+                **evaluation.model_dump(include={"loss"}),  # nothing where it is the usual one
             },
             **{f"data/{name}": sha256(self.project.dataset(name) / "manifest.json") for name in SPLITS},
         }

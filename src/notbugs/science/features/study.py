@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from notbugs.attacks.norms import NormName
 from notbugs.data.images import ImageData, Images, make_generator, stratified_subset
 from notbugs.data.sources.planted import patterns
 from notbugs.evaluation.accuracy import adversarially_correct, called_by
@@ -30,7 +31,7 @@ from notbugs.science.features.usefulness import (
 class FeaturesSettings(Settings):
     """Section `features`: which features are measured, and how."""
 
-    norm: Literal["l2", "linf"] = "l2"
+    norm: NormName = "l2"
     """Norm of the adversary."""
     eps: Radii
     """Radii of γ, pixel units on [0, 1], all > 0."""

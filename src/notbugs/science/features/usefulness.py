@@ -12,7 +12,6 @@ Source: Ilyas et al. 2019, section 2.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from notbugs.attacks import pgd
 from notbugs.attacks.engine import frozen
 from notbugs.attacks.losses import Loss
+from notbugs.attacks.norms import norm_of
 from notbugs.data.images import ImageData, Images
 from notbugs.evaluation.accuracy import batches, engine_of, model_device
 from notbugs.evaluation.intervals import Z_95
@@ -207,7 +207,7 @@ def worst(
     *,
     eps: float,
     num_steps: int = 20,
-    norm: Literal["l2", "linf"] = "l2",
+    norm: str = "l2",
     batch_size: int = 500,
     progress: Track = silent,
     description: str = "features",
@@ -245,9 +245,7 @@ def worst(
     return found
 
 
-def linear_usefulness(
-    rho: float, direction: Tensor, std: float, eps: float, norm: Literal["l2", "linf"] = "l2"
-) -> float:
+def linear_usefulness(rho: float, direction: Tensor, std: float, eps: float, norm: str = "l2") -> float:
     """γ of the linear feature aᵀx/‖a‖_Σ in closed form: ρ − eps·‖a‖*/‖a‖_Σ.
 
     Without clipping to [0, 1]; where clipping binds, the adversary can do less.
@@ -262,7 +260,7 @@ def linear_usefulness(
         raise FeatureError(f"eps must be > 0, not {eps}")
     if not std > 0:
         raise FeatureError("the feature has no variance on D, so it cannot be scaled")
-    dual = direction.double().norm(p=2 if norm == "l2" else 1)
+    dual = norm_of(norm).dual_length(direction.double()[None])
     return rho - eps * float(dual) / std
 
 

@@ -1,13 +1,14 @@
 """A small planted world from data to fits, seen through its matched filters."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from notbugs.attacks.norms import NormName
 from notbugs.construction.building import construct
 from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings, InvertSettings, TargetSettings
@@ -46,7 +47,7 @@ class PlantedStudySettings(Settings):
     """How D_det is made."""
     fit: TrainSettings
     """How classifiers are fitted on each construction, one a seed."""
-    norm: Literal["l2", "linf"] = "linf"
+    norm: NormName = "linf"
     """Norm of the adversary of γ."""
     eps: Radii
     """Radii of γ, all > 0."""
