@@ -8,6 +8,7 @@ from notbugs.attacks.engine import Engine
 from notbugs.attacks.straight_through import NoReluError, straight_relu, straightened
 from notbugs.models import create_model
 from notbugs.models.base import Classifier
+from notbugs.models.ensemble import Ensemble
 from notbugs.models.foreign import Hooked
 
 
@@ -55,6 +56,19 @@ def test_the_last_relus_of_every_kind_of_network(architecture: str, last: int) -
     x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(2))
     assert torch.equal(straight(x), model(x))
     assert torch.equal(straight.representation(x), model.representation(x))
+
+
+def test_every_member_of_an_ensemble_is_straightened() -> None:
+    members = [made("small_cnn"), made("resnet8")]
+    model = Ensemble(members).eval()
+    straight = straightened(model)
+    assert [straight_calls(member) for member in straight.members] == [1, 1]
+    x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(straight(x), model(x))
+    weights = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
+    others = torch.zeros(4, straight.representation(x).shape[1] - 8)
+    first = torch.cat([weights, others], dim=1)
+    torch.testing.assert_close(gradient(straight, x, first), gradient(straightened(members[0]), x, weights))
 
 
 def test_the_gradient_is_that_without_the_last_relu() -> None:

@@ -1,6 +1,7 @@
 """A network whose last ReLUs pass gradients back as if they were not there."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -8,6 +9,7 @@ from torch.nn import functional
 
 from notbugs.attacks.modules import copied, evaluating_
 from notbugs.models.base import Classifier
+from notbugs.models.ensemble import Ensemble
 from notbugs.runtime.errors import UserError, one_line
 
 _FUNCTIONS = (torch.relu, torch.relu_, functional.relu, functional.relu_)
@@ -25,11 +27,13 @@ def straightened(model: Classifier) -> Classifier:
     which ends its last block, of an Inception network those which end the branches of its last block.
 
     Args:
-        model: its body is traced; it is not changed.
+        model: its body, or that of each member of an ensemble, is traced; it is not changed.
     Returns: the copy, in eval mode.
     Raises: NoReluError if the body cannot be traced, or has no ReLU.
     Source: MadryLab/robustness, `FakeReLU` of custom_modules.py, which the released datasets were inverted with.
     """
+    if isinstance(model, Ensemble):
+        return Ensemble([straightened(cast(Classifier, member)) for member in model.members]).eval()
     copy = copied(model)
     assert isinstance(copy, Classifier)
     evaluating_(copy)

@@ -42,7 +42,8 @@ class Targeting:
         start: what is perturbed instead of x; the ball lies around it. t and y stay those of x's row.
         label: give t, or y (the untouched labels of Fowl et al. 2021).
         views: k > 0 descends the mean over k random flips and shifts of log((1 − p)/p), p being t's probability: the
-            cross-entropy's gradient to a factor a view, which does not vanish for the views that are solved.
+            cross-entropy's gradient to a factor a view, which does not vanish for the views that are solved. Of an
+            ensemble it is the mean of the members' cross-entropies.
         schedule, momentum: of the steps, see `attacks.course.Course`.
         straight_through: look for the gradient through last ReLUs that let all pass.
     Raises: RecipeError for targets that D does not have, NoReluError if there is no ReLU to pass through.
