@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from notbugs.attacks.engine import multiply_adds, pays_to_compile
-from notbugs.construction.settings import ConstructSettings
 from notbugs.data.store import DatasetError, source_folders
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.config import settings
@@ -64,7 +63,26 @@ class Origin(NamedTuple):
     judge: Path
 
 
-def origins(project: Context, config: ConstructSettings, key: str) -> list[Origin]:
+class Sources(Protocol):
+    """What settings of a construction say of its source models; stages that construct nothing need not import these."""
+
+    @property
+    def model(self) -> str:
+        """An entry of `train`."""
+        ...
+
+    @property
+    def ensemble(self) -> tuple[str, ...] | None:
+        """Members in its place."""
+        ...
+
+    @property
+    def source_seeds(self) -> tuple[int, ...] | None:
+        """Those of its seeds that are used; None for all."""
+        ...
+
+
+def origins(project: Context, config: Sources, key: str) -> list[Origin]:
     """The source models of a construction, one each, by rising seed; or its ensemble.
 
     Args:
