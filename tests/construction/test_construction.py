@@ -19,6 +19,7 @@ from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.neighbours import nearest_neighbour, neighbour_reference, own_neighbours
 from notbugs.models.base import Classifier
+from notbugs.pipeline.construct import read_recipe
 from notbugs.runtime.errors import ConfigError
 
 INVERT = {"recipe": "invert", "model": "robust", "num_steps": 100, "step_size": 0.05}
@@ -497,16 +498,22 @@ def test_settings_follow_the_recipe():
         ({**TARGET, "eps": math.inf}, r"construct\.x\.eps = inf: must be a finite number"),
         ({**TARGET, "num_steps": 0}, r"construct\.x\.num_steps = 0: must be greater than or equal to 1"),
         ({**INVERT, "step_size": 0.0}, r"construct\.x\.step_size = 0\.0: must be greater than 0"),
-        ({**INVERT, "model": "strong"}, r"construct\.x\.model = 'strong': must be 'standard' or 'robust'"),
         ({**INVERT, "dtype": "uint8"}, r"construct\.x\.dtype = 'uint8': must be 'float32' or 'float16'"),
         ({**TARGET, "source_seeds": [1, 1]}, r"construct\.x\.source_seeds = \[1, 1\]: must be seeds that differ"),
         ({**TARGET, "source_seeds": []}, r"construct\.x\.source_seeds = \[\]: must be a list of at least 1"),
-        ({**TARGET, "norm": "box"}, r"construct\.x\.norm = 'box': must be 'l2' or 'linf'"),
+        ({**TARGET, "norm": "box"}, r"construct\.x\.norm = 'box': must be one of l2, linf, l1"),
     ],
 )
 def test_impossible_settings_are_refused(section, message):
     with pytest.raises(ConfigError, match=message):
         construct_settings(section, "construct.x")
+
+
+def test_a_source_model_that_nobody_trains_is_refused():
+    params = {"train": {"standard": {}, "robust": {}}, "construct": {"x": {**INVERT, "model": "strong"}}}
+    message = r"^params\.yaml: construct\.x\.model = 'strong': must be an entry of train: standard, robust"
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(params, "construct.x")
 
 
 @pytest.mark.cuda
