@@ -497,11 +497,10 @@ def test_settings_follow_the_recipe():
         ({**TARGET, "eps": math.inf}, r"construct\.x\.eps = inf: must be a finite number"),
         ({**TARGET, "num_steps": 0}, r"construct\.x\.num_steps = 0: must be greater than or equal to 1"),
         ({**INVERT, "step_size": 0.0}, r"construct\.x\.step_size = 0\.0: must be greater than 0"),
-        ({**INVERT, "model": "strong"}, r"construct\.x\.model = 'strong': must be 'standard' or 'robust'"),
         ({**INVERT, "dtype": "uint8"}, r"construct\.x\.dtype = 'uint8': must be 'float32' or 'float16'"),
         ({**TARGET, "source_seeds": [1, 1]}, r"construct\.x\.source_seeds = \[1, 1\]: must be seeds that differ"),
         ({**TARGET, "source_seeds": []}, r"construct\.x\.source_seeds = \[\]: must be a list of at least 1"),
-        ({**TARGET, "norm": "box"}, r"construct\.x\.norm = 'box': must be 'l2' or 'linf'"),
+        ({**TARGET, "norm": "box"}, r"construct\.x\.norm = 'box': must be one of l2, linf, l1 or pack"),
     ],
 )
 def test_impossible_settings_are_refused(section, message):
