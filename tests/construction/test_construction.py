@@ -501,7 +501,7 @@ def test_settings_follow_the_recipe():
         ({**INVERT, "dtype": "uint8"}, r"construct\.x\.dtype = 'uint8': must be 'float32' or 'float16'"),
         ({**TARGET, "source_seeds": [1, 1]}, r"construct\.x\.source_seeds = \[1, 1\]: must be seeds that differ"),
         ({**TARGET, "source_seeds": []}, r"construct\.x\.source_seeds = \[\]: must be a list of at least 1"),
-        ({**TARGET, "norm": "box"}, r"construct\.x\.norm = 'box': must be one of l2, linf, l1"),
+        ({**TARGET, "norm": "box"}, r"construct\.x\.norm = 'box': must be one of l2, linf, l1 or pack"),
     ],
 )
 def test_impossible_settings_are_refused(section, message):

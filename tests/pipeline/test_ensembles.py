@@ -10,8 +10,8 @@ from notbugs.data.store import load_dataset
 from notbugs.evaluation.accuracy import called_by
 from notbugs.models import load_model
 from notbugs.pipeline.construct import read_recipe
+from notbugs.pipeline.origins import ensemble_members, origins
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.models import ensemble_members, origins
 from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.errors import ConfigError
 from notbugs.sweeps.settings import sweep_settings

@@ -53,8 +53,8 @@ def test_names_that_cannot_be(key: str, message: str) -> None:
             r"construct\.weak\.model = 'wide': must be an e",
         ),
         (
-            {"fit": {"weak": FIT}},
-            r"fit\.weak: there is no construct\.weak to fit on, and no imported dataset in data/weak",
+            {"fit": {"weaker": FIT}},
+            r"fit\.weaker: there is no construct\.weaker to fit on, and no imported dataset in data/weaker",
         ),
         ({"construct": {"a-b": CONSTRUCT["rand"]}}, r"construct\.a-b: a name has letters"),
     ],

@@ -31,10 +31,11 @@ from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
 from notbugs.models import load_model
 from notbugs.models.base import Classifier
 from notbugs.models.ensemble import Ensemble
+from notbugs.pipeline.origins import Origin, ensemble_members, origins
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
-from notbugs.pipeline.running.models import Origin, compiles, ensemble_members, origins, source_models
+from notbugs.pipeline.running.models import compiles, source_models
 from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
 from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import SOURCE, check_name, dataset_name

@@ -120,16 +120,19 @@ def allow(names: Iterable[str], folder: Path | None = None) -> None:
             _folders.append(text)
 
 
-def texts(value: Any) -> Iterator[str]:
-    """All texts in nested settings, but for keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from texts(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from texts(inner)
+def texts(value: Any) -> set[str]:
+    """All texts in nested settings, but for keys; what an alias of YAML repeats, itself even, is looked at once."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            found.add(one)
+        elif isinstance(one, Mapping | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            left += one.values() if isinstance(one, Mapping) else one
+    return found
 
 
 def own_modules(value: Any) -> set[str]:

@@ -1,8 +1,7 @@
 """The models trained on D and the datasets made with them, by seed; and whether an attacked network is compiled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -45,102 +44,6 @@ def construction_seeds(trained: Sequence[int], asked: Sequence[int] | None, *, m
             f"params.yaml: {key}.source_seeds = {list(asked)}: must be among train.{model}.seeds: {allowed}"
         )
     return tuple(sorted(asked))
-
-
-class Origin(NamedTuple):
-    """What one dataset of a construction is made from.
-
-    Attributes:
-        seed: of the source model; the lowest one of an ensemble's.
-        members: files of the models that are attacked: one, or an ensemble.
-        others: files of models of the same kinds that are not.
-        judge: file of the robust model that says what the images still show.
-    """
-
-    seed: int
-    members: tuple[Path, ...]
-    others: tuple[Path, ...]
-    judge: Path
-
-
-class Sources(Protocol):
-    """What settings of a construction say of its source models; stages that construct nothing need not import these."""
-
-    @property
-    def model(self) -> str:
-        """An entry of `train`."""
-        ...
-
-    @property
-    def ensemble(self) -> tuple[str, ...] | None:
-        """Members in its place."""
-        ...
-
-    @property
-    def source_seeds(self) -> tuple[int, ...] | None:
-        """Those of its seeds that are used; None for all."""
-        ...
-
-
-def origins(project: Context, config: Sources, key: str) -> list[Origin]:
-    """The source models of a construction, one each, by rising seed; or its ensemble.
-
-    Args:
-        key: dotted place of its settings, for the error.
-    Raises: ConfigError for a seed that no model is trained with.
-    """
-    robust = source_seeds(project, "robust")
-    if config.ensemble is not None:
-        members = ensemble_members(project.params, config.ensemble, key)
-        kinds = dict.fromkeys(name for name, _ in members)
-        others = [(name, seed) for name in kinds for seed in source_seeds(project, name) if (name, seed) not in members]
-        judges = [seed for seed in robust if ("robust", seed) not in members] or list(robust)
-        return [
-            Origin(
-                min(seed for _, seed in members),
-                tuple(project.source_model(*member) for member in members),
-                tuple(project.source_model(*other) for other in others),
-                project.source_model("robust", judges[0]),
-            )
-        ]
-    name = config.model
-    trained = source_seeds(project, name)
-    seeds = construction_seeds(trained, config.source_seeds, model=name, key=key)
-    return [
-        Origin(
-            seed,
-            (project.source_model(name, seed),),
-            tuple(project.source_model(name, other) for other in trained if other != seed),
-            project.source_model("robust", judge_seed(robust, name, seed)),
-        )
-        for seed in seeds
-    ]
-
-
-def ensemble_members(params: Mapping[str, Any], named: Sequence[str], key: str) -> list[tuple[str, int]]:
-    """(entry of `train`, seed) of each member of an ensemble, in order.
-
-    Args:
-        named: NAME/SEED, or NAME for all seeds of an entry.
-        key: dotted place of the construction's settings, for the error.
-    Raises: ConfigError for what is not trained, stands twice, or is one model alone.
-    """
-    members: list[tuple[str, int]] = []
-    for member in named:
-        name, _, seed = member.partition("/")
-        trained = settings(params, f"train.{name}", TrainSettings).seeds if name in (params.get("train") or {}) else ()
-        chosen = [one for one in trained if seed in ("", str(one))]
-        if not chosen:
-            there = [f"{entry}/SEED" for entry in params.get("train") or {}]
-            raise ConfigError(
-                f"params.yaml: {key}.from: {member}: no model is trained by that name and seed; allowed: an entry of "
-                f"train, or one of its seeds: {', '.join(there)}"
-            )
-        members += [(name, one) for one in chosen]
-    if len(set(members)) != len(members) or len(members) < 2:
-        what = "names a model twice" if len(set(members)) != len(members) else "names one model: that is `model`"
-        raise ConfigError(f"params.yaml: {key}.from = {list(named)}: {what}; allowed: two different models or more")
-    return members
 
 
 def judge_seed(robust_seeds: Sequence[int], model: str, source_seed: int) -> int:
