@@ -17,6 +17,7 @@ from notbugs.evaluation import one_model
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
 from notbugs.pipeline.running import context
+from notbugs.runtime import registry
 
 FACTORY = """
 import torch
@@ -106,6 +107,28 @@ def test_a_network_of_ones_own(folder: Path) -> None:
     assert {row["norm"] for row in found["accuracies"]} == {"linf"}
     assert call(*given, "--out", "again.json")[0] == 0
     assert (folder / "again.json").read_bytes() == (folder / "found.json").read_bytes()
+
+
+@pytest.mark.parametrize("option", ["norm", "loss"])
+def test_a_norm_and_a_loss_of_ones_own_are_named_on_the_command_line(
+    folder: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a person names there may be imported, as if params.yaml named it; what is not there is one line."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry, "_folders", [])
+    monkeypatch.setattr(registry, "_allowed", set())
+    (folder / f"own_{option}.py").write_text(
+        "from notbugs.attacks.losses import margin\nfrom notbugs.attacks.norms import L1Ball\n"
+        "class Tenth(L1Ball):\n    quantile = 0.9\n"
+    )
+    given = ("--model", "standard.safetensors", "--data", "test", "--eps", "1", "--out", "found.json")
+    name = f"own_{option}:{'Tenth' if option == 'norm' else 'margin'}"
+    code, text = call(*given, f"--{option}", name)
+    assert code == 0, text
+    assert json.loads((folder / "found.json").read_text())["settings"][option] == name
+    code, text = call(*given, f"--{option}", "l4")
+    assert code == 2
+    assert f"evaluate.{option} = 'l4': must be one of " in text
 
 
 def test_settings_come_from_params_where_there_are_some(folder: Path) -> None:

@@ -42,8 +42,8 @@ USUAL_SIZES = (1.0, 100.0)
 USUAL_SIZE = 16.0
 """What other sizes are scaled to, by a power of 2."""
 FMN_STEP_L1 = 0.1
-"""L2 length of FMN's first step in L1. At foolbox's 1.0 it found nothing for 5 and 15 of 40 digits of two networks, at 0.1
-for none and 2."""
+"""L2 length of FMN's first step in L1. At foolbox's 1.0 it found nothing for 5 and 15 of 40 digits of two networks, at
+0.1 for none and 2."""
 LEAST_SHRINKING = 10
 """Steps from which APGD's are enough to be spread over three radii."""
 SURE = 5.0
