@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
-# One process of the tests more than processors, at most eight: some tests wait for processes that they end.
-WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); if [ $$n -gt 7 ]; then n=7; fi; echo $$((n + 1)))
+# Processes of the tests: one a processor, at most eight.
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); if [ $$n -gt 8 ]; then n=8; fi; echo $$n)
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: repro repro-all test test-all audit docs lint ui sweep bench clean help

@@ -158,7 +158,7 @@ def test_two_classes_go_without_the_attack_that_needs_four(digits):
 @pytest.mark.parametrize(
     ("which", "count"),
     [
-        ("robust", 40),
+        pytest.param("robust", 40, marks=pytest.mark.slow),
         pytest.param("robust", 200, marks=pytest.mark.slow),
         pytest.param("standard", 200, marks=pytest.mark.slow),
     ],

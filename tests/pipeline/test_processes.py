@@ -157,6 +157,7 @@ def test_the_model_recorded_is_the_model_saved(digits, tmp_path):
     assert 0.2 < first["accuracy"] < 1
 
 
+@pytest.mark.slow
 def test_training_in_two_processes_is_within_the_noise_of_seeds(project):
     """BatchNorm sees half batches, so the models differ; the validation accuracies do not more than seeds do."""
     alone = json.loads((project / "metrics" / "train" / "robust.json").read_text())["full"]["mean"]

@@ -29,6 +29,7 @@ def change_seed(folder: Path, seed: int) -> None:
     run(folder, "dvc", "repro")
 
 
+@pytest.mark.slow
 def test_what_gc_removed_keeps_nobody_from_sending_the_rest(repository: Path, tmp_path: Path) -> None:
     run(repository, "notbugs", "track", NOTBUGS_TRACKING="off")
     change_seed(repository, 1)

@@ -245,6 +245,7 @@ def test_a_silent_worker_of_another_machine_is_given_up(
             other.end(silent, optuna.trial.TrialState.COMPLETE, [0.5])
 
 
+@pytest.mark.slow
 def test_sqlite_and_postgres_give_the_same_bytes(project: Path, postgres: Postgres) -> None:
     run(open_project(project), "small", jobs=1)
     first = outputs(project)
