@@ -197,7 +197,7 @@ def test_transferred_images_fool_their_own_model_within_eps(standard_model, few)
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """All attacks of the level, a few steps of each: where it matters who is attacked, and not how hard."""
-    level = replace(LEVELS["quick"], restarts=(3, 2), minimum={"l2": (("ddn", 50),)}, fixed=(("apgd_t", 4),), square=20)
+    level = replace(LEVELS["quick"], restarts=(3, 2), fixed=(("apgd_t", 4),), square=20)
     monkeypatch.setitem(LEVELS, "quick", level)
 
 

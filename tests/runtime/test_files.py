@@ -112,7 +112,7 @@ def test_a_file_where_a_folder_must_be(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_line_says_it_in_one_line(tmp_path: Path, monkeypatch, error: Exception, line: str) -> None:
-    def fail(params: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     (tmp_path / "params.yaml").write_text("seed: 0\n")
