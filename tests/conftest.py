@@ -17,9 +17,10 @@ from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, make_generator, stratified_split
 from notbugs.models import create_model, set_normalisation
 from notbugs.models.base import Classifier
+from notbugs.runtime import registry
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
-from projects import make_project, run
+from projects import forget_own_modules, make_project, run
 
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=60)
@@ -59,6 +60,17 @@ def _one_thread_again() -> Iterator[None]:
 def warm_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python as the package starts it is a fork of one that has imported everything."""
     monkeypatch.setattr(sys, "executable", warm.program("python"))
+
+
+@pytest.fixture
+def fresh_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of the user's own is found, named or imported yet; what a test does of it is undone."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry, "_folders", [])
+    monkeypatch.setattr(registry, "_allowed", set())
+    forget_own_modules()
+    yield
+    forget_own_modules()
 
 
 @pytest.fixture(scope="session")

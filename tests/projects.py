@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import warm
+from notbugs.runtime import imports
 from notbugs.runtime.files import sha256
 from tiny import TINY_PARAMS
 
@@ -79,6 +80,14 @@ def run(
     if check and done.returncode:
         pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def forget_own_modules() -> None:
+    """As a new process, which has imported nothing of the user's package `lab` and read no source."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
+        del sys.modules[name]
+    for cached in (imports.made_with, imports.reached, imports.source, imports._imported, imports._own_folder):
+        cached.cache_clear()
 
 
 def git(folder: Path, *arguments: str) -> None:

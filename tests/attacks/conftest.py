@@ -1,7 +1,5 @@
 """A project with a norm and losses of its own."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,16 +83,11 @@ of_features = Loss(negative, reads="representation")
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own(tmp_path: Path, fresh_names: None) -> Path:
     """A project whose src holds lab/norms.py and lab/losses.py; what they are called by is named in params.yaml."""
     folder = tmp_path / "src" / "lab"
     folder.mkdir(parents=True)
     (folder / "norms.py").write_text(NORMS)
     (folder / "losses.py").write_text(LOSSES)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
     registry.allow([], tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
-        del sys.modules[name]
+    return tmp_path

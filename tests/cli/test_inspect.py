@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from PIL import Image
 from notbugs.cli import main
 from notbugs.data.images import ImageData
 from notbugs.report.source_grid import source_png
-from notbugs.runtime import registry
 
 OWN = """
 import torch
@@ -28,11 +26,8 @@ def read(root, seed, count=40):
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_names: None) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
     data = {"source": "planted", "planted": {"num_train": 80, "num_test": 40}, "validation_fraction": 0.25}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"seed": 3, "data": data}))
     return tmp_path

@@ -1,7 +1,6 @@
 """Recipes of one's own: found by name, checked as the built-in ones are, and a line for each that is none."""
 
 import sys
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -144,18 +143,13 @@ ENTRY = {"model": "standard", "share": 0.25}
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own(tmp_path: Path, fresh_names: None) -> Path:
     """A project whose src holds lab/recipes.py."""
     module = tmp_path / "src" / "lab" / "recipes.py"
     module.parent.mkdir(parents=True)
     module.write_text(OWN)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
     registry.allow([], tmp_path)
-    yield module
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
-        del sys.modules[name]
+    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """docs/recipes.md: its settings are valid, its recipe passes the checks, and it leaves no option out."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,11 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def blend(tmp_path: Path, fresh_names: None) -> None:
     """The page's recipe, where the page puts it."""
     (tmp_path / "src" / "lab").mkdir(parents=True)
     (tmp_path / "src" / "lab" / "recipes.py").write_text(blocks("python")[0])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
     registry.allow(["lab.recipes:Blend"], tmp_path)
-    for name in ("lab", "lab.recipes"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def test_its_settings_are_valid(blend: None) -> None:

@@ -17,7 +17,6 @@ from notbugs.evaluation import one_model
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
 from notbugs.pipeline.running import context
-from notbugs.runtime import registry
 
 FACTORY = """
 import torch
@@ -109,14 +108,10 @@ def test_a_network_of_ones_own(folder: Path) -> None:
     assert (folder / "again.json").read_bytes() == (folder / "found.json").read_bytes()
 
 
+@pytest.mark.usefixtures("fresh_names")
 @pytest.mark.parametrize("option", ["norm", "loss"])
-def test_a_norm_and_a_loss_of_ones_own_are_named_on_the_command_line(
-    folder: Path, option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_norm_and_a_loss_of_ones_own_are_named_on_the_command_line(folder: Path, option: str) -> None:
     """What a person names there may be imported, as if params.yaml named it; what is not there is one line."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
     (folder / f"own_{option}.py").write_text(
         "from notbugs.attacks.losses import margin\nfrom notbugs.attacks.norms import L1Ball\n"
         "class Tenth(L1Ball):\n    quantile = 0.9\n"

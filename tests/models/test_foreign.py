@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +55,14 @@ number = 3
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own(tmp_path: Path, fresh_names: None) -> Path:
     """A project whose src holds lab/networks.py; what it is called by is named in params.yaml."""
     module = tmp_path / "src" / "lab" / "networks.py"
     module.parent.mkdir(parents=True)
     module.write_text(OWN)
     (module.parent / "faulty.py").write_text("1 / 0\n")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
     registry.allow([], tmp_path)
-    yield module
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
-        del sys.modules[name]
+    return module
 
 
 def make(architecture: str, shape: tuple[int, int, int] = (3, 16, 16), **more: Any) -> Classifier:

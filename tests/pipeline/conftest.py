@@ -1,15 +1,13 @@
 """A tiny project with its data, source models, D_rand and its fits, made once."""
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from resume_tools import PARAMS
+from resume_tools import PARAMS, run_to_fits
 
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.stages import run_stage
 
 
 @pytest.fixture(scope="session")
@@ -18,17 +16,9 @@ def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made") / "project"
     root.mkdir()
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
-    tracking = os.environ.get("NOTBUGS_TRACKING")
-    os.environ["NOTBUGS_TRACKING"] = "off"
-    try:
-        project = open_project(root)
-        run_stage(project, "prepare")
-        for name in ("standard", "robust"):
-            run_stage(project, "train", name)
-        run_stage(project, "construct", "rand")
-        run_stage(project, "fit", "rand")
-    finally:
-        os.environ.pop("NOTBUGS_TRACKING") if tracking is None else os.environ.update(NOTBUGS_TRACKING=tracking)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NOTBUGS_TRACKING", "off")
+        run_to_fits(open_project(root))
     return root
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from notbugs.pipeline.running.context import Context, open_project
+from notbugs.pipeline.stages import run_stage
 from notbugs.runtime.files import sha256
 from tiny import ATTACK, CONSTRUCT, EVALUATE, SHARED, TRAIN
 
@@ -27,6 +28,18 @@ def set_params(root: Path, **sections: Any) -> Context:
         params[name] = {**params.get(name, {}), **value} if isinstance(value, dict) else value
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     return open_project(root)
+
+
+def run_to_fits(project: Context) -> None:
+    """The stages from `prepare` to `fit rand`."""
+    for stage, name in (
+        ("prepare", None),
+        ("train", "standard"),
+        ("train", "robust"),
+        ("construct", "rand"),
+        ("fit", "rand"),
+    ):
+        run_stage(project, stage, name)
 
 
 def contents(*folders: Path) -> dict[str, str]:

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import yaml
-from resume_tools import PARAMS
+from resume_tools import PARAMS, run_to_fits
 
 from notbugs.data.store import load_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.stages import run_stage
 from torchvision_files import write_cifar100, write_fashion_mnist
 
 SHORT = {"seeds": [0], "epochs": 1}
@@ -43,11 +42,7 @@ def test_a_trial(
     params = {**PARAMS, "data": section, "train": train, "fit": fit}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     project = open_project(tmp_path)
-    run_stage(project, "prepare")
-    for name in ("standard", "robust"):
-        run_stage(project, "train", name)
-    run_stage(project, "construct", "rand")
-    run_stage(project, "fit", "rand")
+    run_to_fits(project)
     made = load_dataset(tmp_path / "data" / "rand" / "source-0")
     assert made.image_shape == shape
     assert len(made.class_names) == classes

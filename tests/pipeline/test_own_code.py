@@ -1,8 +1,6 @@
 """A network of the user's own in the stages: it works in every process, counts as code, and DVC must watch it."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,8 @@ from notbugs.pipeline.evaluate.measuring import Bench, Task
 from notbugs.pipeline.running.context import Context, open_project
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.stages import STAGES, run_stage
-from notbugs.runtime import imports, registry
 from notbugs.runtime.errors import ConfigError
+from projects import forget_own_modules
 
 NETWORK = """
 from torch import nn
@@ -27,39 +25,25 @@ def tiny(image_shape, num_classes, width=3):
     layers = [convolution, nn.BatchNorm2d(width), activation(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(4 * width, num_classes))
 """
-CACHES = (imports.made_with, imports.reached, imports.source, imports._imported, imports._own_folder)
 
 
 @pytest.fixture
-def own(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+def own(project: Path, fresh_names: None) -> Context:
     """A project whose classifiers are `tiny` of its own src/lab/networks.py."""
     folder = project / "src" / "lab"
     folder.mkdir(parents=True)
     (folder / "networks.py").write_text(NETWORK)
     (folder / "parts.py").write_text("from torch.nn import ReLU as activation\n")
     watch(project, ["data/train", "src/lab"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
-    forget()
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["model"] = {"architecture": "lab.networks:tiny"}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
-    yield set_params(project)
-    forget()
+    return set_params(project)
 
 
 def watch(project: Path, deps: list[str]) -> None:
     stages = {name: {"foreach": f"${{{name}}}", "do": {"cmd": "x", "deps": deps}} for name in ("train", "construct")}
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {**stages, "evaluate": {"cmd": "x", "deps": deps}}}))
-
-
-def forget() -> None:
-    """As a new process, which has imported nothing of the user's."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
-        del sys.modules[name]
-    for cached in CACHES:
-        cached.cache_clear()
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -95,11 +79,11 @@ def keys(lab: Context) -> tuple[str, str]:
 def test_a_change_of_it_makes_kept_work_stale(own: Context, file: str) -> None:
     """What it imports of the user's own counts, too."""
     before = keys(own)
-    forget()
+    forget_own_modules()
     assert keys(own) == before
     source = own.root / "src" / "lab" / file
     source.write_text(source.read_text() + "# another\n")
-    forget()
+    forget_own_modules()
     assert all(now != then for now, then in zip(keys(own), before, strict=True))
 
 
@@ -117,7 +101,7 @@ def test_what_lies_outside_the_project_is_refused(
 ) -> None:
     outside = tmp_path_factory.mktemp("outside")
     (own.root / "src" / "lab").rename(outside / "lab")
-    forget()
+    forget_own_modules()
     monkeypatch.syspath_prepend(outside)
     with pytest.raises(ConfigError, match=r"^params\.yaml names lab\.\w+: .* lies outside the project, where DVC does"):
         run_stage(own, "train", "standard")

@@ -1,8 +1,6 @@
 """A recipe of the user's own, and a file of targets, in the stage `construct`: any process makes them, DVC watches."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ from notbugs.data.store import load_dataset
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.stages import STAGES, run_stage
-from notbugs.runtime import imports, registry
 from notbugs.runtime.errors import ConfigError
+from projects import forget_own_modules
 from tiny import CONSTRUCT
 
 RECIPE = """
@@ -45,29 +43,15 @@ class Dark:
     def set_up(cls, model, data, *, generator, least):
         return cls(model, data, generator=generator, least=least)
 """
-CACHES = (imports.made_with, imports.reached, imports.source, imports._imported, imports._own_folder)
-
-
-def forget() -> None:
-    """As a new process, which has imported nothing of the user's."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
-        del sys.modules[name]
-    for cached in CACHES:
-        cached.cache_clear()
 
 
 @pytest.fixture
-def lab(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+def lab(project: Path, fresh_names: None) -> Context:
     """A project with src/lab/recipes.py and labels.npy, both among the deps of `construct`."""
     (project / "src" / "lab").mkdir(parents=True)
     (project / "src" / "lab" / "recipes.py").write_text(RECIPE)
     watch(project, "data/train", "src/lab", "labels.npy")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
-    forget()
-    yield set_params(project)
-    forget()
+    return set_params(project)
 
 
 def watch(project: Path, *deps: str) -> None:
@@ -105,11 +89,11 @@ def test_it_makes_a_dataset_with_any_number_of_workers(lab: Context) -> None:
 
 def test_a_change_of_it_makes_unfinished_work_stale(lab: Context) -> None:
     before = key(own(lab))
-    forget()
+    forget_own_modules()
     assert key(own(lab)) == before
     file = lab.root / "src" / "lab" / "recipes.py"
     file.write_text(file.read_text() + "# another\n")
-    forget()
+    forget_own_modules()
     assert key(own(lab)) != before
 
 

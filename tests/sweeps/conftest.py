@@ -29,16 +29,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     (root / "dvc.yaml").write_text("")
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
-    before = os.environ.get("NOTBUGS_TRACKING")
-    os.environ["NOTBUGS_TRACKING"] = "off"
-    try:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NOTBUGS_TRACKING", "off")
         run_stage(open_project(root), "prepare")
         for name in ("standard", "robust"):
             run_stage(open_project(root), "train", name)
-    finally:
-        os.environ.pop("NOTBUGS_TRACKING")
-        if before is not None:
-            os.environ["NOTBUGS_TRACKING"] = before
     return root
 
 

@@ -1,7 +1,6 @@
 """D from a function of the user's own, and one line for each that gives something else."""
 
 import sys
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -101,19 +100,14 @@ number = 3
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(tmp_path: Path, fresh_names: None) -> Path:
     """A project whose src holds lab/data.py."""
     module = tmp_path / "src" / "lab" / "data.py"
     module.parent.mkdir(parents=True)
     module.write_text(OWN)
     (tmp_path / "params.txt").touch()
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registry, "_folders", [])
-    monkeypatch.setattr(registry, "_allowed", set())
     registry.allow([], tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
-        del sys.modules[name]
+    return tmp_path
 
 
 def settings(function: str, **section: object) -> DataSettings:
