@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
+from pydantic import Field, ValidationInfo, field_validator
 
 from notbugs.attacks.losses import USUAL_LOSS, LossName
 from notbugs.attacks.norms import NormName
@@ -13,15 +13,9 @@ from notbugs.runtime.config import Settings
 class WithLoss(Settings):
     """Settings of attacks whose loss can be chosen; written down without it where it is the usual one."""
 
+    options = frozenset({"loss"})
     loss: LossName = USUAL_LOSS
     """What PGD climbs: cross_entropy, margin, or package.module:function of your own, (logits, labels) -> (N,)."""
-
-    @model_serializer(mode="wrap")
-    def _without_the_usual_loss(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        if written.get("loss") == USUAL_LOSS:
-            del written["loss"]
-        return written
 
 
 class AttackSettings(WithLoss):

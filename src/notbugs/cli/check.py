@@ -8,7 +8,6 @@ from notbugs.cli.stages import ALL_STAGES
 from notbugs.data.sources import DataSettings
 from notbugs.data.store import load_dataset, source_folders
 from notbugs.models import ModelSettings
-from notbugs.pipeline.running.models import construction_seeds
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.config import DATASET_NAMES, SECTIONS, SOURCE, check_name, runtime, settings
 from notbugs.runtime.errors import ConfigError, UserError
@@ -17,8 +16,6 @@ from notbugs.training.settings import TrainSettings
 SOURCE_MODELS = ("standard", "robust")
 NAMED = ("train", "construct", "fit")
 """Sections whose entries files and stages are named after."""
-JUDGE = "train.robust"
-"""Says of every construction what its images still show."""
 MADE_BY = {"data": "construct", "models/train": "train", "models/fit": "fit"}
 """Folder of inputs -> section whose entries make them."""
 
@@ -33,8 +30,8 @@ def check(params: Mapping[str, Any], root: Path | None = None) -> None:
     _require_sections(params)
     processes = runtime(params).processes
     settings(params, "model", ModelSettings)
-    if JUDGE.partition(".")[2] not in (params["train"] or {}):
-        raise ConfigError(f"params.yaml: {JUDGE}: missing; it judges what every construction's images still show")
+    if "robust" not in (params["train"] or {}):
+        raise ConfigError("params.yaml: train.robust: missing; it judges what every construction's images still show")
     for stage in ALL_STAGES.values():
         for entry in needed_entries(stage):
             section, _, needed = entry.partition(".")
@@ -49,9 +46,6 @@ def check(params: Mapping[str, Any], root: Path | None = None) -> None:
             found = stage.read_settings(params, name)
             if isinstance(found, TrainSettings):
                 _require_shares(found, stage.key(name), processes)
-            if stage.name == "construct" and found.ensemble is None:
-                trained = settings(params, f"train.{found.model}", TrainSettings).seeds
-                construction_seeds(trained, found.source_seeds, model=found.model, key=stage.key(name))
             if stage.name == "fit" and name not in params["construct"]:
                 _require_imported(str(name), root)
 

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,7 +13,7 @@ from notbugs.construction.recipe import Constructed, Recipe, RecipeError
 from notbugs.construction.settings import ConstructSettings
 from notbugs.data.images import Images
 from notbugs.runtime.devices import is_out_of_memory
-from notbugs.runtime.errors import UserError, one_line
+from notbugs.runtime.errors import UserError, one_line, raised
 from notbugs.runtime.registry import RegistryError
 
 Labels = Literal["target", "source"]
@@ -126,11 +125,7 @@ class Watched:
         except Exception as error:  # other people's code may raise anything
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise  # it is tried again in smaller parts
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            raise RecipeError(
-                f"recipe {self._name}: {what} raises {type(error).__name__}: {one_line(error)} "
-                f"({frame.filename}, line {frame.lineno})"
-            ) from error
+            raise RecipeError(f"recipe {self._name}: {what} {raised(error)}") from error
 
 
 def what_is_wrong(made: Any, data: Images, rows: slice) -> str:

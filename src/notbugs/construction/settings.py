@@ -19,8 +19,6 @@ _FIRST = ("model", "source_seeds", "num_steps", "step_size")
 class ConstructSettings(Settings):
     """What every recipe's settings have: an entry of the section `construct`. A recipe of one's own derives from it."""
 
-    options: ClassVar[frozenset[str]] = frozenset()
-    """Fields that nothing is stored of while they have their defaults: added after the first datasets were made."""
     model: str = ""
     """Which source model is used, unless `from` names some: an entry of `train`; a dataset is made from the model of
     each of its seeds."""
@@ -61,15 +59,12 @@ class ConstructSettings(Settings):
         return {**self.scalars(), "batch_size": self.batch_size, "dtype": self.dtype}
 
     @model_serializer(mode="wrap")
-    def _stored(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As manifests have it: an option at its default leaves no trace, so a dataset without it keeps its bytes."""
-        found = dump(self)
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """In the order and by the names of params.yaml."""
+        found = super()._written(dump)
         if found.pop("ensemble", None):
             found["from"] = list(self.ensemble or ())
             del found["model"]
-        for name in self.options:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                found.pop(name, None)
         return {**{name: found[name] for name in _FIRST if name in found}, **found}
 
 

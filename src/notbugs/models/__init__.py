@@ -62,9 +62,14 @@ ARCHITECTURES = Registry(
 """The networks by name."""
 
 
+_OF_OTHERS = frozenset({"kwargs", "representation"})
+"""Fields that only networks of others have."""
+
+
 class ModelSettings(Settings):
     """Which classifier is trained."""
 
+    options = _OF_OTHERS
     architecture: Annotated[str, AfterValidator(ARCHITECTURES.check)] = "small_cnn"
     """Network: a built-in one by its usual name (those made for ImageNet have the stem for small images below 128
     pixels), torchvision:NAME, timm:NAME, or package.module:attribute of your own, called with `image_shape` and
@@ -89,6 +94,7 @@ class ModelSettings(Settings):
 class Description(Settings):
     """All that is needed to build a classifier again; saved as JSON beside its weights."""
 
+    options = _OF_OTHERS
     architecture: str
     width: int | None = Field(default=None, ge=1, le=1024)
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
@@ -205,7 +211,7 @@ def save_model(model: Classifier, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole_file(path) as temporary:
         save_file(state, temporary)
-    facts = _facts(description)
+    facts = description.model_dump(mode="json")
     write_json(path.with_suffix(".json"), {**facts, "checksum": _checksum(facts, path)})
 
 
@@ -236,15 +242,9 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
         model.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise ModelError(f"{path}: does not fit its description: {' '.join(str(error).split())[:300]}") from None
-    if checksum not in (None, _checksum(_facts(description), path)):
+    if checksum not in (None, _checksum(description.model_dump(mode="json"), path)):
         raise ModelError(f"{path}: altered, or the .json beside it (its checksum does not fit); `dvc repro` trains it")
     return model.to(device).eval()
-
-
-def _facts(description: Description) -> dict[str, Any]:
-    """A description as it is stored: without what only networks of others have, where there is none of it."""
-    empty = {name for name in ("kwargs", "representation") if not getattr(description, name)}
-    return description.model_dump(mode="json", exclude=empty)
 
 
 def _checksum(facts: dict[str, Any], weights: Path) -> str:

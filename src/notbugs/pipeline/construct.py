@@ -1,7 +1,7 @@
 """Stage `construct`: the datasets D_R, D_NR, D_rand, D_det and their controls, made from D by source models."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,14 +35,15 @@ from notbugs.pipeline.origins import Origin, ensemble_members, origins
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
-from notbugs.pipeline.running.models import compiles, source_models
+from notbugs.pipeline.running.models import compiles, construction_seeds, source_models
 from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
 from notbugs.runtime.cache import load_or_make
-from notbugs.runtime.config import SOURCE, check_name, dataset_name
+from notbugs.runtime.config import SOURCE, check_name, dataset_name, settings
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import publish, sha256, write_json
 from notbugs.runtime.state_file import StateError, load_state, save_state
+from notbugs.training.settings import TrainSettings
 
 
 class Shards:
@@ -171,6 +172,9 @@ def read_recipe(params: Mapping[str, Any], key: str) -> ConstructSettings:
     elif config.model not in trained:
         allowed = ", ".join(trained)
         raise ConfigError(f"params.yaml: {key}.model = {config.model!r}: must be an entry of train: {allowed}")
+    elif config.source_seeds is not None:
+        trained_with = settings(params, f"train.{config.model}", TrainSettings).seeds
+        construction_seeds(trained_with, config.source_seeds, model=config.model, key=key)
     return config
 
 
@@ -185,12 +189,11 @@ def _percent(share: float | None) -> str:
     return "none known" if share is None else f"{share:.1%}"
 
 
-def _sources(job: Job, made_from: Iterable[Origin], data: StoredDataset, work: Path) -> list[_Source]:
+def _sources(job: Job, made_from: Sequence[Origin], data: StoredDataset, work: Path) -> list[_Source]:
     """Each source model with all that its dataset depends on."""
     project, config = job.project, job.settings
     size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
     neighbours = _neighbours(project, data, work / "neighbours.safetensors")
-    made_from = list(made_from)
     one = _attacked(made_from[0].members, project.device)
     compiled = compiles(project, job.title, one, data.image_shape, len(data) * config.looks)
     return [
@@ -287,7 +290,7 @@ def _complete(source: _Source) -> dict[str, Tensor]:
     import pandas as pd
 
     files, facts = source.shards.finished()
-    data, settings = source.data, source.config.model_dump(mode="json", exclude={"source_seeds"})
+    data, recipe = source.data, source.config.model_dump(mode="json", exclude={"source_seeds"})
     indices = {"index": range(len(data)), "source_index": range(len(data))}
     write_manifest(
         source.shards.folder,
@@ -296,7 +299,7 @@ def _complete(source: _Source) -> dict[str, Tensor]:
         class_names=data.class_names,
         name=dataset_name(source.name),
         source=data.manifest.source,
-        settings={**settings, "source_seed": source.seed},
+        settings={**recipe, "source_seed": source.seed},
     )
     return facts
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from notbugs.construction.settings import ConstructSettings
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.models import construction_seeds, judge_seed, source_seeds
+from notbugs.pipeline.running.models import construction_seeds, source_seeds
 from notbugs.runtime.config import settings
 from notbugs.runtime.errors import ConfigError
 from notbugs.training.settings import TrainSettings
@@ -35,32 +35,27 @@ def origins(project: Context, config: ConstructSettings, key: str) -> list[Origi
         key: dotted place of its settings, for the error.
     Raises: ConfigError for a seed that no model is trained with.
     """
-    robust = source_seeds(project, "robust")
     if config.ensemble is not None:
-        members = ensemble_members(project.params, config.ensemble, key)
-        kinds = dict.fromkeys(name for name, _ in members)
-        others = [(name, seed) for name in kinds for seed in source_seeds(project, name) if (name, seed) not in members]
-        judges = [seed for seed in robust if ("robust", seed) not in members] or list(robust)
-        return [
-            Origin(
-                min(seed for _, seed in members),
-                tuple(project.source_model(*member) for member in members),
-                tuple(project.source_model(*other) for other in others),
-                project.source_model("robust", judges[0]),
-            )
-        ]
-    name = config.model
-    trained = source_seeds(project, name)
-    seeds = construction_seeds(trained, config.source_seeds, model=name, key=key)
-    return [
-        Origin(
-            seed,
-            (project.source_model(name, seed),),
-            tuple(project.source_model(name, other) for other in trained if other != seed),
-            project.source_model("robust", judge_seed(robust, name, seed)),
-        )
-        for seed in seeds
-    ]
+        groups = [ensemble_members(project.params, config.ensemble, key)]
+    else:
+        trained = source_seeds(project, config.model)
+        seeds = construction_seeds(trained, config.source_seeds, model=config.model, key=key)
+        groups = [[(config.model, seed)] for seed in seeds]
+    return [_origin(project, members) for members in groups]
+
+
+def _origin(project: Context, members: Sequence[tuple[str, int]]) -> Origin:
+    """Of a model, or several that are attacked together; nobody judges its own work if there is another."""
+    kinds = dict.fromkeys(name for name, _ in members)
+    others = [(name, seed) for name in kinds for seed in source_seeds(project, name) if (name, seed) not in members]
+    robust = source_seeds(project, "robust")
+    judges = [seed for seed in robust if ("robust", seed) not in members] or list(robust)
+    return Origin(
+        min(seed for _, seed in members),
+        tuple(project.source_model(*member) for member in members),
+        tuple(project.source_model(*other) for other in others),
+        project.source_model("robust", judges[0]),
+    )
 
 
 def ensemble_members(params: Mapping[str, Any], named: Sequence[str], key: str) -> list[tuple[str, int]]:

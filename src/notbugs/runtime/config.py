@@ -4,19 +4,27 @@ Every stage has one frozen model, kept beside the code that it configures. Here 
 settings that all stages share, and what is said of a wrong one: one line naming the key, its value and what is allowed.
 """
 
-import difflib
 import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import ErrorDetails
 
-from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.errors import ConfigError, meant
 from notbugs.runtime.machine import project_folder
 from notbugs.runtime.registry import allow, texts
 
@@ -75,6 +83,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
     )
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Fields that nothing is written down of while they have their defaults: what was stored before there were any
+    keeps its bytes."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = dump(self)
+        for name in self.options & set(found):
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                del found[name]
+        return found
 
 
 def _in_order(radii: tuple[float, ...]) -> tuple[float, ...]:
@@ -292,5 +311,4 @@ def _shown(value: Any) -> str:
 
 def suggestion(key: str, allowed: "tuple[str, ...] | list[str]") -> str:
     """What may have been meant by an unknown key, and what is allowed; for the end of an error."""
-    close = difflib.get_close_matches(key, allowed, n=1)
-    return (f"; did you mean {close[0]}?" if close else "") + f"; allowed: {', '.join(allowed)}"
+    return f"{meant(key, allowed)}; allowed: {', '.join(allowed)}"

@@ -3,6 +3,10 @@
 Other modules derive their own from `UserError`, beside what raises them.
 """
 
+import difflib
+import traceback
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Something that the user can mend: the command line shows its message as one line, without a traceback."""
@@ -23,6 +27,19 @@ class ConfigError(UserError):
     def __str__(self) -> str:
         """The message; a line break in a value is written out."""
         return super().__str__().replace("\n", "\\n")
+
+
+def meant(name: str, there: Iterable[str]) -> str:
+    """What may have been meant by a name that is not there, for the end of an error; empty if nothing is near."""
+    close = difflib.get_close_matches(name, list(there), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def raised(error: Exception) -> str:
+    """What other people's code raised, and where, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"raises {type(error).__name__}: {one_line(error)}{place}"
 
 
 def one_line(error: BaseException) -> str:

@@ -9,10 +9,8 @@ Code that is not the package's own is imported only because params.yaml (or a ca
 can name it too, a model's description, say; that alone imports nothing.
 """
 
-import difflib
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -21,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from notbugs.runtime.errors import UserError, one_line
+from notbugs.runtime.errors import UserError, meant, raised
 from notbugs.runtime.imports import is_own
 
 Part = TypeVar("Part")
@@ -98,10 +96,8 @@ class Registry(Generic[Part]):
     def _choices(self, name: str, packaged: Iterable[str]) -> str:
         """What is allowed, and what was perhaps meant."""
         known = [*self.built_in, *packaged]
-        close = difflib.get_close_matches(name, known, n=1)
-        meant = f"; did you mean {close[0]}?" if close else ""
         listed = [*known, *(f"{prefix}:NAME" for prefix in self.libraries)]
-        return f"one of {', '.join(listed)} or package.module:attribute of your own{meant}"
+        return f"one of {', '.join(listed)} or package.module:attribute of your own{meant(name, known)}"
 
 
 def allow(names: Iterable[str], folder: Path | None = None) -> None:
@@ -161,10 +157,8 @@ def _attribute(name: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             there = [key for key in vars(found) if not key.startswith("_")] if hasattr(found, "__dict__") else []
-            close = difflib.get_close_matches(part, there, n=1)
-            meant = f"; did you mean {close[0]}?" if close else ""
             place = getattr(sys.modules[module_name], "__file__", module_name)
-            raise RegistryError(f"something that is there: {place} has no {part}{meant}") from None
+            raise RegistryError(f"something that is there: {place} has no {part}{meant(part, there)}") from None
     return found
 
 
@@ -175,23 +169,16 @@ def _module(name: str) -> ModuleType:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             places = ", ".join([*_folders, "the installed packages"])
             raise RegistryError(f"something that is there: no module {error.name} in {places}") from None
-        raise RegistryError(_failure(name, error)) from None
+        raise RegistryError(f"importable: {name} {raised(error)}") from None
     except Exception as error:
-        raise RegistryError(_failure(name, error)) from None
-
-
-def _failure(name: str, error: Exception) -> str:
-    """Where and how a module's own code failed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"importable: {name} raises {type(error).__name__}: {one_line(error)}{place}"
+        raise RegistryError(f"importable: {name} {raised(error)}") from None
 
 
 def _loaded(entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except Exception as error:
-        raise RegistryError(_failure(entry.value, error)) from None
+        raise RegistryError(f"importable: {entry.value} {raised(error)}") from None
 
 
 @cache

@@ -10,10 +10,8 @@ from pydantic import (
     AfterValidator,
     Field,
     JsonValue,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
 )
 from torch import Tensor
 
@@ -26,9 +24,6 @@ from notbugs.runtime.config import Settings
 from notbugs.runtime.progress import Track, silent
 
 __all__ = ["SOURCES", "DataSettings", "SourceData", "SourceError", "load_source"]
-
-_LATER = ("splits", "columns", "kwargs", "classes", "superclasses")
-"""Settings that manifests of before do not have: left out where they are null, so that nothing old looks changed."""
 
 
 class Splits(Settings):
@@ -52,6 +47,7 @@ class Columns(Settings):
 class DataSettings(Settings):
     """Settings of the stage `prepare`: section `data` of params.yaml."""
 
+    options = frozenset({"splits", "columns", "kwargs", "classes", "superclasses"})
     source: Annotated[str, AfterValidator(SOURCES.check)] = "digits"
     """Where the images come from: a built-in source by its name, torchvision:NAME, huggingface:NAME, or
     package.module:function of your own (docs/sources.md)."""
@@ -136,11 +132,6 @@ class DataSettings(Settings):
         if dtype == "uint8" and name is not None and SOURCES[name].in_bytes is False:
             raise ValueError(f"float32 where source is {name}: its values are no bytes")
         return dtype
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """All settings but later ones that are null."""
-        return {key: value for key, value in dump(self).items() if key not in _LATER or value is not None}
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]] | None:

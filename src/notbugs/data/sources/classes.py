@@ -1,11 +1,11 @@
 """Some of a source's classes, or several of them as one."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from notbugs.data.sources.base import Chosen, Pool, SourceError
+from notbugs.runtime.errors import meant
 
 SHOWN = 20
 """Class names listed in an error; the others are counted."""
@@ -31,11 +31,10 @@ def require_known(names: Iterable[str], class_names: Sequence[str], key: str) ->
     """Raises: SourceError for the first name that is no class; `key` is the setting that holds it."""
     for name in names:
         if name not in class_names:
-            close = difflib.get_close_matches(name, class_names, n=1)
-            meant = f"; did you mean {close[0]}?" if close else ""
             more = f" and {len(class_names) - SHOWN} more" if len(class_names) > SHOWN else ""
             raise SourceError(
-                f"params.yaml: {key}: {name!r}: must be a class of D: {', '.join(class_names[:SHOWN])}{more}{meant}"
+                f"params.yaml: {key}: {name!r}: must be a class of D: {', '.join(class_names[:SHOWN])}{more}"
+                f"{meant(name, class_names)}"
             )
 
 

@@ -124,11 +124,6 @@ class Job:
                 work = Path(stack.enter_context(TemporaryDirectory()))
             yield run, work
 
-    @property
-    def _keys(self) -> list[str]:
-        """Parts of params.yaml that it depends on."""
-        return [key.replace("{name}", self.name or "") for key in self.stage.params]
-
     def _settings_as_json(self) -> dict[str, Any]:
         """The sections that the stage is configured by."""
         section, _, name = self.stage.key(self.name).partition(".")
@@ -151,7 +146,7 @@ class Job:
             "processes": world_size() if "processes" in self.stage.shared else "any number",
             "device": torch.cuda.get_device_name() if project.device.type == "cuda" else project.device.type,
             "inputs": {path.relative_to(project.root).as_posix(): _content(path) for path in inputs},
-            **made_with(*self.stage.modules, *modules_named(project, *self._keys)),
+            **made_with(*self.stage.modules, *modules_named(project, *self.stage.keys(self.name))),
         }
 
 

@@ -32,8 +32,7 @@ def require_watched(project: Context, stage: Stage, name: str | None) -> None:
 
     Raises: ConfigError naming a file of the user's own code that the stage loads and dvc.yaml does not name.
     """
-    keys = [key.replace("{name}", name or "") for key in stage.params]
-    modules = modules_named(project, *keys)
+    modules = modules_named(project, *stage.keys(name))
     if not modules or not (project.root / "dvc.yaml").exists():
         return
     watched = _watched(project, stage)

@@ -65,6 +65,10 @@ class Stage:
         """All keys of params.yaml that it depends on."""
         return (*self.shared, *self.reads, self.key("{name}"))
 
+    def keys(self, name: str | None) -> list[str]:
+        """The keys of params.yaml that it depends on when it is run for an entry, or as a whole."""
+        return [key.replace("{name}", name or "") for key in self.params]
+
     def key(self, name: str | None = None) -> str:
         """Dotted key of its section, or of an entry there."""
         section = self.section or self.name

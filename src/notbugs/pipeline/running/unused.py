@@ -6,14 +6,14 @@ DVC forgets a stage whose entry is deleted, and leaves its outputs. Stages that 
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from configparser import ConfigParser
 from pathlib import Path
 
 from notbugs.pipeline.running.context import Context
 from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.distribution import is_first
-from notbugs.runtime.dvc_lock import md5, read_lock
+from notbugs.runtime.dvc_lock import LockEntry, md5, read_lock
 
 OUTPUTS = {
     "construct": ("data/{name}", "metrics/construct/{name}.json"),
@@ -32,8 +32,8 @@ def remove_unused(project: Context) -> None:
     """
     if not is_first():
         return
-    there = [path for path in _unused(project) if path.is_symlink() or path.exists()]
-    entries = read_lock(project.root / "dvc.lock") if there else []  # of all that are or were in params.yaml
+    entries = read_lock(project.root / "dvc.lock")  # of all that are or were in params.yaml
+    there = [path for path in _unused(project, entries) if path.is_symlink() or path.exists()]
     recorded = {path: output.md5 for entry in entries for path, output in entry.outs.items()}
     found = [path for path in there if _is_kept(project.root, path, recorded)]
     left = [path.relative_to(project.root).as_posix() for path in there if path not in found]
@@ -77,12 +77,12 @@ def _cached(root: Path, md5: str) -> Path:
     return folder / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _unused(project: Context) -> Iterator[Path]:
+def _unused(project: Context, entries: Iterable[LockEntry]) -> Iterator[Path]:
     """Where the outputs of names lie that have no entry in a section that is there; they need not be there."""
-    recorded = [entry.address.partition("@") for entry in read_lock(project.root / "dvc.lock")]
+    recorded = [entry.address.partition("@") for entry in entries]
     for section, outputs in OUTPUTS.items():
-        entries = project.params.get(section)
-        if isinstance(entries, Mapping):
+        named = project.params.get(section)
+        if isinstance(named, Mapping):
             names = {*DATASET_NAMES, *(name for stage, _, name in recorded if stage == section and name)}
-            for name in sorted(names - set(entries)):
+            for name in sorted(names - set(named)):
                 yield from (project.root / output.format(name=name) for output in outputs)
