@@ -1,5 +1,6 @@
 """What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
 
+import io
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ import pytest
 import torch
 from filelock import FileLock
 from hypothesis import settings
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -60,6 +62,15 @@ def _one_thread_again() -> Iterator[None]:
 def warm_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python as the package starts it is a fork of one that has imported everything."""
     monkeypatch.setattr(sys, "executable", warm.program("python"))
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but all are saved as the same small picture: drawing them takes most of a report's time."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, format="png")
+    for module in ("page", "studies"):
+        monkeypatch.setattr(f"notbugs.report.{module}.to_png", lambda figure: buffer.getvalue())
 
 
 @pytest.fixture

@@ -179,6 +179,7 @@ def test_a_second_run_does_nothing(project: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in project.glob("metrics/**/*.*")}
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(project: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
     (copy / "mlruns").mkdir()

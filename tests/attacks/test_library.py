@@ -194,7 +194,7 @@ def test_the_size_of_the_logits_plays_no_part(norm, name, standard_model, few):
     """The number of images fooled by the same classifier with logits times k, to within two images of forty."""
     eps = RADII[norm]
     counts = {}
-    for factor in (1, 30, 1000, 1e-6):
+    for factor in (1, 1000, 1e-6):
         model = Scaled(standard_model, factor)
         arguments = {"norm": norm, "num_steps": 2 * STEPS[name], "generator": generator()}
         if name in FIXED_EPS:

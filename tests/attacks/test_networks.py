@@ -225,6 +225,8 @@ HIDING: dict[str, Callable[[Plain], nn.Module]] = {
     "detached": of_class(Detached),
     "constant": lambda _: Constant(),
 }
+QUICK = ("plain list", "scripted", "float64", "numpy")
+"""Whose number the command gives in the quick tests; the functions behind it give all of them there."""
 
 
 @pytest.fixture(scope="module")
@@ -462,7 +464,14 @@ def evaluated(network: nn.Module, monkeypatch: pytest.MonkeyPatch, *more: str) -
     return done.exit_code, done.output
 
 
-@pytest.mark.parametrize("case", ["plain", *SAME, *HIDING])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "plain",
+        *QUICK,
+        *(pytest.param(case, marks=pytest.mark.slow) for case in {**SAME, **HIDING} if case not in QUICK),
+    ],
+)
 def test_the_command_gives_the_number_or_names_the_check(case, plain, folder, monkeypatch):
     network = {**SAME, **HIDING}.get(case, lambda same: same)(copy.deepcopy(plain))
     code, text = evaluated(network, monkeypatch)

@@ -120,7 +120,7 @@ def test_reaches_the_optimum_of_a_linear_model(dtype, loss, norm, random_start):
     largest = torch.where(w.abs() == w.abs().max(), w.sign(), 0)
     direction = {"l2": w / w.norm(), "linf": w.sign(), "l1": largest}[norm]
     expected = inputs - (eps * y * direction).view_as(inputs)
-    arguments = {"norm": norm, "loss": loss, "eps": eps, "step_size": 0.04, "num_steps": 300}
+    arguments = {"norm": norm, "loss": loss, "eps": eps, "step_size": 0.04, "num_steps": 300 if norm == "l1" else 100}
     arguments |= {"random_start": random_start, "generator": torch.Generator().manual_seed(0)}
     found = pgd(Linear(w), inputs, labels, **arguments)
     aimed = pgd(Linear(w), inputs, 1 - labels, targeted=True, **arguments)
@@ -187,7 +187,7 @@ def test_confident_networks_are_no_more_robust(standard_model, digits, iterate, 
     images, labels = digits[1].images[:100], digits[1].labels[:100]
     eps = {"l2": 0.5, "linf": 0.12, "l1": 2.0}[norm] * (2 if targeted else 1)
     shares = []
-    for factor in (1, 30, 100, 1000):
+    for factor in (1, 30, 1000):
         found = pgd(
             Scaled(standard_model, factor),
             images,

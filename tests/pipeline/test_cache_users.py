@@ -151,6 +151,7 @@ for user, work in {WORK!r}.items():
 """Each work with the package imported anew, and the libraries once."""
 
 
+@pytest.mark.slow
 def test_nothing_else_is_loaded_by_the_work(root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -175,6 +175,7 @@ def test_training_in_two_processes_is_within_the_noise_of_seeds(project):
 # Construction and evaluation
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_two_processes_construct_and_measure_the_same(project):
     """Bit for bit: shards and parts of the test split are the same, whoever makes them."""
     set_params(project, evaluate={"suite_seeds": 0})
@@ -261,6 +262,7 @@ def test_the_processes_end_with_the_one_that_started_them(project):
     process.communicate()
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_what_a_user_can_mend_is_said_once(project):
     set_params(project, processes=2)
     shard = next((project / "data" / "train").glob("*.safetensors"))

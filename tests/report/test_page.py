@@ -184,6 +184,7 @@ def test_numbers_on_the_page_follow_the_results(tmp_path: Path, make_project: Ma
     assert "90.0% from D_rand" in after
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("constructions", [(), ("rand",), ("robust", "nonrobust"), ("det_from_robust",)])
 def test_pipelines_without_some_constructions(
     tmp_path: Path, make_project: MakeProject, constructions: tuple[str, ...]
@@ -218,6 +219,7 @@ def test_abstract_is_three_to_five_sentences(fake_project: Path, tmp_path: Path,
     )
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_text_from_data_is_escaped(tmp_path: Path, make_project: MakeProject) -> None:
     root = make_project(tmp_path / "lab", constructions=())
     for name in ("metrics/results.csv", "metrics/per_class.csv"):
@@ -314,14 +316,14 @@ def test_defaults() -> None:
 # The attack suite
 
 
-def test_the_suite_the_checks_and_the_gap_are_shown(fake_project: Path, tmp_path: Path) -> None:
-    write_report(fake_project, tmp_path / "report.html", tmp_path / "figures")
-    text = " ".join(" ".join(Page((tmp_path / "report.html").read_text()).parts).split())
+def test_the_suite_the_checks_and_the_gap_are_shown(written: Path, page: Page) -> None:
+    text = spaced(page)
     assert "All 22 checks for masked gradients passed." in text
     assert "all attacks together leave up to 1.4 points less than PGD with 100 steps" in text
-    assert (tmp_path / "figures" / "minimum_norm.png").exists()
+    assert (written / "figures" / "minimum_norm.png").exists()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_failed_check_is_named_at_the_claims(make_project: MakeProject, tmp_path: Path) -> None:
     root = make_project(tmp_path / "lab", constructions=("robust",))
     file = root / "metrics/checks.json"
@@ -336,6 +338,7 @@ def test_a_failed_check_is_named_at_the_claims(make_project: MakeProject, tmp_pa
     assert "no number not ≤ 0.0028" in page
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_certificates_are_shown_where_there_are_some(make_project: MakeProject, tmp_path: Path) -> None:
     root = make_project(tmp_path / "lab", constructions=("robust",))
     rows = ["dataset,estimator,source_seed,seed,sigma,eps,accuracy,abstained,n"]

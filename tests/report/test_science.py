@@ -177,20 +177,25 @@ def science_project(make_project, tmp_path_factory) -> Path:
     return root
 
 
-def test_the_page_holds_every_section_figure_and_verdict(science_project, tmp_path):
-    write_report(science_project, tmp_path / "report.html", tmp_path / "figures")
-    page = (tmp_path / "report.html").read_text()
+@pytest.fixture(scope="module")
+def written(science_project, tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("written")
+    write_report(science_project, folder / "report.html", folder / "figures")
+    return folder
+
+
+def test_the_page_holds_every_section_figure_and_verdict(written):
+    page = (written / "report.html").read_text()
     for key in ("transfer", "inversion", "diversity", "estimator"):
         assert f'<section id="{key}">' in page
-        assert (tmp_path / "figures" / f"{key}.png").exists()
-    assert (tmp_path / "figures" / "inversion_panel.png").exists()
+        assert (written / "figures" / f"{key}.png").exists()
+    assert (written / "figures" / "inversion_panel.png").exists()
     assert "Of all ways to pair the architectures" in page
     assert "The four experiments" in page
 
 
-def test_every_verdict_table_says_what_it_rests_on(science_project, tmp_path):
-    write_report(science_project, tmp_path / "report.html", tmp_path / "figures")
-    page = (tmp_path / "report.html").read_text()
+def test_every_verdict_table_says_what_it_rests_on(written):
+    page = (written / "report.html").read_text()
     one = "Rest on one source model of each kind"
     for basis in (
         f"{one} (seed 1), 2 seeds of each architecture, 300 test images;",
@@ -201,6 +206,7 @@ def test_every_verdict_table_says_what_it_rests_on(science_project, tmp_path):
         assert basis in page
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_classes_that_were_left_out_are_named(science_project, tmp_path):
     root = shutil.copytree(science_project, tmp_path / "lab")
     file = root / "metrics/diversity.json"

@@ -21,7 +21,14 @@ def test_the_quick_look_finds_what_the_parser_finds() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["notbugs.sweeps.trial", "notbugs.pipeline.evaluate.measuring", "notbugs.science.transfer"]
+    "module",
+    [
+        "notbugs.sweeps.trial",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("notbugs.pipeline.evaluate.measuring", "notbugs.science.transfer")
+        ),
+    ],
 )
 def test_all_that_is_loaded_is_found(module: str) -> None:
     program = f"import sys, {module}; print(*[name for name in sys.modules if name.split('.')[0] == 'notbugs'])"

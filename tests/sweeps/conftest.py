@@ -49,8 +49,8 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trials that take no time, with numbers that follow from the point; the list tells which were measured.
+def scripted(monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> list[str]:
+    """Trials and pictures that take no time, with numbers that follow from the point; the list tells what was measured.
 
     All their quantities are one number, so small forests are enough for what Optuna says of each.
     """
