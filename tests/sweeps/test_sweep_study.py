@@ -270,7 +270,7 @@ def test_importance_is_what_optuna_says_of_the_stored_study(project: Path, scrip
     assert abs(other["eps"] - ours["eps"]) > 0.01
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("random", marks=pytest.mark.slow)])
 def test_samplers_try_as_many_points_as_asked(project: Path, scripted: list[str], sampler: str) -> None:
     with_study(
         project, sampler=sampler, trials=14, eps={"low": 0.2, "high": 2.0}, num_steps={"low": 1, "high": 9}, seeds=[0]
