@@ -189,12 +189,13 @@ def test_square_is_about_as_strong_on_padded_images(monkeypatch):
     assert counts[1] > 0.7 * counts[0]
 
 
+@pytest.mark.parametrize("factors", [(1, 1000), pytest.param((1, 30, 1e-6), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("norm", "name"), [("l2", name) for name in FIXED_EPS] + ALL_MINIMUM)
-def test_the_size_of_the_logits_plays_no_part(norm, name, standard_model, few):
+def test_the_size_of_the_logits_plays_no_part(norm, name, factors, standard_model, few):
     """The number of images fooled by the same classifier with logits times k, to within two images of forty."""
     eps = RADII[norm]
     counts = {}
-    for factor in (1, 1000, 1e-6):
+    for factor in factors:
         model = Scaled(standard_model, factor)
         arguments = {"norm": norm, "num_steps": 2 * STEPS[name], "generator": generator()}
         if name in FIXED_EPS:
@@ -268,7 +269,8 @@ def foolbox() -> Any:
         return importlib.import_module("foolbox")
 
 
-@pytest.mark.parametrize("which", ["standard", pytest.param("robust", marks=pytest.mark.slow)])
+@pytest.mark.slow  # `test_pgd` compares them with fewer steps
+@pytest.mark.parametrize("which", ["standard", "robust"])
 def test_our_pgd_agrees_with_foolbox(which, foolbox, standard_model, robust_model, digits):
     model, data = (standard_model if which == "standard" else robust_model), digits[1]
     attack = foolbox.attacks.L2PGD(abs_stepsize=2.5 * EPS / 100, steps=100, random_start=False)

@@ -181,7 +181,7 @@ def test_a_confident_model_is_attacked_all_the_same():
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["l2", "linf", "l1"])
-@pytest.mark.parametrize("iterate", ["last", "best", "first_success"])
+@pytest.mark.parametrize("iterate", ["last", "best", pytest.param("first_success", marks=pytest.mark.slow)])
 def test_confident_networks_are_no_more_robust(standard_model, digits, iterate, norm, targeted):
     """From k = 30 on the softmax of most images rounds to one-hot, and its cross-entropy to 0."""
     images, labels = digits[1].images[:100], digits[1].labels[:100]
@@ -674,7 +674,7 @@ def test_impossible_settings_are_refused(change, message):
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.3), ("l2", 0.5), ("linf", 0.08)])
-@pytest.mark.parametrize("which", ["standard", "robust"])
+@pytest.mark.parametrize("which", ["standard", pytest.param("robust", marks=pytest.mark.slow)])
 def test_agrees_with_foolbox(norm, eps, which, standard_model, robust_model, digits):
     """The same PGD (normalised gradient, projection, clipping, last iterate) of another library.
 

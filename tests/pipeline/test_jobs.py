@@ -22,8 +22,10 @@ from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.training.loop import TrainingError
 
 
-def test_stages_give_the_same_bytes_with_any_number_of_workers(project: Path) -> None:
+@pytest.mark.parametrize("suite_seeds", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_stages_give_the_same_bytes_with_any_number_of_workers(project: Path, suite_seeds: int) -> None:
     """All of train, construct, fit and evaluate, done anew by two workers."""
+    set_params(project, evaluate={"suite_seeds": suite_seeds})
     fewer = {"rand": {**PARAMS["fit"]["rand"], "seeds": [0], "still_y": False}}
     run_stage(set_params(project, fit=fewer), "fit", "rand")
     run_stage(set_params(project), "evaluate")

@@ -77,7 +77,9 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "features" else name for name in WRITES]
+)
 def test_the_same_settings_give_the_same_bytes(project: Context, name: str) -> None:
     run_stage(project, name)
     first = [(project.root / file).read_bytes() for file in WRITES[name]]
