@@ -18,6 +18,8 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "last", "best")
 """Where checkpoints keep their weights, beside the optimizer's state and other things."""
 SHOWN = 3
 """So many names an error shows of each kind."""
+_COUNT = "num_batches_tracked"
+"""Of BatchNorms; older files lack it, and nothing depends on it."""
 _NORMALISATION = ("normalise.mean", "normalise.std")
 
 
@@ -93,9 +95,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, *, may_lack
     """
     own = network.state_dict()
     state = _untied(state, own)
-    counts = [name for name in own if name.endswith("num_batches_tracked")]  # of newer torch than some files
-    lacks = [name for name in own if name not in state and name not in (*may_lack, *counts)]
-    extra = [name for name in state if name not in own]
+    lacks = [name for name in own if name not in state and name not in may_lack and not name.endswith(_COUNT)]
+    extra = [name for name in state if name not in own and not name.endswith(_COUNT)]
     if lacks or extra:
         parts = [f"lacks {_some(lacks)}"] if lacks else []
         parts += [f"has {_some(extra)} besides"] if extra else []
@@ -104,12 +105,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, *, may_lack
             f"{what}: does not fit the network: {', and '.join(parts)}{near.replace('did you mean', 'nearest:')}"
         )
     for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
+        if name in own and tensor.shape != own[name].shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
             raise ModelError(f"{what}: does not fit the network: {name} is of shape {shapes}")
         if not tensor.isfinite().all():
             raise ModelError(f"{what}: {name} holds numbers that are not finite")
-    network.load_state_dict({**own, **state})
+    network.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
 
 
 def _untied(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
