@@ -138,7 +138,7 @@ def test_a_malicious_pickle_runs_nothing(zipped: bool, tmp_path: Path) -> None:
         ),
         (
             ["wide_resnet28", "--width", "4"],
-            r"lacks body\.1\.0\.bn1\.weight, .* and \d+ more, and has .* besides; nearest: \S+$",
+            r"lacks body\.1\.0\.bn1\.weight, .* and \d+ more, and has .* besides; nearest to body\.\S+: \S+$",
         ),
         (["resnet18", "--width", "8"], r"body\.0\.weight is of shape \(4, 3, 3, 3\), not \(8, 3, 3, 3\)$"),
         (["resnet81"], r"architecture = 'resnet81': must be one of .*; did you mean resnet8\?$"),

@@ -146,6 +146,10 @@ def test_dvc_must_watch_the_file(given: Path) -> None:
     assert not (given / "models" / "train" / "given").exists()
     watch("imported")
     run_stage(lab, "train", "given")
+    lab = entry(given, **{"from": "imported/first.safetensors"})
+    watch("imported/first.safetensors")
+    with pytest.raises(ConfigError, match=r"^params\.yaml names imported/first\.json: must be among the deps"):
+        run_stage(lab, "train", "given")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +209,11 @@ def test_check_takes_them_and_names_what_others_lack() -> None:
         ("numbers.pt", {}, r"numbers\.pt: holds no state dict"),
         ("wild.pt", {}, r"wild\.pt: head\.bias holds numbers that are not finite"),
         ("huge.pt", {}, r"huge\.pt: gives logits that are not finite"),
-        ("headless.pt", {}, r"lacks head\.weight, and has heed\.weight besides; nearest: heed\.weight$"),
+        (
+            "headless.pt",
+            {},
+            r"lacks head\.weight, and has heed\.weight besides; nearest to .*: heed\.weight$",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_one_line(given: Path, file: str, keys: dict[str, Any], message: str) -> None:

@@ -1,5 +1,6 @@
 """Weights that were trained elsewhere: read from a file without running anything in it, and put into a network."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from notbugs.models import Description, ModelError, build, description_of, load_model
 from notbugs.models.base import Classifier
 from notbugs.models.foreign import Grey
-from notbugs.runtime.errors import meant, one_line
+from notbugs.runtime.errors import one_line
 from notbugs.runtime.files import sha256
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "last", "best")
@@ -82,7 +83,12 @@ def _state_in(found: Any) -> dict[str, Tensor]:
         inner = _state_in(found.get(name))
         if inner:
             return inner
-    return {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return {key: value for key, value in found.items() if isinstance(key, str) and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor of numbers, not sparse, quantised or the like."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, *, may_lack: Sequence[str] = ()) -> None:
@@ -100,10 +106,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, *, may_lack
     if lacks or extra:
         parts = [f"lacks {_some(lacks)}"] if lacks else []
         parts += [f"has {_some(extra)} besides"] if extra else []
-        near = meant(lacks[0], extra).removesuffix("?") if lacks and extra else ""
-        raise ModelError(
-            f"{what}: does not fit the network: {', and '.join(parts)}{near.replace('did you mean', 'nearest:')}"
-        )
+        close = difflib.get_close_matches(lacks[0], extra, n=1) if lacks else []
+        parts[-1] += f"; nearest to {lacks[0]}: {close[0]}" if close else ""
+        raise ModelError(f"{what}: does not fit the network: {', and '.join(parts)}")
     for name, tensor in state.items():
         if name in own and tensor.shape != own[name].shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"

@@ -47,7 +47,7 @@ def train(job: Job) -> None:
     made = [project.dataset(str(job.name), seed) for seed in sources]
     inputs = [project.dataset("train"), project.dataset("validation"), *made]
     folder, curves_file = job.outputs
-    files = config.files if isinstance(config, GivenSettings) else ()
+    files = _files(project, config) if isinstance(config, GivenSettings) else []
     require_files_watched(project, job.stage, files)
     with job.begin(inputs, **file_hashes(project, files)) as (run, work):
         data, validation, *stored = (load_dataset(path) for path in inputs)
@@ -232,6 +232,12 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     if is_first():
         save_model(model, lesson.file)
     return records
+
+
+def _files(project: Context, config: GivenSettings) -> list[str]:
+    """All that models are taken from: the files that the entry names, and the descriptions beside them."""
+    beside = [Path(name).with_suffix(".json").as_posix() for name in config.files if name.endswith(".safetensors")]
+    return [*config.files, *(name for name in beside if (project.root / name).is_file())]
 
 
 def _take(lesson: Lesson, config: GivenSettings) -> EpochRecord:
