@@ -20,7 +20,7 @@ from notbugs.evaluation.accuracy import called_by
 from notbugs.science.common.training import clean_and_attacked
 from notbugs.science.planted.truth import follows
 from notbugs.science.transfer import Examples, transfer_rates
-from notbugs.training.loop import _measure
+from notbugs.training.loop import measure_validation
 
 SOURCE = Path(__file__).parents[2] / "src" / "notbugs"
 ATTACK = AttackSettings(eps=0.1, num_steps=1)
@@ -64,7 +64,7 @@ def transferred(name: str) -> Tensor:
 
 def validated() -> Tensor:
     record: Any = {}
-    _measure(Half(), labelled(), None, record)
+    measure_validation(Half(), labelled(), None, record)
     return torch.tensor([record["validation_accuracy"]]) > 0
 
 

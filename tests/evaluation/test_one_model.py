@@ -1,5 +1,6 @@
 """`notbugs evaluate --model`: a model of the registry, a network of one's own, and what may go wrong."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from notbugs.cli import main
 from notbugs.data.images import ImageData
@@ -167,6 +168,15 @@ def test_a_device_that_is_not_there_is_one_line(folder: Path) -> None:
     code, text = call("--model", "standard.safetensors", "--data", "test")
     assert code == 2
     assert "params.yaml: device = 'cuda': this machine has no CUDA device" in text
+
+
+def test_weights_of_torch_save(folder: Path) -> None:
+    """A checkpoint with more in it than weights is taken as a .safetensors file is."""
+    state = load_file(folder / "mine.safetensors")
+    torch.save({"state_dict": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, folder / "mine.pt")
+    images = load_dataset(folder / "test").data().images
+    logits = [one_model._load("mine:make", folder / name)(images) for name in ("mine.pt", "mine.safetensors")]
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize(

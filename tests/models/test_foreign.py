@@ -73,7 +73,7 @@ def make(architecture: str, shape: tuple[int, int, int] = (3, 16, 16), **more: A
 def assert_is_a_classifier(model: Classifier, shape: tuple[int, int, int], features: int) -> None:
     """Logits are the head of the representation, of a network behind its normalisation; all checks pass."""
     check_classifier(model, shape, len(NAMES))
-    x = torch.rand(2, *shape)
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     assert model.eval().representation(x).shape == (2, features)
     torch.testing.assert_close(model.head(model.representation(x)), model(x))
     model.normalise.std.fill_(0.5)

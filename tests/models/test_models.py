@@ -21,7 +21,10 @@ from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 
 NAMES = tuple("abcdefghij")
-CONVOLUTIONAL = ("small_cnn", "deep_cnn", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception")
+CONVOLUTIONAL = (
+    *("small_cnn", "deep_cnn", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception"),
+    *("preact_resnet18", "preact_resnet18_bare", "wide_resnet28", "wide_resnet34"),
+)
 
 
 def make(architecture="small_cnn", width=4, shape=(3, 32, 32), names=NAMES, seed=0) -> Classifier:
@@ -52,6 +55,8 @@ def test_logits_are_the_head_of_the_representation(architecture, shape):
         ("vgg16", 14_728_266 - 4_224, 512),  # no biases before BatchNorm: 4,224 channels
         ("densenet121", 6_956_298, 1024),
         ("resnet8", 78_042, 64),
+        ("preact_resnet18", 11_172_170, 512),
+        ("wide_resnet28", 36_479_194, 640),
     ],
 )
 def test_networks_have_the_usual_number_of_parameters(architecture, count, features):
@@ -97,8 +102,10 @@ def test_no_width_is_the_usual_width(architecture):
     first = next(module for module in model.body.modules() if isinstance(module, torch.nn.Conv2d))
     assert first.in_channels == 3
     wider = make(architecture, width=ARCHITECTURES[architecture].usual_width // 2, shape=(3, 8, 8))
-    second = next(module for module in wider.body.modules() if isinstance(module, torch.nn.Conv2d))
-    assert first.out_channels == 2 * second.out_channels
+    assert model.head.in_features == 2 * wider.head.in_features
+    if not architecture.startswith("wide_resnet"):  # whose first convolution has 16 channels at any width
+        second = next(module for module in wider.body.modules() if isinstance(module, torch.nn.Conv2d))
+        assert first.out_channels == 2 * second.out_channels
 
 
 def test_small_cnn_keeps_a_bottleneck():
@@ -175,7 +182,9 @@ def test_default_settings():
 
 
 def test_an_unknown_architecture_is_refused():
-    with pytest.raises(ModelError, match=r"architecture = 'resnet34': must be one of small_cnn, .*, inception, torch"):
+    with pytest.raises(
+        ModelError, match=r"architecture = 'resnet34': must be one of small_cnn, .*wide_resnet34, torch"
+    ):
         create_model("resnet34", (1, 8, 8), NAMES)
     assert {*CONVOLUTIONAL, "mlp"} == set(ARCHITECTURES)
 

@@ -157,7 +157,7 @@ def test_measuring_and_showing_do_not_change_the_weights(digits, new_model):
 # Learning curves
 
 
-def test_records_say_what_was_measured(digits, new_model):
+def test_records_say_what_wasmeasure_validationd(digits, new_model):
     data, validation = few(digits[0]), few(digits[1], 100)
     model = new_model(data, width=4)
     config = TrainSettings(
@@ -175,7 +175,7 @@ def test_records_say_what_was_measured(digits, new_model):
     assert 0 < last["train_accuracy"] <= 1
 
 
-def test_without_validation_nothing_is_measured(digits, new_model):
+def test_without_validation_nothing_ismeasure_validationd(digits, new_model):
     records = train(
         new_model(digits[0], width=4),
         few(digits[0], 64),
@@ -244,7 +244,7 @@ def test_early_stopping_restores_the_best(digits, new_model, monkeypatch, advers
     def measure(model, validation, settings, record):
         record[chosen], record[other] = next(turn)
 
-    monkeypatch.setattr(notbugs.training.loop, "_measure", measure)
+    monkeypatch.setattr(notbugs.training.loop, "measure_validation", measure)
     data = few(digits[0], 64)
     model, states = new_model(data, width=4), []
     config = TrainSettings(

@@ -67,6 +67,7 @@ for command in (
     results.compare,
     exchange.export_command,
     exchange.import_command,
+    exchange.import_model_command,
     tracking.track,
     tracking.push,
     tracking.ui,

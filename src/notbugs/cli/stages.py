@@ -49,7 +49,11 @@ def run_here(stage: Stage, name: str | None = None) -> None:
 @click.option(
     "--model", metavar="FILE|MODULE:FACTORY", help="Measure one model instead: a file, or a network of yours."
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="State of MODULE:FACTORY's network (.safetensors).")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Weights of MODULE:FACTORY's network: .safetensors, or what torch.save wrote.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Stored dataset to measure it on, such as data/test.")
 @click.option("--level", type=click.Choice(["quick", "standard", "paper"]), help="How thoroughly; else params.yaml's.")
 @click.option("--eps", "headline_eps", type=float, help="Radius of the attacks; else params.yaml's.")

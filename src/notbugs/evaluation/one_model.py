@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from notbugs.attacks.engine import frozen
 from notbugs.attacks.modules import UnsteadyError, check_steady, evaluating_
@@ -19,6 +19,7 @@ from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.minimum_norm import smallest
 from notbugs.evaluation.suite import Audit, audit
 from notbugs.models import ModelError, load_model
+from notbugs.models.given import fill, read_weights
 from notbugs.runtime.config import find_root, read_params, runtime, settings, validate
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import write_json
@@ -45,7 +46,8 @@ def measure_file(
         model: a .safetensors file of the registry (its .json beside it), or "package.module:factory", a callable
             without arguments that gives a torch module: images (N, C, H, W) in [0, 1] -> logits.
         data: a stored dataset.
-        weights: .safetensors file of the state of a factory's network; None keeps the weights that it comes with.
+        weights: file of the weights of a factory's network (`models.given.read_weights`); None keeps those that it
+            comes with.
         transfer_from: a model of the registry whose adversarial images are tried on this one.
         changes: settings that differ from the section `evaluate` of params.yaml here, if there is one.
         seed: of everything random; None takes that of params.yaml here, 0 if there is none.
@@ -144,7 +146,7 @@ def _load(model: str, weights: Path | None) -> nn.Module:
         raise UserError(f"--model {model}: must be a .safetensors file or package.module:factory")
     network = _make(model)
     if weights is not None:
-        _fill(network, weights)
+        fill(network, read_weights(weights), f"--weights {weights}")
     evaluating_(network)
     return network
 
@@ -162,32 +164,6 @@ def _make(model: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ModelError(f"--model {model}: gave a {type(network).__name__}; it must give a torch.nn.Module")
     return network
-
-
-def _fill(network: nn.Module, weights: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        network.load_state_dict(_untied(load_file(weights), network))
-    except FileNotFoundError:
-        raise ModelError(f"--weights {weights}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"--weights {weights}: cannot be read: {error}") from None
-    except RuntimeError as error:
-        text = " ".join(str(error).split())[:300]
-        raise ModelError(f"--weights {weights}: does not fit the network: {text}") from None
-
-
-def _untied(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """The state with each tied weight under all its names, of which safetensors' `save_model` writes one."""
-    places: dict[tuple[Any, ...], str] = {}  # where a tensor lies in memory -> a name that the state has for it
-    own = {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in network.state_dict().items()}
-    for name, place in own.items():
-        if name in state:
-            places[place] = name
-    lacking = {name: state[places[place]] for name, place in own.items() if name not in state and place in places}
-    return {**state, **lacking}
 
 
 def _check_fits(network: nn.Module, data: Images, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Stored datasets in other people's formats, and theirs as stored datasets.
+"""Stored datasets in other people's formats, and theirs as stored datasets; released models as our own.
 
     imagefolder  torchvision's tree, one file an image: <class>/<index>.npy (exact) or .png (8 bits)
     huggingface  parquet files that `datasets.load_dataset` opens
@@ -10,5 +10,7 @@ nothing heavy.
 """
 
 FORMATS = ("imagefolder", "huggingface", "madry", "npz")
+MODEL_FORMATS = ("robustness", "robustbench", "state_dict")
+"""Whose checkpoints `checkpoints.import_model` reads."""
 ENCODINGS = ("npy", "png")
 """Files of an imagefolder: exact, or rounded to 8 bits."""

@@ -13,12 +13,14 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import AfterValidator, Field, JsonValue, PositiveInt, ValidationError
+from torch import nn
 
 from notbugs.data.images import Images, by_parts
 from notbugs.models.base import Classifier
 from notbugs.models.foreign import Factory, classifier_of, of_factory, of_timm, of_torchvision
 from notbugs.models.foreign import ModelError as ModelError
 from notbugs.models.imagenet import densenet121, inception, resnet, vgg16
+from notbugs.models.preactivation import preact_resnet18, wide_resnet
 from notbugs.models.small_cnn import MLP, DeepCNN, SmallCNN
 from notbugs.runtime.config import Settings
 from notbugs.runtime.errors import one_line
@@ -52,6 +54,10 @@ _BUILT_IN = {
     "vgg16": Architecture(vgg16, 64),
     "densenet121": Architecture(densenet121, 64),
     "inception": Architecture(inception, 64),
+    "preact_resnet18": Architecture(preact_resnet18, 64),
+    "preact_resnet18_bare": Architecture(partial(preact_resnet18, bare=True), 64),
+    "wide_resnet28": Architecture(partial(wide_resnet, 28), 160),
+    "wide_resnet34": Architecture(partial(wide_resnet, 34), 160),
 }
 ARCHITECTURES = Registry(
     "models",
@@ -75,7 +81,8 @@ class ModelSettings(Settings):
     pixels), torchvision:NAME, timm:NAME, or package.module:attribute of your own, called with `image_shape` and
     `num_classes`."""
     width: int | None = Field(default=None, ge=1, le=1024)
-    """Scales all layers; null takes the usual width (16 for small_cnn, 64 for those made for ImageNet)."""
+    """Scales all layers; null takes the usual width (16 for small_cnn, 64 for those made for ImageNet, 160 for Wide
+    ResNets: ten times as wide)."""
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of a network that is not built in."""
     representation: str | None = None
@@ -94,7 +101,7 @@ class ModelSettings(Settings):
 class Description(Settings):
     """All that is needed to build a classifier again; saved as JSON beside its weights."""
 
-    options = _OF_OTHERS
+    options = _OF_OTHERS | {"origin"}
     architecture: str
     width: int | None = Field(default=None, ge=1, le=1024)
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
@@ -102,6 +109,13 @@ class Description(Settings):
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(strict=False)
     """(C, H, W)."""
     class_names: tuple[str, ...] = Field(strict=False, min_length=2)
+    origin: dict[str, str] | None = None
+    """Of a model from elsewhere: name and SHA-256 of the file that it was read from, and its format."""
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the network is one of the package's."""
+        return self.architecture in ARCHITECTURES
 
 
 def create_model(
@@ -125,11 +139,30 @@ def create_model(
         generator: decides the initial weights, None as one of seed 0 does; torch's global generator is left as it was.
     Raises: ModelError for an unknown architecture, or one that gives no classifier.
     """
+    description = description_of(architecture, image_shape, class_names, width, kwargs, representation)
+    seed = 0 if generator is None else generator.initial_seed()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too
+        return build(description)
+
+
+def description_of(
+    architecture: str,
+    image_shape: tuple[int, int, int],
+    class_names: tuple[str, ...],
+    width: int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    representation: str | None = None,
+) -> Description:
+    """What `create_model` builds.
+
+    Raises: ModelError for an unknown architecture.
+    """
     try:
         usual = ARCHITECTURES[architecture].usual_width
     except RegistryError as error:
         raise ModelError(f"architecture = {architecture!r}: must be {error}") from None
-    description = Description(
+    return Description(
         architecture=architecture,
         width=width or usual,
         kwargs=dict(kwargs or {}),
@@ -137,15 +170,13 @@ def create_model(
         image_shape=image_shape,
         class_names=class_names,
     )
-    seed = 0 if generator is None else generator.initial_seed()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too
-        return build(description)
 
 
-def build(description: Description) -> Classifier:
+def build(description: Description, put_in: Callable[[nn.Module], None] | None = None) -> Classifier:
     """The classifier of a description, with weights drawn from torch's global generator.
 
+    Args:
+        put_in: is given a network that is not built in, before it is taken apart: puts weights into it.
     Raises: ModelError if somebody's network cannot be made, or is no classifier.
     """
     kind, count = ARCHITECTURES[description.architecture], len(description.class_names)
@@ -156,17 +187,24 @@ def build(description: Description) -> Classifier:
         model = kind.build(*given)
         assert isinstance(model, Classifier)
     else:
-        model = _built(description, kind.build, *given)
+        model = _built(description, kind.build, *given, put_in=put_in)
     model.description = description
     return model
 
 
 def _built(
-    description: Description, factory: Factory, image_shape: tuple[int, int, int], count: int, width: int | None
+    description: Description,
+    factory: Factory,
+    image_shape: tuple[int, int, int],
+    count: int,
+    width: int | None,
+    put_in: Callable[[nn.Module], None] | None,
 ) -> Classifier:
     """A network that is not the package's, made and looked at."""
     try:
         network = factory(image_shape, count, width, **description.kwargs)
+        if put_in is not None:
+            put_in(network)
         if isinstance(network, Classifier):
             return network
         return classifier_of(network, image_shape, count, description.representation)
@@ -226,7 +264,6 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
 
     path = Path(path)
     description, checksum = _read_description(path.with_suffix(".json"))
-    built_in = description.architecture in ARCHITECTURES
     try:
         state: dict[str, Any] = load_file(path)
     except FileNotFoundError:
@@ -234,7 +271,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
     except Exception as error:  # safetensors raises many kinds for a damaged header
         raise ModelError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     try:
-        if built_in:
+        if description.is_built_in:
             with torch.device("meta"):  # of shapes alone: those of a damaged description may not fit into memory
                 build(description).load_state_dict(state, assign=True)
         with torch.random.fork_rng(devices=[]):  # the initial weights, replaced at once, take nothing from the caller

@@ -38,12 +38,12 @@ from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import compiles, construction_seeds, source_models
 from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
 from notbugs.runtime.cache import load_or_make
-from notbugs.runtime.config import SOURCE, check_name, dataset_name, settings
+from notbugs.runtime.config import SOURCE, check_name, dataset_name
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import publish, sha256, write_json
 from notbugs.runtime.state_file import StateError, load_state, save_state
-from notbugs.training.settings import TrainSettings
+from notbugs.training.settings import train_settings
 
 
 class Shards:
@@ -173,7 +173,7 @@ def read_recipe(params: Mapping[str, Any], key: str) -> ConstructSettings:
         allowed = ", ".join(trained)
         raise ConfigError(f"params.yaml: {key}.model = {config.model!r}: must be an entry of train: {allowed}")
     elif config.source_seeds is not None:
-        trained_with = settings(params, f"train.{config.model}", TrainSettings).seeds
+        trained_with = train_settings(params, f"train.{config.model}").seeds
         construction_seeds(trained_with, config.source_seeds, model=config.model, key=key)
     return config
 

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 from notbugs.construction.settings import ConstructSettings
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.models import construction_seeds, source_seeds
-from notbugs.runtime.config import settings
 from notbugs.runtime.errors import ConfigError
-from notbugs.training.settings import TrainSettings
+from notbugs.training.settings import train_settings
 
 
 class Origin(NamedTuple):
@@ -69,7 +68,7 @@ def ensemble_members(params: Mapping[str, Any], named: Sequence[str], key: str) 
     members: list[tuple[str, int]] = []
     for member in named:
         name, _, seed = member.partition("/")
-        trained = settings(params, f"train.{name}", TrainSettings).seeds if name in (params.get("train") or {}) else ()
+        trained = train_settings(params, f"train.{name}").seeds if name in (params.get("train") or {}) else ()
         chosen = [one for one in trained if seed in ("", str(one))]
         if not chosen:
             there = [f"{entry}/SEED" for entry in params.get("train") or {}]

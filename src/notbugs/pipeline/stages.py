@@ -61,7 +61,7 @@ _ALL = (
     _by_name(
         "train",
         "train the source models NAME (standard or robust) on D.",
-        "notbugs.training.settings:TrainSettings",
+        "notbugs.training.settings:train_settings",
         "notbugs.pipeline.train:train",
         shared=(*SHARED, "processes"),
         reads=("model",),

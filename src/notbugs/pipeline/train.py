@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from notbugs.data.images import Images, Subset, make_generator
 from notbugs.data.store import DatasetError, StoredDataset, load_dataset
-from notbugs.models import create_model, save_model, set_normalisation
+from notbugs.evaluation.accuracy import predict
+from notbugs.models import ModelError, create_model, save_model, set_normalisation
+from notbugs.models.given import given_model
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import do_all
 from notbugs.pipeline.running.models import compiles, made_sources
+from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
 from notbugs.runtime.config import SOURCE, SUBSETS
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import publish, write_csv, write_json
 from notbugs.tracking.description import curve_name
 from notbugs.training.checkpoints import Checkpoint, EpochRecord, kept_record
+from notbugs.training.loop import measure_validation, unmeasured
 from notbugs.training.loop import train as train_model
-from notbugs.training.settings import TrainSettings
+from notbugs.training.settings import GivenSettings, TrainSettings
 
 CURVE_COLUMNS = ("subset", "source_seed", "seed", *EpochRecord.__annotations__)
 FINAL = ("train_loss", "train_accuracy", "validation_accuracy", "validation_accuracy_shifted")
@@ -35,13 +40,16 @@ def train(job: Job) -> None:
 
     Commands: `notbugs train standard`, `notbugs fit rand`. On digits about 5 s a seed (robust: 20 s) and 3 s a fit.
     Validation is D's, with D's own labels; expected accuracy there: 98% or more (robust: about 95%; rand: 80% or more).
+    An entry of `train` with `from` takes its models from files, and measures them in the same way.
     """
     project, config = job.project, job.settings
     sources = made_sources(project, str(job.name)) if job.stage.name == "fit" else ()
     made = [project.dataset(str(job.name), seed) for seed in sources]
     inputs = [project.dataset("train"), project.dataset("validation"), *made]
     folder, curves_file = job.outputs
-    with job.begin(inputs) as (run, work):
+    files = _files(project, config) if isinstance(config, GivenSettings) else []
+    require_files_watched(project, job.stage, files)
+    with job.begin(inputs, **file_hashes(project, files)) as (run, work):
         data, validation, *stored = (load_dataset(path) for path in inputs)
         subsets: dict[int | None, dict[str, Images]] = {} if sources else {None: {"full": data}}
         for seed, dataset in zip(sources, stored, strict=True):
@@ -163,7 +171,7 @@ class Lesson:
     """
 
     project: Context
-    config: TrainSettings
+    config: TrainSettings | GivenSettings
     data: Images
     validation: Images
     stream: tuple[str | int, ...]
@@ -185,13 +193,18 @@ class Lesson:
 
 
 def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
-    """Train a model and save it.
+    """Train a model, or take it from a file, and save it.
 
     Args:
         on_epoch: called with each record while the training runs; what it raises ends it.
     Returns: one record an epoch.
     """
     project, config, data = lesson.project, lesson.config, lesson.data
+    if isinstance(config, GivenSettings):
+        record = _take(lesson, config)
+        if on_epoch is not None:
+            on_epoch(record)
+        return [record]
     kind = project.model_settings()
     model = create_model(
         image_shape=data.image_shape,
@@ -219,6 +232,42 @@ def learn(lesson: Lesson, on_epoch: OnEpoch | None = None) -> list[EpochRecord]:
     if is_first():
         save_model(model, lesson.file)
     return records
+
+
+def _files(project: Context, config: GivenSettings) -> list[str]:
+    """All that models are taken from: the files that the entry names, and the descriptions beside them."""
+    beside = [Path(name).with_suffix(".json").as_posix() for name in config.files if name.endswith(".safetensors")]
+    return [*config.files, *(name for name in beside if (project.root / name).is_file())]
+
+
+def _take(lesson: Lesson, config: GivenSettings) -> EpochRecord:
+    """Save a model from elsewhere as one of ours, and measure it: its training is one record, of epoch 0.
+
+    Raises: ModelError if it cannot be read, or does not fit D.
+    """
+    project, data = lesson.project, lesson.data
+    file = project.root / config.file(lesson.seed)
+    network = config.network or project.model_settings().arguments()
+    model = given_model(
+        file,
+        data.image_shape,
+        data.class_names,
+        network=network,
+        is_named=config.network is not None,
+        mean=config.mean,
+        std=config.std,
+    ).to(project.device)
+    logits = predict(model, data)
+    if not logits.isfinite().all():
+        raise ModelError(f"{file}: gives logits that are not finite on images of D")
+    loss = float(functional.cross_entropy(logits, data.labels))
+    accuracy = float((logits.argmax(dim=1) == data.labels).double().mean())
+    record = unmeasured(0, 0.0, loss, accuracy)
+    attack = config.validation_attack
+    measure_validation(model, lesson.validation, attack.arguments() if attack else None, record)
+    if is_first():
+        save_model(model, lesson.file)
+    return record
 
 
 def write_curves(path: Path, lessons: Sequence[Lesson], learnt: Sequence[Sequence[EpochRecord]]) -> None:

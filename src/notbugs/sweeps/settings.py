@@ -195,6 +195,8 @@ def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) ->
         ranges = [name for name, space in section.spaces.items() if isinstance(space, Range)]
         if ranges:
             raise ConfigError(f"params.yaml: {key}.{ranges[0]}: must be a list where sampler is grid")
+    if section.source_eps is not None and "from" in params["train"]["robust"]:
+        raise ConfigError(f"params.yaml: {key}.source_eps: must be null where train.robust takes its models from files")
     if section.source_eps is not None and not (params["train"]["robust"].get("attack") or {}).get("eps"):
         raise ConfigError(f"params.yaml: {key}.source_eps: needs train.robust.attack with an eps > 0 to start from")
 

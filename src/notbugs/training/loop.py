@@ -118,10 +118,10 @@ def train(
                 f"a smaller lr may help{kept}"
             )
         average_buffers(model)
-        record = _unmeasured(epoch, now, loss, accuracy)
+        record = unmeasured(epoch, now, loss, accuracy)
         measured = validation is not None and (last or epoch % measure_every == 0)
         if validation is not None and measured:
-            _measure(model, validation, validation_attack, record)
+            measure_validation(model, validation, validation_attack, record)
         history.add(record, measured=measured, last=last)
         if best.over:
             break
@@ -140,7 +140,8 @@ def _check(num_examples: int, batch_size: int, early_stopping: int | None, valid
         raise ValueError("early_stopping needs validation images")
 
 
-def _unmeasured(epoch: int, lr: float, loss: float, accuracy: float) -> EpochRecord:
+def unmeasured(epoch: int, lr: float, loss: float, accuracy: float) -> EpochRecord:
+    """A record of what was seen while learning, its validation columns empty."""
     return EpochRecord(
         epoch=epoch,
         lr=lr,
@@ -248,7 +249,9 @@ def _first_not_finite(losses: list[Tensor]) -> int:
     return next(step for step, count in enumerate(counts, start=1) if count)
 
 
-def _measure(model: nn.Module, validation: Images, attack: Mapping[str, Any] | None, record: EpochRecord) -> None:
+def measure_validation(
+    model: nn.Module, validation: Images, attack: Mapping[str, Any] | None, record: EpochRecord
+) -> None:
     """Fill in the validation columns of a record; of several processes each measures its part of the images."""
     count, at_once = len(validation), 8 * part_size(validation.image_shape)
     mine = validation if world_size() == 1 else Subset(validation, own_part(torch.arange(count)))

@@ -1,11 +1,22 @@
-"""How params.yaml says that a classifier is trained."""
+"""How params.yaml says that a classifier is trained, or which file its weights come from."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from notbugs.attacks import AttackSettings
-from notbugs.runtime.config import Seeds, Settings
+from notbugs.models import ModelSettings
+from notbugs.runtime.config import Seeds, Settings, settings
+from notbugs.runtime.errors import ConfigError
 
 
 class TrainSettings(Settings):
@@ -83,3 +94,80 @@ class FitSettings(TrainSettings):
     baseline: bool = False
     """Fit D itself too, by the same recipe, from the same initialisations and in the same order: what this
     construction, and each other of the same recipe, is to be compared with."""
+
+
+def _listed(files: Any) -> Any:
+    return (files,) if isinstance(files, str) else files
+
+
+_Files = Annotated[tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_listed)]
+_Channels = Annotated[tuple[FiniteFloat, ...], Field(strict=False, min_length=1)]
+"""A number, or one a channel."""
+
+
+class GivenSettings(ModelSettings):
+    """Models that are not trained here: an entry of `train` with `from`.
+
+    The keys of `ModelSettings` say which network weights alone are put into; without them it is the section `model`.
+    """
+
+    files: _Files = Field(alias="from")
+    """File of the weights, relative to the project; of several files each is the model of a seed. One of our own, its
+    .json beside it; or weights alone: .safetensors, or what torch.save wrote."""
+    seeds: tuple[int, ...] = Field(default=(), strict=False)
+    """By which the models are named; 0, 1, ... if left out."""
+    mean: _Channels | None = None
+    """Only of weights alone: what is subtracted from an image first; null: nothing."""
+    std: _Channels | None = None
+    """Only of weights alone: what an image is divided by then; null: 1."""
+    attack: AttackSettings | None = None
+    """What the models were trained against, for those who read the results; null for standard training."""
+    validation_attack: AttackSettings | None = None
+    """Attack of the adversarial accuracy that is measured; null leaves it out."""
+    early_stopping: ClassVar[None] = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _is_one_a_file(cls, seeds: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        count = len(info.data.get("files", seeds))
+        if seeds and not len(seeds) == len(set(seeds)) == count:
+            raise ValueError(f"a list of {count} different seeds, one for each file of `from`")
+        return seeds or tuple(range(count))
+
+    @property
+    def network(self) -> dict[str, Any] | None:
+        """What `models.description_of` is told of the network; None if the entry names none."""
+        if not self.model_fields_set & set(ModelSettings.model_fields):
+            return None
+        return {name: getattr(self, name) for name in ModelSettings.model_fields}
+
+    def file(self, seed: int) -> str:
+        """The file of a seed's model, as it is named."""
+        return self.files[self.seeds.index(seed)]
+
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """By the names of params.yaml, and no network that is not named."""
+        found = super()._written(dump)
+        if self.network is None:
+            found = {name: value for name, value in found.items() if name not in ModelSettings.model_fields}
+        return {"from": list(found.pop("files")), **found}
+
+
+def train_settings(params: Mapping[str, Any], key: str) -> TrainSettings | GivenSettings:
+    """An entry of the section `train`.
+
+    Args:
+        key: dotted, such as "train.robust".
+    Raises: ConfigError naming the key, the value and what is allowed.
+    """
+    section = params.get("train")
+    entry = section.get(key.partition(".")[2]) if isinstance(section, Mapping) else None
+    if not isinstance(entry, Mapping) or "from" not in entry:
+        return settings(params, key, TrainSettings)
+    found = settings(params, key, GivenSettings)
+    if key in ("train.standard", "train.robust") and "seeds" not in entry:  # dvc.yaml names it
+        raise ConfigError(f"params.yaml: {key}.seeds: missing; stages depend on it: must be {list(found.seeds)}, say")
+    if found.network is not None and "architecture" not in entry:
+        raise ConfigError(f"params.yaml: {key}.architecture: missing; it must be given beside other keys of a network")
+    return found

@@ -18,10 +18,10 @@ from notbugs.pipeline.evaluate.measuring import Subject, measure_all
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.models import source_seeds
-from notbugs.runtime.config import SUBSETS, settings
+from notbugs.runtime.config import SUBSETS
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import write_csv, write_json
-from notbugs.training.settings import TrainSettings
+from notbugs.training.settings import train_settings
 
 
 def evaluate(job: Job) -> None:
@@ -92,7 +92,7 @@ def _training_eps(project: Context, config: SuiteSettings) -> float | None:
     """The radius of robust training, where that is another one than the headline's, in the same norm."""
     if "robust" not in project.names("train"):
         return None
-    attack = settings(project.params, "train.robust", TrainSettings).attack
+    attack = train_settings(project.params, "train.robust").attack
     return attack.eps if attack and attack.norm == config.norm and attack.eps != config.headline_eps else None
 
 

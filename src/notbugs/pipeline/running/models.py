@@ -9,9 +9,8 @@ from torch import nn
 from notbugs.attacks.engine import multiply_adds, pays_to_compile
 from notbugs.data.store import DatasetError, source_folders
 from notbugs.pipeline.running.context import Context
-from notbugs.runtime.config import settings
 from notbugs.runtime.errors import ConfigError
-from notbugs.training.settings import TrainSettings
+from notbugs.training.settings import train_settings
 
 
 def source_seeds(project: Context, name: str) -> tuple[int, ...]:
@@ -19,7 +18,7 @@ def source_seeds(project: Context, name: str) -> tuple[int, ...]:
 
     Raises: ConfigError.
     """
-    return settings(project.params, f"train.{name}", TrainSettings).seeds
+    return train_settings(project.params, f"train.{name}").seeds
 
 
 def source_models(project: Context, name: str) -> list[Path]:
