@@ -280,7 +280,17 @@ def baseline_of(params: Mapping[str, Any], name: str) -> str | None:
     return None
 
 
-NOT_OF_THE_RECIPE = ("seeds", "source_seeds", "model", "still_y", "baseline", "measure_every", "validation_attack")
+NOT_OF_THE_RECIPE = (
+    "seeds",
+    "source_seeds",
+    "model",
+    "still_y",
+    "baseline",
+    "measure_every",
+    "validation_attack",
+    "title",
+    "colour",
+)
 """Settings in which two constructions, or two fits, may differ and still share their recipe."""
 
 
