@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.cli.check import check, check_data, needed_entries
+from notbugs.cli.check import check, check_data, check_files, needed_entries
 from notbugs.cli.stages import ALL_STAGES
 from notbugs.data.images import ImageData
 from notbugs.data.sources import DataSettings
@@ -117,3 +119,61 @@ def test_the_command_looks_again_when_d_changes(tmp_path: Path, monkeypatch: pyt
     done = CliRunner().invoke(main, ["check"])
     assert done.exit_code == 2
     assert "inversion.num_examples = 200: must be in 10..30" in done.output
+
+
+def targets(tmp_path: Path, **more: object) -> dict[str, Any]:
+    """The digits preset with targets of D_det from labels.npy."""
+    params = read_params(ROOT / "presets" / "digits.yaml")
+    params["construct"]["det"] |= {"target": "labels.npy", **more}
+    return params
+
+
+@pytest.mark.parametrize(
+    ("labels", "prepared", "message"),
+    [
+        (None, False, "must hold whole numbers, one an image of D; there is no such file"),
+        (np.zeros(6), False, r"must hold whole numbers, one an image of D; it holds \(6,\) float64"),
+        (
+            np.zeros(5, dtype=int),
+            True,
+            r"must hold 6 whole numbers in 0\.\.2, one an image of D; it holds \(5,\) int64",
+        ),
+        (np.full(6, 3), True, r"must hold 6 whole numbers in 0\.\.2, one an image of D; it holds numbers from 3 to 3"),
+    ],
+)
+def test_a_file_of_targets_is_opened(tmp_path: Path, labels: "np.ndarray | None", prepared: bool, message: str) -> None:
+    if prepared:
+        store(tmp_path, [2, 2, 2])
+    if labels is not None:
+        np.save(tmp_path / "labels.npy", labels)
+    with pytest.raises(ConfigError, match=rf"^params\.yaml: construct\.det\.target = '[^\n]*labels\.npy': {message}$"):
+        check_files(targets(tmp_path), tmp_path)
+
+
+def test_targets_that_fit_are_taken_and_lists_are_compared_with_d(tmp_path: Path) -> None:
+    store(tmp_path, [2, 2, 2])
+    np.save(tmp_path / "labels.npy", np.arange(6) % 3)
+    assert check_files(targets(tmp_path), tmp_path)
+    assert not check_files(read_params(ROOT / "presets" / "digits.yaml"), tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"construct\.det\.target = \[1, 0\]: must hold each of D's classes 0\.\.2 once"
+    ):
+        check_files(targets(tmp_path, target=[1, 0]), tmp_path)
+
+
+def test_a_changed_file_of_targets_is_seen_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`notbugs check` skips what it found valid, but not what its fingerprint does not hold; it says what deviates."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(targets(tmp_path)))
+    np.save(tmp_path / "labels.npy", np.zeros(6, dtype=int))
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["check"]).output == "not the paper's: construct.det: target = labels.npy\n"
+    np.save(tmp_path / "labels.npy", np.zeros(6))
+    again = CliRunner().invoke(main, ["check"])
+    assert "it holds (6,) float64" in again.output
+
+
+def test_deviations_are_told_by_the_kept_mark_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(targets(tmp_path, target="next", momentum=0.5)))
+    monkeypatch.chdir(tmp_path)
+    outputs = [CliRunner().invoke(main, ["check"]).output for _ in range(2)]
+    assert outputs == ["not the paper's: construct.det: momentum = 0.5\n"] * 2

@@ -1,12 +1,16 @@
 """Presets are valid, params.yaml is one of them, and writing one loses nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from notbugs.cli.check import check
-from notbugs.cli.presets import add_missing, change, presets, write_preset
+from notbugs.cli import main
+from notbugs.cli.check import check, deviations
+from notbugs.cli.presets import Preset, add_missing, change, presets, write_preset
+from notbugs.pipeline.construct import read_recipe
 from notbugs.runtime.config import read_params
 from notbugs.runtime.errors import ConfigError
 
@@ -17,11 +21,37 @@ def test_params_yaml_is_the_digits_preset() -> None:
     assert (ROOT / "params.yaml").read_text() == (ROOT / "presets" / "digits.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10_paper", "folder", "planted", "restricted_imagenet"])
-def test_presets_are_valid_and_say_what_they_cost(name: str) -> None:
-    preset = next(preset for preset in presets(ROOT) if preset.name == name)
-    check(read_params(preset.path))
+IN_LINF = {name: {"norm": "linf"} for name in ("rand", "det", "rand_from_robust", "det_from_robust")}
+DEVIATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "planted": IN_LINF,
+    "digits_variants": {
+        "det_ensemble": {"from": ["standard/0", "standard/1", "standard/2"]},
+        "rand_noise": {"start": "noise"},
+        "det_untouched": {"label": "source"},
+    },
+}
+"""Preset -> construction -> what is not as in the paper."""
+
+
+@pytest.mark.parametrize("preset", presets(ROOT), ids=lambda preset: preset.name)
+def test_presets_are_valid_say_what_they_cost_and_deviate_where_it_is_told(preset: Preset) -> None:
+    params = read_params(preset.path)
+    check(params)
     assert any(line.startswith("Costs: ") for line in preset.summary)
+    differs = {name: read_recipe(params, f"construct.{name}").deviations for name in params["construct"]}
+    told = DEVIATIONS.get(preset.name, {})
+    assert {name: found for name, found in differs.items() if found} == told
+    assert [name for name in told if f"construct.{name}: " not in deviations(params)] == []
+
+
+def test_writing_a_preset_says_what_deviates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_preset(tmp_path, "digits")
+    monkeypatch.chdir(tmp_path)
+    lines = CliRunner().invoke(main, ["preset", "digits_variants"]).output.splitlines()
+    assert lines[1].startswith(
+        'not the paper\'s: construct.det_ensemble: from = ["standard/0", "standard/1", "standard/2"];'
+    )
+    assert len(CliRunner().invoke(main, ["preset", "digits"]).output.splitlines()) == 1
 
 
 def test_every_line_that_sets_something_is_explained_once() -> None:

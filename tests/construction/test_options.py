@@ -10,6 +10,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor, nn
 
+from notbugs.attacks.losses import margin
 from notbugs.construction.building import RECIPES, construct, construct_settings, set_up
 from notbugs.construction.describe import describe, summarise
 from notbugs.construction.recipe import Constructed, RecipeError
@@ -17,6 +18,7 @@ from notbugs.construction.settings import ConstructSettings, InvertSettings, Tar
 from notbugs.construction.targeting import target_labels
 from notbugs.data.images import ImageData
 from notbugs.models.base import Classifier
+from notbugs.models.ensemble import Ensemble
 from notbugs.runtime.errors import ConfigError
 from notbugs.testing import check_recipe
 
@@ -29,6 +31,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"recipe": "deterministic_target", "target": [3, 2, 1, 0, 5, 4, 7, 6, 9, 8]},
     {"target": "next"},
     {"label": "source"},
+    {"loss": "margin"},
     {"views": 2},
     {"schedule": "linear"},
     {"momentum": 0.75},
@@ -420,3 +423,67 @@ def test_a_network_without_a_relu_has_none_to_pass_through() -> None:
         ValueError, match=r"straight_through = true: must be false for this source model \(Classifier\)"
     ):
         make(linear_model(), grey(), recipe="deterministic_target", straight_through=True)
+
+
+def test_another_loss_is_what_is_descended(base: ImageData, standard_model: Classifier, plain: Constructed) -> None:
+    """One step from x along the loss's own gradient; the cross-entropy by name changes nothing."""
+    assert torch.equal(make(standard_model, base, loss="cross_entropy").data.images, plain.data.images)
+    made = make(standard_model, base, loss="margin", num_steps=1, norm="linf", step_size=0.01)
+    x = base.images.clone().requires_grad_()
+    margin(standard_model.eval()(x), made.data.labels).sum().backward()
+    assert x.grad is not None
+    wanted = (base.images - 0.01 * x.grad.sign()).clamp(0, 1)
+    known = (x.grad.abs() > 1e-6) & (made.data.labels != made.true_labels)[:, None, None, None]
+    torch.testing.assert_close(made.data.images[known], wanted[known])
+
+
+def test_an_ensemble_takes_another_loss_too(
+    base: ImageData, standard_model: Classifier, robust_model: Classifier
+) -> None:
+    both = Ensemble([standard_model, robust_model]).eval()
+    usual, other = make(both, base), make(both, base, loss="margin")
+    assert not torch.equal(usual.data.images, other.data.images)
+    labels = other.data.labels
+    with torch.no_grad():
+        ours, theirs = (margin(both(made.data.images), labels).mean() for made in (other, usual))
+    assert ours < theirs
+
+
+def test_an_inversion_refuses_a_loss() -> None:
+    with pytest.raises(ConfigError, match=r"^params\.yaml: construct\.x\.loss: unknown key; allowed: [^\n]*$"):
+        settings(recipe="invert", loss="margin")
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({}, {}),
+        ({"eps": 2.0, "num_steps": 9, "source_seeds": [1], "title": "D_det, strong", "colour": "#123456"}, {}),
+        ({"target": "random"}, {}),
+        ({"target": "next"}, {"target": "next"}),
+        ({"recipe": "deterministic_target", "target": "next"}, {}),
+        ({"norm": "linf", "loss": "margin"}, {"norm": "linf", "loss": "margin"}),
+        ({"start": "noise", "views": 2, "label": "source"}, {"start": "noise", "views": 2, "label": "source"}),
+        ({"model": "", "from": ["standard/0", "robust"]}, {"from": ["standard/0", "robust"]}),
+        ({"recipe": "invert", "normalise_distance": True}, {"normalise_distance": True}),
+    ],
+    ids=str,
+)
+def test_what_is_not_the_papers_is_told(options: dict[str, Any], found: dict[str, Any]) -> None:
+    config = settings(**options)
+    assert config.deviations == found
+    assert not {"title", "colour"} & set(config.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("title", "", "a text of 1 to 40 characters in one line"),
+        ("title", "D\ndet", "a text of 1 to 40 characters in one line"),
+        ("title", 3, "a valid string"),
+        ("colour", "red", "#rrggbb"),
+    ],
+)
+def test_titles_and_colours_that_cannot_be(key: str, value: object, allowed: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^params\.yaml: construct\.x\.{key} = [^\n]*: must be {allowed}$"):
+        settings(**{key: value})

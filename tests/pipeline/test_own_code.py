@@ -14,6 +14,7 @@ from notbugs.pipeline.running.context import Context, open_project
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.stages import STAGES, run_stage
 from notbugs.runtime.errors import ConfigError
+from notbugs.sweeps import session
 from projects import forget_own_modules
 
 NETWORK = """
@@ -94,6 +95,19 @@ def test_what_dvc_does_not_watch_is_refused(own: Context) -> None:
         run_stage(own, "train", "standard")
     watch(own.root, ["src"])
     run_stage(own, "train", "standard")
+
+
+def test_a_sweep_watches_it_too(own: Context) -> None:
+    """The study trains and attacks the network: before any point it asks for the same line in dvc.yaml."""
+    study = {"kinds": ["rand"], "eps": [0.5], "num_steps": [1], "seeds": [0]}
+    lab = set_params(own.root, sweep={"small": study})
+    for name in ("standard", "robust"):
+        run_stage(lab, "train", name)
+    stage = {"foreach": "${sweep}", "do": {"cmd": "x", "deps": ["data/train"]}}
+    (own.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"sweep": stage}}))
+    message = r"^params\.yaml names lab\.networks: src/lab/networks\.py must be among the deps of stage sweep in"
+    with pytest.raises(ConfigError, match=message):
+        session.run(lab, "small", jobs=1)
 
 
 def test_what_lies_outside_the_project_is_refused(

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.cli.stages import ALL_STAGES
+from notbugs.construction.recipe import RecipeError
+from notbugs.construction.settings import in_words
 from notbugs.data.sources import DataSettings
-from notbugs.data.store import load_dataset, source_folders
+from notbugs.data.store import StoredDataset, load_dataset, source_folders
 from notbugs.models import ModelSettings
+from notbugs.pipeline.construct import read_recipe
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.config import DATASET_NAMES, SECTIONS, SOURCE, check_name, runtime, settings
 from notbugs.runtime.errors import ConfigError, UserError
@@ -50,6 +53,32 @@ def check(params: Mapping[str, Any], root: Path | None = None) -> None:
                 _require_imported(str(name), root)
 
 
+def check_files(params: Mapping[str, Any], root: Path) -> bool:
+    """Open the files that recipes read; against D, where it has been prepared by these settings.
+
+    Returns: whether there are any.
+    Raises: ConfigError for the first that is wrong.
+    """
+    data, found = prepared(params, root), False
+    for name in params["construct"]:
+        config = read_recipe(params, f"construct.{name}")
+        found |= bool(config.files)
+        try:
+            config.check_files(root, data.get("train"))
+        except RecipeError as error:
+            raise ConfigError(f"params.yaml: construct.{name}.{error}") from None
+    return found
+
+
+def deviations(params: Mapping[str, Any]) -> str:
+    """Where constructions are not made by the paper's recipes, in a line; empty if all are."""
+    told = []
+    for name in params["construct"]:
+        differs = read_recipe(params, f"construct.{name}").deviations
+        told += [f"construct.{name}: {in_words(differs)}"] if differs else []
+    return f"not the paper's: {'; '.join(told)}" if told else ""
+
+
 def needed_entries(stage: Stage) -> Iterator[str]:
     """Entries of params.yaml, such as "construct.rand", whose outputs a stage cannot do without."""
     for path in stage.inputs:
@@ -65,13 +94,10 @@ def check_data(params: Mapping[str, Any], root: Path) -> None:
 
     Raises: ConfigError for the first setting that D is too small for.
     """
-    data = settings(params, "data", DataSettings)
-    try:
-        train, test = (load_dataset(root / "data" / split, verify=False) for split in ("train", "test"))
-    except UserError:  # not made yet, or damaged: the stages say so
+    data = prepared(params, root)
+    if not data:
         return
-    if any(part.manifest.settings != data.model_dump(mode="json") for part in (train, test)):
-        return
+    train = data["train"]
     processes = runtime(params).processes
     if len(train) < 2 * processes:
         raise ConfigError(
@@ -82,7 +108,17 @@ def check_data(params: Mapping[str, Any], root: Path) -> None:
         if stage.study:
             found = stage.read_settings(params)
             if hasattr(found, "check_data"):
-                found.check_data({"train": train, "test": test})
+                found.check_data(data)
+
+
+def prepared(params: Mapping[str, Any], root: Path) -> dict[str, StoredDataset]:
+    """D as it has been prepared by these settings: train and test; nothing before that."""
+    asked = settings(params, "data", DataSettings).model_dump(mode="json")
+    try:
+        found = {split: load_dataset(root / "data" / split, verify=False) for split in ("train", "test")}
+    except UserError:  # not made yet, or damaged: the stages say so
+        return {}
+    return found if all(part.manifest.settings == asked for part in found.values()) else {}
 
 
 def _require_imported(name: str, root: Path | None) -> None:

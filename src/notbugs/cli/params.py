@@ -15,18 +15,28 @@ def check() -> None:
     """Validate params.yaml; and against D, where `prepare` has made it, what would stop a later stage."""
     root = project_root()
     mark, fingerprint = root / ".notbugs" / "checked", _check_fingerprint(root)
-    if mark.exists() and mark.read_text(encoding="utf-8") == fingerprint:
+    known, _, told = mark.read_text(encoding="utf-8").partition("\n") if mark.exists() else ("", "", "")
+    if known == fingerprint:
+        _say(told)
         return
     from notbugs.cli.check import check as validate
-    from notbugs.cli.check import check_data
+    from notbugs.cli.check import check_data, check_files, deviations
     from notbugs.runtime.config import read_params
     from notbugs.runtime.files import WriteError, write_text
 
     params = read_params(root / "params.yaml")
     validate(params, root)
     check_data(params, root)
-    with contextlib.suppress(WriteError):  # it was only to save time
-        write_text(mark, fingerprint)
+    told = deviations(params)
+    _say(told)
+    if not check_files(params, root):  # what such files hold is no part of the fingerprint
+        with contextlib.suppress(WriteError):  # it was only to save time
+            write_text(mark, f"{fingerprint}\n{told}")
+
+
+def _say(line: str) -> None:
+    if line:
+        click.echo(line)
 
 
 def _check_fingerprint(root: Path) -> str:
@@ -64,7 +74,11 @@ def preset(name: str | None, list_them: bool, changes: tuple[str, ...], missing:
         added = add_missing(root, name)
         click.echo(f"params.yaml: added {', '.join(added)}" if added else "params.yaml lacks nothing")
         return
+    from notbugs.cli.check import deviations
+    from notbugs.runtime.config import read_params
+
     backup = write_preset(root, name, changes)
     click.echo(f"params.yaml is now the preset {name}; next: dvc repro")
+    _say(deviations(read_params(root / "params.yaml")))
     if backup:
         click.echo(f"your own params.yaml was kept as {backup.name}")

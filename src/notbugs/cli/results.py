@@ -1,6 +1,8 @@
 """`notbugs results` and `notbugs compare`: what was measured, printed."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +16,7 @@ from notbugs.cli.project import PathFromHome, project_root
 def results(form: str | None) -> None:
     """Print the accuracy table, or every measurement (--json, --csv)."""
     from notbugs.evaluation import results as module
+    from notbugs.runtime.config import read_params
 
     if form == "docs":
         from notbugs.report.documents import write_documents
@@ -27,18 +30,18 @@ def results(form: str | None) -> None:
     elif form == "csv":
         click.echo(module.to_csv(table), nl=False)
     else:
-        module.print_table(table, _headline_eps())
+        params = read_params(project_root() / "params.yaml")
+        with module.titled(params):
+            module.print_table(table, _headline_eps(params))
 
 
-def _headline_eps() -> float:
-    """From params.yaml, without loading torch to validate all of it."""
-    from notbugs.runtime.config import read_params
-    from notbugs.runtime.errors import ConfigError
-
-    params = read_params(project_root() / "params.yaml")
+def _headline_eps(params: Mapping[str, Any]) -> float:
+    """Without loading torch to validate all of params.yaml."""
     try:
         return float(params["evaluate"]["headline_eps"])
     except (KeyError, TypeError, ValueError):
+        from notbugs.runtime.errors import ConfigError
+
         raise ConfigError("params.yaml: evaluate.headline_eps: must be given, a number > 0") from None
 
 

@@ -1,7 +1,6 @@
 """A kind of recipe, declared once: settings, algorithm, labels, what the paper says of it; and those of one's own."""
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from notbugs.construction.recipe import Constructed, Recipe, RecipeError
-from notbugs.construction.settings import ConstructSettings
+from notbugs.construction.settings import COLOUR, ConstructSettings
 from notbugs.data.images import Images
 from notbugs.runtime.devices import is_out_of_memory
 from notbugs.runtime.errors import UserError, one_line, raised
@@ -19,7 +18,6 @@ from notbugs.runtime.registry import RegistryError
 Labels = Literal["target", "source"]
 """What images are labelled as: the class that they are pushed towards, or that of x."""
 GREY = "#595959"
-_COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def of_ones_own(given: Any) -> RecipeKind:
         if not isinstance(more.get(name, ""), str):
             raise RegistryError(f"a recipe whose `{name}` is a text, not {more[name]!r}")
     colour = more.get("colour", GREY)
-    if not (isinstance(colour, str) and _COLOUR.fullmatch(colour)):
+    if not (isinstance(colour, str) and COLOUR.fullmatch(colour)):
         raise RegistryError(f"a recipe whose `colour` is #rrggbb, not {colour!r}")
     return RecipeKind(settings, given.set_up, **more)
 

@@ -1,19 +1,53 @@
 """How params.yaml names a recipe and its scalars; `arguments()` gives them to the functions that compute."""
 
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from notbugs.attacks.course import Schedule
+from notbugs.attacks.losses import USUAL_LOSS, LossName
 from notbugs.attacks.norms import NormName
 from notbugs.construction.beginnings import Start
-from notbugs.construction.targeting import RULES, TABLES, TARGETS
+from notbugs.construction.targeting import RULES, TABLES, TARGETS, read_labels, target_labels
+from notbugs.data.images import Images, make_generator
 from notbugs.data.store import Dtype
 from notbugs.runtime.config import Seeds, Settings
 
 _FIRST = ("model", "source_seeds", "num_steps", "step_size")
 """What manifests begin with, in this order."""
+COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
+ANOTHER_SET = ("recipe", "start", "target", "label")
+"""Deviations that make another set than the paper's: what it says of its set is not said of that one."""
+
+
+def in_words(deviations: Mapping[str, Any]) -> str:
+    """Options as a line of print: "start = noise, momentum = 0.75"."""
+    return ", ".join(
+        f"{name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in deviations.items()
+    )
+
+
+def _is_a_title(title: str) -> str:
+    if not 1 <= len(title) <= 40 or not title.isprintable() or title != title.strip():
+        raise ValueError("a text of 1 to 40 characters in one line")
+    return title
+
+
+def _is_a_colour(colour: str) -> str:
+    if not COLOUR.fullmatch(colour):
+        raise ValueError("#rrggbb")
+    return colour
 
 
 class ConstructSettings(Settings):
@@ -35,6 +69,30 @@ class ConstructSettings(Settings):
     """Stored precision of the images; uint8 is not offered, its rounding is larger than the effect."""
     recipe: str
     """A built-in recipe, or package.module:attribute of one's own."""
+    title: Annotated[str, AfterValidator(_is_a_title)] | None = Field(default=None, exclude=True)
+    """What figures, tables and verdicts call it; null takes its name in the results. No number depends on it."""
+    colour: Annotated[str, AfterValidator(_is_a_colour)] | None = Field(default=None, exclude=True)
+    """Its colour in figures, #rrggbb; null takes one that follows from its recipe."""
+    papers: ClassVar[bool] = False
+    """Whether the recipe is one of the paper's."""
+
+    @property
+    def deviations(self) -> dict[str, Any]:
+        """What is not as in the paper, by name in params.yaml; scalars belong to a preset and do not count."""
+        found: dict[str, Any] = {} if self.papers else {"recipe": self.recipe}
+        if self.ensemble is not None:
+            found["from"] = list(self.ensemble)
+        written = self.model_dump(mode="json")
+        return found | {name: written[name] for name in type(self).model_fields if name in self.options & set(written)}
+
+    def check_files(self, root: Path, data: Images | None) -> None:
+        """Look into the files that the recipe reads, as far as can be told before it runs.
+
+        Args:
+            root: of the project, which the files' names are relative to.
+            data: D; None before it is made.
+        Raises: RecipeError, to be read after the key of its entry and a dot.
+        """
 
     @property
     def looks(self) -> int:
@@ -69,6 +127,7 @@ class ConstructSettings(Settings):
 
 
 class _Steps(ConstructSettings):
+    papers = True
     num_steps: int = Field(ge=1)
     """Gradient steps."""
     step_size: float = Field(gt=0, allow_inf_nan=False)
@@ -99,7 +158,7 @@ class TargetSettings(_Steps):
     """D_rand and D_det: images pushed towards another class, and labelled as that class."""
 
     options: ClassVar[frozenset[str]] = frozenset(
-        {"start", "target", "label", "views", "schedule", "momentum", "straight_through"}
+        {"start", "target", "label", "loss", "views", "schedule", "momentum", "straight_through"}
     )
     recipe: Literal["random_target", "deterministic_target"]
     """t uniform over all classes, or t = (y + 1) mod C."""
@@ -116,6 +175,8 @@ class TargetSettings(_Steps):
     or .csv with a column `label`."""
     label: Literal["target", "source"] = "target"
     """Which label is given: t, or y of x untouched."""
+    loss: LossName = USUAL_LOSS
+    """What is descended towards t: cross_entropy, margin, or package.module:function of your own."""
     views: int = Field(default=0, ge=0)
     """Random flips and shifts of the image that each gradient is averaged over; 0 takes that of the image itself."""
     schedule: Schedule = "constant"
@@ -146,3 +207,20 @@ class TargetSettings(_Steps):
     def located(self, root: Path) -> Self:
         """The same with the file of targets where it is."""
         return self.model_copy(update={"target": str(root / self.files[0])}) if self.files else self
+
+    @property
+    def deviations(self) -> dict[str, Any]:
+        """What is not as in the paper: L2, and the recipe's own targets, are."""
+        found = super().deviations
+        own_rule = {"random_target": "random", "deterministic_target": "next"}[self.recipe]
+        if found.get("target") == own_rule:
+            del found["target"]
+        return found | ({"norm": self.norm} if self.norm != "l2" else {})
+
+    def check_files(self, root: Path, data: Images | None) -> None:
+        """Whether the targets fit D; before there is one, whether their file can be read."""
+        target = self.located(root).target
+        if target is not None and data is not None:
+            target_labels(target, data.labels, len(data.class_names), make_generator(0))
+        elif self.files:
+            read_labels(Path(str(target)))

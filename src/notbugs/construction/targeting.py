@@ -10,6 +10,7 @@ from torch import Tensor
 
 from notbugs.attacks import pgd
 from notbugs.attacks.course import Schedule
+from notbugs.attacks.losses import USUAL_LOSS
 from notbugs.attacks.straight_through import straightened
 from notbugs.construction.beginnings import Beginnings, Start, Steps, draw_seeds
 from notbugs.construction.recipe import Constructed, RecipeError, pixel_distance
@@ -41,9 +42,10 @@ class Targeting:
         compiled: compile the engine (see `attacks.engine.pays_to_compile`).
         start: what is perturbed instead of x; the ball lies around it. t and y stay those of x's row.
         label: give t, or y (the untouched labels of Fowl et al. 2021).
+        loss: a name in LOSSES, descended towards t; an ensemble takes it of the mean of its log-probabilities.
         views: k > 0 descends the mean over k random flips and shifts of log((1 − p)/p), p being t's probability: the
             cross-entropy's gradient to a factor a view, which does not vanish for the views that are solved. Of an
-            ensemble it is the mean of the members' cross-entropies.
+            ensemble it is the mean of the members' cross-entropies; of another loss, of that loss.
         schedule, momentum: of the steps, see `attacks.course.Course`.
         straight_through: look for the gradient through last ReLUs that let all pass.
     Raises: RecipeError for targets that D does not have, NoReluError if there is no ReLU to pass through.
@@ -64,6 +66,7 @@ class Targeting:
         compiled: bool = False,
         start: Start = "x",
         label: Literal["target", "source"] = "target",
+        loss: str = USUAL_LOSS,
         views: int = 0,
         schedule: Schedule = "constant",
         momentum: float = 0.0,
@@ -75,7 +78,8 @@ class Targeting:
         self._steps = Steps(num_steps, step_size, schedule, momentum, views, seeds)
         self._data, self._device, self._start, self._label = data, model_device(model), start, label
         self._attack: dict[str, Any] = {"norm": norm, "eps": eps, "num_steps": num_steps, "step_size": step_size}
-        self._attack["loss"] = getattr(model, "attack_loss", "cross_entropy")  # an ensemble has one of its own
+        # an ensemble has a cross-entropy of its own
+        self._attack["loss"] = getattr(model, "attack_loss", loss) if loss == USUAL_LOSS else loss
         self._engine = engine_of(straightened(model) if straight_through else model, data, compiled=compiled)
 
     def part(self, rows: slice) -> Constructed:
@@ -137,18 +141,37 @@ def _cycle(num_classes: int, generator: torch.Generator) -> Tensor:
 
 def _from_file(file: Path, count: int, num_classes: int) -> Tensor:
     """The labels that a file holds, (count,)."""
-    asked = f"target = {str(file)!r}: must hold {count} whole numbers in 0..{num_classes - 1}, one an image of D"
+    wanted = f"{count} whole numbers in 0..{num_classes - 1}"
+    found, asked = read_labels(file, wanted), _asked(file, wanted)
+    if found.shape != (count,):
+        raise RecipeError(f"{asked}; it holds {found.shape} {found.dtype}")
+    if count and not (found.min() >= 0 and found.max() < num_classes):
+        raise RecipeError(f"{asked}; it holds numbers from {found.min()} to {found.max()}")
+    return torch.from_numpy(found.astype(np.int64))
+
+
+def _asked(file: Path, wanted: str) -> str:
+    return f"target = {str(file)!r}: must hold {wanted}, one an image of D"
+
+
+def read_labels(file: Path, wanted: str = "whole numbers") -> np.ndarray:
+    """The labels that a file of targets holds, (N,) whole numbers.
+
+    Args:
+        wanted: what it must hold, for the error.
+
+    Raises: RecipeError if there is none, or it holds something else.
+    """
+    asked = _asked(file, wanted)
     try:
         found = _labels_in(file)
     except FileNotFoundError:
         raise RecipeError(f"{asked}; there is no such file") from None
     except Exception as error:  # NumPy and pandas raise anything at somebody else's file
         raise RecipeError(f"{asked}; it cannot be read: {type(error).__name__}: {one_line(error)}") from None
-    if found.shape != (count,) or not np.issubdtype(found.dtype, np.integer):
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
         raise RecipeError(f"{asked}; it holds {found.shape} {found.dtype}")
-    if count and not (found.min() >= 0 and found.max() < num_classes):
-        raise RecipeError(f"{asked}; it holds numbers from {found.min()} to {found.max()}")
-    return torch.from_numpy(found.astype(np.int64))
+    return found
 
 
 def _labels_in(file: Path) -> np.ndarray:

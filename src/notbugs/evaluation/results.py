@@ -9,8 +9,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from notbugs.runtime.config import DATASET_NAMES, dataset_name
@@ -242,14 +244,39 @@ def _place(dataset: str, estimator: str) -> int:
     return MODELS.index((dataset, estimator)) if (dataset, estimator) in MODELS else len(MODELS)
 
 
+_titles: ContextVar[Mapping[str, str]] = ContextVar("titles", default=MappingProxyType({}))
+
+
+@contextmanager
+def titled(params: Mapping[str, Any]) -> Iterator[None]:
+    """Call constructions by the titles that params.yaml gives them (`construct.NAME.title`), in all that is printed."""
+    construct = params.get("construct")
+    sections = construct.items() if isinstance(construct, Mapping) else ()
+    given = {str(key): section.get("title") for key, section in sections if isinstance(section, Mapping)}
+    token = _titles.set({dataset_name(key): title for key, title in given.items() if isinstance(title, str)})
+    try:
+        yield
+    finally:
+        _titles.reset(token)
+
+
 def model_label(dataset: str, estimator: str) -> str:
-    """How a model is called in tables and figures, such as "D, robust", "D_rand, still y" or "D, fitted as D_R"."""
+    """How a model is called in tables and figures, such as "D, robust", "D_rand, still y" or "D, fitted as D_R".
+
+    Within `titled` a project's own titles take the place of the names.
+    """
     if estimator.startswith(FITTED_AS):
         return f"{dataset}, fitted as {model_label(estimator.removeprefix(FITTED_AS), 'standard')}"
-    name = dataset.removesuffix(STILL_Y).replace("_from_robust", " from robust")
+    name = dataset.removesuffix(STILL_Y)
+    name = _titles.get().get(name) or name.replace("_from_robust", " from robust")
     if dataset.endswith(STILL_Y):
         return f"{name}, still y"
     return f"{name}, {estimator}" if dataset == "D" else name
+
+
+def set_title(key: str) -> str:
+    """How a construction is called in print, by its key in params.yaml."""
+    return model_label(dataset_name(key), "standard")
 
 
 def fitted_model(name: str, subset: str) -> tuple[str, str]:
@@ -280,7 +307,17 @@ def baseline_of(params: Mapping[str, Any], name: str) -> str | None:
     return None
 
 
-NOT_OF_THE_RECIPE = ("seeds", "source_seeds", "model", "still_y", "baseline", "measure_every", "validation_attack")
+NOT_OF_THE_RECIPE = (
+    "seeds",
+    "source_seeds",
+    "model",
+    "still_y",
+    "baseline",
+    "measure_every",
+    "validation_attack",
+    "title",
+    "colour",
+)
 """Settings in which two constructions, or two fits, may differ and still share their recipe."""
 
 

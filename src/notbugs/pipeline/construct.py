@@ -161,6 +161,7 @@ def read_recipe(params: Mapping[str, Any], key: str) -> ConstructSettings:
     """
     check_name(key)
     config = construct_settings(params.get("construct", {}).get(key.partition(".")[2]), key)
+    _require_own_title(params, key, config.title)
     trained = [name for name in params.get("train") or {} if isinstance(name, str)]
     if config.ensemble is not None:
         for name in ("model", "source_seeds"):
@@ -176,6 +177,15 @@ def read_recipe(params: Mapping[str, Any], key: str) -> ConstructSettings:
         trained_with = train_settings(params, f"train.{config.model}").seeds
         construction_seeds(trained_with, config.source_seeds, model=config.model, key=key)
     return config
+
+
+def _require_own_title(params: Mapping[str, Any], key: str, title: str | None) -> None:
+    """Raises: ConfigError where something else is called by the title."""
+    others = {name: part for name, part in params["construct"].items() if f"construct.{name}" != key}
+    taken = {"D", *map(dataset_name, others)}
+    taken |= {part["title"] for part in others.values() if isinstance(part, Mapping) and part.get("title")}
+    if title in taken:
+        raise ConfigError(f"params.yaml: {key}.title = {title!r}: must differ from what other sets are called")
 
 
 def _counted(made_from: Sequence[Origin]) -> str:

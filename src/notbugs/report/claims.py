@@ -7,16 +7,16 @@ what all attacks together leave. "Inconclusive" means that a measurement is not 
 prove nothing either way; "on the edge", that one image, or one standard error, more or less would change the verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from notbugs.evaluation.comparison import POWER, Estimate, power, units_for_power
-from notbugs.evaluation.results import STILL_Y, model_label
+from notbugs.evaluation.results import STILL_Y, model_label, set_title
 from notbugs.report.evidence import Evidence, Model, NotMeasuredError
-from notbugs.report.sections import Facts, Finding, Judge, Ruling, reproduced_if, words
-from notbugs.runtime.config import dataset_name
+from notbugs.report.sections import AnotherRule, Facts, Finding, Judge, Ruling, reproduced_if, words
+from notbugs.runtime.config import DATASET_NAMES, dataset_name
 
 SETTING = "CIFAR-10, ResNet-50"
 EPS = (0.25, 0.5)
@@ -113,19 +113,21 @@ def _robust_training(evidence: Evidence, _: Facts) -> Ruling:
     return Ruling(finding, numbers, basis, _elsewhere(evidence, robust, standard, eps), close)
 
 
-def _robust_features(evidence: Evidence, _: Facts) -> Ruling:
+def _robust_features(key: str, evidence: Evidence, _: Facts) -> Ruling:
+    evidence.check_is_the_papers(key)
     eps, bar = evidence.headline_eps, evidence.far_above_chance
-    ours, other = _fit("D_R"), _fit("D_NR")
-    number, clean = _attacked(evidence, ours, eps), evidence.accuracy("D_R")
+    ours, other = _fit(dataset_name(key)), _fit("D_NR")
+    number, clean = _attacked(evidence, ours, eps), evidence.accuracy(*ours)
     evidence.accuracy("D_NR", eps=eps)  # says first that it is not there
-    base = evidence.fitted_as("robust")
+    base = evidence.fitted_as(key)
     over_base = evidence.difference(ours, base, eps=eps)
     criteria = [Criterion.margin(over_base, D_R_OVER_D_MARGIN), Criterion.above(clean, bar)]
-    numbers: dict[str, Any] = {"eps": eps, "bar": bar, "clean": clean, "left": number, "over_base": over_base}
+    numbers: dict[str, Any] = {"name": model_label(*ours), "eps": eps, "bar": bar, "clean": clean, "left": number}
+    numbers["over_base"] = over_base
     numbers |= {"base_margin": D_R_OVER_D_MARGIN, "base": _attacked(evidence, base, eps)}
     numbers |= {"other": None, "over_other": None, "other_margin": D_R_OVER_D_NR_MARGIN, "reason": ""}
     try:
-        evidence.check_same_recipe("robust", "nonrobust")
+        evidence.check_same_recipe(key, "nonrobust")
     except NotMeasuredError as reason:  # the paper's fits of D_NR have a recipe of their own
         numbers["reason"] = str(reason)
     else:
@@ -137,11 +139,12 @@ def _robust_features(evidence: Evidence, _: Facts) -> Ruling:
     return Ruling(finding, numbers, basis, _elsewhere(evidence, ours, base, eps), close)
 
 
-def _not_robust_features(evidence: Evidence, _: Facts) -> Ruling:
+def _not_robust_features(key: str, evidence: Evidence, _: Facts) -> Ruling:
+    evidence.check_is_the_papers(key)
     eps, bar = evidence.headline_eps, evidence.far_above_chance
-    ours, robust, standard = _fit("D_NR"), ("D", "robust"), ("D", "standard")
-    clean, number = evidence.accuracy("D_NR"), _attacked(evidence, ours, eps)
-    base = evidence.fitted_as("nonrobust")
+    ours, robust, standard = _fit(dataset_name(key)), ("D", "robust"), ("D", "standard")
+    clean, number = evidence.accuracy(*ours), _attacked(evidence, ours, eps)
+    base = evidence.fitted_as(key)
     robust_over_standard = evidence.difference(robust, standard, eps=eps)
     left = {"left": number, "base": _attacked(evidence, base, eps)}
     left |= {"robust": _attacked(evidence, robust, eps), "standard": _attacked(evidence, standard, eps)}
@@ -157,11 +160,13 @@ def _not_robust_features(evidence: Evidence, _: Facts) -> Ruling:
         finding, close = "inconclusive", apart.close
     margins = {"margin": ROBUST_MARGIN, "most": NOT_ROBUST_MARGIN, "bar": bar}
     gaps = {"over_base": over_base, "below_robust": below_robust, "robust_over_standard": robust_over_standard}
-    numbers = {"eps": eps, "clean": clean, "apart": apart.holds, **left, **margins, **gaps}
+    numbers = {"name": model_label(*ours), "eps": eps, "clean": clean, "apart": apart.holds, **left, **margins, **gaps}
     return Ruling(finding, numbers, _basis(over_base), _elsewhere(evidence, ours, base, eps), close)
 
 
 def _same_but_for_g(evidence: Evidence, _: Facts) -> Ruling:
+    for key in ("robust", "nonrobust"):
+        evidence.check_is_the_papers(key)
     eps, bar = evidence.headline_eps, evidence.far_above_chance
     clean, clean_other = evidence.accuracy("D_R"), evidence.accuracy("D_NR")
     evidence.check_same_recipe("robust", "nonrobust")
@@ -176,31 +181,46 @@ def _same_but_for_g(evidence: Evidence, _: Facts) -> Ruling:
     return Ruling(finding, numbers, basis, _elsewhere(evidence, ours, other, eps), close)
 
 
-def _random_target(evidence: Evidence, _: Facts) -> Ruling:
-    clean, bar = evidence.accuracy("D_rand"), evidence.far_above_chance
-    share = evidence.constructions.get("rand", {}).get("given_is_true", evidence.chance)
+def _random_target(key: str, evidence: Evidence, _: Facts) -> Ruling:
+    evidence.check_is_the_papers(key)
+    ours = _fit(dataset_name(key))
+    clean, bar = evidence.accuracy(*ours), evidence.far_above_chance
+    share = evidence.constructions.get(key, {}).get("given_is_true", evidence.chance)
     learnt = Criterion.above(clean, bar)
-    numbers = {"clean": clean, "chance": evidence.chance, "bar": bar, "given_is_true": share}
+    numbers = {"name": model_label(*ours), "clean": clean, "chance": evidence.chance, "bar": bar}
+    numbers["given_is_true"] = share
     found = Ruling(reproduced_if(learnt.holds), numbers, _basis(clean), on_edge=learnt.close)
-    return _if_put_to_the_test(evidence, "rand", found)
+    return _if_put_to_the_test(evidence, key, found)
 
 
-def _deterministic_target(evidence: Evidence, _: Facts) -> Ruling:
-    clean, shifted = evidence.accuracy("D_det"), evidence.accuracy("D_det", labels="shifted")
-    gap, bar = evidence.difference(_fit("D_det"), _fit("D_det"), labels=("true", "shifted")), evidence.far_above_chance
+def _deterministic_target(key: str, evidence: Evidence, _: Facts) -> Ruling:
+    evidence.check_is_the_papers(key)
+    ours, bar = _fit(dataset_name(key)), evidence.far_above_chance
+    clean, shifted = evidence.accuracy(*ours), evidence.accuracy(*ours, labels="shifted")
+    gap = evidence.difference(ours, ours, labels=("true", "shifted"))
     finding, close = _decided([Criterion.above(gap, 0.0), Criterion.above(clean, bar)])
-    numbers = {"clean": clean, "shifted": shifted, "gap": gap, "bar": bar, "learnt": finding == "reproduced"}
-    return _if_put_to_the_test(evidence, "det", Ruling(finding, numbers, _basis(gap), on_edge=close))
+    numbers = {"name": model_label(*ours), "clean": clean, "shifted": shifted, "gap": gap, "bar": bar}
+    numbers["learnt"] = finding == "reproduced"
+    return _if_put_to_the_test(evidence, key, Ruling(finding, numbers, _basis(gap), on_edge=close))
 
 
 def _control(key: str, evidence: Evidence, _: Facts) -> Ruling:
     name, control_key = dataset_name(key), f"{key}_from_robust"
+    for made in (key, control_key):
+        evidence.check_is_the_papers(made)
     control_name = dataset_name(control_key)
     own, control = evidence.accuracy(name), evidence.accuracy(control_name)
     evidence.check_same_recipe(key, control_key)
     loss = evidence.difference(_fit(name), _fit(control_name))
     learnt, lost = Criterion.above(own, evidence.far_above_chance), Criterion.margin(loss, CONTROL_MARGIN)
-    numbers = {"name": name, "own": own, "control": control, "loss": loss, "margin": CONTROL_MARGIN, "images": None}
+    numbers = {
+        "name": model_label(*_fit(name)),
+        "own": own,
+        "control": control,
+        "loss": loss,
+        "margin": CONTROL_MARGIN,
+        "images": None,
+    }
     found = Ruling(reproduced_if(lost.holds), numbers, _basis(loss, CONTROL_MARGIN), on_edge=lost.close)
     if not learnt.holds:  # there is nothing to lose
         return replace(found, finding="inconclusive", on_edge=learnt.close)
@@ -242,7 +262,12 @@ def _unless_attack_failed(evidence: Evidence, key: str, found: Ruling) -> Ruling
 def _images(evidence: Evidence, key: str) -> dict[str, Any]:
     """What robust model and 1-NN say of the constructed images, and what other seeds' models do."""
     others = evidence.constructions.get(key, {}).get("success_other_seeds")
-    found: dict[str, Any] = {"name": dataset_name(key), "others": others, "judged": None, "reason": ""}
+    found: dict[str, Any] = {
+        "name": set_title(key),
+        "others": others,
+        "judged": None,
+        "reason": "",
+    }
     try:
         found["judged"] = evidence.honesty(key)
     except NotMeasuredError as error:
@@ -291,12 +316,37 @@ def _elsewhere(evidence: Evidence, first: Model, second: Model, eps: float) -> s
 
 RULES: dict[str, Judge] = {
     "robust_training": _robust_training,
-    "robust_features": _robust_features,
-    "nonrobust_features": _not_robust_features,
+    "robust_features": partial(_robust_features, "robust"),
+    "nonrobust_features": partial(_not_robust_features, "nonrobust"),
     "same_but_for_g": _same_but_for_g,
-    "rand": _random_target,
-    "det": _deterministic_target,
+    "rand": partial(_random_target, "rand"),
+    "det": partial(_deterministic_target, "det"),
     "control_rand": partial(_control, "rand"),
     "control_det": partial(_control, "det"),
 }
 """The rule of every claim, in the order of the report."""
+_OF_A_SET: dict[str, tuple[str, Callable[[str, Evidence, Facts], Ruling]]] = {
+    "robust": ("robust_features", _robust_features),
+    "nonrobust": ("nonrobust_features", _not_robust_features),
+    "rand": ("rand", _random_target),
+    "det": ("det", _deterministic_target),
+}
+"""The paper's set -> the claim about it, and its rule."""
+
+
+def further_rules(evidence: Evidence) -> Iterator[AnotherRule]:
+    """The claim of the recipe of every set that was fitted on under another name than the paper's."""
+    for key, one in evidence.sets.items():
+        if _is_further(evidence, key) and one.like and not one.another_set:
+            says, rule = _OF_A_SET[one.like]
+            yield AnotherRule(f"{says}:{key}", says, partial(rule, key), (dataset_name(one.like), one.title))
+
+
+def without_a_claim(evidence: Evidence) -> list[tuple[str, str]]:
+    """(title, why) of the sets that were fitted on, and of which the paper says nothing."""
+    sets = [one for key, one in evidence.sets.items() if _is_further(evidence, key)]
+    return [(one.title, one.another_set or one.deviations) for one in sets if one.another_set or not one.like]
+
+
+def _is_further(evidence: Evidence, key: str) -> bool:
+    return key not in DATASET_NAMES and key in (evidence.params.get("fit") or {})

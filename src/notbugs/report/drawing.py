@@ -5,9 +5,12 @@ A model has one colour everywhere. PNG bytes do not vary. Whatever has a value a
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -20,6 +23,8 @@ from matplotlib.ticker import PercentFormatter
 
 from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.results import FITTED_AS, STILL_Y, Accuracy
+from notbugs.report.sets import ConstructedSet
+from notbugs.runtime.config import dataset_name
 
 WIDTH = 9.0
 """Inches of a full-width figure; the page shows it at 900 pixels, so 9 points are 12.5 pixels."""
@@ -76,12 +81,46 @@ class Look:
     line: str
 
 
+_own: ContextVar[Mapping[str, tuple[str, str]]] = ContextVar("own", default=MappingProxyType({}))
+"""Colour and marker of a project's own sets, by dataset."""
+_MIXES = ((0, 0.35), (255, 0.45), (0, 0.6), (255, 0.7))
+"""Of further sets of a recipe, in turn: black or white, and the share of it that is mixed into the paper's colour."""
+
+
+@contextmanager
+def drawn_as(sets: Iterable[ConstructedSet]) -> Iterator[None]:
+    """Draw the constructions of a project in the colours that params.yaml gives, or that follow from their recipes.
+
+    Further sets of a recipe have the marker of the paper's set, and are darker and lighter than it in turn.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    further: Counter[str] = Counter()
+    for one in sets:
+        known = _LOOKS.get((one.name, "standard"))
+        colour, marker = known or _LOOKS.get((dataset_name(one.like), "standard"), (one.kind.colour, "X"))
+        if known is None:
+            number, further[colour] = further[colour], further[colour] + 1
+            colour = _mixed(colour, *_MIXES[number % len(_MIXES)])
+        found[one.name] = (one.settings.colour or colour, marker)
+    token = _own.set(found)
+    try:
+        yield
+    finally:
+        _own.reset(token)
+
+
+def _mixed(colour: str, end: int, share: float) -> str:
+    parts = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+    return "#" + "".join(f"{round((1 - share) * part + share * end):02X}" for part in parts)
+
+
 def look(dataset: str, estimator: str = "standard") -> Look:
     """How a model is drawn everywhere: controls dashed, still-y fits dotted, D by another recipe dash-dotted."""
     line = ":" if dataset.endswith(STILL_Y) else "--" if dataset.endswith("_from_robust") else "-"
     if estimator.startswith(FITTED_AS):
         return Look(BASE, look(estimator.removeprefix(FITTED_AS)).marker, "-.")
-    colour, marker = _LOOKS.get((dataset.removesuffix(STILL_Y), estimator), (GREY, "x"))
+    name = dataset.removesuffix(STILL_Y)
+    colour, marker = _own.get().get(name) or _LOOKS.get((name, estimator), (GREY, "x"))
     return Look(colour, marker, line)
 
 

@@ -13,9 +13,9 @@ import pandas as pd
 
 from notbugs.evaluation import comparison
 from notbugs.evaluation.comparison import Estimate, Run
-from notbugs.evaluation.results import WORST, attack_steps, baseline_of, model_label, recipe_of, strength
+from notbugs.evaluation.results import WORST, attack_steps, baseline_of, model_label, recipe_of, set_title, strength
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.runtime.config import dataset_name
+from notbugs.report.sets import ConstructedSet, sets_of
 
 CHANCE_MARGIN = 0.20
 """"Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
@@ -48,6 +48,25 @@ class Evidence:
     constructions: dict[str, dict[str, Any]] = field(default_factory=dict)
     per_example: pd.DataFrame | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def sets(self) -> dict[str, ConstructedSet]:
+        """The constructions by their keys in params.yaml."""
+        return sets_of(self.params)
+
+    @property
+    def further(self) -> list[str]:
+        """Keys of the sets under other names than the paper's that are no inversions."""
+        return [key for key, one in self.sets.items() if not one.is_the_papers and one.like in ("rand", "det", "")]
+
+    def check_is_the_papers(self, key: str) -> None:
+        """What is said in the paper of a set can be said of this one.
+
+        Raises: NotMeasuredError naming the options that make it another set.
+        """
+        another = self.sets[key].another_set if key in self.sets else ""
+        if another:
+            raise NotMeasuredError(f"{self.sets[key].title} is another set than the paper's ({another})")
 
     @property
     def chance(self) -> float:
@@ -141,7 +160,7 @@ class Evidence:
         estimator = baseline_of(self.params, key)
         if estimator is not None and len(self._rows(("D", estimator))):
             return "D", estimator
-        name = dataset_name(key)
+        name = set_title(key)
         raise NotMeasuredError(f"D was not fitted by the recipe of {name} (params.yaml: fit.{key}.baseline)")
 
     def check_same_recipe(self, key: str, other: str) -> None:
@@ -153,9 +172,9 @@ class Evidence:
             ours, theirs = (recipe_of((self.params.get(section) or {}).get(name)) for name in (key, other))
             differ = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
             if differ:
+                names = " and ".join(set_title(name) for name in (key, other))
                 raise NotMeasuredError(
-                    f"{dataset_name(key)} and {model_label(dataset_name(other), 'standard')} do "
-                    f"not share their recipe (params.yaml: {section}: {', '.join(differ)})"
+                    f"{names} do not share their recipe (params.yaml: {section}: {', '.join(differ)})"
                 )
 
     def _rows(self, model: Model) -> pd.DataFrame:
@@ -243,10 +262,10 @@ class Evidence:
         """
         facts = self.constructions.get(key)
         if facts is None:
-            raise NotMeasuredError(f"{dataset_name(key)} is not in this pipeline")
+            raise NotMeasuredError(f"{set_title(key)} is not in this pipeline")
         found = honesty_of(facts)
         if found is None:
-            raise NotMeasuredError(f"{dataset_name(key)} was not judged by robust model and 1-NN")
+            raise NotMeasuredError(f"{set_title(key)} was not judged by robust model and 1-NN")
         return found
 
     def success(self, key: str) -> float | None:

@@ -21,6 +21,7 @@ from notbugs.evaluation.results import (
     attack_steps,
     in_order,
     model_label,
+    set_title,
 )
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.drawing import (
@@ -44,6 +45,8 @@ FIGURE_2 = tuple(HEADLINES)
 """Bars of the paper's Figure 2, the models of the headlines; beside them D fitted by the recipe of D_R."""
 BAR = 0.38
 """From the middle of a bar to that of the other one."""
+MOST_LEVEL = 8
+"""So many bars' names stand beside each other without touching."""
 CURVE_STEPS = 200
 """Points of a curve of the smallest perturbations."""
 _PAPER: dict[str, Any] = {"mec": GREY, "mew": 1.3}
@@ -174,7 +177,8 @@ def _pgd_points(project: Project, model: Any) -> list[tuple[float, float]]:
 def label_accuracies(project: Project) -> Figure | None:
     """D_rand, D_det and their controls: accuracy on y, on the shifted label, and the shares still y."""
     table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    made = [key for key in ("rand", "rand_from_robust", "det", "det_from_robust") if key in project.constructions]
+    asked = ["rand", "rand_from_robust", "det", "det_from_robust", *project.further]
+    made = [key for key in asked if key in project.constructions]
     fitted = [(key, dataset_name(key) + suffix) for key, suffix in product(made, ("", STILL_Y))]
     names = [(key, name) for key, name in fitted if name in table]
     if not names:
@@ -192,7 +196,8 @@ def label_accuracies(project: Project) -> Figure | None:
                 axes.plot(place + aside, share, marker, color="white", zorder=6, clip_on=False, **_JUDGE)
     chance_line(axes, project.num_classes)
     labels = [model_label(name, "standard").replace(" from", "\nfrom") for _, name in names]
-    axes.set_xticks(range(len(names)), [label.replace(", still", "\nstill") for label in labels])
+    many: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(names) > MOST_LEVEL else {}
+    axes.set_xticks(range(len(names)), [label.replace(", still", "\nstill") for label in labels], **many)
     percent_axis(axes, "test accuracy; share of images")
     axes.axhline(STILL_Y_SHARE, color="black", lw=1, ls=":", zorder=2.5)
     handles = [
@@ -218,7 +223,7 @@ def distances(project: Project) -> Figure | None:
         _histogram(panel, examples["delta_norm"], style.colour, "stepfilled")
         if bool(examples["pixel_distance_start"].notna().all()):
             _histogram(panel, examples["pixel_distance_start"], "black", "step")
-        panel.set_title(model_label(dataset_name(key), "standard"))
+        panel.set_title(set_title(key))
         panel.set_xlim(left=0)
         panel.set(xlabel="L2 distance, pixel units", ylabel="images")
     outline = filled("white", "to the start x'")

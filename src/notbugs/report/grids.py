@@ -4,6 +4,7 @@ Which examples are shown follows a fixed rule, so that nobody picks the pretty o
 order, the first example in D.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,19 @@ class Strip:
 
 def targeted_grid(project: Project, key: str) -> Figure | None:
     """D, the images made with the standard and the robust model, and their δ; `key` is "rand" or "det"."""
-    keys = [name for name in (key, f"{key}_from_robust") if name in project.constructions]
+    name = dataset_name(key)
+    titles = {key: f"{name}\nfrom standard", f"{key}_from_robust": f"{name}\nfrom robust"}
+    return _pushed(project, titles)
+
+
+def further_grid(project: Project) -> Figure | None:
+    """D, and the images and δ of the sets that have other names than the paper's."""
+    return _pushed(project, {key: project.sets[key].title for key in project.further})
+
+
+def _pushed(project: Project, titles: Mapping[str, str]) -> Figure | None:
+    """D, and of each construction its images and their δ; titles: key -> what is written beside its images."""
+    keys = [name for name in titles if name in project.constructions]
     if not keys:
         return None
     train, rows = _chosen(project)
@@ -56,8 +69,7 @@ def targeted_grid(project: Project, key: str) -> Figure | None:
         facts = made[name].examples.iloc[_rows_of(made[name], rows)]
         given = [f"t: {names[label]}" for label in facts.get("target_label", facts["given_label"])]
         norms = [f"‖δ‖₂ {norm:.2f}" for norm in facts["delta_norm"]]
-        who = "robust" if name.endswith("_from_robust") else "standard"
-        strips.append(Strip(f"{dataset_name(key)}\nfrom {who}", images[name], given))
+        strips.append(Strip(titles[name], images[name], given))
         delta = ((images[name] - original) * factor + 0.5).clamp(0, 1)
         strips.append(Strip(f"its δ, ×{factor}", delta, norms))
     return draw(strips)

@@ -21,6 +21,7 @@ from notbugs.evaluation.results import (
     fitted_model,
     in_order,
     model_label,
+    set_title,
     strength,
 )
 from notbugs.report import claims, figures, grids
@@ -28,7 +29,6 @@ from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.project import Project
 from notbugs.report.sections import Draw, Facts, Section
-from notbugs.runtime.config import dataset_name
 from notbugs.runtime.files import sha256
 
 MODEL = ["dataset", "estimator", "source_seed", "seed"]
@@ -45,6 +45,7 @@ def claims_numbers(project: Project, _: Facts) -> dict[str, Any]:
     return {
         "settings_note": project.report.settings_note,
         "checks": _checks(project),
+        "without_a_claim": claims.without_a_claim(project),
         "components": [_component(title, found) for title, found in _headline_estimates(project)],
     }
 
@@ -185,8 +186,8 @@ def _certificates(project: Project) -> tuple[list[float], list[dict[str, Any]]]:
 
 def construction(project: Project, _: Facts) -> dict[str, Any]:
     """What is known of the constructed images."""
-    facts = {model_label(dataset_name(key), "standard"): facts for key, facts in project.constructions.items()}
-    return {"constructions": facts}
+    facts = {set_title(key): facts for key, facts in project.constructions.items()}
+    return {"constructions": facts, "notes": {one.title: one.note for one in project.sets.values()}}
 
 
 def per_class(project: Project, _: Facts) -> dict[str, Any]:
@@ -248,7 +249,7 @@ def provenance(project: Project, _: Facts) -> dict[str, Any]:
 
 
 MAIN_SECTIONS = (
-    Section("claims", rules=claims.RULES, numbers=claims_numbers),
+    Section("claims", rules=claims.RULES, more_rules=claims.further_rules, numbers=claims_numbers),
     Section("figure-2", figures={"figure_2": drawn(figures.figure_2)}, numbers=figure_2),
     Section("accuracy", numbers=accuracy),
     Section("eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}),
@@ -261,6 +262,7 @@ MAIN_SECTIONS = (
             "grid_inverted": drawn(grids.inverted_grid),
             "grid_rand": drawn(lambda project: grids.targeted_grid(project, "rand")),
             "grid_det": drawn(lambda project: grids.targeted_grid(project, "det")),
+            "grid_further": drawn(grids.further_grid),
         },
     ),
 )

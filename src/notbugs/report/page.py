@@ -5,9 +5,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from notbugs.evaluation.results import accuracy_table
+from notbugs.evaluation.results import accuracy_table, titled
 from notbugs.report import diversity, estimator, features, gaussian, inversion, planted, sweeps, transfer
-from notbugs.report.drawing import report_style, to_png
+from notbugs.report.drawing import drawn_as, report_style, to_png
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
 from notbugs.report.project import Project, load_project
 from notbugs.report.sections import Picture, Section, Verdict, environment, words
@@ -40,6 +40,11 @@ def write_report(root: Path, out: Path, figures_dir: Path) -> None:
         ResultsError, DatasetError naming the file that is missing or wrong, and the command that makes it.
     """
     project = load_project(root)
+    with titled(project.params), drawn_as(project.sets.values()):
+        _write(project, out, figures_dir)
+
+
+def _write(project: Project, out: Path, figures_dir: Path) -> None:
     present = [(section, section.metrics(project)) for section in SECTIONS if section.is_in(project)]
     verdicts = {section.key: section.judge(project, found) for section, found in present}
     with report_style():

@@ -9,7 +9,7 @@ import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -107,6 +107,25 @@ class Picture:
         return int.from_bytes(self.png[20:24], "big") * PAGE_DPI // DPI
 
 
+class AnotherRule(NamedTuple):
+    """A statement of the template's, put to other data than it is written for.
+
+    Attributes:
+        key: of the verdict. says: of the statement, and of the macro that says what was measured.
+        judge: how it is judged.
+        renamed: (a name in the statement, what stands there instead).
+    """
+
+    key: str
+    says: str
+    judge: Judge
+    renamed: tuple[str, str] = ("", "")
+
+
+def _renamed(text: str, names: tuple[str, str]) -> str:
+    return text.replace(*names) if names[0] else text
+
+
 def _nothing_else(project: Project, found: Facts) -> dict[str, Any]:
     return {"found": found} if found else {}
 
@@ -121,6 +140,7 @@ class Section:
             stage is left out where params.yaml has no such section.
         figures: file name without suffix -> what draws it, or None where there is nothing to draw.
         more_figures: further ones, where their names depend on the project.
+        more_rules: further ones, which depend on the project.
         rules: key -> how a statement of the template's STATEMENTS is judged, written down before the numbers are
             seen; None where it is about what this pipeline does not have.
         numbers: what the template's macro `page` is given; by default the metrics as `found`.
@@ -132,6 +152,7 @@ class Section:
     figures: Mapping[str, Draw] = field(default_factory=dict)
     more_figures: Callable[[Project], Iterable[tuple[str, Figure]]] = lambda project: ()
     rules: Mapping[str, Judge] = field(default_factory=dict)
+    more_rules: Callable[[Project], Iterable["AnotherRule"]] = lambda project: ()
     numbers: Callable[[Project, Facts], dict[str, Any]] = _nothing_else
     constants: Mapping[str, Any] = field(default_factory=dict)
 
@@ -156,15 +177,16 @@ class Section:
     def judge(self, project: Project, found: Facts) -> list[Verdict]:
         """A verdict by each rule; a missing measurement makes it "inconclusive"."""
         verdicts = []
-        for key, rule in self.rules.items():
-            title, statement = self.template.STATEMENTS[key]
+        asked = [AnotherRule(key, key, rule) for key, rule in self.rules.items()]
+        for key, says, rule, renamed in [*asked, *self.more_rules(project)]:
+            title, statement = (_renamed(text, renamed) for text in self.template.STATEMENTS[says])
             try:
                 ruling = rule(project, found)
             except NotMeasuredError as error:
                 verdicts.append(Verdict(key, title, statement, "inconclusive", f"Inconclusive: {error}."))
                 continue
             if ruling is not None:
-                told = (_line(getattr(self.template, key)(**ruling.numbers)), ruling.basis, ruling.elsewhere)
+                told = (_line(getattr(self.template, says)(**ruling.numbers)), ruling.basis, ruling.elsewhere)
                 verdicts.append(Verdict(key, title, statement, ruling.finding, *told, ruling.on_edge))
         return verdicts
 

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from notbugs.evaluation.results import ResultsError, read_table
+from notbugs.evaluation.results import ResultsError, read_table, set_title
 from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
 from notbugs.report.drawing import (
     COLOURS,
@@ -176,7 +176,7 @@ def heatmaps(points: pd.DataFrame, kind: str, about: dict[str, Any]) -> Figure:
         axes.set_ylabel("eps" if vertical == "eps" else "eps of the source model")
     source = points["source_eps"].dropna().unique()
     of = f", source model of eps {source[0]:g}" if vertical == "eps" and len(source) == 1 else ""
-    figure.suptitle(f"{dataset_name(kind)}{of}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+    figure.suptitle(f"{set_title(kind)}{of}", x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 
 
@@ -217,7 +217,7 @@ def lines(study: StudyResults) -> Figure | None:
                 own = study.of(kind)
                 _line(axes, own[own["num_steps"] == count], column, shade, f"{count:g} step{'' if count == 1 else 's'}")
             percent_axis(axes, "")
-            axes.set_title(f"{dataset_name(kind)}: {title}")
+            axes.set_title(f"{set_title(kind)}: {title}")
     for axes in all_axes[-2:]:
         axes.set_xlabel("eps")
     legend(figure, all_axes[0].get_legend_handles_labels()[0])
@@ -251,7 +251,7 @@ def budget(study: StudyResults) -> Figure | None:
         axes.set_xscale("log")
         axes.set_xlabel("images × steps")
         percent_axis(axes, "test accuracy on y" if axes is all_axes[0] else "")
-        axes.set_title(dataset_name(kind) + (" (lighter: larger eps)" if many else ""))
+        axes.set_title(set_title(kind) + (" (lighter: larger eps)" if many else ""))
     legend(figure, all_axes[0].get_legend_handles_labels()[0])
     return figure
 
@@ -264,7 +264,7 @@ def front(study: StudyResults) -> Figure | None:
     for kind in study.kinds:
         points, style = study.of(kind), look(dataset_name(kind))
         clean, attacked = points["accuracy"], points["adversarial_accuracy"]
-        axes.plot(clean, attacked, style.marker, color=style.colour, alpha=0.6, label=dataset_name(kind), ls="")
+        axes.plot(clean, attacked, style.marker, color=style.colour, alpha=0.6, label=set_title(kind), ls="")
     best = study.points[pareto(study.points)].sort_values("accuracy")
     axes.plot(best["accuracy"], best["adversarial_accuracy"], "-", color=GREY, lw=1.2, zorder=1, label="front")
     percent_ticks(axes.xaxis)
@@ -303,7 +303,7 @@ def importance(study: StudyResults) -> Figure | None:
             axes.barh(range(len(table)), width, left=left, color=shades[parameter], label=words[parameter], height=0.7)
             left = left + width
         axes.set_yticks(range(len(table)), [titles[name] for name in table.index])
-        axes.set(xlim=(0, 1), title=dataset_name(kind))
+        axes.set(xlim=(0, 1), title=set_title(kind))
         axes.grid(False)
     legend(figure, all_axes[0].get_legend_handles_labels()[0], place="outside lower center")
     return figure

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate, Run, difference, nested_mean, t_half_width
 from notbugs.evaluation.intervals import Z_95
+from notbugs.evaluation.results import set_title
 from notbugs.report.honesty import Pipeline, honesty_of, judged
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section, words
 from notbugs.report.studies import StudyResults, all_studies, draw, is_of_present_data, load_studies
-from notbugs.runtime.config import dataset_name
 
 SAME = 0.05
 """Accuracies closer than this count as the same: about the half width of an interval at 360 test images."""
@@ -72,7 +72,7 @@ def _best(study: StudyResults, kind: str, own: Mapping[str, Pipeline]) -> Iterat
         best = None
         if len(some):
             best = some.iloc[int(some["validation_accuracy"].to_numpy(dtype=float).argmax())].to_dict()
-        yield {"dataset": dataset_name(kind), "honest": honest, "point": best}
+        yield {"dataset": set_title(kind), "honest": honest, "point": best}
 
 
 def answer(
@@ -93,7 +93,7 @@ def answer(
         if study.about["sweep"]["sampler"] != "grid" or points["eps"].nunique() < 2:
             continue
         for source_eps, group in points.groupby("source_eps", dropna=False):
-            name = dataset_name(kind)
+            name = set_title(kind)
             if source_eps == source_eps:  # not NaN: the source model was varied too
                 name += f" (source model of eps {source_eps:g})"
             known = own or {}

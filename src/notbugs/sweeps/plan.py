@@ -43,6 +43,11 @@ class Plan:
         return len(self.choices) if self.choices is not None else int(self.settings.trials or 0)
 
     @property
+    def files_read(self) -> list[str]:
+        """Files that its recipes read, as params.yaml names them."""
+        return list(self.record.get("files", {}))
+
+    @property
     def key(self) -> str:
         """What names this study among all there ever were."""
         return study_key(self.name, self.record)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.own_code import require_files_watched, require_watched
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import usable_processors
 from notbugs.runtime.process import as_interrupts
@@ -16,6 +17,7 @@ from notbugs.sweeps.outputs import output_files, write_outputs
 from notbugs.sweeps.plan import Plan, make_plan
 from notbugs.sweeps.runs import ERROR
 from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepError
+from notbugs.sweeps.stage import SWEEP
 from notbugs.sweeps.storage import Patience, open_storage, storage_url
 from notbugs.sweeps.study import SharedStudy, open_study
 from notbugs.sweeps.worker import work
@@ -43,6 +45,8 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
     url = storage_url(project.root, url)
     jobs = checked_jobs(project, jobs)
     plan = make_plan(project, name)
+    require_watched(project, SWEEP, name)
+    require_files_watched(project, SWEEP, plan.files_read)
     patience = Patience(project.say)
     with open_storage(url) as storage:
         shared = patience(lambda: open_study(storage, plan, replace=replace))

@@ -109,7 +109,7 @@ class Job:
                     self.name,
                     root=project.root,
                     experiment=project.runtime.experiment,
-                    params={**settings, **shared} if params is None else params,
+                    params={**settings, **shared, **self._shown()} if params is None else params,
                     seed=project.seed,
                     inputs=inputs,
                     outputs=[*self.outputs, *metrics_file],
@@ -123,6 +123,11 @@ class Job:
             else:
                 work = Path(stack.enter_context(TemporaryDirectory()))
             yield run, work
+
+    def _shown(self) -> dict[str, Any]:
+        """What params.yaml says of how a construction is shown: in MLflow, though no work depends on it."""
+        given = {name: getattr(self.settings, name, None) for name in ("title", "colour")}
+        return {name: value for name, value in given.items() if isinstance(value, str)}
 
     def _settings_as_json(self) -> dict[str, Any]:
         """The sections that the stage is configured by."""
