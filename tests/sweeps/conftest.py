@@ -84,7 +84,7 @@ def mysql() -> Iterator[str]:
     folder = Path("/tmp") / f"notbugs-mysql-{os.getpid()}"
     folder.mkdir(mode=0o700)
     user = ["--user=root"] if os.geteuid() == 0 else []
-    places = ["--no-defaults", f"--datadir={folder}/data", *user]
+    places = ["--no-defaults", "--skip-name-resolve", f"--datadir={folder}/data", *user]
     quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
         subprocess.run([install, *places, "--auth-root-authentication-method=normal"], check=True, **quiet)

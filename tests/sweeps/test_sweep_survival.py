@@ -254,6 +254,7 @@ def test_sqlite_and_postgres_give_the_same_bytes(project: Path, postgres: Postgr
     assert outputs(project) == first
 
 
+@pytest.mark.slow
 def test_mysql_two_workers_do_each_point_once(project: Path, mysql: str, undisturbed: dict[str, bytes]) -> None:
     """They wait for each other by a lock of the server's; curves longer than its usual text columns are kept."""
     slow_fits(project)
