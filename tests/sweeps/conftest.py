@@ -92,7 +92,7 @@ def mysql() -> Iterator[str]:
         # as on a server of one's own: passwords are kept, nothing is written through to the disk at once
         more = ["--innodb-flush-log-at-trx-commit=0", f"--init-file={folder}/init"]
         (folder / "init").write_text(
-            "CREATE DATABASE studies; CREATE USER me@'127.0.0.1' IDENTIFIED BY 'secret'; "
+            "CREATE DATABASE studies;\nCREATE USER me@'127.0.0.1' IDENTIFIED BY 'secret';\n"
             "GRANT ALL ON studies.* TO me@'127.0.0.1';\n"
         )
         server = subprocess.Popen([program, *places, *listen, *more], **quiet)
