@@ -282,3 +282,41 @@ def test_studies_of_other_data_are_left_out_and_named(tmp_path: Path) -> None:
     page = render("sweeps", pictures={}, verdicts=[], **numbers_of_studies(tmp_path, 10, 360))
     assert "than the project has now: theirs.</p>" in page
     assert "Study theirs" not in page
+
+
+def test_a_study_of_axes_has_surfaces_slices_and_says_what_was_best(tmp_path: Path) -> None:
+    """Of every two numbers that were varied the first two span the surface; names stand in slices alone."""
+    lrs, networks = (0.1, 0.3, 1.0), ("mlp", "small_cnn")
+    rows = []
+    for row in trial_rows(("rand",)):
+        place = EPS.index(row["eps"])
+        network = networks[row["num_steps"] == 1]
+        rows.append({**row, "num_steps": 7, "fit.rand.lr": lrs[place], "fit.rand.epochs": row["num_steps"]})
+        rows[-1] |= {"model.architecture": network, "eps": 1.0, "step_size": 0.1}
+    folder = write_sweep(tmp_path, rows=rows)
+    about = json.loads((folder / "study.json").read_text())
+    axes = {"fit.rand.lr": lrs, "fit.rand.epochs": STEPS, "model.architecture": networks}
+    about["sweep"] |= {"axes": axes}
+    (folder / "study.json").write_text(json.dumps(about))
+    study = load_study(tmp_path, "small")
+    assert len(study.points) == len(EPS) * len(STEPS)
+    drawn = dict(draw(study))
+    assert [title.removeprefix("sweep_small_") for title in drawn] == [
+        "rand_surface",
+        "rand_slices",
+        "front",
+        "importance",
+    ]
+    surface = drawn["sweep_small_rand_surface"].axes
+    assert [label.get_text() for label in surface[0].get_yticklabels()] == ["0.1", "0.3", "1"]
+    assert [label.get_text() for label in surface[0].get_xticklabels()] == ["1", "4", "16"]
+    assert (surface[0].get_ylabel(), surface[3].get_xlabel()) == ("fit.rand.lr", "fit.rand.epochs")
+    slices = drawn["sweep_small_rand_slices"].axes
+    assert [one.get_xlabel() for one in slices] == list(axes)
+    assert [label.get_text() for label in slices[2].get_xticklabels()] == ["mlp", "small_cnn"]
+    told = numbers_of_studies(tmp_path, 10, 360, {"rand": (1.0, Honesty(0.1, 0.1, 100))})["studies"][0]
+    assert told["paragraphs"] == []
+    assert told["best"][0]["point"]["axes"] == "fit.rand.lr 0.3, fit.rand.epochs 16, model.architecture mlp"
+    page = render("sweeps", pictures={}, verdicts=[], studies=[told], left_out=[])
+    assert "other settings" in page
+    assert "fit.rand.lr 0.3, fit.rand.epochs 16, model.architecture mlp" in page

@@ -71,6 +71,46 @@ def scripted(monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> list[str]
     return measured
 
 
+@pytest.fixture(scope="module")
+def mysql() -> Iterator[str]:
+    """URL of a MariaDB or MySQL server in a temporary folder, on a port of loopback."""
+    program, install = (shutil.which(name) for name in ("mariadbd", "mariadb-install-db"))
+    if program is None or install is None:
+        pytest.skip("no MariaDB server binaries")
+    pytest.importorskip("pymysql")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = Path("/tmp") / f"notbugs-mysql-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    user = ["--user=root"] if os.geteuid() == 0 else []
+    places = ["--no-defaults", "--skip-name-resolve", f"--datadir={folder}/data", *user]
+    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    try:
+        subprocess.run([install, *places, "--auth-root-authentication-method=normal"], check=True, **quiet)
+        listen = ["--bind-address=127.0.0.1", f"--port={port}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+        # as on a server of one's own: passwords are kept, nothing is written through to the disk at once
+        more = ["--innodb-flush-log-at-trx-commit=0", f"--init-file={folder}/init"]
+        (folder / "init").write_text(
+            "CREATE DATABASE studies;\nCREATE USER me@'127.0.0.1' IDENTIFIED BY 'secret';\n"
+            "GRANT ALL ON studies.* TO me@'127.0.0.1';\n"
+        )
+        server = subprocess.Popen([program, *places, *listen, *more], **quiet)
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                assert time.monotonic() < deadline, "MariaDB does not answer"
+                time.sleep(0.1)
+            yield f"mysql://me:secret@127.0.0.1:{port}/studies"
+        finally:
+            server.kill()
+            server.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     if not BINARIES:

@@ -354,7 +354,8 @@ def test_jobs_do_not_oversubscribe(project: Path, monkeypatch: pytest.MonkeyPatc
     ("url", "message"),
     [
         ("postgresql://me:secret@127.0.0.1:1/x", r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x: cannot be reached: "),
-        ("mysql://h/x", "must be sqlite:///FILE or postgresql://"),
+        ("mysql://me:secret@127.0.0.1:1/x", r"mysql\+pymysql://me:\*\*\*@127.0.0.1:1/x: cannot be reached: "),
+        ("mssql://h/x", "must be sqlite:///FILE, postgresql://.* or mysql://"),
         ("sqlite:////proc/nowhere/x.db", "cannot be used|Read-only|No such file"),
     ],
 )

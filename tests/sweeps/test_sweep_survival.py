@@ -22,6 +22,7 @@ from notbugs.pipeline.running.context import open_project
 from notbugs.sweeps.recorded import study_key
 from notbugs.sweeps.runs import trial_runs
 from notbugs.sweeps.session import run
+from notbugs.sweeps.settings import SweepError
 from notbugs.sweeps.storage import open_storage, storage_url
 
 pytestmark = pytest.mark.usefixtures("warm_python")
@@ -251,3 +252,33 @@ def test_sqlite_and_postgres_give_the_same_bytes(project: Path, postgres: Postgr
     first = outputs(project)
     run(open_project(project), "small", jobs=1, url=postgres.url)
     assert outputs(project) == first
+
+
+@pytest.mark.slow
+def test_mysql_two_workers_do_each_point_once(project: Path, mysql: str, undisturbed: dict[str, bytes]) -> None:
+    """They wait for each other by a lock of the server's; curves longer than its usual text columns are kept."""
+    slow_fits(project)
+    worker = ("worker", "small")
+    with command(project, *worker, url=mysql) as one, command(project, *worker, url=mysql) as two:
+        assert one.wait(SECONDS) == two.wait(SECONDS) == 0, (project / "output.txt").read_text()
+    assert "secret" not in (project / "output.txt").read_text()
+    found = trials(project, mysql)
+    assert_each_point_once(found)
+    run(open_project(project), "small", url=mysql, jobs=1)
+    assert outputs(project) == undisturbed
+    with open_storage(storage_url(project, mysql)) as storage:
+        study = optuna.load_study(study_name="small", storage=storage)
+        study.set_user_attr("long", "x" * 100_000)
+        assert len(study.user_attrs["long"]) == 100_000
+
+
+def test_without_a_driver_the_extra_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    monkeypatch.setattr("notbugs.tracking.location.problem", lambda uri: None)
+    with (
+        pytest.raises(
+            SweepError, match=r"mysql\+pymysql://me:\*\*\*@h/x: needs the extra mysql: pip install 'notbugs\[mysql"
+        ),
+        open_storage(storage_url(project, "mysql://me:secret@h/x")),
+    ):
+        pass

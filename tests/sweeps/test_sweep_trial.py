@@ -200,10 +200,10 @@ def test_a_source_model_of_another_eps_is_trained_once(project: Path, monkeypatc
     models = list((project / ".notbugs/sweeps/models").rglob("*.safetensors"))
     assert len(models) == 1
     ours = Trial(laboratory(project), Point("rand", 0.5, 1, 0.5, source_eps=0.5), (0,))
-    assert (
-        ours.source_file(0) == project / "models/train/robust/seed-0.safetensors"
-    )  # eps of params.yaml: the pipeline's own
-    assert sha256(models[0]) != sha256(ours.source_file(0))
+    assert ours.source_files(0) == [
+        project / "models/train/robust/seed-0.safetensors"
+    ]  # eps of params.yaml: the pipeline's own
+    assert sha256(models[0]) != sha256(ours.source_files(0)[0])
 
 
 def test_datasets_are_thrown_away_unless_asked_for(project: Path) -> None:

@@ -21,8 +21,8 @@ class _StudyOrCommand(click.Group):
 _STORAGE = click.option(
     "--storage",
     metavar="URL",
-    help="Database of the study: sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE; else that of "
-    "NOTBUGS_SWEEP_STORAGE, else sweeps/optuna.db.",
+    help="Database of the study: sqlite:///FILE, or postgresql:// or mysql://USER:PASSWORD@HOST:PORT/DATABASE; "
+    "else that of NOTBUGS_SWEEP_STORAGE, else sweeps/optuna.db.",
 )
 
 
@@ -99,6 +99,7 @@ def sweep_status(name: str, storage: str | None) -> None:
 @click.option("--eps", type=float, help="Choose among the points of this eps.")
 @click.option("--num-steps", type=int, help="Choose among the points of so many steps.")
 @click.option("--source-eps", type=float, help="Choose among the points of this eps of the source model.")
+@click.option("--at", "axes", multiple=True, metavar="KEY=VALUE", help="Choose among the points of an axis's value.")
 @click.option("--any", "any_point", is_flag=True, help="Also where fewer than 85% of the images still show y.")
 def sweep_apply(
     name: str,
@@ -106,13 +107,16 @@ def sweep_apply(
     eps: float | None,
     num_steps: int | None,
     source_eps: float | None,
+    axes: tuple[str, ...],
     any_point: bool,
 ) -> None:
     """Write the best point of the study NAME (by validation) into params.yaml; `dvc repro` then repeats it."""
+    from notbugs.runtime.params_text import assignment
     from notbugs.sweeps.editing import apply
 
     wanted = {"kind": kind, "eps": eps, "num_steps": num_steps, "source_eps": source_eps}
     given = {key: value for key, value in wanted.items() if value is not None}
+    given |= dict(assignment(item, " an axis of the study") for item in axes)
     click.echo(apply(project_root(), name, given, any_point))
 
 

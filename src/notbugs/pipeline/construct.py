@@ -204,7 +204,7 @@ def _sources(job: Job, made_from: Sequence[Origin], data: StoredDataset, work: P
     project, config = job.project, job.settings
     size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
     neighbours = _neighbours(project, data, work / "neighbours.safetensors")
-    one = _attacked(made_from[0].members, project.device)
+    one = attacked(made_from[0].members, project.device)
     compiled = compiles(project, job.title, one, data.image_shape, len(data) * config.looks)
     return [
         _Source(
@@ -230,7 +230,7 @@ def _sources(job: Job, made_from: Sequence[Origin], data: StoredDataset, work: P
     ]
 
 
-def _attacked(members: Sequence[Path], device: torch.device) -> Classifier:
+def attacked(members: Sequence[Path], device: torch.device) -> Classifier:
     """The model that a dataset is made from, loaded."""
     models = [load_model(file, device=device) for file in members]
     return models[0] if len(models) == 1 else Ensemble(models).eval()
@@ -276,7 +276,7 @@ def _make(task: tuple[_Source, int], say: Say) -> None:
 def _ready(source: _Source) -> tuple[Recipe, Callable[..., dict[str, Tensor]]]:
     """A source's recipe, set up, and `describe` with its models; of the last one, whose shards follow each other."""
     device, data = source.project.device, source.data
-    model = _attacked(source.members, device)
+    model = attacked(source.members, device)
     recipe = set_up(
         model,
         data,
@@ -332,7 +332,7 @@ def write_samples(path: Path, data: Images, made: Images) -> None:
     strips = torch.cat([old, new, (0.5 + 5 * (new - old)).clamp(0, 1)])
     grid = _tiled(strips, len(rows))
     pixels = (255 * grid).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, format="PNG")
 
 
 def _tiled(images: Tensor, columns: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from notbugs.construction.settings import ConstructSettings
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.models import construction_seeds, source_seeds
+from notbugs.pipeline.running.models import construction_seeds, judge_seed, source_seeds
 from notbugs.runtime.errors import ConfigError
 from notbugs.training.settings import train_settings
 
@@ -44,16 +44,15 @@ def origins(project: Context, config: ConstructSettings, key: str) -> list[Origi
 
 
 def _origin(project: Context, members: Sequence[tuple[str, int]]) -> Origin:
-    """Of a model, or several that are attacked together; nobody judges its own work if there is another."""
+    """Of a model, or several that are attacked together."""
     kinds = dict.fromkeys(name for name, _ in members)
     others = [(name, seed) for name in kinds for seed in source_seeds(project, name) if (name, seed) not in members]
-    robust = source_seeds(project, "robust")
-    judges = [seed for seed in robust if ("robust", seed) not in members] or list(robust)
+    judge = judge_seed(source_seeds(project, "robust"), members)
     return Origin(
         min(seed for _, seed in members),
         tuple(project.source_model(*member) for member in members),
         tuple(project.source_model(*other) for other in others),
-        project.source_model("robust", judges[0]),
+        project.source_model("robust", judge),
     )
 
 

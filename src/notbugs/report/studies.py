@@ -1,8 +1,10 @@
 """Finished studies under sweeps/: what they measured, and their heatmaps, lines, cost, front and importance."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
 
 from notbugs.evaluation.results import ResultsError, read_table, set_title
 from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
@@ -30,7 +33,7 @@ from notbugs.report.honesty import judged
 from notbugs.runtime.config import dataset_name
 from notbugs.runtime.files import sha256, whole_folder
 
-_MAY_BE_EMPTY = ("eps", "source_eps", "source_seed")
+_MAY_BE_EMPTY = ("eps", "num_steps", "step_size", "source_eps", "source_seed")
 FITS = ("source_seed", "seed", "accuracy", "accuracy_shifted")
 """What a point keeps of each of its fits."""
 QUANTITIES = (
@@ -42,6 +45,9 @@ QUANTITIES = (
     ("still_y", "still y, robust model"),
 )
 """What the heatmaps show: column of trials.csv, title."""
+LABELS = {"eps": "eps", "num_steps": "steps", "step_size": "step size", "source_eps": "eps of the source model"}
+"""What the short form varies, in words; an axis is called by its key."""
+_SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 IMPORTANT = ("accuracy", "accuracy_shifted", "attack_success", "still_y")
 
 
@@ -66,6 +72,12 @@ class StudyResults:
         """The datasets that were made, in the order of the settings."""
         made = set(self.points["kind"])
         return [kind for kind in self.about["sweep"]["kinds"] if kind in made]
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Dotted key of params.yaml -> its values: what was varied besides the short form."""
+        found: dict[str, Any] = self.about["sweep"].get("axes", {})
+        return found
 
     def of(self, kind: str) -> pd.DataFrame:
         """The points of one dataset."""
@@ -94,12 +106,16 @@ def load_study(root: Path, study: str) -> StudyResults:
     Raises: ResultsError naming the file that is missing or wrong, and the command that makes it.
     """
     folder = root / "sweeps" / study
-    trials = read_table(folder / "trials.csv", COLUMNS, f"sweep@{study}", (*_MAY_BE_EMPTY, *MEASURED, "work"))
+    stage, empty = f"sweep@{study}", (*_MAY_BE_EMPTY, *MEASURED, "work")
+    trials = read_table(folder / "trials.csv", COLUMNS, stage, empty)
     try:
         about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         importance = pd.read_csv(folder / "importance.csv", dtype=IMPORTANCE_COLUMNS)
     except (OSError, ValueError) as error:
         raise ResultsError(f"{folder}: cannot be read: {error}; `notbugs sweep {study}` writes it again") from None
+    axes = dict.fromkeys(about["sweep"].get("axes", {}), "string")
+    if axes:
+        trials = read_table(folder / "trials.csv", {**COLUMNS, **axes}, stage, (*empty, *axes))
     return StudyResults(study, about, mean_points(trials[trials["state"] == "COMPLETE"]), importance)
 
 
@@ -110,7 +126,7 @@ def mean_points(trials: pd.DataFrame) -> pd.DataFrame:
         one), `num_seeds`, `runs`: the FITS of each, `honest`: whether both judges still call STILL_Y_SHARE of the
         images y, and `on_edge`: whether one image, or one standard error, more or less would change that.
     """
-    point = ["kind", "source_eps", "eps", "num_steps", "step_size"]
+    point = ["kind", "source_eps", "eps", "num_steps", "step_size", *(name for name in trials if "." in str(name))]
     floats = trials.astype(dict.fromkeys(("eps", "source_eps", "step_size", *MEASURED), "float64"))
     groups = floats.groupby(point, dropna=False, sort=True)
     means = groups[[*MEASURED, "work"]].mean()
@@ -126,9 +142,14 @@ def mean_points(trials: pd.DataFrame) -> pd.DataFrame:
 def draw(study: StudyResults) -> Iterator[tuple[str, Figure]]:
     """Every figure of a study, with its file name without suffix."""
     for kind in study.kinds:
+        if study.axes:
+            yield from _of_axes(study, kind)
+            continue
         for suffix, points in _by_source(study, kind):
             yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", heatmaps(points, kind, study.about)
-    for title, build in (("lines", lines), ("budget", budget), ("front", front), ("importance", importance)):
+    built: tuple[tuple[str, Callable[[StudyResults], Figure | None]], ...]
+    built = (("lines", lines), ("budget", budget), ("front", front), ("importance", importance))
+    for title, build in built[2:] if study.axes else built:
         figure = build(study)
         if figure is not None:
             yield f"sweep_{study.name}_{title}", figure
@@ -144,6 +165,52 @@ def _by_source(study: StudyResults, kind: str) -> Iterator[tuple[str, pd.DataFra
         yield f"_source_{source_eps:g}", group
 
 
+def _of_axes(study: StudyResults, kind: str) -> Iterator[tuple[str, Figure]]:
+    """Slices along everything that was varied for a kind, and a surface over its first two numbers."""
+    points, names = varied(study, kind)
+    numeric = [name for name in names if is_numeric_dtype(points[name])]
+    if len(numeric) > 1:
+        figure = heatmaps(points, kind, study.about, numeric[0], numeric[1])
+        yield f"sweep_{study.name}_{kind}_surface", figure
+    if names:
+        yield f"sweep_{study.name}_{kind}_slices", slices(points, names, kind)
+
+
+def varied(study: StudyResults, kind: str) -> tuple[pd.DataFrame, list[str]]:
+    """The points of a kind, and what was varied among them; a column of numbers where all are numbers."""
+    points = study.of(kind).copy()
+    short = [name for name in ("eps", "num_steps", "step_size", "source_eps") if study.about["sweep"].get(name)]
+    for leaf in study.axes:
+        values = pd.to_numeric(points[leaf], errors="coerce")
+        if values.notna().all():
+            points[leaf] = values
+    return points, [name for name in (*short, *study.axes) if points[name].nunique() > 1]
+
+
+def slices(points: pd.DataFrame, names: list[str], kind: str) -> Figure:
+    """Accuracy on y of every point against each parameter by itself; hollow where the images no longer show y."""
+    figure, all_axes = new_figure(3.2 * math.ceil(len(names) / 3), math.ceil(len(names) / 3), min(3, len(names)))
+    honest = points["honest"].to_numpy(dtype=bool)
+    heights = points["accuracy"].to_numpy(dtype=float)
+    for place, axes in enumerate(all_axes):
+        if place >= len(names):
+            axes.set_visible(False)
+            continue
+        given = points[names[place]]
+        if is_numeric_dtype(given):
+            across = given.to_numpy(dtype=float)
+        else:
+            levels = sorted(set(given))
+            across = given.map(levels.index).to_numpy(dtype=float)
+            axes.set_xticks(range(len(levels)), levels)
+        axes.plot(across[honest], heights[honest], "o", color=look(dataset_name(kind)).colour)
+        axes.plot(across[~honest], heights[~honest], "o", color=look(dataset_name(kind)).colour, mfc="white")
+        axes.set_xlabel(LABELS.get(names[place], names[place]))
+        percent_axis(axes, "test accuracy on y" if place % 3 == 0 else "")
+    figure.suptitle(dataset_name(kind), x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
 def write_figures(root: Path, study: str) -> list[Path]:
     """Draw one study into sweeps/<study>/figures.
 
@@ -157,33 +224,37 @@ def write_figures(root: Path, study: str) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def heatmaps(points: pd.DataFrame, kind: str, about: dict[str, Any]) -> Figure:
-    """Each measured quantity over eps (of the source model, for inversions) and steps."""
-    vertical = "source_eps" if points["eps"].isna().all() else "eps"
+def heatmaps(
+    points: pd.DataFrame, kind: str, about: dict[str, Any], vertical: str = "", horizontal: str = "num_steps"
+) -> Figure:
+    """Each measured quantity over two columns: eps (of the source model, for inversions) and steps by default."""
+    vertical = vertical or ("source_eps" if points["eps"].isna().all() else "eps")
     figure, all_axes = new_figure(5.6, 2, 3)
     gridded = about["sweep"]["sampler"] == "grid"
     for axes, (column, title) in zip(all_axes, QUANTITIES, strict=True):
         low, high = (0.0, 1.0) if column != "mean_delta_norm" else (0.0, max(float(points[column].max()), 1e-9))
         if gridded:
-            _grid(axes, points, vertical, column, low, high)
+            _grid(axes, points, vertical, horizontal, column, low, high)
         else:
-            _scatter(axes, points, vertical, column, low, high)
+            _scatter(axes, points, vertical, horizontal, column, low, high)
         axes.set_title(title)
         axes.grid(False)
     for axes in all_axes[3:]:
-        axes.set_xlabel("steps")
+        axes.set_xlabel(LABELS.get(horizontal, horizontal))
     for axes in all_axes[::3]:
-        axes.set_ylabel("eps" if vertical == "eps" else "eps of the source model")
+        axes.set_ylabel(LABELS.get(vertical, vertical))
     source = points["source_eps"].dropna().unique()
     of = f", source model of eps {source[0]:g}" if vertical == "eps" and len(source) == 1 else ""
     figure.suptitle(f"{set_title(kind)}{of}", x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 
 
-def _grid(axes: Axes, points: pd.DataFrame, vertical: str, column: str, low: float, high: float) -> None:
+def _grid(
+    axes: Axes, points: pd.DataFrame, vertical: str, horizontal: str, column: str, low: float, high: float
+) -> None:
     points = points.assign(**{vertical: points[vertical].fillna(-1.0)})
-    table = points.pivot_table(index=vertical, columns="num_steps", values=column, aggfunc="mean")
-    honest = points.pivot_table(index=vertical, columns="num_steps", values="honest", aggfunc="min")
+    table = points.pivot_table(index=vertical, columns=horizontal, values=column, aggfunc="mean")
+    honest = points.pivot_table(index=vertical, columns=horizontal, values="honest", aggfunc="min")
     values = table.to_numpy(dtype=float)  # (rows, columns)
     in_cells: Any = "{:.2f}".format if column == "mean_delta_norm" else lambda share: f"{100 * share:.0f}"
     heatmap(axes, values, in_cells, honest.to_numpy() == 0, low, high)
@@ -191,15 +262,18 @@ def _grid(axes: Axes, points: pd.DataFrame, vertical: str, column: str, low: flo
     axes.set_yticks(range(values.shape[0]), ["–" if eps < 0 else f"{eps:g}" for eps in table.index])
 
 
-def _scatter(axes: Axes, points: pd.DataFrame, vertical: str, column: str, low: float, high: float) -> None:
+def _scatter(
+    axes: Axes, points: pd.DataFrame, vertical: str, horizontal: str, column: str, low: float, high: float
+) -> None:
     """Where a sampler chose the points: hollow where the images no longer show y."""
     heights = points[vertical].fillna(0.0).to_numpy(dtype=float)
     colours = colormaps[COLOURS]((points[column].to_numpy(dtype=float) - low) / (high - low))
     honest = points["honest"].to_numpy(dtype=bool)
-    steps = points["num_steps"].to_numpy(dtype=float)
+    steps = points[horizontal].to_numpy(dtype=float)
     axes.scatter(steps[honest], heights[honest], c=colours[honest], s=34)
     axes.scatter(steps[~honest], heights[~honest], facecolors="none", edgecolors=colours[~honest], s=34, linewidths=1.6)
-    axes.set_xscale("log")
+    if (steps > 0).all():
+        axes.set_xscale("log")
 
 
 def lines(study: StudyResults) -> Figure | None:
@@ -291,16 +365,22 @@ def importance(study: StudyResults) -> Figure | None:
         return None
     figure, all_axes = new_figure(0.5 + 1.1 * len(kinds), len(kinds), 1)
     titles = dict(QUANTITIES)
-    words = {"eps": "eps", "num_steps": "steps", "source_eps": "eps of the source model"}
     parameters = sorted(shares["parameter"].unique())
-    shades = dict(zip(parameters, ("#0072B2", "#E69F00", "#009E73"), strict=False))
+    shades = dict(zip(parameters, cycle(_SHADES), strict=False))
     for axes, kind in zip(all_axes, kinds, strict=True):
         table = shares[shares["kind"] == kind].pivot_table(index="measured", columns="parameter", values="importance")
         table = table.reindex([name for name in reversed(IMPORTANT) if name in table.index])
         left = np.zeros(len(table))
         for parameter in table.columns:
             width = table[parameter].fillna(0.0).to_numpy(dtype=float)
-            axes.barh(range(len(table)), width, left=left, color=shades[parameter], label=words[parameter], height=0.7)
+            axes.barh(
+                range(len(table)),
+                width,
+                left=left,
+                color=shades[parameter],
+                label=LABELS.get(parameter, parameter),
+                height=0.7,
+            )
             left = left + width
         axes.set_yticks(range(len(table)), [titles[name] for name in table.index])
         axes.set(xlim=(0, 1), title=set_title(kind))

@@ -51,13 +51,14 @@ def numbers_of_studies(
     names = [study.name for study in studies]
     told = []
     for study in studies:
+        known = {} if study.axes else own  # another fit or network may have the pipeline's eps, too
         longer = [f"sweep_{name}_" for name in names if name.startswith(f"{study.name}_")]
         told.append(
             {
                 "name": study.name,
                 "about": study.about,
-                "paragraphs": answer(study, num_classes, num_images, own),
-                "best": [row for kind in study.kinds for row in _best(study, kind, own or {})],
+                "paragraphs": answer(study, num_classes, num_images, known),
+                "best": [row for kind in study.kinds for row in _best(study, kind, known or {})],
                 "prefix": f"sweep_{study.name}_",
                 "longer": tuple(longer),  # of studies whose names start the same
             }
@@ -72,13 +73,14 @@ def _best(study: StudyResults, kind: str, own: Mapping[str, Pipeline]) -> Iterat
         best = None
         if len(some):
             best = some.iloc[int(some["validation_accuracy"].to_numpy(dtype=float).argmax())].to_dict()
+            best["axes"] = ", ".join(f"{leaf} {best[leaf]}" for leaf in study.axes if best[leaf])
         yield {"dataset": set_title(kind), "honest": honest, "point": best}
 
 
 def answer(
     study: StudyResults, num_classes: int, num_images: int, own: Mapping[str, Pipeline] | None = None
 ) -> list[str]:
-    """One paragraph for each dataset whose eps and steps form a grid; else none.
+    """One paragraph for each dataset whose eps and steps form a grid and are all that varies; else none.
 
     Args:
         study: with its points.
@@ -90,7 +92,7 @@ def answer(
     source_eps: Any
     for kind in study.kinds:
         points = study.of(kind)
-        if study.about["sweep"]["sampler"] != "grid" or points["eps"].nunique() < 2:
+        if study.axes or study.about["sweep"]["sampler"] != "grid" or points["eps"].nunique() < 2:
             continue
         for source_eps, group in points.groupby("source_eps", dropna=False):
             name = set_title(kind)

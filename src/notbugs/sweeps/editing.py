@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from notbugs.evaluation.results import read_json
+from notbugs.evaluation.trials import POINT
 from notbugs.report.honesty import STILL_Y_SHARE, Pipeline, honesty_of, judged
-from notbugs.runtime.config import read_params, validate
+from notbugs.runtime.config import read_params, suggestion, validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
 from notbugs.runtime.params_text import assignment, with_keys
+from notbugs.sweeps.axes import cell, value_of
 from notbugs.sweeps.plan import difference, plan_now
 from notbugs.sweeps.recorded import RecordedStudy, recorded_study
 from notbugs.sweeps.settings import OBJECTIVES, Point, SweepError, SweepSettings, changes, sweep_settings
@@ -48,7 +50,7 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
 
     Args:
         name: of the study; sweeps/<name>/ must be there.
-        wanted: column of trials.csv -> value that the point must have.
+        wanted: column of trials.csv, an axis among them -> value that the point must have.
         any_point: also points whose images no longer show y.
     Returns: what was written, in a line.
     Raises: SweepError if there is no such point or study, or params.yaml is not the study's.
@@ -57,16 +59,18 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     study = recorded_study(root, name)
     _check_same(root, study)
     about = study.about
-    best = choose(_trials(study), about["sweep"]["objectives"][0], wanted, any_point, name, _pipeline(root, params))
-    eps, source_eps = (None if best[key] != best[key] else float(best[key]) for key in ("eps", "source_eps"))
-    point = Point(best["kind"], eps, int(best["num_steps"]), float(best["step_size"]), source_eps)
+    own = {} if study.settings.axes else _pipeline(root, params)  # another fit or network may have that eps, too
+    best = choose(_trials(study), about["sweep"]["objectives"][0], wanted, any_point, name, own)
+    eps, steps, step_size, source_eps = (None if best[key] != best[key] else float(best[key]) for key in POINT[1:])
+    axes = {leaf: value_of(axis, best[leaf]) for leaf, axis in study.settings.axes.items() if best[leaf]}
+    point = Point(best["kind"], eps, None if steps is None else int(steps), step_size, source_eps, axes)
     seeds = params["fit"][point.kind].get("seeds", [0])
     seeds = [*seeds, *(seed for seed in about["sweep"]["seeds"] if seed not in seeds)]
     changed = changes(params, point, seeds)
     _write(root, changed)
     written = ", ".join(f"{key} = {value}" for key, value in changed.items())
     note = ""
-    if point.source_eps:
+    if point.source_eps or any(leaf.startswith(("model.", "train.robust.")) for leaf in axes):
         note = "; the robust model changes too, and with it who judges still_y"
     return f"params.yaml: {written}; next: dvc repro{note}"
 
@@ -87,7 +91,12 @@ def choose(
     """
     found = table[table["state"] == "COMPLETE"]
     for column, value in wanted.items():
-        if isinstance(value, float):
+        if column not in found:
+            there = [str(name) for name in found if "." in str(name)]
+            raise SweepError(f"sweep {name}: {column}: no axis of this study{suggestion(column, there)}")
+        if "." in column:
+            found = found[found[column] == cell(value)]
+        elif isinstance(value, float):
             found = found[found[column].map(lambda there, value=value: math.isclose(there, value))]
         else:
             found = found[found[column] == value]
@@ -96,7 +105,7 @@ def choose(
         raise SweepError(
             f"sweep {name}: no finished point{f' with {asked}' if asked else ''} in sweeps/{name}/trials.csv"
         )
-    point = ["kind", "eps", "num_steps", "step_size", "source_eps"]
+    point = [*POINT, *(column for column in found.columns if "." in column)]
     means = judged(found.groupby(point, dropna=False, sort=True).mean(numeric_only=True).reset_index(), own)
     if not any_point:
         if not means["honest"].any():
@@ -129,7 +138,8 @@ def _trials(study: RecordedStudy) -> "pd.DataFrame":
     import pandas as pd
 
     # float() gives back the very number that was written; pandas' own parser may not
-    exact = dict.fromkeys(("eps", "step_size", "source_eps"), lambda text: float(text or "nan"))
+    exact: dict[str, Any] = dict.fromkeys(("eps", "step_size", "source_eps"), lambda text: float(text or "nan"))
+    exact |= dict.fromkeys(study.settings.axes, str)
     try:
         return pd.read_csv(study.folder / "trials.csv", converters=exact)
     except (OSError, ValueError) as error:

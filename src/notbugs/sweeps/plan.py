@@ -1,6 +1,6 @@
 """What a study is, before anything is stored: its settings, its points, and all that its results depend on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from notbugs.runtime.config import settings
 from notbugs.runtime.dvc_lock import contents
 from notbugs.runtime.files import sha256
 from notbugs.runtime.nested import flatten
+from notbugs.sweeps.axes import changed_params, ends
 from notbugs.sweeps.recorded import study_key
-from notbugs.sweeps.settings import SweepSettings, grid, has_ball, sweep_settings
+from notbugs.sweeps.settings import SweepSettings, at_first, grid, has_ball, source_names, sweep_settings
 from notbugs.sweeps.trial import SPLITS, Laboratory
 from notbugs.training.settings import FitSettings, TrainSettings
 
@@ -60,25 +61,29 @@ def make_plan(project: Context, name: str) -> Plan:
     """
     lab, params = Laboratory.of(project), project.params
     section = sweep_settings(params, name)
-    kinds = {kind: construct_settings(params["construct"][kind], f"construct.{kind}") for kind in section.kinds}
+    base = at_first(params, section)
+    kinds = {kind: construct_settings(base["construct"][kind], f"construct.{kind}") for kind in section.kinds}
     files: set[Path] = set()
     sources: dict[str, dict[str, list[list[str]]]] = {}
     for kind, recipe in kinds.items():
         sources[kind] = {}
-        for model, pairs in _sources(lab, section, kind, recipe).items():
-            files.update(*pairs)
-            sources[kind][model] = [[source.stem, judge.stem] for source, judge in pairs]
+        for title, members, judge in _sources(lab, section, kind, recipe):
+            seeds = [f"seed-{seed}" for _, seed in members]
+            stems = seeds if recipe.ensemble is None else [f"{model}/seed-{seed}" for model, seed in members]
+            sources[kind].setdefault(title, []).append([", ".join(stems), f"seed-{judge}"])
+            needed = [one for one in [*members, ("robust", judge)] if not _is_retrained(section, one[0])]
+            files.update(lab.trained(*one) for one in needed)
     record = {
         "sweep": section.model_dump(mode="json", exclude={"retries", "keep_datasets"}),
-        "construct": {kind: _constant(params, section, kind, recipe) for kind, recipe in kinds.items()},
+        "construct": {kind: _constant(base, section, kind, recipe) for kind, recipe in kinds.items()},
         "fit": {
-            kind: settings(params, f"fit.{kind}", FitSettings).model_dump(
+            kind: settings(base, f"fit.{kind}", FitSettings).model_dump(
                 mode="json", exclude={"seeds", "still_y", "baseline"}
             )
             for kind in kinds
         },
-        "environment": lab.environment,
-        **file_hashes(project, [file for recipe in kinds.values() for file in recipe.files]),
+        "environment": lab.environment_of(base, f"sweep.{name}.axes") if section.axes else lab.environment,
+        **file_hashes(project, [file for kind in kinds for file in _files(base, section, kind)]),
         "sources": sources,
         "source_models": {file.relative_to(project.root).as_posix(): sha256(file) for file in sorted(files)},
     }
@@ -88,6 +93,10 @@ def make_plan(project: Context, name: str) -> Plan:
         eps, step_size = attack.pop("eps"), attack["step_size"]
         attack["step_size"] = None if step_size is None else round(step_size / eps, 9)  # of eps
         record["train"] = robust
+    trained = sorted({model for kind in kinds for model in (*source_names(params, section, kind), "robust")})
+    for model in (model for model in trained if _is_retrained(section, model)):
+        own = settings(base, f"train.{model}", TrainSettings).model_dump(mode="json", exclude={"seeds"})
+        record.setdefault("retrained", {})[model] = own
     inputs = [*sorted(files), *(project.dataset(split) for split in SPLITS)]
     return Plan(
         lab,
@@ -107,13 +116,30 @@ def plan_now(root: Path, name: str, section: Mapping[str, Any]) -> Plan:
 
 def _sources(
     lab: Laboratory, section: SweepSettings, kind: str, recipe: ConstructSettings
-) -> dict[str, list[tuple[Path, Path]]]:
-    """Kind of source model -> files of source model and judge behind each fit of a point, in the order of the seeds."""
-    found: dict[str, list[tuple[Path, Path]]] = {}
-    for model in (recipe.model,) if section.source_eps is None else ("standard", "robust"):
-        seeds = [lab.source_seed(kind, model, recipe.source_seeds, seed) for seed in section.seeds]
-        found[model] = [(lab.trained(model, seed), lab.judge(model, seed)) for seed in seeds]
-    return found
+) -> Iterator[tuple[str, list[tuple[str, int]], int]]:
+    """Kind of source model, source models and judge's seed behind each fit of a point, in the order of the seeds."""
+    if recipe.ensemble is not None:
+        recipes = {"ensemble": recipe}
+    else:
+        names = source_names(lab.project.params, section, kind)
+        recipes = {name: recipe.model_copy(update={"model": name}) for name in names}
+    for title, one in recipes.items():
+        for seed in section.seeds:
+            members = lab.members(kind, one, seed)
+            yield title, members, lab.judge_seed(members)
+
+
+def _is_retrained(section: SweepSettings, name: str) -> bool:
+    """Whether a model trained on D is another one at each point."""
+    return any(leaf.startswith(("model.", f"train.{name}.")) for leaf in section.axes)
+
+
+def _files(base: Mapping[str, Any], section: SweepSettings, kind: str) -> Iterator[str]:
+    """Files that the recipe reads at one point or another."""
+    own = f"construct.{kind}"
+    axes = {leaf: axis for leaf, axis in section.axes.items() if leaf.startswith(f"{own}.")}
+    for params in (base, *(changed_params(base, {leaf: value}) for leaf in axes for value in ends(axes[leaf]))):
+        yield from construct_settings(params["construct"][kind], own).files
 
 
 def _constant(params: Mapping[str, Any], section: SweepSettings, kind: str, recipe: Any) -> dict[str, Any]:

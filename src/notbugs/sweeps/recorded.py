@@ -19,6 +19,7 @@ from typing import Any
 from notbugs.evaluation.trials import MEASURED, POINT
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
+from notbugs.sweeps.axes import Axis, value_of
 from notbugs.sweeps.settings import Point, SweepError, SweepSettings, dimensions, grid
 
 COUNTS = ("name", "points", "states", "repeats", "data", "inputs")
@@ -88,7 +89,7 @@ class RecordedStudy:
         try:
             choices = grid(self.record, self.settings) if self.settings.sampler == "grid" else None
             with file.open(encoding="utf-8", newline="") as lines:
-                for place, (point, own, rows) in enumerate(_points(csv.DictReader(lines))):
+                for place, (point, own, rows) in enumerate(_points(csv.DictReader(lines), self.settings.axes)):
                     states = Counter(self.about.get("repeats", {}).get(str(place)) or {own: 1})
                     for state in states.elements():
                         number = len(found) if choices is None else choices.index(self.choice(point))
@@ -100,7 +101,10 @@ class RecordedStudy:
     def choice(self, point: Point) -> dict[str, Any]:
         """A point as Optuna holds it: a value for each dimension that its kind has."""
         names = dimensions(self.record, self.settings, point.kind)
-        return {"kind": point.kind, **{name: getattr(point, name) for name in names}}
+        return {
+            "kind": point.kind,
+            **{name: point.axes[name] if "." in name else getattr(point, name) for name in names},
+        }
 
 
 def recorded_studies(root: Path) -> list[RecordedStudy]:
@@ -168,13 +172,17 @@ def measured(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in MEASURED}
 
 
-def _points(lines: Iterable[Mapping[str, str]]) -> Iterator[tuple[Point, str, tuple[dict[str, Any], ...]]]:
+def _points(
+    lines: Iterable[Mapping[str, str]], axes: Mapping[str, Axis]
+) -> Iterator[tuple[Point, str, tuple[dict[str, Any], ...]]]:
     """Point, state and rows of each point, in the order of the file, whose rows of a point stand together."""
     rows: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for line in lines:
-        rows.setdefault((*(line[name] for name in POINT), line["state"]), []).append(line)
-    for (kind, eps, num_steps, step_size, source_eps, state), fits in rows.items():
-        point = Point(kind, _float(eps), int(num_steps), float(step_size), _float(source_eps))
+        rows.setdefault((*(line[name] for name in (*POINT, *axes)), line["state"]), []).append(line)
+    for (kind, eps, num_steps, step_size, source_eps, *cells, state), fits in rows.items():
+        chosen = {leaf: value_of(axes[leaf], text) for leaf, text in zip(axes, cells, strict=True) if text}
+        steps = int(num_steps) if num_steps else None
+        point = Point(kind, _float(eps), steps, _float(step_size), _float(source_eps), chosen)
         yield point, state, tuple(map(_row, fits)) if state == "COMPLETE" else ()
 
 

@@ -6,7 +6,6 @@ database and in MLflow comes from those files then; a second time nothing is add
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +90,7 @@ def _frozen(root: Path, study: RecordedStudy, trials: Iterable[RecordedTrial]) -
         choice = study.choice(trial.point)
         spaces: dict[str, BaseDistribution] = {name: distribution(settings, name) for name in choice}
         state = TrialState[trial.state]
-        attributes: dict[str, Any] = {SLOT: trial.number, POINT: asdict(trial.point)}
+        attributes: dict[str, Any] = {SLOT: trial.number, POINT: trial.point.facts}
         values = None
         if state == TrialState.COMPLETE:
             values = objective_values(settings.objectives, trial.rows)

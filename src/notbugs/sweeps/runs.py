@@ -5,7 +5,6 @@ sends a session's run to MLflow calls it again and again.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def trial_run(study: str, number: int, trial: FrozenTrial) -> RecordedRun:
     return RecordedRun(
         title=f"{study}, trial {number}",
         tags=tags,
-        params={"sweep": asdict(point)},
+        params={"sweep": point.facts},
         metrics=_metrics(trial),
         curves=tuple((time, epoch, values) for time, epoch, values in attributes.get(CURVES, [])),
         status=status,

@@ -4,18 +4,18 @@ A trial is an ordinary run of the stages with the point written into params.yaml
 both for the trial itself and for `notbugs sweep apply`, so the two cannot differ.
 """
 
-import copy
 import itertools
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from notbugs.construction.building import kind_of
 from notbugs.runtime.config import Settings, dataset_name, validate
 from notbugs.runtime.errors import ConfigError, UserError
+from notbugs.sweeps.axes import Axis, Scalar, Span, cell, changed_params, ends, first, read_axis
 
 STORAGE_VARIABLE = "NOTBUGS_SWEEP_STORAGE"
 """Environment variable: the database's URL, so that a password need not stand on a command line."""
@@ -49,17 +49,21 @@ class Range(Settings):
 class SweepSettings(Settings):
     """One study: the space, how it is searched, and what is sought."""
 
+    options: ClassVar[frozenset[str]] = frozenset({"eps", "num_steps", "axes", "reduction_factor", "min_epochs"})
     kinds: tuple[str, ...] = Field(strict=False, min_length=1)
     """Which datasets are made: entries of `construct` and `fit`, whose other settings hold for every trial."""
     eps: tuple[float, ...] | Range = ()
     """Radii of the ball, pixel units on [0, 1]; kinds made by inversion have no ball and leave this out."""
-    num_steps: tuple[int, ...] | Range
-    """Gradient steps of the construction."""
+    num_steps: tuple[int, ...] | Range = ()
+    """Gradient steps of the construction; a study of axes alone may leave them out."""
     step_size: tuple[float, ...] | Range | None = None
     """Step sizes; null takes 2.5·eps/num_steps (inversions: the path length of `construct` over num_steps)."""
     source_eps: tuple[float, ...] | Range | None = None
     """Radii of the source model's own adversarial training, 0 for the standard model; null takes the pipeline's
     source model."""
+    axes: dict[str, Axis] = Field(default_factory=dict)
+    """Any other leaf of params.yaml that a trial reads, by its dotted key -> its values: a list, or
+    {low, high, log, step}."""
     seeds: tuple[int, ...] = Field(default=(0, 1), strict=False, min_length=1)
     """Fits of each point, each from the source model of the same seed where there is one. One alone has no spread."""
     sampler: Literal["grid", "tpe", "random"] = "grid"
@@ -70,6 +74,10 @@ class SweepSettings(Settings):
     """One or two of accuracy, adversarial_accuracy, accuracy_shifted, still_y, work."""
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = "none"
     """Stops fits that are behind, by their validation accuracy."""
+    reduction_factor: int = Field(default=3, ge=2)
+    """Of successive_halving and hyperband: at each rung one of so many goes on, for so many times the epochs."""
+    min_epochs: int | None = Field(default=None, ge=1)
+    """Of the same: epochs before the first rung; null takes epochs/reduction_factor²."""
     retries: int = Field(default=1, ge=0)
     """How often a point is tried again after an error; lost workers do not count."""
     keep_datasets: bool = False
@@ -80,7 +88,9 @@ class SweepSettings(Settings):
     def _is_a_space(cls, value: Any, info: ValidationInfo) -> Any:
         """One clear message for what may be a list or a range."""
         name = str(info.field_name)
-        if isinstance(value, Range | None) or (name == "eps" and value == ()):
+        if name in ("eps", "num_steps") and value in (None, ()):
+            return ()
+        if isinstance(value, Range | None):
             return value
         if isinstance(value, Mapping):
             return validate_range(value, name)
@@ -122,6 +132,14 @@ class SweepSettings(Settings):
         if pruner != "none" and (info.data.get("sampler") == "grid" or info.data.get("objectives") != ("accuracy",)):
             raise ValueError("none unless sampler is tpe or random and the only objective is accuracy")
         return pruner
+
+    @field_validator("reduction_factor", "min_epochs")
+    @classmethod
+    def _have_rungs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        default = cls.model_fields[str(info.field_name)].default
+        if value != default and info.data.get("pruner") not in ("successive_halving", "hyperband"):
+            raise ValueError("left out unless pruner is successive_halving or hyperband")
+        return value
 
     @property
     def spaces(self) -> dict[str, tuple[float, ...] | tuple[int, ...] | Range | None]:
@@ -171,10 +189,11 @@ def sweep_settings(params: Mapping[str, Any], name: str) -> SweepSettings:
         for other in ("construct", "fit"):
             if kind not in (params.get(other) or {}):
                 raise ConfigError(f"params.yaml: {key}.kinds: {kind}: there is no {other}.{kind} to start from")
-        if "from" in params["construct"][kind]:
-            raise ConfigError(f"params.yaml: {key}.kinds: {kind}: made from an ensemble, which no study varies yet")
     _check_space(section, key, params)
-    return section
+    _check_rungs(section, key, params)
+    axes = {leaf: read_axis(params, leaf, axis, key) for leaf, axis in section.axes.items()}
+    _check_axes(section, key, params)
+    return section.model_copy(update={"axes": axes})
 
 
 def read_study(params: Mapping[str, Any], key: str) -> SweepSettings:
@@ -183,22 +202,92 @@ def read_study(params: Mapping[str, Any], key: str) -> SweepSettings:
 
 
 def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:
+    if section.num_steps == () and not section.axes:
+        raise ConfigError(f"params.yaml: {key}.num_steps: missing; it must be given, or axes")
     for kind in section.kinds:
         lacking = {"num_steps", "step_size"} - set(_fields(params, kind))
-        if lacking:
+        if lacking and not (section.num_steps == section.eps == () and section.step_size is None):
             recipe, what = params["construct"][kind]["recipe"], " and no ".join(sorted(lacking))
             raise ConfigError(f"params.yaml: {key}.kinds: {kind}: its recipe {recipe} has no {what} to vary")
     balls = [kind for kind in section.kinds if has_ball(params, kind)]
-    if balls and section.eps == ():
+    if balls and section.eps == () and not section.axes:
         raise ConfigError(f"params.yaml: {key}.eps: missing; {dataset_name(balls[0])} needs at least one number > 0")
     if section.sampler == "grid":
         ranges = [name for name, space in section.spaces.items() if isinstance(space, Range)]
+        ranges += [f"axes.{leaf}" for leaf, axis in section.axes.items() if isinstance(axis, Span)]
         if ranges:
             raise ConfigError(f"params.yaml: {key}.{ranges[0]}: must be a list where sampler is grid")
     if section.source_eps is not None and "from" in params["train"]["robust"]:
         raise ConfigError(f"params.yaml: {key}.source_eps: must be null where train.robust takes its models from files")
     if section.source_eps is not None and not (params["train"]["robust"].get("attack") or {}).get("eps"):
         raise ConfigError(f"params.yaml: {key}.source_eps: needs train.robust.attack with an eps > 0 to start from")
+    ensembles = [kind for kind in section.kinds if params["construct"][kind].get("from")]
+    if section.source_eps is not None and ensembles:
+        raise ConfigError(
+            f"params.yaml: {key}.source_eps: {ensembles[0]} is made from an ensemble, which has no one eps"
+        )
+
+
+def _check_axes(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:
+    """Refuse a leaf that no kind's trial reads, and one that the short form sets too."""
+    for leaf in section.axes:
+        reading = [kind for kind in section.kinds if reads(params, section, kind, leaf)]
+        if not reading:
+            kinds = ", ".join(section.kinds)
+            raise ConfigError(f"params.yaml: {key}.axes.{leaf}: no trial of kinds {kinds} reads it")
+        for kind in reading:
+            for name in section.spaces:
+                if name in dimensions(params, section, kind) and leaf in _set_by(name, kind):
+                    raise ConfigError(
+                        f"params.yaml: {key}.axes.{leaf}: {key}.{name} sets it, too; leave one of them out"
+                    )
+
+
+def _set_by(name: str, kind: str) -> tuple[str, ...]:
+    """The leaves that a dimension of the short form sets."""
+    own = f"construct.{kind}"
+    if name == "source_eps":
+        return f"{own}.model", "train.robust.attack.eps", "train.robust.attack.step_size"
+    return f"{own}.{name}", f"{own}.step_size"
+
+
+def reads(params: Mapping[str, Any], settings: SweepSettings, kind: str, leaf: str) -> bool:
+    """Whether a trial of this kind depends on a leaf: of its own sections, its source models' or the judge's."""
+    section, _, rest = leaf.partition(".")
+    entry = rest.partition(".")[0]
+    if section == "train":
+        return entry == "robust" or entry in source_names(params, settings, kind)
+    return section in ("model", "evaluate") or entry == kind
+
+
+def source_names(params: Mapping[str, Any], settings: SweepSettings, kind: str) -> tuple[str, ...]:
+    """The entries of `train` that datasets of a kind are made from, at one point or another."""
+    if settings.source_eps is not None:
+        return "standard", "robust"
+    own = params["construct"][kind]
+    if own.get("from"):
+        return tuple(member.partition("/")[0] for member in own["from"])
+    return tuple(map(str, ends(settings.axes.get(f"construct.{kind}.model", (own["model"],)))))
+
+
+def _check_rungs(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:
+    if section.min_epochs is not None and section.min_epochs > most_epochs(params, section):
+        most = most_epochs(params, section)
+        raise ConfigError(
+            f"params.yaml: {key}.min_epochs = {section.min_epochs}: must be at most {most}, the fits' epochs"
+        )
+
+
+def most_epochs(params: Mapping[str, Any], settings: SweepSettings) -> int:
+    """Epochs of the longest fit of a study."""
+    axes = {kind: settings.axes.get(f"fit.{kind}.epochs") for kind in settings.kinds}
+    own = {kind: (params["fit"][kind]["epochs"],) for kind in settings.kinds}
+    return max(int(count) for kind in settings.kinds for count in ends(axes[kind] or own[kind]) if count is not None)
+
+
+def at_first(params: Mapping[str, Any], settings: SweepSettings) -> dict[str, Any]:
+    """params.yaml with every axis at its first value: what a study is does not depend on what they are now."""
+    return changed_params(params, {leaf: first(axis) for leaf, axis in settings.axes.items()})
 
 
 def has_ball(params: Mapping[str, Any], kind: str) -> bool:
@@ -222,51 +311,77 @@ class Point:
         step_size: length of a step.
         source_eps: radius of the source model's adversarial training, 0 for the standard model; None for the
             pipeline's own source model.
+        axes: dotted key of params.yaml -> value; construct.<kind>.eps, num_steps and step_size stand above, too.
     """
 
     kind: str
     eps: float | None
-    num_steps: int
-    step_size: float
+    num_steps: int | None
+    step_size: float | None
     source_eps: float | None = None
+    axes: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         eps = "" if self.eps is None else f" eps {self.eps:g},"
+        steps = (
+            ""
+            if self.num_steps is None or self.step_size is None
+            else f" {self.num_steps} steps of {self.step_size:.3g}"
+        )
         source = "" if self.source_eps is None else f", source eps {self.source_eps:g}"
-        return f"{self.kind}:{eps} {self.num_steps} steps of {self.step_size:.3g}{source}"
+        return f"{self.kind}:{eps}{steps}{source}" + "".join(f", {leaf} {cell(self.axes[leaf])}" for leaf in self.axes)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is kept of it; nothing of axes where there are none."""
+        return {key: value for key, value in asdict(self).items() if key != "axes" or value}
 
 
 def grid(params: Mapping[str, Any], settings: SweepSettings) -> list[dict[str, Any]]:
     """Every choice of a grid, as Optuna holds them: a value for each dimension that the kind has."""
     choices: list[dict[str, Any]] = []
     for kind in settings.kinds:
-        spaces = {name: settings.spaces[name] for name in dimensions(params, settings, kind)}
-        values = [space for space in spaces.values() if isinstance(space, tuple)]
-        choices += [{"kind": kind, **dict(zip(spaces, row, strict=True))} for row in itertools.product(*values)]
+        names = dimensions(params, settings, kind)
+        spaces = {**settings.spaces, **settings.axes}
+        values = [space for space in (spaces[name] for name in names) if isinstance(space, tuple)]
+        choices += [{"kind": kind, **dict(zip(names, row, strict=True))} for row in itertools.product(*values)]
     return choices
 
 
 def dimensions(params: Mapping[str, Any], settings: SweepSettings, kind: str) -> list[str]:
     """Names of what is varied for one kind."""
     named = [name for name, space in settings.spaces.items() if space not in (None, ())]
-    return [name for name in named if name != "eps" or has_ball(params, kind)]
+    own = [leaf for leaf in settings.axes if reads(params, settings, kind, leaf)]
+    return [name for name in named if name != "eps" or has_ball(params, kind)] + own
 
 
 def resolve(params: Mapping[str, Any], choice: Mapping[str, Any]) -> Point:
     """The point of a choice, with the step size that follows from it if it holds none.
 
-    Step size in a ball: 2.5·eps/num_steps, so that few steps can still reach the sphere (Madry et al. 2018).
-    Inversions: (num_steps·step_size of `construct.<kind>`)/num_steps, the same length of path.
+    What neither the short form nor an axis varies is as `construct.<kind>` has it. Where the short form varies eps or
+    steps, the step size in a ball is 2.5·eps/num_steps, so that few steps can still reach the sphere (Madry et al.
+    2018); that of inversions is (num_steps·step_size of `construct.<kind>`)/num_steps, the same length of path.
     """
-    kind, num_steps = choice["kind"], int(choice["num_steps"])
-    eps = float(choice["eps"]) if has_ball(params, kind) else None
+    kind, axes = choice["kind"], {leaf: value for leaf, value in choice.items() if "." in leaf}
+    own = changed_params(params, axes)["construct"][kind] if axes else params["construct"][kind]
+    ball = has_ball(params, kind)
+    eps = float(choice.get("eps", own.get("eps"))) if ball else None
+    num_steps = choice.get("num_steps", own.get("num_steps"))
     step_size = choice.get("step_size")
-    if step_size is None:
-        own = params["construct"][kind]
+    if step_size is None and not choice.keys() & {"eps", "num_steps"}:
+        step_size = own.get("step_size")
+    elif step_size is None:
         path = 2.5 * eps if eps is not None else float(own["num_steps"]) * float(own["step_size"])
-        step_size = path / num_steps
+        step_size = path / int(num_steps)
     source_eps = choice.get("source_eps")
-    return Point(kind, eps, num_steps, float(step_size), None if source_eps is None else float(source_eps))
+    return Point(
+        kind,
+        eps,
+        None if num_steps is None else int(num_steps),
+        None if step_size is None else float(step_size),
+        None if source_eps is None else float(source_eps),
+        axes,
+    )
 
 
 def changes(params: Mapping[str, Any], point: Point, seeds: tuple[int, ...] | list[int]) -> dict[str, Any]:
@@ -276,8 +391,9 @@ def changes(params: Mapping[str, Any], point: Point, seeds: tuple[int, ...] | li
     proportion to eps.
     """
     own = f"construct.{point.kind}"
-    changed: dict[str, Any] = {} if point.eps is None else {f"{own}.eps": point.eps}
-    changed |= {f"{own}.num_steps": point.num_steps, f"{own}.step_size": point.step_size}
+    scalars = {"eps": point.eps, "num_steps": point.num_steps, "step_size": point.step_size}
+    changed: dict[str, Any] = dict(point.axes)
+    changed |= {f"{own}.{name}": value for name, value in scalars.items() if value is not None}
     if point.source_eps is not None:
         changed[f"{own}.model"] = "robust" if point.source_eps else "standard"
     if point.source_eps:
@@ -287,15 +403,3 @@ def changes(params: Mapping[str, Any], point: Point, seeds: tuple[int, ...] | li
             changed["train.robust.attack.step_size"] = attack["step_size"] * point.source_eps / attack["eps"]
     changed[f"fit.{point.kind}.seeds"] = list(seeds)
     return changed
-
-
-def changed_params(params: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of params with dotted keys set."""
-    new: dict[str, Any] = copy.deepcopy(dict(params))
-    for key, value in changed.items():
-        *parents, last = key.split(".")
-        section = new
-        for part in parents:
-            section = section[part]
-        section[last] = value
-    return new

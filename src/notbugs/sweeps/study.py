@@ -23,10 +23,11 @@ from optuna.trial import FrozenTrial, TrialState
 from notbugs.data.images import make_generator
 from notbugs.runtime.cache import valid_since
 from notbugs.runtime.process import alive, identity
+from notbugs.sweeps.axes import Span
 from notbugs.sweeps.plan import Plan, difference
 from notbugs.sweeps.recorded import RECORDED, mean
 from notbugs.sweeps.runs import ENDED, HASHES, RECORD, SLOT, WORKER
-from notbugs.sweeps.settings import OBJECTIVES, Range, SweepError, SweepSettings, dimensions
+from notbugs.sweeps.settings import OBJECTIVES, Range, SweepError, SweepSettings, dimensions, most_epochs
 from notbugs.sweeps.storage import GRACE, Patience, exclusive
 
 SETTLING = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -175,7 +176,7 @@ class SharedStudy:
         stream = make_generator(self.plan.lab.project.seed, "sweep", self.plan.name, number).initial_seed() % 2**32
         sampler = optuna.samplers.TPESampler if settings.sampler == "tpe" else optuna.samplers.RandomSampler
         self.study.sampler = sampler(seed=stream)
-        self.study.pruner = _PRUNERS[settings.pruner]()
+        self.study.pruner = pruner(settings, most_epochs(self.plan.lab.project.params, settings))
 
     def end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
         """Settle a trial; the same once more, after an outage, changes nothing.
@@ -199,12 +200,19 @@ class SharedStudy:
         return sum(slot.result is not None for slot in self.slots()), self.plan.total
 
 
-_PRUNERS = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-}
+def pruner(settings: SweepSettings, epochs: int) -> optuna.pruners.BasePruner:
+    """The pruner of the settings; its resource is an epoch of the fit.
+
+    Args:
+        epochs: of the longest fit. Rungs are at min_epochs, min_epochs·reduction_factor, ..., below it.
+    """
+    factor = settings.reduction_factor
+    least = settings.min_epochs or max(1, epochs // factor**2)
+    if settings.pruner == "successive_halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=least, reduction_factor=factor)
+    if settings.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=least, max_resource=epochs, reduction_factor=factor)
+    return optuna.pruners.MedianPruner() if settings.pruner == "median" else optuna.pruners.NopPruner()
 
 
 def suggest(trial: optuna.Trial, settings: SweepSettings, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,9 +223,9 @@ def suggest(trial: optuna.Trial, settings: SweepSettings, params: Mapping[str, A
         if isinstance(space, CategoricalDistribution):
             choice[name] = trial.suggest_categorical(name, space.choices)
         elif isinstance(space, IntDistribution):
-            choice[name] = trial.suggest_int(name, space.low, space.high, log=space.log)
+            choice[name] = trial.suggest_int(name, space.low, space.high, log=space.log, step=space.step)
         else:
-            choice[name] = trial.suggest_float(name, space.low, space.high, log=space.log)
+            choice[name] = trial.suggest_float(name, space.low, space.high, log=space.log, step=space.step)
     return choice
 
 
@@ -225,6 +233,8 @@ def distribution(settings: SweepSettings, name: str) -> CategoricalDistribution 
     """Where Optuna takes a dimension's values from; a grid's are enqueued, and lie between its ends."""
     if name == "kind":
         return CategoricalDistribution(settings.kinds)
+    if name in settings.axes:
+        return _of_axis(settings.axes[name], settings.sampler)
     space = settings.spaces[name]
     assert space is not None  # it is no dimension else
     if isinstance(space, Range):
@@ -236,6 +246,22 @@ def distribution(settings: SweepSettings, name: str) -> CategoricalDistribution 
     if name == "num_steps":
         return IntDistribution(int(low), int(high), log=log)
     return FloatDistribution(low, high, log=log)
+
+
+def _of_axis(
+    axis: Span | tuple[Any, ...], sampler: str
+) -> CategoricalDistribution | IntDistribution | FloatDistribution:
+    """Numbers of a grid lie between its ends, as those of the short form; any other list is one of categories."""
+    if isinstance(axis, Span):
+        if isinstance(axis.low, int) and isinstance(axis.high, int):
+            return IntDistribution(axis.low, axis.high, log=axis.log, step=int(axis.step or 1))
+        return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
+    kinds = {type(value) for value in axis}
+    if sampler != "grid" or not kinds <= {int, float}:
+        return CategoricalDistribution(axis)
+    if kinds == {int}:
+        return IntDistribution(min(axis), max(axis))
+    return FloatDistribution(float(min(axis)), float(max(axis)))
 
 
 def objective_values(objectives: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,19 @@ from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.neighbours import own_neighbours
 from notbugs.evaluation.suite import audit
 from notbugs.models import load_model
+from notbugs.pipeline.construct import attacked, write_samples
+from notbugs.pipeline.origins import ensemble_members
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.models import construction_seeds, judge_seed, source_seeds
-from notbugs.pipeline.running.own_code import file_hashes, modules_named
+from notbugs.pipeline.running.own_code import file_hashes, modules_named, part_of
 from notbugs.pipeline.train import Lesson, learn, summary
 from notbugs.runtime.cache import ResultCache, digest, work_folder
 from notbugs.runtime.config import dataset_name, settings
-from notbugs.runtime.files import sha256
+from notbugs.runtime.files import sha256, whole_file
 from notbugs.runtime.imports import made_with
 from notbugs.runtime.progress import silent
-from notbugs.sweeps.settings import Point, SweepError, changed_params, changes
+from notbugs.sweeps.axes import changed_params
+from notbugs.sweeps.settings import Point, SweepError, changes
 from notbugs.training.checkpoints import EpochRecord
 from notbugs.training.settings import FitSettings, TrainSettings
 
@@ -78,22 +81,35 @@ class Laboratory:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What every result depends on besides its point, seed and source model."""
-        evaluation = settings(self.project.params, "evaluate", SuiteSettings)
+        return self.environment_of(self.project.params)
+
+    def environment_of(self, params: dict[str, Any], *keys: str) -> dict[str, Any]:
+        """The same for other params.
+
+        Args:
+            keys: dotted, of more parts of them that may name the user's own code.
+        """
+        project = replace(self.project, params=params)
+        evaluation = settings(params, "evaluate", SuiteSettings)
         return {
-            "seed": self.project.seed,
-            "num_threads": self.project.runtime.num_threads,
-            "device": self.project.device.type,
-            "engine": self.project.runtime.engine,
-            **made_with(__name__, *modules_named(self.project, "model", "train", "construct", "fit", "evaluate")),
-            "model": self.project.model_settings().model_dump(mode="json"),
+            "seed": project.seed,
+            "num_threads": project.runtime.num_threads,
+            "device": project.device.type,
+            "engine": project.runtime.engine,
+            **made_with(__name__, *modules_named(project, "model", "train", "construct", "fit", "evaluate", *keys)),
+            "model": project.model_settings().model_dump(mode="json"),
             "evaluate": {
                 "norm": evaluation.norm,
                 "eps": evaluation.headline_eps,
                 "num_steps": evaluation.headline_num_steps,
                 **evaluation.model_dump(include={"loss"}),  # nothing where it is the usual one
             },
-            **{f"data/{name}": sha256(self.project.dataset(name) / "manifest.json") for name in SPLITS},
+            **self._data,
         }
+
+    @cached_property
+    def _data(self) -> dict[str, str]:
+        return {f"data/{name}": sha256(self.project.dataset(name) / "manifest.json") for name in SPLITS}
 
     @cached_property
     def neighbours(self) -> torch.Tensor:
@@ -114,12 +130,21 @@ class Laboratory:
         sources = construction_seeds(trained, asked, model=model, key=f"construct.{kind}")
         return seed if seed in sources else sources[seed % len(sources)]
 
-    def judge(self, model: str, source_seed: int) -> Path:
-        """File of the robust model that judges what this source model makes.
+    def members(self, kind: str, recipe: ConstructSettings, seed: int) -> list[tuple[str, int]]:
+        """(entry of `train`, seed) of the source models behind a fit: one, or an ensemble.
 
-        Raises: SweepError if it is not there.
+        Args:
+            kind, recipe: the dataset, and its settings.
+            seed: of the fit.
+        Raises: ConfigError for a source seed without a model.
         """
-        return self.trained("robust", judge_seed(source_seeds(self.project, "robust"), model, source_seed))
+        if recipe.ensemble is not None:
+            return ensemble_members(self.project.params, recipe.ensemble, f"construct.{kind}")
+        return [(recipe.model, self.source_seed(kind, recipe.model, recipe.source_seeds, seed))]
+
+    def judge_seed(self, members: Sequence[tuple[str, int]]) -> int:
+        """Seed of the robust model that judges what these source models make."""
+        return judge_seed(source_seeds(self.project, "robust"), members)
 
     def trained(self, name: str, seed: int) -> Path:
         """File of a model that the pipeline trained on D.
@@ -144,10 +169,13 @@ class Trial:
         self.lab, self.point, self.keep_dataset = lab, point, keep_dataset
         params = changed_params(lab.project.params, changes(lab.project.params, point, seeds))
         self.project = replace(lab.project, params=params)
+        self.environment = lab.environment_of(params) if point.axes else lab.environment
         key = f"construct.{point.kind}"
         self.recipe: ConstructSettings = construct_settings(params["construct"][point.kind], key)
         self.fit = settings(params, f"fit.{point.kind}", FitSettings)
-        self._constructed = lru_cache(maxsize=1)(self._construct)
+        self.picture: Path | None = None
+        """Samples of the first dataset that was asked for; the file need not be there."""
+        self._last: tuple[int, tuple[Constructed, dict[str, Any], float]] | None = None
 
     def measure(self, seed: int, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         """The measurements of one fit, `curves` and `seconds` among them; kept ones are not made again.
@@ -164,7 +192,9 @@ class Trial:
             live = True
             return self._compute(seed, on_epoch)
 
-        result = self.lab.results.get_or_compute(self._made_from(seed), compute)
+        made_from = self._made_from(seed)
+        self.picture = self.picture or self._picture(made_from)
+        result = self.lab.results.get_or_compute(made_from, compute)
         if on_epoch and not live:
             for epoch, values in result["curves"]:
                 on_epoch(seed, epoch, values)
@@ -172,54 +202,73 @@ class Trial:
 
     def known(self, seed: int) -> dict[str, Any] | None:
         """What an earlier run measured of a fit, if it is kept; nothing is computed."""
-        if self.point.source_eps:  # its source model would have to be trained first, to know its hash
-            return None
+        if self.point.source_eps or any(leaf.startswith(("model.", "train.")) for leaf in self.point.axes):
+            return None  # its source model would have to be trained first, to know its hash
         found: dict[str, Any] | None = self.lab.results.get(self._made_from(seed))
         return found
 
     def source_seed(self, seed: int) -> int:
-        """Seed of the source model that a fit's dataset is made with."""
-        return self.lab.source_seed(self.point.kind, self.recipe.model, self.recipe.source_seeds, seed)
+        """Seed of the source model that a fit's dataset is made with, the lowest of an ensemble's."""
+        return min(source for _, source in self._members(seed))
 
     @property
     def work(self) -> int:
-        """Images times steps of the construction."""
-        return len(self.lab.splits["train"]) * self.point.num_steps
+        """Images times steps of the construction; a recipe without steps takes one."""
+        return len(self.lab.splits["train"]) * (self.point.num_steps or 1)
+
+    def _picture(self, made_from: Mapping[str, Any]) -> Path:
+        """Where the samples are of the dataset that a fit learns from; whatever the fit, the same."""
+        dataset = {key: value for key, value in made_from.items() if not key.startswith("fit")}
+        return work_folder(self.project.root, "sweeps") / "samples" / f"{digest(dataset)}.png"
+
+    def _members(self, seed: int) -> list[tuple[str, int]]:
+        return self.lab.members(self.point.kind, self.recipe, seed)
 
     def _made_from(self, seed: int) -> dict[str, Any]:
-        source = self.source_seed(seed)
+        sources = [sha256(file) for file in self.source_files(seed)]
         return {
-            **self.lab.environment,
+            **self.environment,
             "kind": self.point.kind,
             "construct": self.recipe.model_dump(mode="json", exclude={"source_seeds"}),
             **file_hashes(self.project, self.recipe.files),
             "fit": self.fit.model_dump(mode="json", exclude={"seeds", "still_y", "baseline"}),
             "fit_seed": seed,
-            "source_seed": source,
-            "source_model": sha256(self.source_file(source)),
-            "judge": sha256(self.lab.judge(self.recipe.model, source)),
+            "source_seed": self.source_seed(seed),
+            "source_model": sources[0] if len(sources) == 1 else sources,
+            "judge": sha256(self.judge_file(seed)),
         }
 
-    def source_file(self, source_seed: int) -> Path:
-        """A source model: the pipeline's own, or one trained at this point's source_eps."""
-        ours = self.lab.trained(self.recipe.model, source_seed)
-        if not self.point.source_eps:
-            return ours
-        wanted, own = (settings(p.params, "train.robust", TrainSettings) for p in (self.project, self.lab.project))
-        return ours if wanted.attack == own.attack else self._train_source(wanted, source_seed)
+    def source_files(self, seed: int) -> list[Path]:
+        """The source models behind a fit: the pipeline's own, or trained as this point has it."""
+        return [self._trained(self.project.params, name, source) for name, source in self._members(seed)]
 
-    def _train_source(self, config: TrainSettings, seed: int) -> Path:
-        """Train `train.robust` at another eps; once, whichever trial asks first."""
-        config = config.model_copy(update={"seeds": (seed,)})
-        environment = {key: value for key, value in self.lab.environment.items() if key != "evaluate"}
+    def judge_file(self, seed: int) -> Path:
+        """The robust model that judges the dataset of a fit; another `source_eps` leaves the judge as it is."""
+        params = changed_params(self.lab.project.params, self.point.axes)
+        return self._trained(params, "robust", self.lab.judge_seed(self._members(seed)))
+
+    def _trained(self, params: dict[str, Any], name: str, seed: int) -> Path:
+        """A model trained on D by these params."""
+        if not any(leaf.startswith(("model.", f"train.{name}.")) for leaf in self.point.axes):
+            ours = self.lab.trained(name, seed)
+            if part_of(params, f"train.{name}") == part_of(self.lab.project.params, f"train.{name}"):
+                return ours
+        return self._train_source(params, name, seed)
+
+    def _train_source(self, params: dict[str, Any], name: str, seed: int) -> Path:
+        """Train `train.<name>` by these params; once, whichever trial asks first."""
+        config = settings(params, f"train.{name}", TrainSettings).model_copy(update={"seeds": (seed,)})
+        environment = {key: value for key, value in self.environment.items() if key != "evaluate"}
         made_from = {**environment, "train": config.model_dump(mode="json")}
+        if name != "robust":  # the one that was there first
+            made_from["name"] = name
         folder = work_folder(self.project.root, "sweeps") / "models"
         file = folder / digest(made_from) / f"seed-{seed}.safetensors"
 
         def compute() -> dict[str, Any]:
             """Train and save the model; its summary."""
             train, validation = self.lab.splits["train"], self.lab.splits["validation"]
-            stream, title = ("train", "robust", seed), f"train robust, seed {seed}"
+            stream, title = ("train", name, seed), f"train {name}, seed {seed}"
             lesson = Lesson(self.project, config, train, validation, stream, file, title, seed)
             return summary([lesson], [learn(lesson)])
 
@@ -228,12 +277,12 @@ class Trial:
             raise SweepError(f"{file}: the source model of an earlier trial is gone; remove {folder} and start again")
         return file
 
-    def _construct(self, source_seed: int) -> tuple[Constructed, dict[str, Any], float]:
-        """A source model's dataset, its summary, and the seconds that it took."""
+    def _construct(self, source_seed: int, seed: int) -> tuple[Constructed, dict[str, Any], float]:
+        """The dataset of the source models behind a fit, its summary, and the seconds that it took."""
         started = time.monotonic()
         device = self.project.device
-        model = load_model(self.source_file(source_seed), device=device)
-        judge = load_model(self.lab.judge(self.recipe.model, source_seed), device=device)
+        model = attacked(self.source_files(seed), device)
+        judge = load_model(self.judge_file(seed), device=device)
         data = self.lab.splits["train"]
         generator = recipe_generator(self.project.seed, self.recipe.recipe, source_seed)
         image, looks = data.images[:1].to(device), len(data) * self.recipe.looks
@@ -241,6 +290,8 @@ class Trial:
         recipe = self.recipe.located(self.project.root)
         made = build(model, data, **recipe.arguments(), generator=generator, compiled=compiled)
         columns = describe(made, data, model, judge, neighbours=self.lab.neighbours)
+        with whole_file(self._picture(self._made_from(seed))) as unfinished:
+            write_samples(unfinished, data, made.data)
         if self.keep_dataset:
             self._keep(made, columns, source_seed)
         return made, summarise(columns), time.monotonic() - started
@@ -250,7 +301,7 @@ class Trial:
 
         kind, source = self.point.kind, load_dataset(self.project.dataset("train"), verify=False).manifest.source
         recipe = {**self.recipe.model_dump(mode="json", exclude={"source_seeds"}), "source_seed": source_seed}
-        name = f"{kind}-eps-{self.point.eps}-steps-{self.point.num_steps}-{digest(recipe)[:8]}"
+        name = f"{kind}-eps-{self.point.eps}-steps-{self.point.num_steps}-{digest({**recipe, **self.point.axes})[:8]}"
         examples = pd.DataFrame({"index": range(len(made.data)), **{k: v.numpy() for k, v in columns.items()}})
         folder = work_folder(self.project.root, "sweeps") / "datasets" / name
         save_dataset(
@@ -265,7 +316,10 @@ class Trial:
 
     def _compute(self, seed: int, on_epoch: OnEpoch | None) -> dict[str, Any]:
         source_seed = self.source_seed(seed)
-        made, facts, construct_seconds = self._constructed(source_seed)
+        if self._last is None or self._last[0] != source_seed:
+            self._last = None  # two datasets at once would take twice the memory
+            self._last = source_seed, self._construct(source_seed, seed)
+        made, facts, construct_seconds = self._last[1]
         started = time.monotonic()
         curves: list[tuple[int, dict[str, float | None]]] = []
         # contiguous: as the stage `fit` reads it from the disk

@@ -4,10 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from typing import Any
 
 import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
@@ -16,7 +16,7 @@ from notbugs.runtime.nested import numbers
 from notbugs.sweeps.recorded import mean, measured
 from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRACKED
 from notbugs.sweeps.settings import Point, resolve
-from notbugs.sweeps.storage import DatabaseAwayError, Patience
+from notbugs.sweeps.storage import DatabaseAwayError, Patience, artifact_folder
 from notbugs.sweeps.study import SharedStudy, objective_values, suggest
 from notbugs.sweeps.trial import Trial
 from notbugs.tracking.journal import now
@@ -83,7 +83,7 @@ class _Worker:
         try:
             if self.session:
                 self._note(trial, TRACKED, f"{self.session}/{trial.number}")
-            self._note(trial, POINT, asdict(point))
+            self._note(trial, POINT, point.facts)
             state, rows = self._measure(trial, point)
         except (DatabaseAwayError, UpdateFinishedTrialError):
             raise
@@ -103,23 +103,35 @@ class _Worker:
             """Note an epoch; on the first seed, let the pruner end the trial."""
             self.curves.append((now(), epoch, numbers(values)))
             accuracy = values.get(f"validation_accuracy/seed-{seed}")
-            if self.settings.pruner != "none" and seed == self.settings.seeds[0] and accuracy is not None:
+            goes_on = self.settings.pruner != "none" and epoch < one.fit.epochs  # at its last epoch it is done
+            if goes_on and seed == self.settings.seeds[0] and accuracy is not None:
                 self.patience(lambda: self._prune(trial, epoch, accuracy))
 
         try:
             results = {seed: one.measure(seed, on_epoch) for seed in self.settings.seeds}
         except optuna.TrialPruned:
+            self._keep_samples(trial, one)
             self._note_curves(trial, self.patience)
             return TrialState.PRUNED, []
         rows = [
             {"seed": seed, "source_seed": one.source_seed(seed), "work": one.work, **measured(result)}
             for seed, result in results.items()
         ]
+        self._keep_samples(trial, one)
         seconds = {str(seed): result["seconds"] for seed, result in results.items()}
         self._note_curves(trial, self.patience)
         self._note(trial, SECONDS, seconds)
         self._note(trial, ROWS, rows)
         return TrialState.COMPLETE, rows
+
+    def _keep_samples(self, trial: optuna.Trial, one: Trial) -> None:
+        """Hang a picture of what the first fit learnt from on the trial; a result kept from elsewhere has none."""
+        picture = one.picture
+        if picture is not None and picture.exists():
+            folder = artifact_folder(self.lab.project.root)
+            folder.mkdir(parents=True, exist_ok=True)
+            store = FileSystemArtifactStore(str(folder))
+            self.patience(lambda: upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=trial))
 
     def _note(self, trial: optuna.Trial, attribute: str, value: Any) -> None:
         self.patience(lambda: trial.set_user_attr(attribute, value))

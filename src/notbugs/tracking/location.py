@@ -20,7 +20,7 @@ CHECK_SECONDS = 2.0
 """How long a tracking server may take to show that it is there."""
 _ARTIFACTS = "mlruns/artifacts"
 _BARE_ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}(/.*)?")
-_DATABASE_PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
+_DATABASE_PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433}
 
 
 def anchor(root: Path) -> Path:

@@ -1,6 +1,6 @@
 """The models trained on D and the datasets made with them, by seed; and whether an attacked network is compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -45,12 +45,15 @@ def construction_seeds(trained: Sequence[int], asked: Sequence[int] | None, *, m
     return tuple(sorted(asked))
 
 
-def judge_seed(robust_seeds: Sequence[int], model: str, source_seed: int) -> int:
+def judge_seed(robust_seeds: Sequence[int], members: Collection[tuple[str, int]]) -> int:
     """Seed of the robust model that judges what a constructed image still shows.
 
     The first one, or the next where that made the image: nobody judges its own work if there is another.
+
+    Args:
+        members: (entry of `train`, seed) of the models that made it.
     """
-    others = [seed for seed in robust_seeds if model != "robust" or seed != source_seed]
+    others = [seed for seed in robust_seeds if ("robust", seed) not in members]
     return (others or list(robust_seeds))[0]
 
 
