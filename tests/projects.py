@@ -88,6 +88,8 @@ def forget_own_modules() -> None:
         del sys.modules[name]
     for cached in (imports.made_with, imports.reached, imports.source, imports._imported, imports._own_folder):
         cached.cache_clear()
+    for cached in (imports._spec_origin, imports._file):  # where another test had its modules
+        cached.cache_clear()
 
 
 def git(folder: Path, *arguments: str) -> None:

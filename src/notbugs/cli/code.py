@@ -1,4 +1,4 @@
-"""`notbugs code`: what code each stage runs, for DVC to watch where the package is installed and no folder of the project.
+"""`notbugs code`: what code each stage runs, for DVC to watch where the package is no folder of the project.
 
 code.json holds one hash for each stage, or for each entry of its section: of all files of the package that the stage
 imports, and of the user's own modules that its params name. A change of either runs again what uses it, and no more.
@@ -21,7 +21,7 @@ PACKAGE = Path(notbugs.__file__).parent
 
 @click.command()
 def code() -> None:
-    """Stage of a project that has notbugs installed: write code.json, by which DVC sees an upgrade and your own code."""
+    """Stage of a project of `notbugs new`: write code.json, by which DVC sees an upgrade and your own code."""
     from importlib.metadata import version
 
     from notbugs.pipeline.running.own_code import CODE_FILE

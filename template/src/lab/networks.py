@@ -1,8 +1,8 @@
 """A network of your own.
 
-    model:
-      architecture: lab.networks:wide
-      kwargs: {channels: 32}
+model:
+  architecture: lab.networks:wide
+  kwargs: {channels: 32}
 """
 
 from torch import nn

@@ -1,19 +1,20 @@
 """A recipe of your own: images blended with others of D, labelled as they were.
 
-    construct:
-      blended: {recipe: "lab.recipes:Blend", model: standard, share: 0.3}
-    fit:
-      blended: {seeds: [0, 1], epochs: 20, batch_size: 128, lr: 0.3, schedule: one_cycle, weight_decay: 5.0e-4}
+construct:
+  blended: {recipe: "lab.recipes:Blend", model: standard, share: 0.3}
+fit:
+  blended: {seeds: [0, 1], epochs: 20, batch_size: 128, lr: 0.3, schedule: one_cycle, weight_decay: 5.0e-4}
 """
 
 from typing import Any
 
 import torch
+from pydantic import Field
+from torch import Tensor
+
 from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings
 from notbugs.data.images import ImageData, Images
-from pydantic import Field
-from torch import Tensor
 
 
 class BlendSettings(ConstructSettings):

@@ -104,7 +104,9 @@ def _watched(project: "Context", stage: Stage) -> list[Path]:
 
 def _reads_code_file(project: "Context", stage: Stage) -> bool:
     """Whether DVC sees in CODE_FILE what code the stage runs."""
-    return any(isinstance(params, Mapping) and CODE_FILE in params for params in _entry(project, stage).get("params", []))
+    return any(
+        isinstance(params, Mapping) and CODE_FILE in params for params in _entry(project, stage).get("params", [])
+    )
 
 
 def _is_among(file: Path, watched: list[Path]) -> bool:
