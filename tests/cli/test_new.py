@@ -135,7 +135,8 @@ def test_a_wheel_holds_what_a_checkout_holds(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("part", ["network", "source", "recipe"])
 def test_its_example_passes_the_checks_that_it_shows(changed: Path, part: str) -> None:
     spec = importlib.util.spec_from_file_location("test_lab", changed / "tests" / "test_lab.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     getattr(module, f"test_the_{part}")()

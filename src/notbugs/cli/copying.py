@@ -77,10 +77,11 @@ class Text:
     def entries(self, variable: str) -> dict[str, ast.Call]:
         """Name -> entry of the first mapping in what a variable is set to."""
         mapping = next(node for node in ast.walk(self.defined[variable]) if isinstance(node, ast.Dict))
-        pairs = zip(mapping.keys, mapping.values, strict=True)
-        return {
-            key.value: value for key, value in pairs if isinstance(key, ast.Constant) and isinstance(value, ast.Call)
-        }
+        found = {}
+        for key, value in zip(mapping.keys, mapping.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(value, ast.Call):
+                found[str(key.value)] = value
+        return found
 
 
 def _called(node: ast.AST) -> str:
@@ -214,9 +215,7 @@ def _names(node: ast.AST) -> set[str]:
 def _joined(home: Text, parts: list[str], imports: set[tuple[str, str]]) -> str:
     """The module, with further imports behind its own, and further parts at its end."""
     lines = home.text.rstrip().split("\n")
-    at = max(
-        statement.end_lineno or 0 for statement in home.tree.body if isinstance(statement, ast.ImportFrom | ast.Import)
-    )
+    at = [one for one in home.tree.body if isinstance(one, ast.ImportFrom | ast.Import)][-1].end_lineno
     lines[at:at] = list(_import_lines(imports))
     return "\n\n\n".join(["\n".join(lines), *(part.rstrip() for part in parts)]) + "\n"
 

@@ -25,7 +25,7 @@ class NewProjectError(UserError):
 @click.argument("folder", metavar="DIR", type=PathFromHome())
 @click.option("--preset", default="digits", show_default=True, metavar="NAME", help="What params.yaml is to be.")
 def new(folder: Path, preset: str) -> None:
-    """Write a project into the new or empty folder DIR: pipeline, settings, an example of code of your own, its tests."""
+    """Write a project into the new or empty folder DIR: pipeline, settings, an example of your own code, its tests."""
     git = write_project(folder, preset)
     click.echo(f"{folder}: a project of the preset {preset}{', with Git' if git else ', without Git'}; next:")
     click.echo(f"  cd {folder} && dvc repro")
@@ -102,7 +102,7 @@ def _version() -> str:
 
 
 def _begin_git(project: Path, around: Path) -> bool:
-    """Let Git look after the project: the repository that it lies in, or one of its own; else tell DVC that none does."""
+    """Let Git look after the project: the repository around it, or one of its own; else tell DVC that none does."""
     from notbugs.runtime.git import git
 
     if git(around, "rev-parse", "--show-toplevel") or git(project, "init", "--quiet") is not None:

@@ -267,9 +267,9 @@ class _Reconciliation:
 
 
 def _named(entries: list[LockEntry], root: Path) -> list[LockEntry]:
-    """Without the entries of stages that params.yaml no longer names: dvc.lock keeps those; and of those without inputs.
+    """Without the entries of stages that params.yaml no longer names: dvc.lock keeps those.
 
-    A stage that depends on nothing (`code`, in a project that has the package installed) has no run.
+    And without those of a stage that depends on nothing: `code`, in a project of `notbugs new`, has no run.
     """
     entries = [entry for entry in entries if entry.deps or entry.params]
     params = root / "params.yaml"
