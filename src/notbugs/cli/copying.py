@@ -14,7 +14,6 @@ import click
 
 import notbugs
 from notbugs.cli.project import project_root
-from notbugs.runtime.config import suggestion
 from notbugs.runtime.errors import UserError
 
 PACKAGE = Path(notbugs.__file__).parent
@@ -150,6 +149,8 @@ def copied(kind: str, name: str) -> str:
 
     Raises: CopyError for a name that is not built in.
     """
+    from notbugs.runtime.config import suggestion
+
     found = KINDS[kind]
     registry = Text(PACKAGE / found.registry)
     entries = registry.entries(found.variable)
