@@ -1,5 +1,6 @@
 """A tiny project and copies of it, commands in them, and how they compare."""
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -88,6 +89,9 @@ def forget_own_modules() -> None:
         del sys.modules[name]
     for cached in (imports.made_with, imports.reached, imports.source, imports._imported, imports._own_folder):
         cached.cache_clear()
+    for cached in (imports._spec_origin, imports._file):  # where another test had its modules
+        cached.cache_clear()
+    inspect._filesbymodname.pop("lab", None)  # type: ignore[attr-defined]  # a namespace after a package is none to it
 
 
 def git(folder: Path, *arguments: str) -> None:

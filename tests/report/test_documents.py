@@ -78,6 +78,16 @@ def test_what_is_missing_is_named(checkout: Path) -> None:
         DocumentError, match=r"README\.md: <!-- results:start --> and <!-- results:end --> are not there"
     ):
         written_page(checkout, "README.md")
-    (checkout / "README.md").unlink()
-    with pytest.raises(DocumentError, match=r"README\.md: not found; --write-docs is for a checkout of notbugs itself"):
+    for page in BLOCKS:
+        (checkout / page).unlink()
+    with pytest.raises(DocumentError, match=r"README\.md: not found; --write-docs writes between markers that it has"):
         write_documents(checkout)
+
+
+def test_a_project_has_its_readme_alone(checkout: Path) -> None:
+    for page in [page for page in BLOCKS if page != "README.md"]:
+        (checkout / page).unlink()
+    (checkout / documents.PICTURE).unlink()
+    (checkout / "plots/figures").mkdir()
+    (checkout / "plots/figures/figure_2.png").write_bytes(b"new")
+    assert write_documents(checkout) == ["README.md", "docs/figure_2.png"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from notbugs.cli import cleaning, exchange, inspect, params, results, stages, sweeps, tracking
+from notbugs.cli import cleaning, code, copying, exchange, inspect, new, params, results, stages, sweeps, tracking
 from notbugs.cli.own_source import run_own_source
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.machine import refuse_windows
@@ -72,5 +72,8 @@ for command in (
     tracking.push,
     tracking.ui,
     cleaning.clean,
+    new.new,
+    copying.copy,
+    code.code,
 ):
     main.add_command(command)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from notbugs.cli.shipped import shipped
 from notbugs.runtime.config import parse_params, read_params, suggestion
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
@@ -30,10 +31,10 @@ class Preset:
 
 
 def presets(root: Path) -> list[Preset]:
-    """The presets of the project, or else those that the package was installed with."""
+    """The presets of the project, or else those of the package."""
     folder = root / "presets"
     if not folder.is_dir():
-        folder = Path(__file__).parents[3] / "presets"
+        folder = shipped("presets")
     return [Preset(path.stem, path, _summary(path)) for path in sorted(folder.glob("*.yaml"))]
 
 
@@ -47,7 +48,7 @@ def write_preset(root: Path, name: str, changes: Sequence[str] = ()) -> Path | N
     Returns: where the old params.yaml was kept, if it was nobody's preset; else None.
     Raises: ConfigError for an unknown preset or key, or an impossible value.
     """
-    text = change(_text(root, name), changes, f"preset {name}")
+    text = change(preset_text(root, name), changes, f"preset {name}")
     params, backup = root / "params.yaml", None
     known = [text, *(preset.path.read_text(encoding="utf-8") for preset in presets(root))]
     if params.exists() and params.read_bytes() not in [preset.encode() for preset in known]:
@@ -63,7 +64,7 @@ def add_missing(root: Path, name: str) -> list[str]:
     Raises: ConfigError for an unknown preset, or a params.yaml that cannot be read.
     """
     path = root / "params.yaml"
-    own, text = read_params(path), _text(root, name)
+    own, text = read_params(path), preset_text(root, name)
     missing = [section for section in parse_params(text, f"preset {name}") if section not in own]
     blocks = {match[1]: match[0].rstrip() for match in re.finditer(r"^(\w+):.*\n(?:(?![\w#]).*\n?)*", text, re.M)}
     if missing:
@@ -102,7 +103,11 @@ def _require(params: Mapping[str, Any], key: str, place: str) -> None:
         section = section[part]
 
 
-def _text(root: Path, name: str) -> str:
+def preset_text(root: Path, name: str) -> str:
+    """A preset as it is written.
+
+    Raises: ConfigError for an unknown one.
+    """
     known = {preset.name: preset for preset in presets(root)}
     if name not in known:
         raise ConfigError(f"preset {name!r}: unknown{suggestion(name, list(known))}")

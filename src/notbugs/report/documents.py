@@ -130,17 +130,19 @@ def write_documents(root: Path) -> list[str]:
     """Write every block, and the README's picture from the report's.
 
     Returns: the pages, and the picture, that changed.
-    Raises: as `written_page`; DocumentError if `root` has no such pages.
+    Raises: as `written_page`; DocumentError if `root` has none of the pages.
     """
-    missing = [page for page in BLOCKS if not (root / page).exists()]
-    if missing:
-        raise DocumentError(f"{missing[0]}: not found; --write-docs is for a checkout of notbugs itself")
-    pages = {page: written_page(root, page) for page in BLOCKS}
+    there = [page for page in BLOCKS if (root / page).exists()]
+    if not there:
+        raise DocumentError(f"{root / next(iter(BLOCKS))}: not found; --write-docs writes between markers that it has")
+    pages = {page: written_page(root, page) for page in there}
     changed = [page for page, text in pages.items() if text != (root / page).read_text(encoding="utf-8")]
     for page in changed:
         write_text(root / page, pages[page])
     drawn = root / "plots" / "figures" / PICTURE.name
-    if drawn.exists() and drawn.read_bytes() != (root / PICTURE).read_bytes():
-        shutil.copyfile(drawn, root / PICTURE)
+    shown = root / PICTURE
+    if drawn.exists() and not (shown.exists() and drawn.read_bytes() == shown.read_bytes()):
+        shown.parent.mkdir(exist_ok=True)
+        shutil.copyfile(drawn, shown)
         changed.append(str(PICTURE))
     return changed

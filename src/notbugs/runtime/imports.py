@@ -8,7 +8,7 @@ import ast
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
@@ -43,10 +43,15 @@ def made_with(*modules: str) -> dict[str, Any]:
         modules: dotted names, of this package or anybody's own.
     """
     files, libraries = reached(*modules)
+    return {"code": code_hash(files), "libraries": {name: version(name) for name in sorted(libraries)}}
+
+
+def code_hash(files: Mapping[str, Path]) -> str:
+    """SHA-256 of files and of the names that they are known by."""
     code = hashlib.sha256()
     for name in sorted(files):
         code.update(f"{name} {hashlib.sha256(source(files[name])).hexdigest()}\n".encode())
-    return {"code": code.hexdigest(), "libraries": {name: version(name) for name in sorted(libraries)}}
+    return code.hexdigest()
 
 
 @cache
@@ -93,6 +98,12 @@ def version(library: str) -> str | None:
         import torch
 
         return str(torch.__version__)
+    return _installed(library)
+
+
+@cache
+def _installed(library: str) -> str | None:
+    """Version of an installed distribution, by what is noted of it; nothing is imported."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:  # scikit-learn, say, whose module is sklearn
@@ -137,7 +148,7 @@ def _own_folder(top: str) -> Path | None:
     origin = _spec_origin(top)
     if origin is None:
         return _namespace(top)
-    if origin.suffix != ".py" or version(top) is not None:
+    if origin.suffix != ".py" or _installed(top) is not None:
         return None
     return origin.parents[1] if origin.name == "__init__.py" else origin.parent
 

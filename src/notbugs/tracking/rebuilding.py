@@ -207,7 +207,7 @@ def rebuild(root: Path, entry: LockEntry, study: str | None = None) -> RecordedR
                 curves += _curves(root / out)
             else:
                 metrics |= numbers(json.loads((root / out).read_text(encoding="utf-8")))
-    settings = {key: value for values in entry.params.values() for key, value in flatten(values).items()}
+    settings = flatten(entry.params.get("params.yaml", {}))
     return RecordedRun(
         title=entry.address,
         tags={

@@ -267,7 +267,11 @@ class _Reconciliation:
 
 
 def _named(entries: list[LockEntry], root: Path) -> list[LockEntry]:
-    """Without the entries of stages that params.yaml no longer names: dvc.lock keeps those."""
+    """Without the entries of stages that params.yaml no longer names: dvc.lock keeps those.
+
+    And without those of a stage that depends on nothing: `code`, in a project of `notbugs new`, has no run.
+    """
+    entries = [entry for entry in entries if entry.deps or entry.params]
     params = root / "params.yaml"
     sections = read_params(params) if params.exists() else {}
     names = {stage: section for stage, section in sections.items() if isinstance(section, Mapping)}

@@ -34,7 +34,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 """Files that torchvision's ImageFolder takes for pictures."""
 DECODERS = 8
 """Threads that decode, at most."""
-_LINES = [line.split() for line in files(__package__).joinpath("synsets.txt").read_text("utf-8").splitlines()]
+_LINES = [
+    line.split() for line in files("notbugs.data.sources").joinpath("synsets.txt").read_text("utf-8").splitlines()
+]
 
 RANGES = {name: (int(first), int(last)) for name, first, last, *_ in _LINES}
 """First and last rank of each class."""

@@ -2,16 +2,21 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import reached
 from notbugs.runtime.registry import own_modules
+
+if TYPE_CHECKING:
+    from notbugs.pipeline.running.context import Context
+
+CODE_FILE = "code.json"
+"""What `notbugs code` writes in a project that has the package installed: what code each stage runs, the user's too."""
 
 
 def part_of(params: Mapping[str, Any], key: str) -> Any:
@@ -22,18 +27,18 @@ def part_of(params: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def modules_named(project: Context, *keys: str) -> list[str]:
+def modules_named(project: "Context", *keys: str) -> list[str]:
     """The user's own modules that some parts of params.yaml name."""
     return sorted(own_modules([part_of(project.params, key) for key in keys]))
 
 
-def require_watched(project: Context, stage: Stage, name: str | None) -> None:
+def require_watched(project: "Context", stage: Stage, name: str | None) -> None:
     """Refuse to run what DVC would not run again after a change.
 
     Raises: ConfigError naming a file of the user's own code that the stage loads and dvc.yaml does not name.
     """
     modules = modules_named(project, *stage.keys(name))
-    if not modules or not (project.root / "dvc.yaml").exists():
+    if not modules or not (project.root / "dvc.yaml").exists() or _reads_code_file(project, stage):
         return
     watched = _watched(project, stage)
     for module, source in reached(*modules)[0].items():
@@ -52,7 +57,7 @@ def require_watched(project: Context, stage: Stage, name: str | None) -> None:
         )
 
 
-def require_files_watched(project: Context, stage: Stage, files: Iterable[str]) -> None:
+def require_files_watched(project: "Context", stage: Stage, files: Iterable[str]) -> None:
     """Refuse to read a file that DVC would not see change.
 
     Args:
@@ -70,7 +75,7 @@ def require_files_watched(project: Context, stage: Stage, files: Iterable[str]) 
             )
 
 
-def file_hashes(project: Context, files: Iterable[str]) -> dict[str, dict[str, str]]:
+def file_hashes(project: "Context", files: Iterable[str]) -> dict[str, dict[str, str]]:
     """{"files": {name: SHA-256}} of what a work reads besides its inputs; nothing where it reads nothing more.
 
     Raises: ConfigError for one that is not there.
@@ -84,11 +89,24 @@ def file_hashes(project: Context, files: Iterable[str]) -> dict[str, dict[str, s
     return {"files": found} if found else {}
 
 
-def _watched(project: Context, stage: Stage) -> list[Path]:
-    """Where the deps of a stage in dvc.yaml are."""
+def _entry(project: "Context", stage: Stage) -> dict[str, Any]:
+    """What dvc.yaml says of a stage."""
     stages = yaml.safe_load((project.root / "dvc.yaml").read_text(encoding="utf-8")).get("stages", {})
     entry = stages.get(stage.name, {})
-    return [(project.root / dep).resolve() for dep in entry.get("do", entry).get("deps", [])]
+    found: dict[str, Any] = entry.get("do", entry)
+    return found
+
+
+def _watched(project: "Context", stage: Stage) -> list[Path]:
+    """Where the deps of a stage in dvc.yaml are."""
+    return [(project.root / dep).resolve() for dep in _entry(project, stage).get("deps", [])]
+
+
+def _reads_code_file(project: "Context", stage: Stage) -> bool:
+    """Whether DVC sees in CODE_FILE what code the stage runs."""
+    return any(
+        isinstance(params, Mapping) and CODE_FILE in params for params in _entry(project, stage).get("params", [])
+    )
 
 
 def _is_among(file: Path, watched: list[Path]) -> bool:

@@ -88,7 +88,8 @@ def _repository(root: Path, otherwise: str) -> Iterator[Any]:
 def _save(repo: Any) -> bool:
     """Put what is as dvc.lock says into the run cache; whether that is all of it."""
     with repo.lock:
-        finished = [stage for stage in repo.index.stages if not stage.changed()]
+        stages = [stage for stage in repo.index.stages if not stage.always_changed]
+        finished = [stage for stage in stages if not stage.changed()]
         for stage in finished:
             repo.stage_cache.save(stage)
-        return len(finished) == len(repo.index.stages)
+        return len(finished) == len(stages)

@@ -1,0 +1,106 @@
+"""`notbugs copy`: every built-in part as a module of the user's, which does what the built-in one does."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from notbugs.cli import main
+from notbugs.cli.copying import KINDS, copied
+from notbugs.construction.building import RECIPES, construct_settings, set_up
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.sources import SOURCES, DataSettings, load_source
+from notbugs.models import ARCHITECTURES, create_model
+from notbugs.models.base import Classifier
+from notbugs.runtime import registry
+from notbugs.testing import check_classifier, check_recipe, check_source
+
+BUILT_IN = {"recipe": RECIPES, "network": ARCHITECTURES, "source": SOURCES}
+
+
+@pytest.fixture
+def project(tmp_path: Path, fresh_names: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    (tmp_path / "src" / "lab").mkdir(parents=True)
+    (tmp_path / "src" / "lab" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def copy(project: Path, kind: str, name: str) -> str:
+    """Copy a part; the name that the command says it has."""
+    done = CliRunner().invoke(main, ["copy", kind, name])
+    assert done.exit_code == 0, done.output
+    line, own = done.output.strip(), f"lab.{name}:{KINDS[kind].attribute}"
+    assert line == f"src/lab/{name}.py: change it; in params.yaml write {KINDS[kind].key}: {own}"
+    registry.allow([own], project)
+    return own
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in BUILT_IN.items() for name in names])
+def test_every_built_in_part_can_be_copied(kind: str, name: str, project: Path) -> None:
+    own = copy(project, kind, name)
+    assert BUILT_IN[kind][own] is not None  # imported, and taken for a part
+    text = (project / "src" / "lab" / f"{name}.py").read_text()
+    assert f"from {'notbugs.construction' if kind == 'recipe' else 'notbugs'}" in text
+    assert ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "resnet8"])
+def test_a_copied_network_is_the_network(name: str, project: Path) -> None:
+    own = copy(project, "network", name)
+    shape, classes = (1, 8, 8), ("a", "b", "c")
+    one, other = (create_model(given, shape, classes, width=2).eval() for given in (name, own))
+    images = torch.rand(4, *shape, generator=make_generator(0, "test"))
+    assert torch.equal(one(images), other(images))
+    assert torch.equal(one.representation(images), other.representation(images))
+    check_classifier(lambda: create_model(own, shape, classes, width=2), shape, 3)
+    assert create_model(own, shape, classes).head.in_features == create_model(name, shape, classes).head.in_features
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_copied_recipe_makes_the_same_images(
+    name: str, project: Path, standard_model: Classifier, digits: tuple[ImageData, ImageData]
+) -> None:
+    own, data = copy(project, "recipe", name), digits[0].select(torch.arange(20))
+    section = {"model": "standard", "num_steps": 2, "step_size": 0.1, **({} if name == "invert" else {"eps": 0.5})}
+    built_in, mine = (construct_settings({"recipe": given, **section}, "construct.x") for given in (name, own))
+    assert mine.options == built_in.options
+    made = []
+    for settings in (built_in, mine):
+        recipe = set_up(standard_model, data, **settings.scalars(), generator=make_generator(0, "test"))
+        made.append(recipe.part(slice(0, 20)))
+    assert torch.equal(made[0].data.images, made[1].data.images)
+    assert torch.equal(made[0].data.labels, made[1].data.labels)
+    scalars = mine.scalars()
+    check_recipe(lambda generator: set_up(standard_model, data, **scalars, generator=generator), standard_model, data)
+
+
+def test_a_copied_source_reads_the_same(project: Path) -> None:
+    own = copy(project, "source", "digits")
+    one, other = (
+        load_source(DataSettings(source=given, test_fraction=0.3, max_train=60), seed=0, root=project)
+        for given in ("digits", own)
+    )
+    assert torch.equal(one.train.select(slice(0, 40)).images, other.train.select(slice(0, 40)).images)
+    assert len(one.test) == len(other.test)
+    check_source(lambda seed: load_source(DataSettings(source=own, max_train=60), seed=seed, root=project))
+
+
+def test_what_is_there_is_kept_and_what_is_not_built_in_is_named(project: Path) -> None:
+    copy(project, "recipe", "invert")
+    module = project / "src" / "lab" / "invert.py"
+    module.write_text("mine")
+    done = CliRunner().invoke(main, ["copy", "recipe", "invert"])
+    assert done.exit_code == 1
+    assert done.output == f"error: {module}: is there already; rename it or take it away, and a new copy can be made\n"
+    assert module.read_text() == "mine"
+    done = CliRunner().invoke(main, ["copy", "recipe", "inverse"])
+    assert done.output.startswith("error: recipe 'inverse': not built in; did you mean invert?; allowed: invert, ")
+    assert list((project / "src" / "lab").glob("inverse*")) == []
+
+
+def test_a_copy_of_settings_takes_any_name(project: Path) -> None:
+    assert "recipe: Literal" not in copied("recipe", "random_target")
