@@ -1,8 +1,10 @@
 """`notbugs new`: what it writes, and that code.json says what code each stage runs."""
 
 import importlib.util
+import json
 import shutil
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,30 @@ def test_it_has_the_top_level_that_the_readme_names(study: Path) -> None:
         *("requirements.txt", "src", "tests", "data", "metrics", "mlruns", "models", "plots", "reports", "sweeps"),
     }
     assert (study / "params.yaml").read_text() == (ROOT / "presets" / "digits.yaml").read_text()
-    assert (study / "requirements.txt").read_text().startswith("notbugs==")
+    assert (study / "requirements.txt").read_text().startswith("notbugs")
     assert "analytics = false" in (study / ".dvc" / "config").read_text()
+
+
+@pytest.mark.parametrize(
+    ("origin", "requirement"),
+    [
+        (None, f"notbugs=={metadata.version('notbugs')}"),
+        ({"url": "file:///a/notbugs.whl", "archive_info": {}}, "notbugs @ file:///a/notbugs.whl"),
+        ({"url": "file:///a", "dir_info": {"editable": True}}, "notbugs @ file:///a"),
+        ({"url": "https://b.org/n", "vcs_info": {"vcs": "git", "commit_id": "c1"}}, "notbugs @ git+https://b.org/n@c1"),
+    ],
+)
+def test_its_requirements_say_where_this_package_came_from(
+    origin: dict[str, Any] | None, requirement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = None if origin is None else json.dumps(origin)
+    read_text = metadata.PathDistribution.read_text
+    monkeypatch.setattr(
+        metadata.PathDistribution,
+        "read_text",
+        lambda self, name: written if name == "direct_url.json" else read_text(self, name),
+    )
+    assert new._requirement() == requirement
 
 
 def test_its_pipeline_is_ours_with_the_code_watched_by_code_json(study: Path) -> None:

@@ -1,6 +1,7 @@
 """`notbugs new`: a project of the user's, in which the installed package works."""
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def write_project(folder: Path, preset: str) -> bool:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise NewProjectError(f"{folder}: must be a new or empty folder; it holds something already")
     texts = {"params.yaml": preset_text(folder, preset), "dvc.yaml": pipeline(shipped("dvc.yaml").read_text("utf-8"))}
-    texts["requirements.txt"] = f"notbugs=={_version()}\npytest\n"
+    texts["requirements.txt"] = f"{_requirement()}\npytest\n"
     with whole_folder(folder) as made:
         for name, file in project_files().items():
             (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -95,10 +96,15 @@ def pipeline(text: str) -> str:
     return HEAD + out.getvalue()
 
 
-def _version() -> str:
-    from importlib.metadata import version
+def _requirement() -> str:
+    """How this package can be had again: from where it came, as its installer noted it (PEP 610), or by its version."""
+    from importlib.metadata import distribution
 
-    return version("notbugs")
+    found = distribution("notbugs")
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    if "vcs_info" in origin:
+        return f"notbugs @ {origin['vcs_info']['vcs']}+{origin['url']}@{origin['vcs_info']['commit_id']}"
+    return f"notbugs @ {origin['url']}" if "url" in origin else f"notbugs=={found.version}"
 
 
 def _begin_git(project: Path, around: Path) -> bool:
