@@ -87,6 +87,14 @@ def test_what_is_refused(axes: dict[str, Any], changed: dict[str, Any], message:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("leaf", ["train.robust.attack.eps", "model.width"])
+def test_weights_from_a_file_are_trained_by_no_point(leaf: str) -> None:
+    train = {**PARAMS["train"], "robust": {"from": "released.safetensors", "seeds": [0]}}
+    study = {"kinds": ["rand"], "axes": {leaf: [4, 8]}}
+    with pytest.raises(ConfigError, match=r"no point can train train\.robust anew: its weights come from a file"):
+        sweep_settings({**PARAMS, "train": train, "sweep": {"s": study}}, "s")
+
+
 def test_values_are_as_the_settings_of_their_section_have_them() -> None:
     axes = {
         "fit.rand.lr": {"low": 1, "high": 2},

@@ -135,6 +135,11 @@ def _check_key(params: Mapping[str, Any], key: str, where: str) -> None:
     head, *rest = key.split(".")
     if head not in READ:
         raise ConfigError(f"{where}: no trial reads it{suggestion(head, list(READ))}")
+    trained = params.get("train") or {}
+    retrained = {"train": rest[:1], "model": list(trained)}.get(head, [])
+    given = [name for name in retrained if isinstance(trained.get(name), Mapping) and "from" in trained[name]]
+    if given:
+        raise ConfigError(f"{where}: no point can train train.{given[0]} anew: its weights come from a file")
     section: Any = params
     parents = key.split(".")[:-1]
     for depth, part in enumerate(parents, 1):
