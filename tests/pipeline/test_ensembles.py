@@ -103,8 +103,10 @@ def test_names_stand_for_all_their_seeds() -> None:
     assert ensemble_members(params, ["standard", "robust/1"], "x") == [("standard", 4), ("standard", 2), ("robust", 1)]
 
 
-def test_no_study_varies_one() -> None:
+def test_a_study_varies_all_but_the_models() -> None:
     study = {"kinds": ["both"], "eps": [0.5], "num_steps": [1], "seeds": [0]}
     params = {**TINY_PARAMS, "construct": {"both": TOGETHER}, "fit": {"both": TRAIN}, "sweep": {"small": study}}
-    with pytest.raises(ConfigError, match=r"sweep\.small\.kinds: both: made from an ensemble, which no study varies"):
+    assert sweep_settings(params, "small").kinds == ("both",)
+    study["source_eps"] = [0, 0.5]
+    with pytest.raises(ConfigError, match=r"sweep\.small\.source_eps: both is made from an ensemble"):
         sweep_settings(params, "small")

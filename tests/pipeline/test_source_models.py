@@ -102,9 +102,9 @@ def test_a_source_seed_that_is_not_trained_is_one_line(project):
 
 
 def test_nobody_judges_its_own_work_if_there_is_another():
-    assert [judge_seed((3, 5, 8), "robust", seed) for seed in (3, 5, 8)] == [5, 3, 3]
-    assert judge_seed((3, 5), "standard", 3) == 3
-    assert judge_seed((3,), "robust", 3) == 3
+    assert [judge_seed((3, 5, 8), [("robust", seed)]) for seed in (3, 5, 8)] == [5, 3, 3]
+    assert judge_seed((3, 5), [("standard", 3), ("robust", 5)]) == 3
+    assert judge_seed((3,), [("robust", 3)]) == 3
     assert construction_seeds((4, 2, 9), None, model="robust", key="x") == (2, 4, 9)
     assert construction_seeds((4, 2, 9), (9, 4), model="robust", key="x") == (4, 9)
 

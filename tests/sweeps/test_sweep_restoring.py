@@ -283,5 +283,5 @@ def write_lock(root: Path, outs: list[str]) -> None:
         }
         for out in outs
     ]
-    entry = {"cmd": "notbugs sweep small --replace", "deps": [], "params": {}, "outs": described}
+    entry = {"cmd": "notbugs sweep small --replace", "params": {"params.yaml": {"seed": 0}}, "outs": described}
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"sweep@small": entry}}))
