@@ -1,6 +1,5 @@
 """What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
 
-import io
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +9,6 @@ import pytest
 import torch
 from filelock import FileLock
 from hypothesis import settings
-from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -22,7 +20,7 @@ from notbugs.models.base import Classifier
 from notbugs.runtime import registry
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
-from projects import forget_own_modules, make_project, run
+from projects import forget_own_modules, leave_blank, make_project, run
 
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=60)
@@ -66,11 +64,8 @@ def warm_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made, but all are saved as the same small picture: drawing them takes most of a report's time."""
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8)).save(buffer, format="png")
-    for module in ("page", "studies"):
-        monkeypatch.setattr(f"notbugs.report.{module}.to_png", lambda figure: buffer.getvalue())
+    """See `leave_blank`."""
+    leave_blank(monkeypatch)
 
 
 @pytest.fixture

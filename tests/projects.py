@@ -1,6 +1,7 @@
 """A tiny project and copies of it, commands in them, and how they compare."""
 
 import inspect
+import io
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import warm
 from notbugs.runtime import imports
@@ -92,6 +94,14 @@ def forget_own_modules() -> None:
     for cached in (imports._spec_origin, imports._file):  # where another test had its modules
         cached.cache_clear()
     inspect._filesbymodname.pop("lab", None)  # type: ignore[attr-defined]  # a namespace after a package is none to it
+
+
+def leave_blank(patched: pytest.MonkeyPatch) -> None:
+    """Figures are made, but all are saved as the same small picture: drawing them takes most of a report's time."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, format="png")
+    for module in ("page", "studies"):
+        patched.setattr(f"notbugs.report.{module}.to_png", lambda figure: buffer.getvalue())
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -18,7 +18,7 @@ from notbugs.runtime.files import sha256
 from projects import git, make_project, mlflow_runs, run
 from tiny import TINY_PARAMS
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(600)]
 SECTIONS = ("prepare", "train", "construct")
 STAGES = ["construct@rand", "prepare", "train@robust", "train@standard"]
 TINY_TRAIN = {**TINY_PARAMS["train"]["standard"], "epochs": 2, "seeds": [0]}
@@ -119,7 +119,6 @@ def test_earlier_settings_are_restored(original: Path, tmp_path: Path) -> None:
     assert "(the run cache is not complete)" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_run_cache_restores_stages(original: Path, tmp_path: Path) -> None:
     """Without dvc.lock and metrics, as after a change of settings that a colleague has run already."""
     run(original, "dvc", "remote", "add", "-f", "--local", "store", str(tmp_path / "remote"))
@@ -167,7 +166,6 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         running.stop()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the server's libraries
 def test_a_second_clone_pulls_from_s3(original: Path, tmp_path: Path, s3: str) -> None:
     def add_remote(project: Path) -> None:

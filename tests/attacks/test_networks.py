@@ -225,6 +225,8 @@ HIDING: dict[str, Callable[[Plain], nn.Module]] = {
     "detached": of_class(Detached),
     "constant": lambda _: Constant(),
 }
+RARE = ("weight_norm parametrised", "weight_norm of the whole", "traced", "frozen script")
+"""Which differ from their neighbours by little: left to the slow tests."""
 QUICK = ("plain list", "scripted", "float64", "numpy")
 """Whose number the command gives in the quick tests; the functions behind it give all of them there."""
 
@@ -275,7 +277,9 @@ def numbers_of(network: nn.Module, data: ImageData) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("case", SAME)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in RARE else case for case in SAME]
+)
 def test_the_same_numbers_as_of_the_plain_network(case, plain, few, expected):
     before = few.images.clone()
     network = SAME[case](copy.deepcopy(plain))

@@ -21,6 +21,7 @@ from notbugs.report.drawing import report_style
 from notbugs.report.page import SECTIONS, write_report
 from notbugs.report.project import load_project
 from notbugs.report.sections import words
+from projects import leave_blank
 
 
 def share(mean: float, half: float = 0.03) -> dict[str, Any]:
@@ -179,8 +180,11 @@ def science_project(make_project, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(science_project, tmp_path_factory) -> Path:
+    """The page, its figures left blank."""
     folder: Path = tmp_path_factory.mktemp("written")
-    write_report(science_project, folder / "report.html", folder / "figures")
+    with pytest.MonkeyPatch.context() as patched:
+        leave_blank(patched)
+        write_report(science_project, folder / "report.html", folder / "figures")
     return folder
 
 
