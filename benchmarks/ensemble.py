@@ -7,7 +7,7 @@ D_det from each standard model alone, and from all three together, and fits the 
 over test images and trainings (`notbugs.evaluation.comparison`). A trial at these settings gave 46.6% on y and 36.2% on
 y + 1 for the ensemble, and 33.7% and 45.8% for the single source.
 
-Writes benchmarks/ensemble.csv, one row a construction, and ensemble.md. About three minutes on one core.
+Writes benchmarks/ensemble.csv, one row a construction, and ensemble.md. About four minutes on one core.
 """
 
 import csv
