@@ -6,6 +6,7 @@ import shutil
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_it_has_the_top_level_that_the_readme_names(study: Path) -> None:
 @pytest.mark.parametrize(
     ("origin", "requirement"),
     [
-        (None, f"notbugs=={metadata.version('notbugs')}"),
+        (None, "notbugs==0.1.0"),
         ({"url": "file:///a/notbugs.whl", "archive_info": {}}, "notbugs @ file:///a/notbugs.whl"),
         ({"url": "file:///a", "dir_info": {"editable": True}}, "notbugs @ file:///a"),
         ({"url": "https://b.org/n", "vcs_info": {"vcs": "git", "commit_id": "c1"}}, "notbugs @ git+https://b.org/n@c1"),
@@ -66,12 +67,8 @@ def test_its_requirements_say_where_this_package_came_from(
     origin: dict[str, Any] | None, requirement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = None if origin is None else json.dumps(origin)
-    read_text = metadata.PathDistribution.read_text
-    monkeypatch.setattr(
-        metadata.PathDistribution,
-        "read_text",
-        lambda self, name: written if name == "direct_url.json" else read_text(self, name),
-    )
+    found = SimpleNamespace(version="0.1.0", read_text={"direct_url.json": written}.get)
+    monkeypatch.setattr(metadata, "distribution", {"notbugs": found}.get)
     assert new._requirement() == requirement
 
 
