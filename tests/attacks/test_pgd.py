@@ -696,7 +696,7 @@ def test_agrees_with_foolbox(norm, eps, which, standard_model, robust_model, dig
     assert float((theirs - ours.x_adv).abs().flatten(1).amax(dim=1).median()) < 1e-3
 
 
-@pytest.mark.parametrize("which", ["standard", "robust"])
+@pytest.mark.parametrize("which", [pytest.param("standard", marks=pytest.mark.slow), "robust"])
 def test_l1_agrees_with_foolboxs_sparse_descent(which, standard_model, robust_model, digits):
     """The same sparse step; foolbox clips what it projected, which leaves some of the radius unused."""
     with warnings.catch_warnings():

@@ -41,7 +41,7 @@ def assert_same(network: nn.Module, file: Path, shape: tuple[int, int, int] = (3
         torch.testing.assert_close(load_model(file)(x), logits_of(network, x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", RESNETS)
+@pytest.mark.parametrize("architecture", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_a_cifar_network_of_robustness(architecture: str, tmp_path: Path) -> None:
     """Saved with dill, as the library does, and with objects beside the weights that no weights-only reader takes."""
     network = lived_in(ReleasedResNet(*RESNETS[architecture], width=8, classes=7))

@@ -48,15 +48,17 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return root
 
 
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> list[str]:
-    """Trials and pictures that take no time, with numbers that follow from the point; the list tells what was measured.
-
-    All their quantities are one number, so small forests are enough for what Optuna says of each.
-    """
-    measured: list[str] = []
+@pytest.fixture(autouse=True)
+def _small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Optuna says of each quantity comes from a forest, of few trees here."""
     evaluator = optuna.importance.FanovaImportanceEvaluator
     monkeypatch.setattr(optuna.importance, "FanovaImportanceEvaluator", partial(evaluator, n_trees=4))
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> list[str]:
+    """Trials and pictures that take no time, with numbers that follow from the point; the list tells of each."""
+    measured: list[str] = []
 
     def measure(self: Trial, seed: int, on_epoch: Any = None) -> dict[str, Any]:
         measured.append(f"{self.point} seed {seed}")

@@ -16,8 +16,8 @@ from notbugs.sweeps.trial import Trial
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials that take no time, in this process."""
+def _quick(monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> None:
+    """Trials and pictures that take no time, in this process."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
 
     def measure(self: Trial, seed: int, on_epoch: Any = None) -> dict[str, Any]:

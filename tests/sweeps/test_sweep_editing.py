@@ -129,6 +129,7 @@ def test_apply_and_the_stages_again(project: Path) -> None:
         assert trial["validation_accuracy"] == fitted[source][seed]["validation_accuracy"]
 
 
+@pytest.mark.usefixtures("scripted")
 def test_applying_leaves_the_study_what_it_is(project: Path) -> None:
     run(open_project(project), "small", jobs=1)
     before = (project / "sweeps/small/study.json").read_bytes()
@@ -140,6 +141,7 @@ def test_applying_leaves_the_study_what_it_is(project: Path) -> None:
     assert (project / "params.yaml").read_text() == again
 
 
+@pytest.mark.usefixtures("scripted")
 def test_apply_refuses_what_would_not_come_again(project: Path) -> None:
     with pytest.raises(SweepError, match=r"no finished study there; `notbugs sweep small` makes it"):
         apply(project, "small", {})
