@@ -54,6 +54,27 @@ def test_it_has_the_top_level_that_the_readme_names(study: Path) -> None:
     assert "analytics = false" in (study / ".dvc" / "config").read_text()
 
 
+def test_an_empty_folder_stays_the_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One's own current folder, say, or one behind a link."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    number = (tmp_path / "real").stat().st_ino
+    monkeypatch.chdir(tmp_path / "link")
+    new.write_project(Path(), "digits")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").stat().st_ino == number
+    assert (tmp_path / "real" / "dvc.yaml").exists()
+    assert not list((tmp_path / "real").glob(".new-*"))
+
+
+def test_a_folder_that_the_repository_around_it_ignores_has_git_of_its_own(tmp_path: Path) -> None:
+    git.git(tmp_path, "init", "--quiet")
+    (tmp_path / ".gitignore").write_text("ignored/\n")
+    for name, own in (("ignored/study", True), ("seen", False)):
+        assert new.write_project(tmp_path / name, "digits")
+        assert (tmp_path / name / ".git").exists() == own
+
+
 @pytest.mark.parametrize(
     ("origin", "requirement"),
     [

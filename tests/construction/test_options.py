@@ -478,8 +478,11 @@ def test_what_is_not_the_papers_is_told(options: dict[str, Any], found: dict[str
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("title", "", "a text of 1 to 40 characters in one line"),
-        ("title", "D\ndet", "a text of 1 to 40 characters in one line"),
+        ("title", "", "a text of 1 to 40 characters in one line, [^\\n]*"),
+        ("title", "a [/x]", "a text of 1 to 40 characters in one line, without .*"),
+        ("title", "_hidden", "a text of 1 to 40 characters in one line, .*"),
+        ("title", "D_det, still y", "a text of 1 to 40 characters in one line, .*"),
+        ("title", "D\ndet", "a text of 1 to 40 characters in one line, [^\\n]*"),
         ("title", 3, "a valid string"),
         ("colour", "red", "#rrggbb"),
     ],

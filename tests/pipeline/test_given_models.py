@@ -161,6 +161,7 @@ def test_dvc_must_watch_the_file(given: Path) -> None:
             {"from": "a.pt", "seeds": [0, 1]},
             r"seeds = \[0, 1\]: must be a list of 1 different seeds, one for",
         ),
+        ({"from": ["a.pt", "a.pt"], "seeds": [0, 1]}, r"from = \['a.pt', 'a.pt'\]: must be a list of different files"),
         ({"from": ["a.pt", "b.pt"], "seeds": [3, 3]}, r"seeds = \[3, 3\]: must be a list of 2 different seeds"),
         ({"from": "a.pt", "epochs": 3}, r"train\.given\.epochs: unknown key"),
         ({"from": "a.pt", "width": 3}, r"train\.given\.architecture: missing; it must be given beside"),

@@ -113,3 +113,28 @@ def test_titles_are_no_part_of_what_is_made(lab: Path) -> None:
     assert manifest["name"] == "D_rand_noise"
     assert "title" not in manifest["settings"]
     assert yaml.safe_load((lab / "params.yaml").read_text())["construct"]["rand_noise"]["title"]
+
+
+@pytest.mark.parametrize(
+    ("train", "construct", "like", "another"),
+    [
+        ({}, {}, "nonrobust", "model = robust"),
+        ({"attack": {"eps": 0.5}}, {}, "robust", ""),
+        ({"from": "a.pt", "seeds": [0]}, {}, "robust", ""),  # nobody says how it was trained, but for its name
+        ({"from": "a.pt", "seeds": [0]}, {"model": "given"}, "", "model = given"),
+        ({"attack": {"eps": 0.5}}, {"recipe": "random_target", "eps": 0.5}, "rand", "recipe = random_target"),
+    ],
+)
+def test_what_d_r_is_follows_from_its_source_model(train: dict, construct: dict, like: str, another: str) -> None:
+    own = {**CONSTRUCT["robust"], **construct}
+    params = {"train": {"robust": train, "given": {"from": "b.pt"}}, "construct": {"robust": own}}
+    found = sets_of(params)["robust"]
+    assert (found.like, found.another_set) == (like, another)
+
+
+def test_a_targeted_set_of_a_robust_model_is_a_control() -> None:
+    own = {**CONSTRUCT["rand"], "model": "robust"}
+    made = dict.fromkeys(("rand", "rand_from_robust", "mine"), own)
+    params = {"train": {"robust": {"attack": {"eps": 0.5}}}, "construct": made}
+    found = sets_of(params)
+    assert [found[key].another_set for key in found] == ["model = robust", "", "model = robust"]

@@ -140,6 +140,7 @@ def test_source_models_are_drawn_apart(tmp_path: Path) -> None:
 
 def test_figures_of_one_study(tmp_path: Path) -> None:
     write_sweep(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
     files = write_figures(tmp_path, "small")
     assert len(files) == 6
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)

@@ -70,3 +70,14 @@ def test_somebody_s_own_modules_are_code(tmp_path: Path, monkeypatch: pytest.Mon
     assert "notbugs.models.base" in files
     assert {"scipy", "torch"} <= libraries
     assert "os" not in libraries
+
+
+@pytest.mark.parametrize(
+    "text", ["# -*- coding: latin-1 -*-\n# ü\nimport json\n", "from ......x import y\nimport json\n"]
+)
+def test_odd_modules_are_code_like_others(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever imports them finds out what is wrong."""
+    (tmp_path / "odd_module.py").write_bytes(text.encode("latin-1"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    imports.reached.cache_clear()
+    assert list(imports.reached("odd_module")[0]) == ["odd_module"]

@@ -30,14 +30,12 @@ from notbugs.sweeps.study import distribution, pruner
 from notbugs.sweeps.trial import Laboratory, Trial
 
 LR = {"fit.rand.lr": [0.1, 0.3]}
+SAMPLED = {"sampler": "random", "trials": 2}
 
 
 def checked(axes: dict[str, Any], **changed: Any) -> Any:
     study = {"kinds": ["rand"], "seeds": [0], "axes": axes, **changed}
     return sweep_settings({**PARAMS, "sweep": {"s": study}}, "s")
-
-
-SAMPLED = {"sampler": "random", "trials": 2}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +56,23 @@ SAMPLED = {"sampler": "random", "trials": 2}
         ({"fit.rand": [0.1]}, {}, "is a section; an axis is one setting in it"),
         ({"fit.rand.still_y": [True]}, {}, r"axes\.fit\.rand\.still_y: no trial reads it"),
         ({"evaluate.level": ["quick"]}, {}, r"axes\.evaluate\.level: no trial reads it"),
+        ({"construct.rand.title": ["a", "b"]}, {}, r"axes\.construct\.rand\.title: no trial reads it"),
+        ({"fit.rand.lr": [1, 1.0]}, {}, r"axes\.fit\.rand\.lr = \[1, 1\.0\]: must hold each value once"),
+        (
+            {"construct.rand.num_steps": {"low": 1, "high": 4, "step": 0.5}},
+            SAMPLED,
+            r"num_steps\.step = 0\.5: must be a? ?whole",
+        ),
+        (
+            {"train.robust.attack": [None], "train.robust.attack.eps": [0.1]},
+            {},
+            r"attack\.eps: .*train\.robust\.attack sets it, too",
+        ),
+        (
+            {"fit.rand.epochs": ["abc"]},
+            {**SAMPLED, "pruner": "hyperband", "min_epochs": 1},
+            r"fit\.rand\.epochs = abc: must be",
+        ),
         ({"report.grid_examples": [1]}, {}, "no trial reads it; allowed: model, train, construct, fit, evaluate"),
         (
             {"model.architecture": ["small_cnn", "smal_cnn"]},

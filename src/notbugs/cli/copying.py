@@ -135,7 +135,7 @@ def copy(kind: str, name: str) -> None:
     root = project_root()
     text = copied(kind, name)
     path = root / PLACE / f"{name}.py"
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise CopyError(f"{path}: is there already; rename it or take it away, and a new copy can be made")
     write_text(path, text)
     found = KINDS[kind]

@@ -2,8 +2,12 @@
 
 import io
 import json
+import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -29,7 +33,7 @@ def new(folder: Path, preset: str) -> None:
     """Write a project into the new or empty folder DIR: pipeline, settings, an example of your own code, its tests."""
     git = write_project(folder, preset)
     click.echo(f"{folder}: a project of the preset {preset}{', with Git' if git else ', without Git'}; next:")
-    click.echo(f"  cd {folder} && dvc repro")
+    click.echo(f"  cd {shlex.quote(str(folder))} && dvc repro")
 
 
 def write_project(folder: Path, preset: str) -> bool:
@@ -43,20 +47,19 @@ def write_project(folder: Path, preset: str) -> bool:
     """
     from notbugs.cli.presets import preset_text
     from notbugs.cli.shipped import project_files, shipped
-    from notbugs.runtime.files import whole_folder
 
-    folder = folder.absolute()
+    folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise NewProjectError(f"{folder}: must be a new or empty folder; it holds something already")
     texts = {"params.yaml": preset_text(folder, preset), "dvc.yaml": pipeline(shipped("dvc.yaml").read_text("utf-8"))}
     texts["requirements.txt"] = f"{_requirement()}\npytest\n"
-    with whole_folder(folder) as made:
+    with _whole(folder) as made:
         for name, file in project_files().items():
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, made / name)
         for name, text in texts.items():
             (made / name).write_text(text, encoding="utf-8")
-        return _begin_git(made, folder.parent)
+        return _begin_git(made, folder)
 
 
 def pipeline(text: str) -> str:
@@ -107,12 +110,34 @@ def _requirement() -> str:
     return f"notbugs @ {origin['url']}" if "url" in origin else f"notbugs=={found.version}"
 
 
-def _begin_git(project: Path, around: Path) -> bool:
-    """Let Git look after the project: the repository around it, or one of its own; else tell DVC that none does."""
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Where to write what `folder` holds at the end, or not at all; a folder that is there stays the same one."""
+    from notbugs.runtime.files import whole_folder
+
+    if not folder.exists():
+        with whole_folder(folder) as made:
+            yield made
+        return
+    with TemporaryDirectory(dir=folder, prefix=".new-") as name:
+        yield Path(name)
+        for part in Path(name).iterdir():
+            part.rename(folder / part.name)
+
+
+def _begin_git(made: Path, folder: Path) -> bool:
+    """Let Git look after a project: the repository around it, or one of its own; else tell DVC that none does.
+
+    Args:
+        made: where the project is written.
+        folder: where it will be.
+    """
     from notbugs.runtime.git import git
 
-    if git(around, "rev-parse", "--show-toplevel") or git(project, "init", "--quiet") is not None:
+    around = folder.parent
+    is_seen = git(around, "rev-parse", "--show-toplevel") and git(around, "check-ignore", str(folder)) is None
+    if is_seen or git(made, "init", "--quiet") is not None:
         return True
-    with (project / ".dvc" / "config").open("a", encoding="utf-8") as config:
+    with (made / ".dvc" / "config").open("a", encoding="utf-8") as config:
         config.write("    no_scm = true\n")
     return False

@@ -39,8 +39,13 @@ def in_words(deviations: Mapping[str, Any]) -> str:
 
 
 def _is_a_title(title: str) -> str:
-    if not 1 <= len(title) <= 40 or not title.isprintable() or title != title.strip():
-        raise ValueError("a text of 1 to 40 characters in one line")
+    fits = 1 <= len(title) <= 40 and title.isprintable() and title == title.strip()
+    is_plain = not set("[]$") & set(title) and not title.startswith(("_", "D, ")) and not title.endswith(", still y")
+    if not fits or not is_plain:  # tables and figures give these a meaning
+        raise ValueError(
+            "a text of 1 to 40 characters in one line, without [, ] and $, that does not begin with _ or 'D, ' "
+            "nor end with ', still y'"
+        )
     return title
 
 

@@ -1,6 +1,7 @@
 """Weights that were trained elsewhere: read from a file without running anything in it, and put into a network."""
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -47,6 +48,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
+    if file.exists() and not file.is_file():
+        raise ModelError(f"{file}: must be a file")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -54,10 +57,11 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file") from None
     except UnpicklingError as error:
-        reason = one_line(error).partition("WeightsUnpickler error: ")[2] or one_line(error)
+        reason = one_line(error).partition("WeightsUnpickler error: ")[2]
+        found = f" ({reason[:120]})" if reason else ""
         raise ModelError(
-            f"{file}: holds more than weights, and nothing of it was run ({reason[:120]}); where it can be trusted, "
-            "save its state dict alone"
+            f"{file}: holds more than weights, and nothing of it was run{found}; where it can be trusted, save its "
+            "state dict alone"
         ) from None
     except Exception as error:  # many kinds for a damaged file
         raise ModelError(f"{file}: cannot be read: {one_line(error)}") from None
@@ -71,7 +75,8 @@ def _checkpoint(file: Path) -> Any:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except ValueError:  # of a form from before torch 1.6, whose names are not listed: weights alone can be read
         unknown = []
-    with torch.serialization.safe_globals([(Stub, name) for name in unknown]):
+    with torch.serialization.safe_globals([(Stub, name) for name in unknown]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong is an error, in one line
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -87,8 +92,8 @@ def _state_in(found: Any) -> dict[str, Tensor]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor of numbers, not sparse, quantised or the like."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    """Whether it is a tensor of numbers that are there, not sparse, quantised or the like."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, *, may_lack: Sequence[str] = ()) -> None:
@@ -113,6 +118,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, *, may_lack
         if name in own and tensor.shape != own[name].shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
             raise ModelError(f"{what}: does not fit the network: {name} is of shape {shapes}")
+        if name in own and tensor.is_floating_point() != own[name].is_floating_point():
+            raise ModelError(f"{what}: does not fit the network: {name} is {tensor.dtype}, not {own[name].dtype}")
         if not tensor.isfinite().all():
             raise ModelError(f"{what}: {name} holds numbers that are not finite")
     network.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})

@@ -183,8 +183,8 @@ def _require_own_title(params: Mapping[str, Any], key: str, title: str | None) -
     """Raises: ConfigError where something else is called by the title."""
     others = {name: part for name, part in params["construct"].items() if f"construct.{name}" != key}
     taken = {"D", *map(dataset_name, others)}
-    taken |= {part["title"] for part in others.values() if isinstance(part, Mapping) and part.get("title")}
-    if title in taken:
+    given = [part.get("title") for part in others.values() if isinstance(part, Mapping)]
+    if title is not None and (title in taken or title in given):
         raise ConfigError(f"params.yaml: {key}.title = {title!r}: must differ from what other sets are called")
 
 

@@ -23,6 +23,8 @@ from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
 from notbugs.runtime.config import SOURCE, SUBSETS
 from notbugs.runtime.distribution import is_first
 from notbugs.runtime.files import publish, write_csv, write_json
+from notbugs.runtime.imports import code_hash, reached
+from notbugs.runtime.registry import own_modules
 from notbugs.tracking.description import curve_name
 from notbugs.training.checkpoints import Checkpoint, EpochRecord, kept_record
 from notbugs.training.loop import measure_validation, unmeasured
@@ -265,6 +267,10 @@ def _take(lesson: Lesson, config: GivenSettings) -> EpochRecord:
     record = unmeasured(0, 0.0, loss, accuracy)
     attack = config.validation_attack
     measure_validation(model, lesson.validation, attack.arguments() if attack else None, record)
+    own = own_modules([model.description.architecture])
+    if own:  # unlike weights that are trained, these do not change with the code, and what is made from them must
+        code = code_hash(reached(*sorted(own))[0])
+        model.description = model.description.model_copy(update={"origin": {**model.description.origin, "code": code}})
     if is_first():
         save_model(model, lesson.file)
     return record

@@ -86,5 +86,5 @@ def _honesty_of_point(point: Mapping[Any, Any], own: Mapping[str, Pipeline]) -> 
         return own[point["kind"]][1]
     robust, neighbour = float(point["still_y"]), float(point["still_y_neighbour"])
     before = point["before"] if robust <= neighbour else point["before_neighbour"]
-    known = before * point["work"] / point["num_steps"]  # its work is images times steps
+    known = before * point["work"] / (1 if pd.isna(point["num_steps"]) else point["num_steps"])  # images times steps
     return Honesty(robust, neighbour, round(known) if known == known else None)

@@ -25,12 +25,14 @@ class ConstructedSet:
     Attributes:
         key: in params.yaml. settings: its entry there. kind: of its recipe.
         like: the paper's set that its recipe makes ("robust", "nonrobust", "rand" or "det"); empty for other recipes.
+        from_robust: whether one of its source models was trained adversarially.
     """
 
     key: str
     settings: ConstructSettings
     kind: RecipeKind
     like: str
+    from_robust: bool
 
     @property
     def name(self) -> str:
@@ -57,8 +59,15 @@ class ConstructedSet:
         """Options, in words, that make it another set than the paper's, of which the paper says nothing."""
         found = {name: value for name, value in self.settings.deviations.items() if name in ANOTHER_SET}
         if self.is_the_papers and self.like != PAPERS[self.key]:
-            found |= {"recipe": self.settings.recipe}
+            found |= {"recipe": self.settings.recipe} if self.like in TARGETED.values() else self._sources
+        elif self.like in TARGETED.values() and self.from_robust and not self.key.endswith("_from_robust"):
+            found |= self._sources  # it is a control, which is to teach less
         return in_words(found)
+
+    @property
+    def _sources(self) -> dict[str, Any]:
+        ensemble = self.settings.ensemble
+        return {"model": self.settings.model} if ensemble is None else {"from": list(ensemble)}
 
     @property
     def note(self) -> str:
@@ -74,16 +83,22 @@ def sets_of(params: Mapping[str, Any]) -> dict[str, ConstructedSet]:
     for key, section in (params.get("construct") or {}).items():
         with suppress(ConfigError):
             config = construct_settings(section, f"construct.{key}")
-            found[key] = ConstructedSet(
-                key, config, kind_of(section, f"construct.{key}"), _like(config, params.get("train") or {})
-            )
+            names = {member.partition("/")[0] for member in config.ensemble or (config.model,)}
+            robust = {_is_robust(name, (params.get("train") or {}).get(name) or {}) for name in names}
+            kind = kind_of(section, f"construct.{key}")
+            found[key] = ConstructedSet(key, config, kind, _like(config.recipe, robust), True in robust)
     return found
 
 
-def _like(config: ConstructSettings, train: Mapping[str, Any]) -> str:
+def _is_robust(name: str, train: Mapping[str, Any]) -> bool | None:
+    """Whether models of an entry of `train` are robust; None for files of which params.yaml does not say it."""
+    if train.get("attack"):
+        return True
+    return (name == "robust" or None) if "from" in train else False
+
+
+def _like(recipe: str, robust: set[bool | None]) -> str:
     """The paper's set that a recipe makes; of an inversion it depends on how its source models were trained."""
-    if config.recipe != "invert":
-        return TARGETED.get(config.recipe, "")
-    names = {member.partition("/")[0] for member in config.ensemble or (config.model,)}
-    robust = {bool((train.get(name) or {}).get("attack")) for name in names}
-    return "" if len(robust) > 1 else "robust" if True in robust else "nonrobust"
+    if recipe != "invert":
+        return TARGETED.get(recipe, "")
+    return "robust" if robust == {True} else "nonrobust" if robust == {False} else ""

@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.api.types import is_numeric_dtype
 
-from notbugs.evaluation.results import ResultsError, read_table, set_title
+from notbugs.evaluation.results import ResultsError, read_table, set_title, titled
 from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED
 from notbugs.report.drawing import (
     COLOURS,
     GREY,
+    drawn_as,
     heatmap,
     legend,
     look,
@@ -30,7 +31,8 @@ from notbugs.report.drawing import (
     to_png,
 )
 from notbugs.report.honesty import judged
-from notbugs.runtime.config import dataset_name
+from notbugs.report.sets import sets_of
+from notbugs.runtime.config import dataset_name, read_params
 from notbugs.runtime.files import sha256, whole_folder
 
 _MAY_BE_EMPTY = ("eps", "num_steps", "step_size", "source_eps", "source_seed")
@@ -207,7 +209,7 @@ def slices(points: pd.DataFrame, names: list[str], kind: str) -> Figure:
         axes.plot(across[~honest], heights[~honest], "o", color=look(dataset_name(kind)).colour, mfc="white")
         axes.set_xlabel(LABELS.get(names[place], names[place]))
         percent_axis(axes, "test accuracy on y" if place % 3 == 0 else "")
-    figure.suptitle(dataset_name(kind), x=0.01, ha="left", fontsize=10, fontweight="bold")
+    figure.suptitle(set_title(kind), x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 
 
@@ -218,7 +220,8 @@ def write_figures(root: Path, study: str) -> list[Path]:
     """
     found = load_study(root, study)
     folder = root / "sweeps" / study / "figures"
-    with whole_folder(folder) as unfinished, report_style():
+    params = read_params(root / "params.yaml")
+    with whole_folder(folder) as unfinished, report_style(), titled(params), drawn_as(sets_of(params).values()):
         for title, figure in draw(found):
             (unfinished / f"{title}.png").write_bytes(to_png(figure))
     return sorted(folder.glob("*.png"))

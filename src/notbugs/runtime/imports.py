@@ -174,7 +174,7 @@ def _file(folder: Path, name: str) -> Path | None:
 @cache
 def _imported(file: Path, module: str) -> frozenset[str]:
     """Dotted names that one file may import; of `from a import b` both a and a.b."""
-    text = source(file).decode()
+    text = source(file).decode(errors="replace")
     found = {name for statement in _statements(text) for name in _names(statement, file, module)}
     if any(name.partition(".")[0] == "importlib" for name in found):
         found |= {name for name in _NAMED.findall(text) if name.partition(".")[0] != module}
@@ -197,6 +197,9 @@ def _names(statement: ast.stmt, file: Path, module: str) -> Iterator[str]:
         base = statement.module or ""
         if statement.level:
             package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-            base = util.resolve_name("." * statement.level + base, package)
+            try:
+                base = util.resolve_name("." * statement.level + base, package)
+            except ImportError:  # beyond the top: whoever imports the module is told
+                return
         yield base
         yield from (f"{base}.{alias.name}" for alias in statement.names)

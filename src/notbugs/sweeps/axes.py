@@ -25,9 +25,9 @@ READ: dict[str, Any] = {
 """Sections that a trial reads -> their settings, or what reads them."""
 UNREAD: dict[str, Any] = {
     "train": ("seeds",),
-    "construct": ("source_seeds", "shard_size"),
+    "construct": ("source_seeds", "shard_size", "title", "colour"),
     "fit": ("seeds", "still_y", "baseline"),
-    "evaluate": ("eps", "num_steps", "level", "suite_seeds", "check_seeds", "certificate"),
+    "evaluate": ("eps", "num_steps", "level", "suite_seeds", "check_seeds", "certificate", "batch_size"),
 }
 """What no trial looks at in them; a trial attacks at the headline alone."""
 _ALLOWED = (
@@ -65,6 +65,7 @@ def _axis(value: Any) -> Any:
         raise ValueError(_ALLOWED)
     given = value if isinstance(value, list | tuple) else ()
     scalars = [item for item in given if item is None or isinstance(item, bool | str) or _is_number(item)]
+    scalars = [item for item in scalars if item != ""]  # which trials.csv has where there is no value
     if given and len(scalars) == len({cell(item) for item in scalars}) == len(given):
         return tuple(given)
     raise ValueError(_ALLOWED)
@@ -123,11 +124,18 @@ def read_axis(params: Mapping[str, Any], key: str, axis: Span | tuple[Scalar, ..
     """
     _check_key(params, key, f"params.yaml: {place}.axes.{key}")
     if isinstance(axis, tuple):
-        return tuple(_read(params, key, value, place) for value in axis)
+        values = tuple(_read(params, key, value, place) for value in axis)
+        if len({(type(value), value) for value in values}) < len(values):
+            raise ConfigError(f"params.yaml: {place}.axes.{key} = {list(axis)}: must hold each value once")
+        return values
     low, high = (_read(params, key, end, place) for end in (axis.low, axis.high))
-    if not isinstance(low, int) and axis.step is not None:
-        return axis.model_copy(update={"low": low, "high": high, "step": float(axis.step)})
-    return axis.model_copy(update={"low": low, "high": high})
+    whole = isinstance(low, int) and isinstance(high, int)
+    if whole and axis.step is not None and axis.step != int(axis.step):
+        raise ConfigError(
+            f"params.yaml: {place}.axes.{key}.step = {axis.step}: must be a whole number, as its ends are"
+        )
+    numbers: dict[str, Any] = {"low": low, "high": high, **({} if axis.step is None else {"step": axis.step})}
+    return axis.model_copy(update={name: (int if whole else float)(number) for name, number in numbers.items()})
 
 
 def _check_key(params: Mapping[str, Any], key: str, where: str) -> None:

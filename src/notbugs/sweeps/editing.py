@@ -75,6 +75,16 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     return f"params.yaml: {written}; next: dvc repro{note}"
 
 
+def _is_same(there: str, value: Any) -> bool:
+    """Whether a cell of an axis holds a value; numbers are the same however they are written."""
+    if isinstance(value, bool | str) or value is None:
+        return there == cell(value)
+    try:
+        return math.isclose(float(there), value)
+    except ValueError:
+        return False
+
+
 def choose(
     table: "pd.DataFrame",
     objective: str,
@@ -95,7 +105,7 @@ def choose(
             there = [str(name) for name in found if "." in str(name)]
             raise SweepError(f"sweep {name}: {column}: no axis of this study{suggestion(column, there)}")
         if "." in column:
-            found = found[found[column] == cell(value)]
+            found = found[found[column].map(lambda there, value=value: _is_same(there, value))]
         elif isinstance(value, float):
             found = found[found[column].map(lambda there, value=value: math.isclose(there, value))]
         else:

@@ -74,7 +74,7 @@ def make_plan(project: Context, name: str) -> Plan:
             needed = [one for one in [*members, ("robust", judge)] if not _is_retrained(section, one[0])]
             files.update(lab.trained(*one) for one in needed)
     record = {
-        "sweep": section.model_dump(mode="json", exclude={"retries", "keep_datasets"}),
+        "sweep": section.model_dump(mode="json", exclude={"retries", "keep_datasets"}) | _rungs(section),
         "construct": {kind: _constant(base, section, kind, recipe) for kind, recipe in kinds.items()},
         "fit": {
             kind: settings(base, f"fit.{kind}", FitSettings).model_dump(
@@ -106,6 +106,12 @@ def make_plan(project: Context, name: str) -> Plan:
         record,
         {path: there.label for path, there in contents(project.root, inputs).items()},
     )
+
+
+def _rungs(section: SweepSettings) -> dict[str, Any]:
+    """What decides who is pruned when; written at its defaults, too, for these were others once."""
+    has_rungs = section.pruner in ("successive_halving", "hyperband")
+    return {name: getattr(section, name) for name in ("reduction_factor", "min_epochs")} if has_rungs else {}
 
 
 def plan_now(root: Path, name: str, section: Mapping[str, Any]) -> Plan:

@@ -190,10 +190,11 @@ def sweep_settings(params: Mapping[str, Any], name: str) -> SweepSettings:
             if kind not in (params.get(other) or {}):
                 raise ConfigError(f"params.yaml: {key}.kinds: {kind}: there is no {other}.{kind} to start from")
     _check_space(section, key, params)
-    _check_rungs(section, key, params)
     axes = {leaf: read_axis(params, leaf, axis, key) for leaf, axis in section.axes.items()}
+    section = section.model_copy(update={"axes": axes})
     _check_axes(section, key, params)
-    return section.model_copy(update={"axes": axes})
+    _check_rungs(section, key, params)
+    return section
 
 
 def read_study(params: Mapping[str, Any], key: str) -> SweepSettings:
@@ -231,6 +232,11 @@ def _check_space(section: SweepSettings, key: str, params: Mapping[str, Any]) ->
 def _check_axes(section: SweepSettings, key: str, params: Mapping[str, Any]) -> None:
     """Refuse a leaf that no kind's trial reads, and one that the short form sets too."""
     for leaf in section.axes:
+        within = [other for other in section.axes if leaf.startswith(f"{other}.")]
+        if within:
+            raise ConfigError(
+                f"params.yaml: {key}.axes.{leaf}: {key}.axes.{within[0]} sets it, too; leave one of them out"
+            )
         reading = [kind for kind in section.kinds if reads(params, section, kind, leaf)]
         if not reading:
             kinds = ", ".join(section.kinds)
@@ -300,6 +306,12 @@ def _fields(params: Mapping[str, Any], kind: str) -> Collection[str]:
     return kind_of(params["construct"][kind], f"construct.{kind}").settings.model_fields
 
 
+def _defaults(params: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What the settings of a kind's recipe are where params.yaml leaves them out."""
+    fields = kind_of(params["construct"][kind], f"construct.{kind}").settings.model_fields
+    return {name: field.default for name, field in fields.items() if not field.is_required()}
+
+
 @dataclass(frozen=True)
 class Point:
     """One choice of everything that a sweep varies.
@@ -363,7 +375,8 @@ def resolve(params: Mapping[str, Any], choice: Mapping[str, Any]) -> Point:
     2018); that of inversions is (num_steps·step_size of `construct.<kind>`)/num_steps, the same length of path.
     """
     kind, axes = choice["kind"], {leaf: value for leaf, value in choice.items() if "." in leaf}
-    own = changed_params(params, axes)["construct"][kind] if axes else params["construct"][kind]
+    section = changed_params(params, axes)["construct"][kind] if axes else params["construct"][kind]
+    own = {**_defaults(params, kind), **section}
     ball = has_ball(params, kind)
     eps = float(choice.get("eps", own.get("eps"))) if ball else None
     num_steps = choice.get("num_steps", own.get("num_steps"))

@@ -126,6 +126,13 @@ class GivenSettings(ModelSettings):
     """Attack of the adversarial accuracy that is measured; null leaves it out."""
     early_stopping: ClassVar[None] = None
 
+    @field_validator("files")
+    @classmethod
+    def _differ(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(files)) < len(files):
+            raise ValueError("a list of different files: one model twice has no spread")
+        return files
+
     @field_validator("seeds")
     @classmethod
     def _is_one_a_file(cls, seeds: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
