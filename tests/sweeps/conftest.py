@@ -48,15 +48,15 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return root
 
 
-@pytest.fixture(autouse=True)
-def _small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Optuna says of each quantity comes from a forest, of few trees here."""
     evaluator = optuna.importance.FanovaImportanceEvaluator
     monkeypatch.setattr(optuna.importance, "FanovaImportanceEvaluator", partial(evaluator, n_trees=4))
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> list[str]:
+def scripted(monkeypatch: pytest.MonkeyPatch, blank_pictures: None, small_forests: None) -> list[str]:
     """Trials and pictures that take no time, with numbers that follow from the point; the list tells of each."""
     measured: list[str] = []
 
