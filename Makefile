@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
+# Some shells keep Python from writing what it compiles: each of many processes would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 # Processes of the tests: one a processor, at most eight.
 WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); if [ $$n -gt 8 ]; then n=8; fi; echo $$n)
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

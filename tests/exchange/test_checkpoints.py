@@ -148,6 +148,8 @@ def test_a_malicious_pickle_runs_nothing(zipped: bool, tmp_path: Path) -> None:
             r"mean = \[1\.0, 1\.0\]: must be one number, or one for",
         ),
         (["resnet18", "--mean", "half"], r"--mean half: must be a number, or numbers with commas between them$"),
+        (["resnet18", "--mean", "0,nan,0"], r"--mean 0,nan,0: must be a number, or numbers with commas between them$"),
+        (["resnet18", "--classes", "cat,dog,cat"], r"--classes cat,dog,cat: must be names .* each once$"),
         (["resnet18", "--kwargs", "depth=3"], r"--kwargs depth=3: must be a JSON object, such as"),
         (["resnet18", "--out", "here.pt"], r"--out here\.pt: must be a \.safetensors file$"),
     ],

@@ -26,7 +26,7 @@ from notbugs.runtime import imports
 from notbugs.runtime.cache import digest
 from notbugs.runtime.config import runtime, settings
 from notbugs.sweeps.plan import make_plan
-from notbugs.sweeps.settings import Point
+from notbugs.sweeps.points import Point
 from notbugs.sweeps.trial import Laboratory, Trial
 from reached import assert_all_reached
 
@@ -125,7 +125,7 @@ WORK = {
     "fit": "run_stage(project, 'fit', 'rand')",
     "construct": "run_stage(project, 'construct', 'rand')",
     "measurements": "run_stage(project, 'evaluate')",
-    "trial": "from notbugs.sweeps.trial import Laboratory, Trial; from notbugs.sweeps.settings import Point;"
+    "trial": "from notbugs.sweeps.trial import Laboratory, Trial; from notbugs.sweeps.points import Point;"
     "Trial(Laboratory.of(project), Point('rand', 0.5, 2, 0.6), (0,)).measure(0)",
 }
 

@@ -60,13 +60,16 @@ def test_somebody_s_own_modules_are_code(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "my_models" / "__init__.py").write_text("")
     (tmp_path / "my_models" / "nets.py").write_text("import scipy\nfrom . import layers\nfrom .blocks import block\n")
     (tmp_path / "my_models" / "layers.py").write_text("import my_helper\n")
+    (tmp_path / "my_helper.py").write_text("x = 1; import my_second\nif x: from my_third import y; import my_fourth\n")
+    for name in ("my_second", "my_third", "my_fourth"):
+        (tmp_path / f"{name}.py").write_text("import os\n")
     (tmp_path / "my_models" / "blocks.py").write_text("def f():\n    from notbugs.models import \\\n        base\n")
     (tmp_path / "my_models" / "unused.py").write_text("")
-    (tmp_path / "my_helper.py").write_text("import os\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     files, libraries = imports.reached("my_models.nets")
     own = {name for name in files if not name.startswith("notbugs")}
-    assert own == {"my_models", "my_models.nets", "my_models.layers", "my_models.blocks", "my_helper"}
+    in_lines = {"my_helper", "my_second", "my_third", "my_fourth"}
+    assert own == {"my_models", "my_models.nets", "my_models.layers", "my_models.blocks"} | in_lines
     assert "notbugs.models.base" in files
     assert {"scipy", "torch"} <= libraries
     assert "os" not in libraries

@@ -21,10 +21,11 @@ from notbugs.runtime.files import sha256
 from notbugs.sweeps import trial as module
 from notbugs.sweeps.axes import changed_params
 from notbugs.sweeps.editing import apply
+from notbugs.sweeps.points import Point, changes, grid, resolve
 from notbugs.sweeps.recorded import recorded_study
 from notbugs.sweeps.restoring import restore
 from notbugs.sweeps.session import run
-from notbugs.sweeps.settings import Point, SweepError, changes, grid, most_epochs, resolve, sweep_settings
+from notbugs.sweeps.settings import SweepError, most_epochs, sweep_settings
 from notbugs.sweeps.storage import artifact_folder, open_storage, storage_url
 from notbugs.sweeps.study import distribution, pruner
 from notbugs.sweeps.trial import Laboratory, Trial

@@ -71,6 +71,7 @@ def test_every_study_then_status_then_apply(project: Path) -> None:
         (("small", "--storage", "postgresql://127.0.0.1:1/x"), 1, "x: cannot be reached: "),
         (("worker", "small", "--storage", "postgresql://127.0.0.1:1/x"), 1, "x: cannot be reached: "),
         (("apply", "small"), 1, "no finished study there; `notbugs sweep small` makes it"),
+        (("apply", "small", "--at", "fit.det.lr"), 2, "--at fit.det.lr: expected KEY=VALUE with a key of an axis"),
         (("figures", "small"), 1, "trials.csv: not found; `dvc repro sweep@small` makes it"),
     ],
 )

@@ -8,7 +8,8 @@ from sweep_tools import PARAMS
 from notbugs.construction.settings import ConstructSettings
 from notbugs.runtime import registry
 from notbugs.runtime.errors import ConfigError
-from notbugs.sweeps.settings import Point, Range, changed_params, changes, grid, resolve, sweep_settings
+from notbugs.sweeps.points import Point, changes, grid, resolve
+from notbugs.sweeps.settings import Range, changed_params, sweep_settings
 
 GOOD = {"kinds": ["rand"], "eps": [0.5, 1], "num_steps": [1, 3]}
 

@@ -24,7 +24,8 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256
 from notbugs.sweeps import trial as module
 from notbugs.sweeps.plan import make_plan
-from notbugs.sweeps.settings import Point, SweepError, changed_params, changes
+from notbugs.sweeps.points import Point, changes
+from notbugs.sweeps.settings import SweepError, changed_params
 from notbugs.sweeps.trial import Laboratory, Trial
 
 

@@ -44,12 +44,10 @@ def _of_entries(params: Mapping[str, Any], stage: Stage) -> str | dict[str, str]
 
 def code_of(params: Mapping[str, Any], stage: Stage, name: str | None = None) -> str:
     """SHA-256 of all code that a stage runs, and of the files that lie in the rooms of the package beside it."""
-    from notbugs.pipeline.running.own_code import part_of
+    from notbugs.pipeline.running.own_code import modules_named
     from notbugs.runtime.imports import code_hash, reached
-    from notbugs.runtime.registry import own_modules
 
-    own = own_modules([part_of(params, key) for key in stage.keys(name)])
-    files = dict(reached(*stage.modules, *sorted(own))[0])
+    files = dict(reached(*stage.modules, *modules_named(params, stage.keys(name)))[0])
     rooms = {module.split(".")[1] for module in files if module.startswith("notbugs.")}
     for room in rooms:
         files |= _beside(room)

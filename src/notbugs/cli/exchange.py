@@ -1,5 +1,6 @@
 """`notbugs export`, `notbugs import` and `notbugs import-model`."""
 
+import math
 from pathlib import Path
 
 import click
@@ -112,11 +113,21 @@ def import_model_command(
 
 
 def _names(classes: str | None) -> list[str] | None:
-    return None if classes is None else [name.strip() for name in classes.split(",")]
+    if classes is None:
+        return None
+    names = [name.strip() for name in classes.split(",")]
+    if len(set(names)) < len(names) or not all(names):
+        raise UserError(f"--classes {classes}: must be names with commas between them, each once")
+    return names
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else [float(value) for value in text.split(",")]
+        found = [float(value) for value in text.split(",")]
     except ValueError:
-        raise UserError(f"{option} {text}: must be a number, or numbers with commas between them") from None
+        found = []
+    if not found or not all(map(math.isfinite, found)):
+        raise UserError(f"{option} {text}: must be a number, or numbers with commas between them")
+    return found

@@ -116,7 +116,7 @@ def sweep_apply(
 
     wanted = {"kind": kind, "eps": eps, "num_steps": num_steps, "source_eps": source_eps}
     given = {key: value for key, value in wanted.items() if value is not None}
-    given |= dict(assignment(item, " an axis of the study") for item in axes)
+    given |= dict(assignment(item, " an axis of the study", option="--at") for item in axes)
     click.echo(apply(project_root(), name, given, any_point))
 
 

@@ -22,6 +22,8 @@ SHOWN = 3
 """So many names an error shows of each kind."""
 _COUNT = "num_batches_tracked"
 """Of BatchNorms; older files lack it, and nothing depends on it."""
+_WRITTEN_BY_TORCH = (b"PK", b"\x80")
+"""How files of torch.save begin: an archive; or a pickle, before torch 1.6."""
 _NORMALISATION = ("normalise.mean", "normalise.std")
 
 
@@ -63,6 +65,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             f"{file}: holds more than weights, and nothing of it was run{found}; where it can be trusted, save its "
             "state dict alone"
         ) from None
+    except ModelError:
+        raise
     except Exception as error:  # many kinds for a damaged file
         raise ModelError(f"{file}: cannot be read: {one_line(error)}") from None
     if not state:
@@ -71,6 +75,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _checkpoint(file: Path) -> Any:
+    with file.open("rb") as opened:
+        if not opened.read(4).startswith(_WRITTEN_BY_TORCH):
+            raise ModelError(f"{file}: must be a .safetensors file, or one that torch.save wrote")
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except ValueError:  # of a form from before torch 1.6, whose names are not listed: weights alone can be read

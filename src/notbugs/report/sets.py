@@ -5,11 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from notbugs.construction.building import construct_settings, kind_of
+from notbugs.construction.building import kind_of
 from notbugs.construction.kind import RecipeKind
 from notbugs.construction.settings import ANOTHER_SET, ConstructSettings, in_words
 from notbugs.evaluation.results import set_title
-from notbugs.runtime.config import DATASET_NAMES, dataset_name
+from notbugs.runtime.config import DATASET_NAMES, dataset_name, validate
 from notbugs.runtime.errors import ConfigError
 
 TARGETED = {"random_target": "rand", "deterministic_target": "det"}
@@ -82,10 +82,10 @@ def sets_of(params: Mapping[str, Any]) -> dict[str, ConstructedSet]:
     found = {}
     for key, section in (params.get("construct") or {}).items():
         with suppress(ConfigError):
-            config = construct_settings(section, f"construct.{key}")
+            kind = kind_of(section, f"construct.{key}")
+            config = validate(section, f"construct.{key}", kind.settings)
             names = {member.partition("/")[0] for member in config.ensemble or (config.model,)}
             robust = {_is_robust(name, (params.get("train") or {}).get(name) or {}) for name in names}
-            kind = kind_of(section, f"construct.{key}")
             found[key] = ConstructedSet(key, config, kind, _like(config.recipe, robust), True in robust)
     return found
 

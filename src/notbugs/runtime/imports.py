@@ -30,7 +30,7 @@ NO_EFFECT = tuple(
     )
 )
 """Parts of the package that start, show and send work: no result depends on them."""
-_STATEMENT = re.compile(r"^[ \t]*((?:import|from)[ \t]+[\w.][^\n(]*(?:\([^)]*\))?)", re.MULTILINE)
+_STATEMENT = re.compile(r"(?:^|[;:])[ \t]*((?:import|from)[ \t]+[\w.][^\n(]*(?:\([^)]*\))?)", re.MULTILINE)
 _NAMED = re.compile(r"""\w\(\s*f?["']([A-Za-z_]\w*(?:\.\w+)*)\.?["'{]""")
 """A name, or how it begins, as the first argument of a call: so modules that use importlib say what they import."""
 

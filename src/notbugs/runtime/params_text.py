@@ -7,23 +7,24 @@ from typing import Any
 from notbugs.runtime.errors import ConfigError
 
 
-def assignment(item: str, place: str, allowed: Collection[str] = ()) -> tuple[str, Any]:
-    """The key and the value of "key=value", as a user writes it behind --set; no value is null.
+def assignment(item: str, place: str, allowed: Collection[str] = (), option: str = "--set") -> tuple[str, Any]:
+    """The key and the value of "key=value", as a user writes it behind an option; no value is null.
 
     Args:
         place: what errors call that which has the keys.
         allowed: the keys; any where there are none.
+        option: the option that it stands behind.
     Raises: ConfigError.
     """
     from ruamel.yaml.error import YAMLError
 
     key, equals, value = item.partition("=")
     if not equals or (allowed and key not in allowed):
-        raise ConfigError(f"--set {item}: expected KEY=VALUE with a key of{place}")
+        raise ConfigError(f"{option} {item}: expected KEY=VALUE with a key of{place}")
     try:
         return key, _yaml().load(value)
     except (YAMLError, ValueError):
-        raise ConfigError(f"--set {item}: the value is not valid YAML") from None
+        raise ConfigError(f"{option} {item}: the value is not valid YAML") from None
 
 
 def with_keys(text: str, changed: Mapping[str, Any]) -> str:

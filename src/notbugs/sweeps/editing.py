@@ -14,8 +14,9 @@ from notbugs.runtime.files import write_text
 from notbugs.runtime.params_text import assignment, with_keys
 from notbugs.sweeps.axes import cell, value_of
 from notbugs.sweeps.plan import difference, plan_now
+from notbugs.sweeps.points import Point, changes
 from notbugs.sweeps.recorded import RecordedStudy, recorded_study
-from notbugs.sweeps.settings import OBJECTIVES, Point, SweepError, SweepSettings, changes, sweep_settings
+from notbugs.sweeps.settings import OBJECTIVES, SweepError, SweepSettings, sweep_settings
 
 if TYPE_CHECKING:
     import pandas as pd

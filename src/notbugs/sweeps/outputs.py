@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 from notbugs.evaluation.trials import COLUMNS, IMPORTANCE_COLUMNS, MEASURED, POINT
 from notbugs.runtime.files import sha256, write_json, write_text
 from notbugs.sweeps.axes import Axis, cell, place_of, value_of
+from notbugs.sweeps.points import Point, resolve
 from notbugs.sweeps.recorded import recorded_study
 from notbugs.sweeps.runs import ROWS
-from notbugs.sweeps.settings import Point, SweepSettings, dimensions, resolve
+from notbugs.sweeps.settings import SweepSettings, dimensions
 from notbugs.sweeps.study import SharedStudy, distribution
 
 if TYPE_CHECKING:

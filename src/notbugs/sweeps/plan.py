@@ -14,8 +14,9 @@ from notbugs.runtime.dvc_lock import contents
 from notbugs.runtime.files import sha256
 from notbugs.runtime.nested import flatten
 from notbugs.sweeps.axes import changed_params, ends
+from notbugs.sweeps.points import grid
 from notbugs.sweeps.recorded import study_key
-from notbugs.sweeps.settings import SweepSettings, at_first, grid, has_ball, source_names, sweep_settings
+from notbugs.sweeps.settings import RUNG_PRUNERS, SweepSettings, at_first, has_ball, source_names, sweep_settings
 from notbugs.sweeps.trial import SPLITS, Laboratory
 from notbugs.training.settings import FitSettings, TrainSettings
 
@@ -110,7 +111,7 @@ def make_plan(project: Context, name: str) -> Plan:
 
 def _rungs(section: SweepSettings) -> dict[str, Any]:
     """What decides who is pruned when; written at its defaults, too, for these were others once."""
-    has_rungs = section.pruner in ("successive_halving", "hyperband")
+    has_rungs = section.pruner in RUNG_PRUNERS
     return {name: getattr(section, name) for name in ("reduction_factor", "min_epochs")} if has_rungs else {}
 
 

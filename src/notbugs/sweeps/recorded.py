@@ -20,7 +20,8 @@ from notbugs.evaluation.trials import MEASURED, POINT
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.sweeps.axes import Axis, value_of
-from notbugs.sweeps.settings import Point, SweepError, SweepSettings, dimensions, grid
+from notbugs.sweeps.points import Point, grid
+from notbugs.sweeps.settings import SweepError, SweepSettings, dimensions
 
 COUNTS = ("name", "points", "states", "repeats", "data", "inputs")
 """Keys of study.json besides what the results depend on, which is the plan's record."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from notbugs.runtime.config import read_params
 from notbugs.runtime.errors import UserError
+from notbugs.sweeps.points import Point
 from notbugs.sweeps.recorded import RECORDED, RecordedStudy, RecordedTrial, is_stored, recorded_studies
-from notbugs.sweeps.settings import STORAGE_VARIABLE, Point, SweepSettings, sweep_settings
+from notbugs.sweeps.settings import STORAGE_VARIABLE, SweepSettings, sweep_settings
 from notbugs.tracking.rebuilding import RecordedRun, StudyRuns
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.process import alive
+from notbugs.sweeps.points import Point
 from notbugs.sweeps.recorded import study_key, trial_metrics
-from notbugs.sweeps.settings import Point
 from notbugs.sweeps.storage import open_storage, storage_url
 from notbugs.tracking import location
 from notbugs.tracking.journal import JOURNAL, PROCESS

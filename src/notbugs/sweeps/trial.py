@@ -42,7 +42,8 @@ from notbugs.runtime.files import sha256, whole_file
 from notbugs.runtime.imports import made_with
 from notbugs.runtime.progress import silent
 from notbugs.sweeps.axes import changed_params
-from notbugs.sweeps.settings import Point, SweepError, changes
+from notbugs.sweeps.points import Point, changes
+from notbugs.sweeps.settings import SweepError
 from notbugs.training.checkpoints import EpochRecord
 from notbugs.training.settings import FitSettings, TrainSettings
 
@@ -96,7 +97,7 @@ class Laboratory:
             "num_threads": project.runtime.num_threads,
             "device": project.device.type,
             "engine": project.runtime.engine,
-            **made_with(__name__, *modules_named(project, "model", "train", "construct", "fit", "evaluate", *keys)),
+            **made_with(__name__, *modules_named(params, ("model", "train", "construct", "fit", "evaluate", *keys))),
             "model": project.model_settings().model_dump(mode="json"),
             "evaluate": {
                 "norm": evaluation.norm,
@@ -190,10 +191,11 @@ class Trial:
             """Measure, and note that the epochs were seen while they ran."""
             nonlocal live
             live = True
-            return self._compute(seed, on_epoch)
+            return self._compute(seed, samples, on_epoch)
 
         made_from = self._made_from(seed)
-        self.picture = self.picture or self._picture(made_from)
+        samples = self._picture(made_from)
+        self.picture = self.picture or samples
         result = self.lab.results.get_or_compute(made_from, compute)
         if on_epoch and not live:
             for epoch, values in result["curves"]:
@@ -277,8 +279,12 @@ class Trial:
             raise SweepError(f"{file}: the source model of an earlier trial is gone; remove {folder} and start again")
         return file
 
-    def _construct(self, source_seed: int, seed: int) -> tuple[Constructed, dict[str, Any], float]:
-        """The dataset of the source models behind a fit, its summary, and the seconds that it took."""
+    def _construct(self, source_seed: int, seed: int, samples: Path) -> tuple[Constructed, dict[str, Any], float]:
+        """The dataset of the source models behind a fit, its summary, and the seconds that it took.
+
+        Args:
+            samples: picture to be drawn of it.
+        """
         started = time.monotonic()
         device = self.project.device
         model = attacked(self.source_files(seed), device)
@@ -290,7 +296,7 @@ class Trial:
         recipe = self.recipe.located(self.project.root)
         made = build(model, data, **recipe.arguments(), generator=generator, compiled=compiled)
         columns = describe(made, data, model, judge, neighbours=self.lab.neighbours)
-        with whole_file(self._picture(self._made_from(seed))) as unfinished:
+        with whole_file(samples) as unfinished:
             write_samples(unfinished, data, made.data)
         if self.keep_dataset:
             self._keep(made, columns, source_seed)
@@ -314,11 +320,11 @@ class Trial:
             dtype=self.recipe.dtype,
         )
 
-    def _compute(self, seed: int, on_epoch: OnEpoch | None) -> dict[str, Any]:
+    def _compute(self, seed: int, samples: Path, on_epoch: OnEpoch | None) -> dict[str, Any]:
         source_seed = self.source_seed(seed)
         if self._last is None or self._last[0] != source_seed:
             self._last = None  # two datasets at once would take twice the memory
-            self._last = source_seed, self._construct(source_seed, seed)
+            self._last = source_seed, self._construct(source_seed, seed, samples)
         made, facts, construct_seconds = self._last[1]
         started = time.monotonic()
         curves: list[tuple[int, dict[str, float | None]]] = []

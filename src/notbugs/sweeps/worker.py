@@ -13,9 +13,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from notbugs.runtime.nested import numbers
+from notbugs.sweeps.points import Point, resolve
 from notbugs.sweeps.recorded import mean, measured
 from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRACKED
-from notbugs.sweeps.settings import Point, resolve
 from notbugs.sweeps.storage import DatabaseAwayError, Patience, artifact_folder
 from notbugs.sweeps.study import SharedStudy, objective_values, suggest
 from notbugs.sweeps.trial import Trial

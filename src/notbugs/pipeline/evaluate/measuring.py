@@ -120,7 +120,7 @@ class Bench:
     def _made_from(self) -> dict[str, Any]:
         """What all findings depend on."""
         return {
-            **made_with(STAGE, *modules_named(self.project, "model", "evaluate")),
+            **made_with(STAGE, *modules_named(self.project.params, ("model", "evaluate"))),
             "data": sha256(self.project.dataset("test") / "manifest.json"),
             "settings": self.config.model_dump(mode="json", exclude={"suite_seeds", "check_seeds"}),
             "num_threads": self.project.runtime.num_threads,

@@ -151,7 +151,7 @@ class Job:
             "processes": world_size() if "processes" in self.stage.shared else "any number",
             "device": torch.cuda.get_device_name() if project.device.type == "cuda" else project.device.type,
             "inputs": {path.relative_to(project.root).as_posix(): _content(path) for path in inputs},
-            **made_with(*self.stage.modules, *modules_named(project, *self.stage.keys(self.name))),
+            **made_with(*self.stage.modules, *modules_named(project.params, self.stage.keys(self.name))),
         }
 
 

@@ -1,6 +1,7 @@
 """The user's own modules and files that a stage's settings name: part of what its work is made with, watched by DVC."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,13 @@ def part_of(params: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def modules_named(project: "Context", *keys: str) -> list[str]:
-    """The user's own modules that some parts of params.yaml name."""
-    return sorted(own_modules([part_of(project.params, key) for key in keys]))
+def modules_named(params: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """The user's own modules that some parts of params.yaml name.
+
+    Args:
+        keys: dotted places of these parts.
+    """
+    return sorted(own_modules([part_of(params, key) for key in keys]))
 
 
 def require_watched(project: "Context", stage: Stage, name: str | None) -> None:
@@ -37,24 +42,23 @@ def require_watched(project: "Context", stage: Stage, name: str | None) -> None:
 
     Raises: ConfigError naming a file of the user's own code that the stage loads and dvc.yaml does not name.
     """
-    modules = modules_named(project, *stage.keys(name))
-    if not modules or not (project.root / "dvc.yaml").exists() or _reads_code_file(project, stage):
+    modules = modules_named(project.params, stage.keys(name))
+    watched = _Watched.by(project, stage) if modules else None
+    if watched is None or watched.code_file:
         return
-    watched = _watched(project, stage)
     for module, source in reached(*modules)[0].items():
-        if module.partition(".")[0] == __name__.partition(".")[0] or _is_among(source.resolve(), watched):
+        if module.partition(".")[0] == __name__.partition(".")[0]:
             continue
         try:
             place = source.resolve().relative_to(project.root.resolve()).as_posix()
         except ValueError:
+            if source.resolve() in watched:
+                continue
             raise ConfigError(
                 f"params.yaml names {module}: {source} lies outside the project, where DVC does not see it change: "
                 "move it into src, or install it as a package"
             ) from None
-        raise ConfigError(
-            f"params.yaml names {module}: {place} must be among the deps of stage {stage.name} in dvc.yaml, so that "
-            "DVC sees it change"
-        )
+        watched.require(source, f"params.yaml names {module}: {place}")
 
 
 def require_files_watched(project: "Context", stage: Stage, files: Iterable[str]) -> None:
@@ -64,15 +68,13 @@ def require_files_watched(project: "Context", stage: Stage, files: Iterable[str]
         files: as params.yaml names them.
     Raises: ConfigError naming the first that is missing, or that the stage's deps in dvc.yaml do not hold.
     """
+    watched = _Watched.by(project, stage)
     for name in files:
         file = project.root / name
         if not file.is_file():
             raise ConfigError(f"params.yaml names {name}: must be a file; there is none at {file}")
-        if (project.root / "dvc.yaml").exists() and not _is_among(file.resolve(), _watched(project, stage)):
-            raise ConfigError(
-                f"params.yaml names {name}: must be among the deps of stage {stage.name} in dvc.yaml, so that DVC sees "
-                "it change"
-            )
+        if watched is not None:
+            watched.require(file, f"params.yaml names {name}:")
 
 
 def file_hashes(project: "Context", files: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -89,25 +91,38 @@ def file_hashes(project: "Context", files: Iterable[str]) -> dict[str, dict[str,
     return {"files": found} if found else {}
 
 
-def _entry(project: "Context", stage: Stage) -> dict[str, Any]:
-    """What dvc.yaml says of a stage."""
-    stages = yaml.safe_load((project.root / "dvc.yaml").read_text(encoding="utf-8")).get("stages", {})
-    entry = stages.get(stage.name, {})
-    found: dict[str, Any] = entry.get("do", entry)
-    return found
+@dataclass(frozen=True)
+class _Watched:
+    """What DVC sees change of what a stage reads.
 
+    Attributes:
+        stage: its name.
+        places: its deps in dvc.yaml. code_file: whether it reads CODE_FILE, too, which says what code it runs.
+    """
 
-def _watched(project: "Context", stage: Stage) -> list[Path]:
-    """Where the deps of a stage in dvc.yaml are."""
-    return [(project.root / dep).resolve() for dep in _entry(project, stage).get("deps", [])]
+    stage: str
+    places: tuple[Path, ...]
+    code_file: bool
 
+    @classmethod
+    def by(cls, project: "Context", stage: Stage) -> "_Watched | None":
+        """By dvc.yaml; None where there is none, and so no DVC that would have to see anything."""
+        try:
+            text = (project.root / "dvc.yaml").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        entry = (yaml.safe_load(text) or {}).get("stages", {}).get(stage.name, {})
+        entry = entry.get("do", entry)
+        code_file = any(isinstance(params, Mapping) and CODE_FILE in params for params in entry.get("params", []))
+        return cls(stage.name, tuple((project.root / dep).resolve() for dep in entry.get("deps", [])), code_file)
 
-def _reads_code_file(project: "Context", stage: Stage) -> bool:
-    """Whether DVC sees in CODE_FILE what code the stage runs."""
-    return any(
-        isinstance(params, Mapping) and CODE_FILE in params for params in _entry(project, stage).get("params", [])
-    )
+    def __contains__(self, file: Path) -> bool:
+        """Whether a resolved path is a dep, or lies in one."""
+        return any(file == place or place in file.parents for place in self.places)
 
-
-def _is_among(file: Path, watched: list[Path]) -> bool:
-    return any(file == place or place in file.parents for place in watched)
+    def require(self, file: Path, named: str) -> None:
+        """Raises: ConfigError, beginning with how the file is named, for one that is not watched."""
+        if file.resolve() not in self:
+            raise ConfigError(
+                f"{named} must be among the deps of stage {self.stage} in dvc.yaml, so that DVC sees it change"
+            )
