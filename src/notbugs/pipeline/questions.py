@@ -30,8 +30,13 @@ MADE_BY = {"data": "construct", "models/train": "train", "models/fit": "fit"}
 def _built_in(stage: Stage) -> Question:
     """The question of a stage, as an entry of `science` asks it: with `study` among its settings."""
     found = declared(stage)
-    given: type[Settings] = create_model(found.settings.__name__, __base__=(QuestionSettings, found.settings))
-    return replace(found, settings=given, study=partial(_without_name, found.settings, found.study))
+    study = partial(_without_name, found.settings, found.study)
+    return replace(found, settings=_with_name(found.settings), study=study)
+
+
+def _with_name(own: type[Settings]) -> type[Settings]:
+    """Settings of a stage, and `study`."""
+    return create_model(own.__name__, __base__=(QuestionSettings, own))
 
 
 def _without_name(own: type[Settings], study: Study, lab: Lab, given: Settings) -> Answer:
