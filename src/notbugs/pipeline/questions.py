@@ -63,7 +63,8 @@ def read_question(params: Mapping[str, Any], key: str) -> Settings:
     except RegistryError as error:
         raise ConfigError(f"params.yaml: {key}.study = {name!r}: must be {error}") from None
     found = settings(params, key, question.settings)
-    for path in each_input(question.inputs, params.get("construct") or {}):
+    pairs = [f"data/{construction}" for construction in (question.paired or {}).values()]
+    for path in [*each_input(question.inputs, params.get("construct") or {}), *pairs]:
         folder, _, entry = path.rpartition("/")
         made = {**(params.get(MADE_BY[folder]) or {}), **(params.get("fit") or {} if folder == "data" else {})}
         if entry not in made and not (folder == "data" and entry in SPLITS):

@@ -43,7 +43,8 @@ def answer(job: Job, question: Question | None = None) -> None:
     needed = _Needed(job, question)
     with job.begin(needed.files) as (run, work):
         lab = needed.lab(run, work)
-        found = asked(needed.question, lab, job.settings)
+        study = question.study if question else partial(asked, needed.question)
+        found = study(lab, job.settings)
         for path in job.outputs:
             _write(path, found)
             if path.is_file():

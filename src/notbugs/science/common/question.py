@@ -97,9 +97,12 @@ def _check_inputs(question: Question) -> None:
             raise RegistryError(f"a question whose `inputs` are among {_INPUTS}, not {path!r}")
     if paired is None:
         return
-    models = {path.removeprefix("models/train/") for path in each_input(inputs) if path.startswith("models/train/")}
-    read = {path.removeprefix("data/") for path in inputs if path.startswith("data/")}
-    if not isinstance(paired, Mapping) or set(paired) != models or not set(paired.values()) <= read:
+    models = {path.rpartition("/")[2] for path in each_input(inputs) if path.startswith("models/train/")}
+    read = {path.rpartition("/")[2] for path in inputs if path.startswith(("data/", "models/fit/"))}
+    fits = (
+        isinstance(paired, Mapping) and set(paired) == models and all(isinstance(name, str) for name in paired.values())
+    )
+    if not fits or not ("data" in inputs or set(paired.values()) <= read):
         raise RegistryError(
             f"a question whose `paired` maps each source model of its `inputs` to a construction there, not {paired!r}"
         )
