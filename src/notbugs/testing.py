@@ -29,7 +29,6 @@ from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import called_by
 from notbugs.models import create_model, load_model, save_model
 from notbugs.pipeline.questions import QUESTIONS
-from notbugs.pipeline.science import SPLITS as STORED
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import UserError
 from notbugs.science.common.lab import Lab
@@ -472,7 +471,7 @@ def _made_up_lab(inputs: tuple[str, ...], folder: Path) -> Lab:
             file = folder / kind / f"{name}.safetensors"
             save_model(create_model("small_cnn", (1, 8, 8), ("a", "b"), width=2, generator=draw).eval(), file)
             files[kind, name] = [file]
-    constructed = [name for kind, name in parts if kind != "models/train" and name not in STORED]
+    constructed = [name for kind, name in parts if kind != "models/train" and name not in SPLITS]
     return Lab(
         seed=0,
         data=data,

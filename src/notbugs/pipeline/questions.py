@@ -10,7 +10,7 @@ from pydantic import create_model
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.own_code import part_of
 from notbugs.pipeline.running.stage import Stage
-from notbugs.pipeline.science import SPLITS, answer, declared
+from notbugs.pipeline.science import answer, declared
 from notbugs.pipeline.stages import QUESTIONS as BUILT_IN
 from notbugs.pipeline.stages import STAGES
 from notbugs.runtime.config import Settings, check_name, settings
@@ -18,7 +18,16 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.registry import Registry, RegistryError
 from notbugs.science import diversity, estimator, inversion, transfer  # noqa: F401  # so that DVC sees them change
 from notbugs.science.common.lab import Answer, Lab
-from notbugs.science.common.question import DESCRIBED, Question, QuestionSettings, Study, asked, each_input, of_ones_own
+from notbugs.science.common.question import (
+    DESCRIBED,
+    SPLITS,
+    Question,
+    QuestionSettings,
+    Study,
+    asked,
+    each_input,
+    of_ones_own,
+)
 from notbugs.science.features import study as _features  # noqa: F401
 from notbugs.science.gaussian import study as _gaussian  # noqa: F401
 from notbugs.science.planted import study as _planted  # noqa: F401

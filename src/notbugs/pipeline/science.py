@@ -18,11 +18,9 @@ from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import write_csv, write_json
 from notbugs.science.common.lab import Answer, Lab
-from notbugs.science.common.question import Question, asked, each_input
+from notbugs.science.common.question import SPLITS, Question, asked, each_input
 from notbugs.tracking import Run
 from notbugs.training.settings import FitSettings
-
-SPLITS = ("train", "validation", "test")
 
 
 def declared(stage: Stage) -> Question:

@@ -5,7 +5,7 @@ from typing import Any
 
 from notbugs.evaluation.results import percent, read_json
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Section, estimate, interval, short
+from notbugs.report.sections import Facts, Section, counted, estimate, interval, short
 
 SHARE = frozenset({"mean", "low", "high"})
 """Keys of a share, a fraction with its interval (`science.common.shares.share`)."""
@@ -39,17 +39,21 @@ def rows(key: str, value: Any) -> Iterator[tuple[str, str, str]]:
     Args:
         key: dotted place of the value; empty for the whole file.
     """
-    if isinstance(value, Mapping) and set(value) >= SHARE:
+    if isinstance(value, Mapping) and set(value) >= SHARE and _are_numbers(value, SHARE):
         yield key, f"{percent(estimate(value).value)}%", f"{percent(value['low'])}–{percent(value['high'])}%"
-    elif isinstance(value, Mapping) and set(value) == INTERVAL:
+    elif isinstance(value, Mapping) and set(value) == INTERVAL and _are_numbers(value, INTERVAL):
         yield key, interval(value), ""
     elif isinstance(value, Mapping):
         for name, part in value.items():
             yield from rows(f"{key}.{name}".lstrip("."), part)
     elif isinstance(value, list) and (len(value) > LIST or not all(map(_is_single, value))):
-        yield key, f"{len(value)} entries", ""
+        yield key, counted(len(value), "value"), ""
     else:
         yield key, ", ".join(map(_shown, value)) if isinstance(value, list) else _shown(value), ""
+
+
+def _are_numbers(value: Mapping[str, Any], keys: frozenset[str]) -> bool:
+    return all(isinstance(value[key], int | float) for key in keys)
 
 
 def _is_single(value: Any) -> bool:
@@ -60,9 +64,9 @@ def _shown(value: Any) -> str:
     """A single value in print."""
     if value is None or isinstance(value, bool):
         return {None: "–", True: "yes", False: "no"}[value]
-    return (
-        short(value) if isinstance(value, float) else str(value).replace("-", "−") if isinstance(value, int) else value
-    )
+    if isinstance(value, int):
+        return str(value).replace("-", "−")
+    return short(value) if isinstance(value, float) else str(value)
 
 
 def numbers(project: Project, found: Facts) -> dict[str, Any]:

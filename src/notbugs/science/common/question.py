@@ -18,6 +18,8 @@ from notbugs.science.common.lab import Answer, Lab
 
 Study = Callable[[Lab, Any], Answer]
 """(lab, settings) -> Answer."""
+SPLITS = ("train", "validation", "test")
+"""Folders of data/ that no construction makes."""
 SOURCE_MODELS = ("models/train/standard", "models/train/robust")
 DESCRIBED = "question"
 """Key of the metrics file that says what was asked, and what the study said."""
@@ -99,10 +101,11 @@ def _check_inputs(question: Question) -> None:
         return
     models = {path.rpartition("/")[2] for path in each_input(inputs) if path.startswith("models/train/")}
     read = {path.rpartition("/")[2] for path in inputs if path.startswith(("data/", "models/fit/"))}
-    fits = (
-        isinstance(paired, Mapping) and set(paired) == models and all(isinstance(name, str) for name in paired.values())
+    pairs = (
+        isinstance(paired, Mapping) and set(paired) == models and all(isinstance(one, str) for one in paired.values())
     )
-    if not fits or not ("data" in inputs or set(paired.values()) <= read):
+    named = set(paired.values()) if pairs else set(SPLITS)
+    if named & set(SPLITS) or not ("data" in inputs or named <= read):
         raise RegistryError(
             f"a question whose `paired` maps each source model of its `inputs` to a construction there, not {paired!r}"
         )

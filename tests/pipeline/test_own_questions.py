@@ -93,6 +93,9 @@ class NoInput(Declared):
 
 class NoPair(Declared):
     paired = {"standard": "det"}
+
+class OfD(Declared):
+    paired = {"standard": "train", "robust": "train"}
 """
 
 
@@ -172,6 +175,7 @@ def test_a_class_declares_a_question_too(project: Path) -> None:
         ("OneInput", r"a question whose `inputs` is a list of data, .* and models/fit/NAME, not 'data/train'"),
         ("NoInput", r"a question whose `inputs` are among data, data/NAME, .*models/fit/NAME, not 'metrics/fit'"),
         ("NoPair", r"a question whose `paired` maps each source model of its `inputs` to .* not {'standard': 'det'}"),
+        ("OfD", r"a question whose `paired` maps each source model of its `inputs` to a construction there, not {"),
         ("Nothing", r"something that is there: .*questions\.py has no Nothing"),
     ],
 )
