@@ -8,15 +8,21 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import warm
+from notbugs.data.images import ImageData, make_generator
+from notbugs.data.store import save_dataset
+from notbugs.models import create_model, save_model
 from notbugs.runtime import imports
 from notbugs.runtime.files import sha256
-from tiny import TINY_PARAMS
+from tiny import CONSTRUCT, SHARED, TINY_PARAMS, TRAIN
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "sweeps")
 ROOT = Path(__file__).parents[1]
@@ -38,6 +44,30 @@ def make_project(folder: Path) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS, sort_keys=False))
     run(folder, "dvc", "config", "--local", "core.no_scm", "true")
     return folder
+
+
+def write_lab(root: Path, **sections: Any) -> Path:
+    """A made-up project without D's source: random images of two classes, constructions, untrained models.
+
+    Args:
+        sections: of params.yaml, beside those of the tiny pipeline.
+    """
+    params = {**SHARED, "train": {}, "construct": {}, "fit": {"rand": {**TRAIN, "seeds": [0]}}, **sections}
+    params["train"] = {name: {**TRAIN, "seeds": [0, 1]} for name in ("standard", "robust")}
+    params["construct"] = {name: CONSTRUCT[name] for name in ("robust", "nonrobust", "rand")}
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    draw = make_generator(0, "test")
+    folders = ("train", "test", *(f"{name}/source-{seed}" for name in params["construct"] for seed in (0, 1)))
+    for folder in folders:
+        labels = torch.arange(32) % 2
+        images = ImageData(torch.rand(32, 1, 8, 8, generator=draw), labels, ("a", "b"))
+        table = pd.DataFrame({"index": range(32), "label": labels.numpy()})
+        save_dataset(root / "data" / folder, images, table, name=folder, source="made up", settings={})
+    models = [f"train/{name}/seed-{seed}" for name in params["train"] for seed in (0, 1)]
+    for name in (*models, "fit/rand/full/source-0/seed-0"):
+        model = create_model("small_cnn", (1, 8, 8), ("a", "b"), width=2, generator=draw).eval()
+        save_model(model, root / "models" / f"{name}.safetensors")
+    return root
 
 
 def copy_of(project: Path, folder: Path) -> Path:

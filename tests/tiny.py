@@ -95,6 +95,7 @@ TINY_PARAMS: dict[str, Any] = {
     "features": FEATURES,
     "planted": PLANTED,
     "gaussian": {"dimension": 3, "num_samples": 1000, "num_minimax": 20, "num_covariances": 3},
+    "science": {},
     "sweep": {"small": {"kinds": ["rand"], "eps": [0.25, 0.5], "num_steps": [1, 3], "seeds": [0]}},
     "report": {"grid_examples": 3},
 }

@@ -1,4 +1,4 @@
-"""What a data source, a classifier, a recipe, a norm or a loss of one's own must do: run these checks in its tests.
+"""What a data source, a classifier, a recipe, a norm, a loss or a question of one's own must do: checks for its tests.
 
 Each check calls the part as the pipeline does, on a CPU in seconds, and raises an AssertionError (or a UserError) whose
 one line names what is wrong.
@@ -6,10 +6,14 @@ one line names what is wrong.
 
 import copy
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +23,16 @@ from notbugs.attacks.modules import all_modules, check_steady, in_train_mode
 from notbugs.attacks.norms import Ball, norm_of
 from notbugs.construction.kind import what_is_wrong
 from notbugs.construction.recipe import Constructed, Recipe, joined
-from notbugs.data.images import Images, by_parts, fingerprints, make_generator
+from notbugs.data.images import ImageData, Images, by_parts, fingerprints, make_generator
 from notbugs.data.sources import SourceData
+from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import called_by
+from notbugs.models import create_model, load_model, save_model
+from notbugs.pipeline.questions import QUESTIONS
+from notbugs.runtime.config import validate
 from notbugs.runtime.errors import UserError
+from notbugs.science.common.lab import Lab
+from notbugs.science.common.question import asked, each_input, of_ones_own
 
 SPLITS = ("train", "validation", "test")
 SAME = 1e-4
@@ -409,6 +419,67 @@ def check_recipe(
     _require(not differs, f"recipe: {differs} are others when it is set up again with the same seed")
     differs = _difference(whole, joined(last_first[::-1]))
     _require(not differs, f"recipe: {differs} depend on how the dataset is cut into parts")
+
+
+def check_question(question: Any, lab: Lab | None = None, *, settings: Mapping[str, Any] | None = None) -> None:
+    """Whether a question of the science gives an answer that can be stored, the same for the same seed.
+
+    Args:
+        question: a `Question` or what declares one, or a name that the section `science` can hold.
+        lab: what it is asked in; by default a made-up one that holds its inputs: 48 images (1, 8, 8) of two classes as
+            D's train, 16 as test, constructions of them, untrained small networks.
+        settings: its entry in params.yaml, but for `study`.
+    Raises: AssertionError, RegistryError or ConfigError naming what is wrong.
+    """
+    name = question if isinstance(question, str) else "here:question"
+    found = QUESTIONS[name] if isinstance(question, str) else of_ones_own(question)
+    given = validate({"study": name, **(settings or {})}, "science.NAME", found.settings)
+    with TemporaryDirectory() as folder:
+        lab = lab or _made_up_lab(found.inputs, Path(folder))
+        before = {model: _state(network) for model, network in lab.models.items()}
+        with _naming("question"):
+            first, second = (asked(found, lab, given, name) for _ in range(2))
+    for model, network in lab.models.items():
+        changed = _changed(before[model], _state(network))
+        _require(not changed, f"question: the {changed} of the source model {model} are not as they were")
+    same = json.dumps([first.metrics, first.says]) == json.dumps([second.metrics, second.says])
+    _require(same, "question: answers otherwise when it is asked again with the same seed: draw from make_generator")
+
+
+def _made_up_lab(inputs: tuple[str, ...], folder: Path) -> Lab:
+    """A lab that holds what a question reads.
+
+    Args:
+        inputs: of the question.
+        folder: for the files.
+    """
+    draw = make_generator(0, "testing", "lab")
+    parts = [path.rsplit("/", 1) for path in each_input(inputs, ("robust", "nonrobust", "rand", "det"))]
+    data: dict[str, Any] = {}
+    for name in dict.fromkeys(name for kind, name in parts if kind == "data"):
+        count = 16 if name in ("validation", "test") else 48
+        labels = torch.arange(count) % 2
+        images = ImageData(
+            (torch.rand(count, 1, 8, 8, generator=draw) + labels[:, None, None, None]) / 2, labels, ("a", "b")
+        )
+        table = pd.DataFrame({"index": range(count), "label": labels.numpy()})
+        save_dataset(folder / name, images, table, name=name, source="testing", settings={})
+        data[name] = load_dataset(folder / name)
+    files: dict[tuple[str, str], list[Path]] = {}
+    for kind, name in parts:
+        if kind != "data":
+            file = folder / kind / f"{name}.safetensors"
+            save_model(create_model("small_cnn", (1, 8, 8), ("a", "b"), width=2, generator=draw).eval(), file)
+            files[kind, name] = [file]
+    constructed = [name for kind, name in parts if kind != "models/train" and name not in SPLITS]
+    return Lab(
+        seed=0,
+        data=data,
+        source_seeds=dict.fromkeys(constructed, 0),
+        models={name: load_model(file) for (kind, name), (file,) in files.items() if kind == "models/train"},
+        trained={name: found for (kind, name), found in files.items() if kind == "models/train"},
+        fitted={name: found for (kind, name), found in files.items() if kind == "models/fit"},
+    )
 
 
 def _difference(first: Constructed, second: Constructed) -> str:

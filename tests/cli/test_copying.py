@@ -1,6 +1,8 @@
 """`notbugs copy`: every built-in part as a module of the user's, which does what the built-in one does."""
 
 import ast
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,14 @@ from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources import SOURCES, DataSettings, load_source
 from notbugs.models import ARCHITECTURES, create_model
 from notbugs.models.base import Classifier
+from notbugs.pipeline.questions import QUESTIONS
+from notbugs.pipeline.running.context import open_project
+from notbugs.pipeline.stages import STAGES, run_stage
 from notbugs.runtime import registry
+from notbugs.runtime.config import read_params, validate
 from notbugs.testing import check_classifier, check_recipe, check_source
+from projects import ROOT, write_lab
+from tiny import TINY_PARAMS
 
 BUILT_IN = {"recipe": RECIPES, "network": ARCHITECTURES, "source": SOURCES}
 
@@ -89,6 +97,39 @@ def test_a_copied_source_reads_the_same(project: Path) -> None:
     check_source(lambda seed: load_source(DataSettings(source=own, max_train=60), seed=seed, root=project))
 
 
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_every_question_can_be_copied_with_what_its_stage_declares(name: str, project: Path) -> None:
+    done = CliRunner().invoke(main, ["copy", "stage", name])
+    own = f"lab.{name}:QUESTION"
+    assert done.output == (
+        f"src/lab/{name}.py: change it; in params.yaml write science.{name}.study: {own}, beside the settings of the "
+        f"section {name}\n"
+    )
+    registry.allow([own], project)
+    found, stage = QUESTIONS[own], STAGES[name]
+    assert (found.inputs, found.paired, found.study.__name__) == (stage.inputs, stage.paired, name)
+    section = {**read_params(ROOT / "presets" / "digits.yaml")[name], "study": own}
+    assert validate(section, f"science.{name}", found.settings).study == own
+    text = (project / "src" / "lab" / f"{name}.py").read_text()
+    assert not re.search(rf"""["\w] ?{name}\.[a-z_]+( =|")""", text)  # errors name the keys of the entry
+
+
+@pytest.mark.parametrize("name", ["diversity", "gaussian"])
+def test_a_copied_question_gives_the_same_metrics(name: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTBUGS_TRACKING", "off")
+    CliRunner().invoke(main, ["copy", "stage", name])
+    asked = {"copied": f"lab.{name}:QUESTION", **({"again": name} if name == "diversity" else {})}
+    entries = {entry: {**TINY_PARAMS[name], "study": study} for entry, study in asked.items()}
+    root = write_lab(project, science=entries, **{name: TINY_PARAMS[name]})
+    run_stage(open_project(root), name)
+    expected = json.loads((root / "metrics" / f"{name}.json").read_text())
+    for entry in entries:
+        run_stage(open_project(root), "science", entry)
+        found = json.loads((root / "metrics" / "science" / f"{entry}.json").read_text())
+        assert found.pop("question")["title"] == name.capitalize()
+        assert found == expected
+
+
 def test_what_is_there_is_kept_and_what_is_not_built_in_is_named(project: Path) -> None:
     copy(project, "recipe", "invert")
     module = project / "src" / "lab" / "invert.py"
@@ -100,6 +141,8 @@ def test_what_is_there_is_kept_and_what_is_not_built_in_is_named(project: Path) 
     done = CliRunner().invoke(main, ["copy", "recipe", "inverse"])
     assert done.output.startswith("error: recipe 'inverse': not built in; did you mean invert?; allowed: invert, ")
     assert list((project / "src" / "lab").glob("inverse*")) == []
+    done = CliRunner().invoke(main, ["copy", "stage", "evaluate"])
+    assert done.output.startswith("error: stage 'evaluate': no built-in question of the science; allowed: transfer, ")
 
 
 def test_a_copy_of_settings_takes_any_name(project: Path) -> None:

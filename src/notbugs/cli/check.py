@@ -1,6 +1,7 @@
 """Validating all of params.yaml at once, before the first stage runs."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,16 @@ from notbugs.data.sources import DataSettings
 from notbugs.data.store import StoredDataset, load_dataset, source_folders
 from notbugs.models import ModelSettings
 from notbugs.pipeline.construct import read_recipe
+from notbugs.pipeline.questions import MADE_BY
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.config import DATASET_NAMES, SECTIONS, SOURCE, check_name, runtime, settings
 from notbugs.runtime.errors import ConfigError, UserError
+from notbugs.science.common.question import tried
 from notbugs.training.settings import TrainSettings
 
 SOURCE_MODELS = ("standard", "robust")
 NAMED = ("train", "construct", "fit")
-"""Sections whose entries files and stages are named after."""
-MADE_BY = {"data": "construct", "models/train": "train", "models/fit": "fit"}
-"""Folder of inputs -> section whose entries make them."""
+"""Sections that cannot be empty."""
 
 
 def check(params: Mapping[str, Any], root: Path | None = None) -> None:
@@ -105,10 +106,11 @@ def check_data(params: Mapping[str, Any], root: Path) -> None:
             f"images of a batch, and D has {len(train)}"
         )
     for stage in ALL_STAGES.values():
-        if stage.study:
-            found = stage.read_settings(params)
+        for name in _entries(params, stage) if stage.study or stage.name == "science" else ():
+            found = stage.read_settings(params, name)
             if hasattr(found, "check_data"):
-                found.check_data(data)
+                check_one = partial(found.check_data, data)
+                tried(found.study, check_one) if name else check_one()
 
 
 def prepared(params: Mapping[str, Any], root: Path) -> dict[str, StoredDataset]:
@@ -156,11 +158,11 @@ def _entries(params: Mapping[str, Any], stage: Stage) -> list[str | None]:
         return [None]
     entries = params.get(section)
     if not isinstance(entries, Mapping) or (section in NAMED and not entries):
-        what = "at least one name to its settings" if section in NAMED else "studies to their settings; {} for none"
+        what = "at least one name to its settings" if section in NAMED else "names to their settings; {} for none"
         raise ConfigError(f"params.yaml: {section}: must map {what}")
     for name in entries:
         if not isinstance(name, str):
             raise ConfigError(f"params.yaml: {section}.{name}: must be a text; put the name in quotes")
-        if section in NAMED:
+        if section != "sweep":
             check_name(f"{section}.{name}")
     return list(entries)

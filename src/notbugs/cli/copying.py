@@ -1,10 +1,12 @@
 """`notbugs copy`: a built-in part as a module of the user's, ready to be changed and named in params.yaml.
 
 The copy is the module that the part lies in. Behind it stands what makes a part of it: the entry of the registry, with
-the settings and functions that this names. All of it is taken from the source, so nothing is imported.
+the settings and functions that this names; of a question, its stage as a `Question`. All of it is taken from the source
+and from the declarations of the stages, so nothing is imported.
 """
 
 import ast
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import click
 
 import notbugs
 from notbugs.cli.project import project_root
+from notbugs.pipeline.stages import QUESTIONS, STAGES
 from notbugs.runtime.errors import UserError
 
 PACKAGE = Path(notbugs.__file__).parent
@@ -118,6 +121,19 @@ KINDS = {
     ),
 }
 """Argument of the command -> what it copies."""
+_QUESTION = '''\
+class EntrySettings(QuestionSettings, {settings}):
+    """An entry of the section `science`."""
+
+
+QUESTION = Question(
+    settings=EntrySettings,
+    study={study},
+    inputs={inputs},{paired}
+    title="{title}",
+    says="{says}",
+)
+'''
 _NETWORK = '''\
 def network(image_shape: tuple[int, int, int], num_classes: int, width: int | None = None) -> Classifier:
     """What params.yaml names: normalisation inside, logits (N, K), and a representation."""
@@ -126,10 +142,10 @@ def network(image_shape: tuple[int, int, int], num_classes: int, width: int | No
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("kind", type=click.Choice([*KINDS, "stage"]))
 @click.argument("name")
 def copy(kind: str, name: str) -> None:
-    """Copy the built-in recipe, network or source NAME into src/lab of the project, to be changed there."""
+    """Copy the built-in recipe, network, source or stage of the science NAME into src/lab, to be changed there."""
     from notbugs.runtime.files import write_text
 
     root = project_root()
@@ -138,10 +154,10 @@ def copy(kind: str, name: str) -> None:
     if path.exists() or path.is_symlink():
         raise CopyError(f"{path}: is there already; rename it or take it away, and a new copy can be made")
     write_text(path, text)
-    found = KINDS[kind]
-    click.echo(
-        f"{PLACE / path.name}: change it; in params.yaml write {found.key}: {PLACE.name}.{name}:{found.attribute}"
-    )
+    key, attribute, more = f"science.{name}.study", "QUESTION", f", beside the settings of the section {name}"
+    if kind in KINDS:
+        key, attribute, more = KINDS[kind].key, KINDS[kind].attribute, ""
+    click.echo(f"{PLACE / path.name}: change it; in params.yaml write {key}: {PLACE.name}.{name}:{attribute}{more}")
 
 
 def copied(kind: str, name: str) -> str:
@@ -151,6 +167,10 @@ def copied(kind: str, name: str) -> str:
     """
     from notbugs.runtime.config import suggestion
 
+    if kind == "stage":
+        if name not in QUESTIONS:
+            raise CopyError(f"{kind} {name!r}: no built-in question of the science{suggestion(name, QUESTIONS)}")
+        return _copied_question(name)
     found = KINDS[kind]
     registry = Text(PACKAGE / found.registry)
     entries = registry.entries(found.variable)
@@ -163,6 +183,24 @@ def copied(kind: str, name: str) -> str:
     if found.attribute == "network" and "Classifier" not in home.imported:
         imports.add(("notbugs.models.base", "Classifier"))
     return _joined(home, [*parts, made], imports)
+
+
+def _copied_question(name: str) -> str:
+    """The module of a question, and behind it what its stage declares; errors name the keys of its entry."""
+    stage = STAGES[name]
+    module, _, settings = stage.settings.partition(":")
+    home = _file(module)
+    inputs = "".join(f'\n        "{path}",' for path in stage.inputs)
+    made = _QUESTION.format(
+        settings=settings,
+        study=stage.study.partition(":")[2],
+        inputs=f"({inputs}\n    )" if inputs else "()",
+        paired=f"\n    paired={json.dumps(stage.paired)}," if stage.paired else "",
+        title=name.capitalize(),
+        says=stage.does[0].upper() + stage.does[1:],
+    )
+    text = _joined(home, [made], {("notbugs.science.common.question", "Question, QuestionSettings")})
+    return re.sub(rf"""(params\.yaml: |which |"){name}\.(?=[a-z_]+( =|"))""", rf"\1science.{name}.", text)
 
 
 def _home(registry: Text, part: str) -> Text:

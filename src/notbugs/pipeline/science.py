@@ -1,7 +1,8 @@
 """The stages of the science: what a study needs is loaded, what it answers is written."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -12,27 +13,36 @@ from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import first_sources, source_model_of, source_models
+from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.cache import load_or_make
-from notbugs.runtime.config import in_order_of_paper, settings
+from notbugs.runtime.config import settings
 from notbugs.runtime.files import write_csv, write_json
 from notbugs.science.common.lab import Answer, Lab
+from notbugs.science.common.question import SPLITS, Question, asked, each_input
 from notbugs.tracking import Run
 from notbugs.training.settings import FitSettings
 
-SPLITS = ("train", "validation", "test")
+
+def declared(stage: Stage) -> Question:
+    """The question that a stage is the answer of."""
+    study = resolve_name(stage.study)
+    title = stage.name.capitalize()
+    return Question(resolve_name(stage.settings), study, stage.inputs, stage.paired, title, stage.does)
 
 
-def answer(job: Job) -> None:
-    """Answer a question of the science: `study` of the stage's declaration, on what its `inputs` name.
+def answer(job: Job, question: Question | None = None) -> None:
+    """Answer a question of the science by its `study`, on what its `inputs` name.
 
-    Of a construction the dataset of one source seed is looked at, the first that all constructions of the stage share.
+    Of a construction the dataset of one source seed is looked at, the first that all constructions of it share.
+
+    Args:
+        question: None for the one that the stage declares.
     """
-    needed = _Needed(job)
+    needed = _Needed(job, question)
     with job.begin(needed.files) as (run, work):
         lab = needed.lab(run, work)
-        if hasattr(job.settings, "check_data"):
-            job.settings.check_data(lab.data)
-        found: Answer = resolve_name(job.stage.study)(lab, job.settings)
+        study = question.study if question else partial(asked, needed.question)
+        found = study(lab, job.settings)
         for path in job.outputs:
             _write(path, found)
             if path.is_file():
@@ -45,25 +55,36 @@ def answer(job: Job) -> None:
 class _Needed:
     """What a study reads, as files of the project.
 
+    Args:
+        question: None for the one that the stage declares.
+
     Attributes:
-        datasets: name -> folder. models: source model -> file. fitted: constructions whose fits are looked at.
+        datasets: name -> folder. models: source model -> file.
+        trained: source model -> files of all seeds. fitted: construction -> files of the fits on it.
         files: all of them, as they are tracked.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job, project = job, job.project
-        parts = [path.split("/") for path in _inputs(job)]
+    def __init__(self, job: Job, question: Question | None) -> None:
+        self.job, self.question, project = job, question or declared(job.stage), job.project
+        made = project.names("construct") if "data" in self.question.inputs else []
+        parts = [path.split("/") for path in each_input(self.question.inputs, made)]
         names = [path[-1] for path in parts if path[0] == "data"]
-        self.source_seeds = first_sources(project, *(name for name in names if name not in SPLITS))
+        fitted = [path[-1] for path in parts if path[:2] == ["models", "fit"]]
+        constructed = dict.fromkeys(name for name in (*names, *fitted) if name not in SPLITS)
+        self.source_seeds = first_sources(project, *constructed)
         self.datasets = {name: project.dataset(name, self.source_seeds.get(name)) for name in names}
         self.models = {path[-1]: self._model(path[-1]) for path in parts if path[:2] == ["models", "train"]}
-        self.fitted = [path[-1] for path in parts if path[:2] == ["models", "fit"]]
-        fits = [project.root / "models" / "fit"] if self.fitted else []
-        self.files = [*self.datasets.values(), *self.models.values(), *fits]
+        self.trained = {name: source_models(project, name) for name in self.models}
+        self.fitted = {name: _fits(project, name, self.source_seeds[name]) for name in fitted}
+        self.files = [*self.datasets.values(), *self.models.values()]
+        if question is None:
+            self.files += [project.root / "models" / "fit"] if fitted else []
+        else:  # which of them its study opens is not known: unfinished work depends on all
+            self.files = list(dict.fromkeys(chain(self.files, *self.trained.values(), *self.fitted.values())))
 
     def _model(self, name: str) -> Path:
         """A source model: of the seed of the construction that it is paired with, else of the lowest of all."""
-        pairs = self.job.stage.paired
+        pairs = self.question.paired
         seed = self.source_seeds[pairs[name]] if pairs else min(self.source_seeds.values(), default=0)
         return source_model_of(self.job.project, name, seed)
 
@@ -76,26 +97,14 @@ class _Needed:
             data={name: load_dataset(folder) for name, folder in self.datasets.items()},
             source_seeds=self.source_seeds,
             models={name: load_model(file, device=project.device) for name, file in self.models.items()},
-            trained={name: source_models(project, name) for name in self.models},
-            fitted={name: _fits(project, name, self.source_seeds[name]) for name in self.fitted},
+            trained=self.trained,
+            fitted=self.fitted,
             **({"architecture": project.model_settings()} if "model" in self.job.stage.reads else {}),
             progress=project.progress,
             load_or_make=lambda name, make: load_or_make(unfinished / f"{name}.safetensors", make),
             do_all=lambda tasks, work, what: do_all(project, tasks, partial(_silently, work), description=what),
             draw=run.curve,
         )
-
-
-def _inputs(job: Job) -> Iterator[str]:
-    """The inputs that are declared; of "data" all that params.yaml has, of "models/train" both."""
-    for path in job.stage.inputs:
-        if path == "data":
-            made = job.project.names("construct")
-            yield from ("data/train", "data/test", *(f"data/{name}" for name in in_order_of_paper(made)))
-        elif path == "models/train":
-            yield from ("models/train/standard", "models/train/robust")
-        else:
-            yield path
 
 
 def _fits(project: Context, name: str, source_seed: int) -> list[Path]:

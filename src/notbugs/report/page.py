@@ -6,7 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from notbugs.evaluation.results import accuracy_table, titled
-from notbugs.report import diversity, estimator, features, gaussian, inversion, planted, sweeps, transfer
+from notbugs.report import diversity, estimator, features, gaussian, inversion, planted, questions, sweeps, transfer
 from notbugs.report.drawing import drawn_as, report_style, to_png
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
 from notbugs.report.project import Project, load_project
@@ -22,6 +22,7 @@ SECTIONS: tuple[Section, ...] = (
     features.SECTION,
     planted.SECTION,
     gaussian.SECTION,
+    questions.SECTION,
     sweeps.SECTION,
     *LAST_SECTIONS,
 )

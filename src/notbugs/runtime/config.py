@@ -54,7 +54,7 @@ def in_order_of_paper(keys: Iterable[str]) -> list[str]:
 
 
 def check_name(key: str) -> None:
-    """Refuse a name of an entry of `train`, `construct` or `fit`, which files and stages are named after.
+    """Refuse a name of an entry of `train`, `construct`, `fit` or `science`, which files and stages are named after.
 
     Args:
         key: dotted, such as "construct.rand".
@@ -63,7 +63,7 @@ def check_name(key: str) -> None:
     section, _, name = key.partition(".")
     if not _NAME.fullmatch(name):
         raise ConfigError(f"params.yaml: {key}: a name has letters, digits and _, at most 64, and begins with a letter")
-    if section == "train":
+    if section in ("train", "science"):
         return
     names = {dataset_name(other) for other in DATASET_NAMES if other != name}
     if name in TAKEN or name.endswith("still_y") or dataset_name(name) in names:
@@ -147,7 +147,7 @@ SECTIONS = (
     *Runtime.model_fields,
     *("data", "model", "train", "construct", "fit", "evaluate"),
     *("transfer", "inversion", "diversity", "estimator", "features", "planted", "gaussian"),
-    *("sweep", "report"),
+    *("science", "sweep", "report"),
 )
 """Every top-level key of params.yaml."""
 AnySettings = TypeVar("AnySettings", bound=Settings)

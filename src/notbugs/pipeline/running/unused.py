@@ -18,14 +18,15 @@ from notbugs.runtime.dvc_lock import LockEntry, md5, read_lock
 OUTPUTS = {
     "construct": ("data/{name}", "metrics/construct/{name}.json"),
     "fit": ("models/fit/{name}", "metrics/fit/{name}.json", "plots/learning/fit-{name}.csv"),
+    "science": ("metrics/science/{name}.json",),
 }
 """Section -> what its stage makes for a name."""
 
 
 def remove_unused(project: Context) -> None:
-    """Remove what `construct` and `fit` made for names that params.yaml no longer has, and say so in a line.
+    """Remove what `construct`, `fit` and `science` made for names that params.yaml no longer has, and say so in a line.
 
-    Only files and folders of these two stages are touched, for names of the paper's datasets and those in dvc.lock.
+    Only files and folders of these stages are touched, for names of the paper's datasets and those in dvc.lock.
     What is removed is as dvc.lock names it, and folders are in DVC's cache: with the entry back in params.yaml,
     `dvc repro` restores them. Any other may be the only copy, of a stage run without DVC or after `dvc gc`: it is
     left, and a line says so.
