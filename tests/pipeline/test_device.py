@@ -136,9 +136,7 @@ def test_the_precision_that_is_taken(asked: str, device: str, has: bool, gain: f
 
 
 def test_a_precision_that_is_not_there() -> None:
-    with pytest.raises(
-        ConfigError, match=r"precision = 'bfloat16': this CPU has no instructions for it; allowed"
-    ):
+    with pytest.raises(ConfigError, match=r"precision = 'bfloat16': this CPU has no instructions for it; allowed"):
         choose_precision(Runtime(precision="bfloat16"), CPU, has_bfloat16=False, probe=lambda: 2.0)
 
 
