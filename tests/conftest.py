@@ -18,6 +18,7 @@ from notbugs.data.images import ImageData, make_generator, stratified_split
 from notbugs.models import create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime import registry
+from notbugs.runtime.devices import use_precision
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
 from projects import forget_own_modules, leave_blank, make_project, run
@@ -54,6 +55,8 @@ def _one_thread_again() -> Iterator[None]:
     """Whatever a stage or a command asked for: two threads on tiny images wait for each other."""
     yield
     torch.set_num_threads(1)
+    for kind in ("cpu", "cuda"):
+        use_precision(torch.device(kind), "usual")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ SHARED: dict[str, Any] = {
     "seed": 0,
     "num_threads": 1,
     "device": "cpu",
+    "precision": "float32",
     "data": {"source": "digits", "max_train": 320, "max_test": 60, "validation_fraction": 0.2},
     "model": {"architecture": "small_cnn", "width": 4},
 }

@@ -1,14 +1,17 @@
 """Which device is taken, and what an Apple GPU must show for it; there is none here, so fakes decide."""
 
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from notbugs.attacks.projections import lengths
 from notbugs.pipeline.running import context, probe
-from notbugs.pipeline.running.context import choose_device, open_project
+from notbugs.pipeline.running.context import choose_device, choose_precision, open_project
 from notbugs.runtime.config import Runtime
-from notbugs.runtime.devices import TRAITS, widened
+from notbugs.runtime.devices import TRAITS, has_bfloat16, traits, widened
 from notbugs.runtime.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -50,7 +53,7 @@ def test_a_device_that_is_not_there(asked: str) -> None:
 
 
 def test_opening_a_project_says_once_why(tmp_path, monkeypatch, capsys) -> None:
-    (tmp_path / "params.yaml").write_text("device: auto\n")
+    (tmp_path / "params.yaml").write_text("device: auto\nprecision: float32\n")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(context, "_probe_mps", lambda: "it cannot")
@@ -106,3 +109,60 @@ def test_lengths_without_float64_neither_underflow_nor_overflow(monkeypatch: pyt
     torch.testing.assert_close(found.double() / scale, expected / scale, rtol=1e-5, atol=0)
     assert float(found[3]) == 0
     assert lengths(tensor[:, 0, 0, 0]).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "has", "gain", "expected"),
+    [
+        ("auto", "cpu", True, 1.9, "bfloat16"),
+        ("auto", "cpu", True, 1.2, "float32"),
+        ("auto", "cpu", False, None, "float32"),
+        ("auto", "cuda", True, None, "usual"),
+        ("auto", "mps", False, None, "usual"),
+        ("float32", "cpu", True, None, "float32"),
+        ("float32", "cuda", True, None, "float32"),
+        ("bfloat16", "cpu", True, None, "bfloat16"),
+    ],
+)
+def test_the_precision_that_is_taken(asked: str, device: str, has: bool, gain: float | None, expected: str) -> None:
+    def probe() -> float:
+        """What was measured; nothing is, unless a CPU has to be asked."""
+        assert gain is not None
+        return gain
+
+    found = choose_precision(Runtime(precision=asked), torch.device(device), has_bfloat16=has, probe=probe)
+    note = None if gain is None else f"precision: auto: {expected}; bfloat16 is {gain} times as fast as float32 here"
+    assert found == (expected, note)
+
+
+def test_a_precision_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"precision = 'bfloat16': this CPU has no instructions for it; allowed"):
+        choose_precision(Runtime(precision="bfloat16"), CPU, has_bfloat16=False, probe=lambda: 2.0)
+
+
+def test_processes_that_share_a_work_choose_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the flags alone: of two measurements one might fall short."""
+    monkeypatch.setattr(context, "started_by_torchrun", lambda: True)
+    found = choose_precision(Runtime(), CPU, has_bfloat16=True, probe=lambda: pytest.fail("was measured"))
+    assert found == ("bfloat16", None)
+
+
+def test_an_opened_project_computes_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "params.yaml").write_text("device: cpu\n")
+    monkeypatch.setattr(context, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(context, "_bfloat16_gain", lambda: 2.0)
+    assert open_project(tmp_path).precision == "bfloat16"
+    assert traits(CPU).attack_precision == torch.bfloat16
+    assert capsys.readouterr().err == "precision: auto: bfloat16; bfloat16 is 2.0 times as fast as float32 here\n"
+    (tmp_path / "params.yaml").write_text("device: cpu\nprecision: float32\n")
+    assert open_project(tmp_path).precision == "float32"
+    assert traits(CPU).attack_precision is None
+
+
+def test_the_gain_is_measured_quickly() -> None:
+    """Whatever it comes to here: without the instructions bfloat16 is far slower."""
+    started = time.monotonic()
+    gain = probe.bfloat16_gain()
+    assert gain > 0
+    assert (gain > 1) == has_bfloat16(CPU)
+    assert time.monotonic() - started < 10

@@ -22,14 +22,24 @@ def shown(
     figure: Figure | None, strip: int, column: int, columns: int = 10
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
     assert figure is not None
-    image = figure.axes[strip * columns + column].images[0]
+    image = figure.axes[0].images[strip * columns + column]
     assert image.get_interpolation() == "nearest"
     return np.asarray(image.get_array())
 
 
-def captions(figure: Figure | None, strip: int, columns: int = 10) -> list[str]:
+def texts(figure: Figure | None, columns: int = 10) -> list[list[str]]:
+    """Of each strip the title, and the captions of its images."""
     assert figure is not None
-    return [axes.get_xlabel() for axes in figure.axes[strip * columns : (strip + 1) * columns]]
+    found = [text.get_text() for text in figure.axes[0].texts]
+    return [found[start : start + columns + 1] for start in range(0, len(found), columns + 1)]
+
+
+def captions(figure: Figure | None, strip: int) -> list[str]:
+    return texts(figure)[strip][1:]
+
+
+def titles_of(figure: Figure | None) -> list[str]:
+    return [strip[0] for strip in texts(figure)]
 
 
 def test_rows_are_the_first_example_of_each_class(project: Project) -> None:
@@ -46,7 +56,7 @@ def test_rows_are_the_first_example_of_each_class(project: Project) -> None:
 def test_targeted_grid_shows_both_source_models_given_labels_and_delta(project: Project, key: str) -> None:
     figure = targeted_grid(project, key)
     assert figure is not None
-    titles = [axes.get_ylabel() for axes in figure.axes[::10]]
+    titles = titles_of(figure)
     name = f"D_{key}"
     assert titles[0] == "D"
     assert titles[1] == f"{name}\nfrom standard"
@@ -67,7 +77,7 @@ def test_targeted_grid_shows_both_source_models_given_labels_and_delta(project: 
 def test_inverted_grid_shows_starts_and_distances(project: Project) -> None:
     figure = inverted_grid(project)
     assert figure is not None
-    titles = [axes.get_ylabel() for axes in figure.axes[::10]]
+    titles = titles_of(figure)
     assert titles == ["D: x", "start x'", "D_R", "start x'", "D_NR"]
     train, made = (load_dataset(project.root / "data" / name) for name in ("train", "robust/source-0"))
     assert (shown(figure, 1, 0) == train[7][0][0].numpy()).all()  # the starts lie seven rows further
@@ -91,7 +101,7 @@ def test_grid_examples_limits_the_columns(project: Project) -> None:
 
     figure = targeted_grid(replace(project, report=ReportSettings(grid_examples=3)), "det")
     assert figure is not None
-    assert len(figure.axes) == 3 * 5
+    assert len(figure.axes[0].images) == 3 * 5
 
 
 @pytest.mark.parametrize(
@@ -112,3 +122,15 @@ def test_colour_images_are_drawn_in_colour() -> None:
     images = torch.rand(2, 3, 5, 4)
     figure = draw([Strip("D", images, ["a", "b"])])
     assert (shown(figure, 0, 1, columns=2) == images[1].permute(1, 2, 0).numpy()).all()
+
+
+def test_images_keep_their_shape_and_lie_below_each_other() -> None:
+    images = torch.rand(2, 1, 6, 3)
+    figure = draw([Strip("D", images, ["a", "b"]), Strip("a title of many words", images, ["a\nb", "c"])])
+    extents = [image.get_extent() for image in figure.axes[0].images]
+    for left, right, bottom, top in extents:
+        assert (bottom - top) / (right - left) == pytest.approx(2)
+    assert extents[0][1] < extents[1][0]
+    assert extents[0][2] < extents[2][3]
+    assert extents[2][2] < figure.get_size_inches()[1]
+    assert [strip[0] for strip in texts(figure, columns=2)] == ["D", "a title of many\nwords"]

@@ -13,10 +13,21 @@ from notbugs.construction.building import construct
 from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.data.batches import BatchReader
 from notbugs.data.images import make_generator
-from notbugs.evaluation.accuracy import adversarially_correct, predict
+from notbugs.evaluation import accuracy
+from notbugs.evaluation.accuracy import adversarially_correct, engine_of, predict
 from notbugs.evaluation.certificate import certify
 from notbugs.evaluation.suite import audit
-from notbugs.runtime.devices import TRAITS, Traits, full_precision, is_out_of_memory, noise_generator, traits
+from notbugs.runtime.devices import (
+    TRAITS,
+    Traits,
+    full_precision,
+    has_bfloat16,
+    is_out_of_memory,
+    noise_generator,
+    training_precision,
+    traits,
+    use_precision,
+)
 from notbugs.runtime.out_of_memory import BatchSplitter, MemoryExhaustedError
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
@@ -87,6 +98,66 @@ def test_evaluation_in_half_precision_is_judged_in_full(like_cuda, monkeypatch, 
     full = adversarially_correct(standard_model, data, eps=0.6, num_steps=60)
     assert int((half != full).sum()) <= 3
     assert 0 < int(full.sum()) < 300
+
+
+def test_what_half_precision_leaves_gets_a_second_look(like_cuda, monkeypatch, standard_model, digits):
+    """An engine that finds nothing at all leaves everything to it."""
+    data = digits[1].select(slice(0, 60))
+    monkeypatch.setattr(accuracy, "LOOK_STEPS", 20)
+    blunt = Blunted(standard_model).eval()
+    assert engine_of(blunt, data).half_dtype is not None
+    found = adversarially_correct(blunt, data, eps=0.6, num_steps=20)
+    monkeypatch.setitem(TRAITS, "cpu", Traits())
+    full = adversarially_correct(standard_model, data, eps=0.6, num_steps=20)
+    clean = predict(standard_model, data).argmax(dim=1) == data.labels
+    assert int((found != full).sum()) <= 1
+    assert int(full.sum()) < int(clean.sum())
+
+
+def test_an_engine_in_full_is_made_once(like_cuda, standard_model, digits):
+    few = digits[1].images[:4]
+    engine = Engine(standard_model, few)
+    full = engine.in_full(few)
+    assert full.half_dtype is None
+    assert engine.in_full(few) is full
+    assert full.in_full(few) is full
+    assert full not in list(engine.modules())
+
+
+@pytest.mark.parametrize(
+    ("precision", "attack", "training"),
+    [("float32", None, None), ("bfloat16", torch.bfloat16, torch.bfloat16), ("usual", None, None)],
+)
+def test_the_precision_of_attacks_and_training(precision, attack, training, standard_model, digits):
+    cpu, images = torch.device("cpu"), digits[1].images[:4]
+    use_precision(cpu, precision)
+    assert (traits(cpu).attack_precision, traits(cpu).training_precision) == (attack, training)
+    assert Engine(standard_model, images).half_dtype == attack
+    with training_precision(cpu):
+        assert standard_model(images).dtype == (training or torch.float32)
+    assert predict(standard_model, images).dtype == torch.float32
+
+
+def test_precisions_of_other_devices():
+    cuda = torch.device("cuda")
+    use_precision(cuda, "float32")
+    assert traits(cuda).attack_precision is None
+    assert traits(cuda).runs_ahead
+    use_precision(cuda, "usual")
+    assert traits(cuda).attack_precision == torch.float16
+    use_precision(torch.device("meta"), "bfloat16")  # of a device that has no traits nothing is changed
+    assert traits(torch.device("meta")).attack_precision is None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "has"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)]
+)
+def test_bfloat16_by_the_processor_s_flags(capabilities, has, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_bfloat16(torch.device("cpu")) is has
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not has_bfloat16(torch.device("cpu"))
+    assert not has_bfloat16(torch.device("mps"))
 
 
 class Blunted(nn.Module):

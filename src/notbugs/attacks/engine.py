@@ -85,6 +85,7 @@ class Engine(nn.Module):
     ) -> None:
         super().__init__()
         self._source = lambda: model  # in a function, so that it is no submodule
+        self._in_full: list[Engine] = []  # in a list, so that it is no submodule
         self._batch_size = 0
         self._stopped = threading.Event()
         self._traits = traits(inputs.device)
@@ -95,9 +96,9 @@ class Engine(nn.Module):
         self.compiled = compiled and not self._writes  # compiled code takes what autograd begins with, not a copy
         wanted = self._traits.attack_precision if half == "auto" else half
         self.half_dtype: torch.dtype | None = None
+        self.channels_last = inputs.ndim == 4 and self._lies_channels_last(inputs)
         if wanted is not None and inputs.dtype == torch.float32:
             self._lower_precision(inputs, wanted)
-        self.channels_last = inputs.ndim == 4 and self._lies_channels_last(inputs)
         if self.channels_last and not (compiled or learning or self.half_dtype):
             use_winograd_(self.network, inputs)
         self._use(self.network)
@@ -128,6 +129,18 @@ class Engine(nn.Module):
                     stopped.set()  # after Ctrl-C the others end at their next step
         finally:
             torch.set_num_threads(before)  # the pool's setting reaches beyond its own threads
+
+    def in_full(self, inputs: Tensor) -> "Engine":
+        """The engine of the same model in the precision of the images, made when it is first asked for.
+
+        Args:
+            inputs: a few images as they will come, (n, ...).
+        """
+        if self.half_dtype is None:
+            return self
+        if not self._in_full:
+            self._in_full.append(Engine(self._source(), inputs, half=None))
+        return self._in_full[0]
 
     def _twin(self, stopped: threading.Event) -> "Engine":
         """An engine that shares the weights; what a network may write on itself, it writes on its own copy."""

@@ -89,12 +89,12 @@ def evaluate(
 
 
 def _device_of_params() -> "torch.device":
-    """Set threads and device as params.yaml here asks for, if there is a valid one; else as its defaults do."""
+    """Set torch up as params.yaml here asks for, if there is a valid one; else by its defaults, in float32."""
     from notbugs.pipeline.running.context import set_up_torch
     from notbugs.runtime.config import Runtime, find_root, read_params, runtime
 
     try:
         shared = runtime(read_params(find_root() / "params.yaml"))
     except UserError:
-        shared = Runtime()
-    return set_up_torch(shared)
+        shared = Runtime(precision="float32")
+    return set_up_torch(shared)[0]

@@ -157,6 +157,10 @@ def percent_ticks(axis: Any) -> None:
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG: the same figure gives the same bytes (no date, no version of the software)."""
     buffer = io.BytesIO()
+    layout = figure.get_layout_engine()
+    if layout is not None:  # once, by hand: savefig would draw all of the figure for it, and then once more
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 

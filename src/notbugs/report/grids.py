@@ -6,19 +6,22 @@ order, the first example in D.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import fill
 
+import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from notbugs.data.store import StoredDataset
-from notbugs.report.drawing import new_figure
 from notbugs.report.project import Project
 from notbugs.runtime.config import dataset_name
 
 FACTORS = (1, 2, 5, 10, 20, 50, 100)
 """Amplifications of δ that a grid may use: the largest at which nothing shown is clipped."""
+LINE = 0.15
+"""Height of a line of a caption, in inches."""
 
 
 @dataclass(frozen=True)
@@ -129,27 +132,25 @@ def amplification(delta: Tensor) -> int:
 
 def draw(strips: list[Strip]) -> Figure:
     """Strips below each other, images side by side, pixels enlarged without smoothing."""
-    count = len(strips[0].images)
-    cell = min(0.86, 7.8 / count)  # inches
-    heights = [cell + 0.17 * strip.lines for strip in strips]
-    figure, axes = new_figure(sum(heights) + 0.1 * len(strips), len(strips), count, width=cell * count + 1.2)
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)  # type: ignore[call-arg]
-    for number, strip in enumerate(strips):
-        row = axes[number * count : (number + 1) * count]
-        for panel, image, caption in zip(row, strip.images, strip.captions, strict=True):
-            _show(panel, image, caption)
-        row[0].set_ylabel(strip.title, rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
+    count, (tall, wide) = len(strips[0].images), strips[0].images.shape[2:]
+    cell, left, gap = min(0.86, 7.8 / count), 1.2, 0.04  # inches
+    side, high = cell - gap, (cell - gap) * tall / wide
+    heights = [high + LINE * strip.lines + 0.14 for strip in strips]
+    width, height = left + cell * count, sum(heights)
+    figure = Figure(figsize=(width, height))
+    # Inches from the upper left corner. One for all images: to lay out and to draw, axes take longer than an image.
+    axes = figure.add_axes((0, 0, 1, 1))
+    for strip, top in zip(strips, np.cumsum([gap, *heights[:-1]]).tolist(), strict=True):
+        title = "\n".join(fill(line, 16) for line in strip.title.split("\n"))
+        axes.text(left - 0.1, top + high / 2, title, ha="right", va="center", fontsize=9)
+        for number, (image, caption) in enumerate(zip(strip.images, strip.captions, strict=True)):
+            x = left + cell * number
+            # Of three channels matplotlib ignores the colour map and its ends.
+            pixels = image.permute(1, 2, 0).numpy()  # (H, W, C)
+            panel = axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+            panel.set_extent((x, x + side, top + high, top))
+            axes.add_patch(Rectangle((x, top), side, high, fill=False, edgecolor="#bbbbbb", lw=0.6))
+            axes.text(x + side / 2, top + high + 0.04, caption, ha="center", va="top", fontsize=7.5)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
     return figure
-
-
-def _show(panel: Axes, image: Tensor, caption: str) -> None:
-    """One image (C, H, W): grey with one channel, RGB with three."""
-    # Of three channels matplotlib ignores the colour map and its ends.
-    panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")  # (H, W, C)
-    panel.set(xticks=[], yticks=[])
-    panel.grid(visible=False)
-    for spine in panel.spines.values():
-        spine.set(visible=True, color="#bbbbbb", linewidth=0.6)
-    panel.set_xlabel(caption, fontsize=7.5, labelpad=2)

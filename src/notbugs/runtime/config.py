@@ -75,6 +75,7 @@ SUBSETS = ("full", "still_y", "baseline")
 SOURCE = "source-"
 """Beginning of the name of a folder that belongs to one source model; its seed follows."""
 EngineName = Literal["auto", "plain", "compiled"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
 class Settings(BaseModel):
@@ -129,6 +130,9 @@ class Runtime(Settings):
     """`auto` takes CUDA where there is one, else an Apple GPU (MPS) that computes right, else the CPU."""
     engine: EngineName = "auto"
     """How attacked networks run: `plain` (folded), `compiled` (torch.compile besides), or by the amount of work."""
+    precision: PrecisionName = "auto"
+    """Of the convolutions of attacks and training; part of the result. `auto` takes bfloat16 on a CPU that multiplies
+    in it and is faster by it, on CUDA half precision, else float32. What a model says is always judged in float32."""
     processes: int = Field(default=1, ge=1, le=1024)
     """Processes that share a training, a construction, an evaluation (torchrun): one a GPU, or parts of a CPU."""
     jobs: int | Literal["auto"] = 1

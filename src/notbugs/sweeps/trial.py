@@ -97,6 +97,7 @@ class Laboratory:
             "num_threads": project.runtime.num_threads,
             "device": project.device.type,
             "engine": project.runtime.engine,
+            "precision": project.precision,
             **made_with(__name__, *modules_named(params, ("model", "train", "construct", "fit", "evaluate", *keys))),
             "model": project.model_settings().model_dump(mode="json"),
             "evaluate": {

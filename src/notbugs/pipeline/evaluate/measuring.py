@@ -127,6 +127,7 @@ class Bench:
             "compiled": self.project.runtime.engine == "compiled",
             "seed": self.project.seed,
             "device": self.project.device.type,
+            "precision": self.project.precision,
         }
 
     def _measure(self, task: Task) -> Audit:

@@ -11,7 +11,8 @@ import torch
 
 from notbugs.models import ModelSettings
 from notbugs.runtime.config import SOURCE, Runtime, read_params, runtime, settings
-from notbugs.runtime.distribution import is_first
+from notbugs.runtime.devices import Precision, has_bfloat16, use_precision
+from notbugs.runtime.distribution import is_first, started_by_torchrun
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import finish_moves
 from notbugs.runtime.memory import keep_freed_memory
@@ -27,6 +28,7 @@ class Context:
         params: all of params.yaml, unvalidated; stages validate their own sections.
         runtime: seed, threads, device.
         device: where models and attacks run.
+        precision: of the convolutions of attacks and training there.
         progress: shows long work.
     """
 
@@ -35,6 +37,7 @@ class Context:
     runtime: Runtime
     device: torch.device
     progress: Track = track
+    precision: Precision = "usual"
 
     @property
     def seed(self) -> int:
@@ -88,27 +91,31 @@ def open_project(root: Path) -> Context:
     params = read_params(root / "params.yaml")
     finish_moves(root)
     shared = runtime(params)
-    device = set_up_torch(shared)
-    return Context(root, params, shared, device, track if _speaks() else silent)
+    device, precision = set_up_torch(shared)
+    return Context(root, params, shared, device, track if _speaks() else silent, precision)
 
 
-def set_up_torch(shared: Runtime) -> torch.device:
-    """Make torch deterministic: threads, device, kernels.
+def set_up_torch(shared: Runtime) -> tuple[torch.device, Precision]:
+    """Make torch deterministic: threads, device, precision, kernels.
 
-    Returns: the device of the params; a line says so where one that is there is not taken.
-    Raises: ConfigError for a device that is not there.
+    Returns: device and precision of the params; a line says where a device that is there is not taken, and which
+        precision was chosen.
+    Raises: ConfigError for a device that is not there, or a precision that it does not have.
     """
     device, note = choose_device(
         shared, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), probe=_probe_mps
     )
     torch.set_num_threads(shared.num_threads)
     keep_freed_memory()
+    precision, gain = choose_precision(shared, device, has_bfloat16=has_bfloat16(device), probe=_bfloat16_gain)
+    use_precision(device, precision)
+    note = "\n".join(filter(None, (note, gain)))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     if note and _speaks():
         print(note, file=sys.stderr, flush=True)
-    return device
+    return device, precision
 
 
 def _speaks() -> bool:
@@ -143,6 +150,48 @@ def choose_device(
     if asked == "mps":
         raise ConfigError(f"params.yaml: device = 'mps': {reason}; allowed: auto, cpu")
     return torch.device("cpu"), f"device: auto: the CPU, not MPS: {reason}"
+
+
+LEAST_GAIN = 1.3
+"""Times as fast as float32 that bfloat16 must be on a CPU to be taken: it is about 2, so that no chance decides."""
+
+
+def choose_precision(
+    shared: Runtime, device: torch.device, *, has_bfloat16: bool, probe: Callable[[], float]
+) -> tuple[Precision, str | None]:
+    """The precision for the param `precision`, by a fixed rule.
+
+    Args:
+        shared: the params.
+        device: where models run.
+        has_bfloat16: whether it multiplies in bfloat16.
+        probe: says how many times as fast as float32 it is then; called only where the CPU has to be asked.
+    Returns: the precision, and a line about a choice that was measured.
+    Raises: ConfigError if the precision asked for is not there.
+    """
+    asked = shared.precision
+    if asked == "bfloat16" and not has_bfloat16:
+        raise ConfigError(
+            f"params.yaml: precision = 'bfloat16': this {device.type.upper()} has no instructions for it; "
+            "allowed: auto, float32"
+        )
+    if asked != "auto":
+        return asked, None
+    if device.type != "cpu":
+        return "usual", None
+    if not has_bfloat16:
+        return "float32", None
+    if started_by_torchrun():  # all processes must choose alike, so none is asked how fast it is
+        return "bfloat16", None
+    gain = probe()
+    chosen: Precision = "bfloat16" if gain >= LEAST_GAIN else "float32"
+    return chosen, f"precision: auto: {chosen}; bfloat16 is {gain:.1f} times as fast as float32 here"
+
+
+def _bfloat16_gain() -> float:
+    from notbugs.pipeline.running.probe import bfloat16_gain
+
+    return bfloat16_gain()
 
 
 def _probe_mps() -> str | None:

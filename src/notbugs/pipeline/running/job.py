@@ -148,6 +148,7 @@ class Job:
             "seed": project.seed,
             "num_threads": project.runtime.num_threads,
             "engine": project.runtime.engine,
+            "precision": project.precision,
             "processes": world_size() if "processes" in self.stage.shared else "any number",
             "device": torch.cuda.get_device_name() if project.device.type == "cuda" else project.device.type,
             "inputs": {path.relative_to(project.root).as_posix(): _content(path) for path in inputs},

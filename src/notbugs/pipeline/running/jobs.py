@@ -24,6 +24,7 @@ import torch
 
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.fork_server import context
+from notbugs.runtime.devices import use_precision
 from notbugs.runtime.distribution import world_size
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.machine import usable_processors
@@ -182,6 +183,7 @@ def _begin(project: Context, mouths: Sequence[Connection], taken: "Synchronized[
         taken.value += 1
     hide()
     torch.set_num_threads(project.runtime.num_threads)
+    use_precision(project.device, project.precision)
     allow(texts(project.params), project.root)
     keep_freed_memory()
     threading.Thread(target=_end_with_the_stage, daemon=True).start()
