@@ -17,6 +17,7 @@ from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, make_generator, stratified_split
 from notbugs.models import create_model, set_normalisation
 from notbugs.models.base import Classifier
+from notbugs.pipeline.running import context
 from notbugs.runtime import registry
 from notbugs.runtime.devices import use_precision
 from notbugs.training.loop import train
@@ -57,6 +58,12 @@ def _one_thread_again() -> Iterator[None]:
     torch.set_num_threads(1)
     for kind in ("cpu", "cuda"):
         use_precision(torch.device(kind), "usual")
+
+
+@pytest.fixture(autouse=True)
+def _no_measured_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `precision: auto` means does not depend on the processor, but for what another process does."""
+    monkeypatch.setattr(context, "has_bfloat16", lambda device: False)
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_lengths_without_float64_neither_underflow_nor_overflow(monkeypatch: pyt
     ("asked", "device", "has", "gain", "expected"),
     [
         ("auto", "cpu", True, 1.9, "bfloat16"),
-        ("auto", "cpu", True, 1.2, "float32"),
+        ("auto", "cpu", True, 1.1, "float32"),
         ("auto", "cpu", False, None, "float32"),
         ("auto", "cuda", True, None, "usual"),
         ("auto", "mps", False, None, "usual"),

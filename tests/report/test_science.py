@@ -341,8 +341,8 @@ def test_the_panel_shows_targets_starts_and_every_inversion(science_project):
         figure = inversion.panel(load_project(science_project), inversion_metrics())
     assert figure is not None
     train = load_dataset(science_project / "data/train").data()
-    assert len(figure.axes) == 2 * (2 + 4)
-    shown = [torch.tensor(np.asarray(axes.get_images()[0].get_array())) for axes in figure.axes]
+    shown = [torch.tensor(np.asarray(image.get_array())) for image in figure.axes[0].images]
+    assert len(shown) == 2 * (2 + 4)
     assert torch.equal(shown[0], train.images[0, 0])
     assert torch.equal(shown[2], train.images[5, 0])
     assert torch.equal(shown[4], train.images[0, 0])

@@ -10,7 +10,7 @@ from notbugs.pipeline.running.stage import Stage
 if TYPE_CHECKING:
     from notbugs.pipeline.running.context import Context
 
-SHARED = ("seed", "num_threads", "device", "engine")
+SHARED = ("seed", "num_threads", "device", "precision", "engine")
 SPLITS = ("data/train", "data/validation", "data/test")
 SECTIONS = ("data", "model", "train", "construct", "fit", "evaluate")
 QUESTIONS = ("transfer", "inversion", "diversity", "estimator", "features", "planted", "gaussian")

@@ -39,7 +39,7 @@ class Stage:
     study: str = ""
     section: str = ""
     by_name: bool = False
-    shared: tuple[str, ...] = ("seed", "num_threads", "device")
+    shared: tuple[str, ...] = ("seed", "num_threads", "device", "precision")
     reads: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
