@@ -153,8 +153,8 @@ def choose_device(
 
 
 LEAST_GAIN = 1.2
-"""Times as fast as float32 that bfloat16 must be on a CPU to be taken. By instructions of its own it is 1.6 to 2 times as
-fast, emulated 0.01 to 0.04 times: chance decides nothing."""
+"""Times as fast as float32 that bfloat16 must be on a CPU to be taken: by its own instructions it is 1.6 to 2 times as
+fast, emulated 0.01 to 0.04 times, so chance decides nothing."""
 
 
 def choose_precision(
