@@ -324,6 +324,7 @@ def test_a_typo_in_params_stops_with_exit_code_2(project: Path, tmp_path: Path) 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_startup_is_quick(project: Path) -> None:
     """Help answers without torch; a stage with nothing to do costs little more than torch itself.
 

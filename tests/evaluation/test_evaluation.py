@@ -113,7 +113,8 @@ def test_adversarial_accuracy_agrees_with_a_plain_loop(which, standard_model, ro
         assert 0 < int(expected.sum()) < len(expected)
 
 
-@pytest.mark.parametrize("which", [pytest.param("standard", marks=pytest.mark.slow), "robust"])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["standard", "robust"])
 def test_many_steps_agree_with_a_plain_loop(which, standard_model, robust_model, digits):
     """To within one image in 300 of PGD-100, and to rounding of PGD-10 and PGD-100 together."""
     model, eps = (standard_model, 0.4) if which == "standard" else (robust_model, 0.8)

@@ -302,7 +302,7 @@ def test_classes_given_must_fit(tmp_path):
     refused(npz(tmp_path / "c"), "npz", "--split x: only --from huggingface", tmp_path / "out", split="x")
 
 
-@pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
+@pytest.mark.parametrize(("context", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)])
 def test_a_loader_with_workers(tmp_path, context, workers):
     """What is imported is a torch Dataset like any other stored one."""
     import_dataset(npz(tmp_path / "a"), "npz", tmp_path / "out")

@@ -139,6 +139,7 @@ def test_kill_9_in_mid_trial_and_again(project: Path, undisturbed: dict[str, byt
     assert outputs(project) == undisturbed
 
 
+@pytest.mark.slow
 def test_ctrl_c_gives_the_trial_back(project: Path, undisturbed: dict[str, bytes]) -> None:
     slow_fits(project)
     output = project / "output.txt"
