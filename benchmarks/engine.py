@@ -5,7 +5,8 @@
 
 All implementations of a task take turns (benchmarks/turns.py), so that whatever else the machine does slows all of
 them; a rate is the median over the rounds. "limit" is the bare forward pass and input gradient of the folded network,
-as often as the attack has steps. What an attack found is compared with the plain loop's ("robustness"). Writes
+as often as the attack has steps. Where the CPU multiplies in bfloat16, ours and the limit are
+measured in it, too. What an attack found is compared with the plain loop's ("robustness"). Writes
 engine-<device>.json, .md and .png beside this file; a run of a part replaces that part.
 """
 
@@ -36,6 +37,7 @@ from notbugs.evaluation.accuracy import adversarially_correct, predict, shifted_
 from notbugs.models import ModelSettings, create_model, load_model, save_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import read_params, settings
+from notbugs.runtime.devices import has_bfloat16, use_precision
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
 
@@ -60,6 +62,8 @@ TASKS = {
 }
 EPOCH = {"cpu": ("resnet18-16", 256), "cuda": ("resnet18-64", 10_000)}
 """Device -> model and images of the adversarial epoch."""
+HALF = " bfloat16"
+"""End of the name of an implementation that computes in it."""
 LIBRARIES = ("torch", "torchattacks", "foolbox", "adversarial-robustness-toolbox")
 
 
@@ -106,6 +110,16 @@ def trained(name: str, device: torch.device, section: str | None = None) -> tupl
     return model.eval(), data, test
 
 
+def limit_of(implementation: str) -> str:
+    """The implementation that is the limit of another one."""
+    return f"limit{HALF}" if implementation.endswith(HALF) else "limit"
+
+
+def ours(device: torch.device) -> list[str]:
+    """Ours, in float32 and in bfloat16 where the device has it; CUDA's usual half precision is plain "notbugs"."""
+    return ["notbugs", f"notbugs{HALF}"] if device.type == "cpu" and has_bfloat16(device) else ["notbugs"]
+
+
 def rows_of(task: str, model: str, unit: str, rates: dict[str, float], **facts: dict[str, Any]) -> list[Row]:
     """One row an implementation, with the ratios to the best peer and to the limit."""
     best = max((rate for name, rate in rates.items() if not name.startswith(("notbugs", "limit"))), default=math.nan)
@@ -117,7 +131,7 @@ def rows_of(task: str, model: str, unit: str, rates: dict[str, float], **facts: 
             "rate": round(rate, 2),
             "unit": unit,
             "ratio_to_best_peer": round(rate / best, 3),
-            "ratio_to_limit": round(rate / rates["limit"], 3) if "limit" in rates else None,
+            "ratio_to_limit": round(rate / rates[limit_of(name)], 3) if limit_of(name) in rates else None,
             "peak_mib": None,
             **{key: values.get(name) for key, values in facts.items()},
         }
@@ -152,8 +166,9 @@ def attack_run(implementation: str, title: str, name: str, device: torch.device)
     model, start, y, task = prepare(title, name, device)
     if implementation in PEERS:
         return partial(PEERS[implementation], model, start, y, task)
-    engine = Engine(model, start[:8], compiled=implementation == "notbugs compiled")
-    if implementation == "limit":
+    half: Any = torch.bfloat16 if implementation.endswith(HALF) else "auto"
+    engine = Engine(model, start[:8], compiled=implementation == "notbugs compiled", half=half)
+    if implementation.startswith("limit"):
         return partial(limit, engine, start, task)
     return partial(notbugs_attack, engine, start, y, task)
 
@@ -165,7 +180,8 @@ def attacks(name: str, turns: Turns, compiled: bool) -> list[Row]:
     result = []
     for title, task in TASKS.items():
         implementations = [peer for peer in PEERS if task.loss == "cross_entropy" or peer == "robustness"]
-        implementations += ["notbugs", "notbugs compiled", "limit"] if compiled else ["notbugs", "limit"]
+        implementations += [*ours(device), *(limit_of(name) for name in ours(device))]
+        implementations += ["notbugs compiled"] if compiled else []
         makes = {who: (attack_run, who, title, name, device) for who in implementations}
         seconds, found, missing = turns.take(makes)
         for peer, problem in missing.items():
@@ -198,6 +214,8 @@ def epoch_run(implementation: str, device: torch.device) -> Callable[[], Any]:
     set_normalisation(model, data.images.cpu())
     model.to(device)
 
+    use_precision(device, "bfloat16" if implementation.endswith(HALF) else "usual")
+
     def run() -> None:
         if implementation == "robustness":
             textbook_epoch(model, data.images, data.labels, config)
@@ -210,7 +228,7 @@ def epoch_run(implementation: str, device: torch.device) -> Callable[[], Any]:
 def epoch(turns: Turns) -> list[Row]:
     """An adversarial epoch beside the textbook's."""
     name, count = EPOCH[turns.device.type]
-    seconds, _, _ = turns.take({who: (epoch_run, who, turns.device) for who in ("robustness", "notbugs")})
+    seconds, _, _ = turns.take({who: (epoch_run, who, turns.device) for who in ("robustness", *ours(turns.device))})
     rates = {who: count / value for who, value in seconds.items()}
     result = rows_of("PGD-7 training epoch", name, "images/s", rates)
     show(result)
@@ -223,10 +241,12 @@ def evaluation_run(implementation: str, section: str, eps: float, device: torch.
     attack = AttackSettings(eps=eps, num_steps=100)
     task = Task("l2", eps, attack.step, 100)
     x, y = test.images.to(device), test.labels.to(device)
+    half: Any = torch.bfloat16 if implementation.endswith(HALF) else "auto"
 
     def run() -> float:
-        if implementation == "notbugs":
-            withstood = adversarially_correct(model, test, **attack.arguments())
+        if implementation.startswith("notbugs"):
+            engine = Engine(model, x[:8], half=half)
+            withstood = adversarially_correct(model, test, engine=engine, **attack.arguments())
         else:
             withstood = predict(model, PEERS[implementation](model, x, y, task)).argmax(dim=1) == y.cpu()
         return round(float(withstood.double().mean()), 5)
@@ -241,7 +261,7 @@ def evaluation(turns: Turns) -> list[Row]:
     for section, keeps in (("standard", 0.01), ("standard", 0.25), ("robust", None)):
         model, _, test = trained("small_cnn", device, section)
         eps = 1.0 if keeps is None else radius_that_keeps(model, test, keeps)
-        makes = {who: (evaluation_run, who, section, eps, device) for who in ("torchattacks", "foolbox", "notbugs")}
+        makes = {who: (evaluation_run, who, section, eps, device) for who in ("torchattacks", "foolbox", *ours(device))}
         seconds, accuracy, _ = turns.take(makes)
         rates = {who: len(test) / value for who, value in seconds.items()}
         title = f"PGD-100 evaluation, {section} model, eps {eps:g}"
@@ -314,8 +334,9 @@ def print_peak(name: str, implementation: str, device: torch.device) -> None:
     count, _ = SIZES[device.type][name]
     rows = torch.arange(count) % len(test)
     x, y = test.images[rows].to(device), test.labels[rows].to(device)
-    attack = notbugs_attack if implementation == "notbugs" else PEERS[implementation]
-    attacked: nn.Module = Engine(model, x[:8]) if implementation == "notbugs" else model
+    half: Any = torch.bfloat16 if implementation.endswith(HALF) else "auto"
+    attack = PEERS.get(implementation, notbugs_attack)
+    attacked: nn.Module = model if implementation in PEERS else Engine(model, x[:8], half=half)
     if implementation == "ART":
         attack(attacked, x[:2], y[:2], replace(TASKS["PGD L2"], num_steps=1))  # its imports are not the attack's
     if device.type == "cuda":
@@ -402,7 +423,7 @@ def main() -> None:
     if "memory" in arguments.parts:
         attacked = [row for row in rows if row["task"] == "PGD L2" and row["model"] in models]
         for row in attacked:
-            if row["implementation"] in ("notbugs", *PEERS):
+            if row["implementation"] in (*ours(device), *PEERS):
                 row["peak_mib"] = round(peak_memory(row["model"], row["implementation"], device), 1)
         rows = merge(file, facts, attacked)
     write_table(file.with_suffix(".md"), facts, rows)

@@ -4,6 +4,7 @@ Every function takes (model, x, y, task) and returns x_adv; y are the labels, or
 torchattacks is installed without its dependencies: it pins versions of requests and urllib3 that MLflow cannot use.
 """
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,7 +127,10 @@ PEERS: dict[str, Attack] = {
 
 def limit(engine: Engine, x: Tensor, task: Task) -> None:
     """The bare forward passes and input gradients of the engine's network: no attack can be faster with it."""
-    network = engine.network.representation if task.loss == "representation_distance" else engine.network
+    bare = engine.network
+    if engine.half_dtype is not None:
+        bare, x = copy.deepcopy(bare).to(engine.half_dtype), x.to(engine.half_dtype)
+    network = bare.representation if task.loss == "representation_distance" else bare
     leaf = x.clone(memory_format=torch.channels_last).requires_grad_()
     slope: Tensor | None = None
     for _ in range(task.num_steps):

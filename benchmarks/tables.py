@@ -11,8 +11,13 @@ import matplotlib.pyplot as plt
 
 Row = dict[str, Any]
 KEYS = ("task", "model", "implementation", "rate", "unit", "ratio_to_best_peer", "ratio_to_limit", "peak_mib")
-OURS = "notbugs"
-COLOURS = {OURS: "#0b6e4f", "notbugs compiled": "#6bbf9a", "limit": "#b0b0b0"}
+OURS = ("notbugs", "notbugs bfloat16")
+COLOURS = {
+    **dict(zip(OURS, ("#0b6e4f", "#2a9d8f"), strict=True)),
+    "notbugs compiled": "#6bbf9a",
+    "limit": "#b0b0b0",
+    "limit bfloat16": "#d0d0d0",
+}
 OTHERS = ("#8c6bb1", "#cc8400", "#c44e52", "#4c72b0")
 
 
@@ -34,7 +39,7 @@ def _place(row: Row) -> tuple[bool, str, str]:
 
 
 def write_table(file: Path, machine: Row, rows: list[Row]) -> None:
-    """A Markdown table: a line a task, our rate, the ratios, and how far our result is from the plain loop's."""
+    """A Markdown table: a line a task and precision; our rate, the ratios, how far our result is from the plain loop's."""
     lines = [
         f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
         f"torchattacks {machine['torchattacks']}, foolbox {machine['foolbox']}, "
@@ -47,13 +52,14 @@ def write_table(file: Path, machine: Row, rows: list[Row]) -> None:
         group = {row["implementation"]: row for row in rows if (row["task"], row["model"]) == (task, model)}
         if "log-log slope" in {row["unit"] for row in group.values()}:
             continue
-        ours = group[OURS]
         peers = {name: row["rate"] for name, row in group.items() if name not in COLOURS}
         best = max(peers, key=lambda name: peers[name])
-        lines.append(
-            f"| {task} | {model} | {ours['rate']:,.0f} {ours['unit']} | {best} {peers[best]:,.0f} "
-            f"| {ours['ratio_to_best_peer']:.2f} | {_shown(ours['ratio_to_limit'])} | {_agreement(ours)} |"
-        )
+        for name in (name for name in OURS if name in group):
+            ours, title = group[name], task + name.removeprefix(OURS[0]).replace(" ", ", ")
+            lines.append(
+                f"| {title} | {model} | {ours['rate']:,.0f} {ours['unit']} | {best} {peers[best]:,.0f} "
+                f"| {ours['ratio_to_best_peer']:.2f} | {_shown(ours['ratio_to_limit'])} | {_agreement(ours)} |"
+            )
     slopes = [row for row in rows if row["unit"] == "log-log slope"]
     if slopes:
         lines += ["", "| growth of our attack's time | log-log slope |", "|---|---|"]
@@ -92,7 +98,7 @@ def draw(file: Path, machine: Row, rows: list[Row]) -> None:
             ratio = group[name]["ratio_to_best_peer"]
             height = place + (number - (len(present) - 1) / 2) * thickness
             axes.barh(height, ratio, thickness, color=colours[name])
-            if name == OURS:
+            if name in OURS:
                 axes.text(ratio + 0.03, height, f"{ratio:.2f}", va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(groups)), [f"{task}\n{model}" for task, model in groups], fontsize=8)
