@@ -39,7 +39,7 @@ def _place(row: Row) -> tuple[bool, str, str]:
 
 
 def write_table(file: Path, machine: Row, rows: list[Row]) -> None:
-    """A Markdown table: a line a task and precision; our rate, the ratios, how far our result is from the plain loop's."""
+    """A Markdown table: a line a task and precision; our rate, ratios, how far our result is from the plain loop's."""
     lines = [
         f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
         f"torchattacks {machine['torchattacks']}, foolbox {machine['foolbox']}, "
