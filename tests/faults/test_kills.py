@@ -94,7 +94,8 @@ def test_a_killed_stage_started_again(finished_project: Path, tmp_path: Path) ->
 def test_every_kind_of_stage_killed_under_dvc(finished_project: Path, tmp_path: Path) -> None:
     """Each `dvc repro` finishes what the one before left, and is killed in turn; the last is left in peace."""
     stages = yaml.safe_load((finished_project / "dvc.yaml").read_text())["stages"]
-    assert {command.split()[0] for commands, _ in KILLS for command in commands} == set(stages)
+    # The project asks no question of its own; the runner of `science` is that of the built-in ones.
+    assert {command.split()[0] for commands, _ in KILLS for command in commands} == set(stages) - {"science"}
     copy = copy_of(finished_project, tmp_path)
     for commands, everything in KILLS:
         for _, output in commands.values():
