@@ -5,9 +5,9 @@
 
 All implementations of a task take turns (benchmarks/turns.py), so that whatever else the machine does slows all of
 them; a rate is the median over the rounds. "limit" is the bare forward pass and input gradient of the folded network,
-as often as the attack has steps. Where the CPU multiplies in bfloat16, ours and the limit are
-measured in it, too. What an attack found is compared with the plain loop's ("robustness"). Writes
-engine-<device>.json, .md and .png beside this file; a run of a part replaces that part.
+as often as the attack has steps. Where the CPU multiplies in bfloat16, ours and the limit are measured in it, too. What
+an attack found is compared with the plain loop's ("robustness"). Writes engine-<device>.json, .md and .png beside this
+file; a run of a part replaces that part.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import PEERS, Task, limit, notbugs_attack, textbook_epoch
+from peers import PEERS, Task, bare, limit, notbugs_attack, textbook_epoch
 from tables import Row, draw, merge, write_table
 from torch import Tensor, nn
 from torch.nn import functional
@@ -115,6 +115,11 @@ def limit_of(implementation: str) -> str:
     return f"limit{HALF}" if implementation.endswith(HALF) else "limit"
 
 
+def half_of(implementation: str) -> Any:
+    """What `Engine` is told of its precision."""
+    return torch.bfloat16 if implementation.endswith(HALF) else "auto"
+
+
 def ours(device: torch.device) -> list[str]:
     """Ours, in float32 and in bfloat16 where the device has it; CUDA's usual half precision is plain "notbugs"."""
     return ["notbugs", f"notbugs{HALF}"] if device.type == "cpu" and has_bfloat16(device) else ["notbugs"]
@@ -166,10 +171,9 @@ def attack_run(implementation: str, title: str, name: str, device: torch.device)
     model, start, y, task = prepare(title, name, device)
     if implementation in PEERS:
         return partial(PEERS[implementation], model, start, y, task)
-    half: Any = torch.bfloat16 if implementation.endswith(HALF) else "auto"
-    engine = Engine(model, start[:8], compiled=implementation == "notbugs compiled", half=half)
+    engine = Engine(model, start[:8], compiled=implementation == "notbugs compiled", half=half_of(implementation))
     if implementation.startswith("limit"):
-        return partial(limit, engine, start, task)
+        return partial(limit, *bare(engine, start), task)
     return partial(notbugs_attack, engine, start, y, task)
 
 
@@ -241,11 +245,10 @@ def evaluation_run(implementation: str, section: str, eps: float, device: torch.
     attack = AttackSettings(eps=eps, num_steps=100)
     task = Task("l2", eps, attack.step, 100)
     x, y = test.images.to(device), test.labels.to(device)
-    half: Any = torch.bfloat16 if implementation.endswith(HALF) else "auto"
 
     def run() -> float:
         if implementation.startswith("notbugs"):
-            engine = Engine(model, x[:8], half=half)
+            engine = Engine(model, x[:8], half=half_of(implementation))
             withstood = adversarially_correct(model, test, engine=engine, **attack.arguments())
         else:
             withstood = predict(model, PEERS[implementation](model, x, y, task)).argmax(dim=1) == y.cpu()
@@ -334,9 +337,8 @@ def print_peak(name: str, implementation: str, device: torch.device) -> None:
     count, _ = SIZES[device.type][name]
     rows = torch.arange(count) % len(test)
     x, y = test.images[rows].to(device), test.labels[rows].to(device)
-    half: Any = torch.bfloat16 if implementation.endswith(HALF) else "auto"
     attack = PEERS.get(implementation, notbugs_attack)
-    attacked: nn.Module = model if implementation in PEERS else Engine(model, x[:8], half=half)
+    attacked: nn.Module = model if implementation in PEERS else Engine(model, x[:8], half=half_of(implementation))
     if implementation == "ART":
         attack(attacked, x[:2], y[:2], replace(TASKS["PGD L2"], num_steps=1))  # its imports are not the attack's
     if device.type == "cuda":

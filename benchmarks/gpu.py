@@ -110,7 +110,7 @@ def attacks(name: str, size: Size, device: torch.device) -> Iterator[dict[str, A
 
 def bare(engine: Engine, x: Tensor, task: Task) -> None:
     with torch.autocast(x.device.type, engine.half_dtype or torch.bfloat16, enabled=engine.half_dtype is not None):
-        limit(engine, x, task)
+        limit(engine.network, x, task)
 
 
 def exactly(attack: Callable[..., Tensor], model: nn.Module, x: Tensor, y: Tensor, task: Task) -> Tensor:

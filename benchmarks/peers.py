@@ -8,7 +8,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,12 +125,16 @@ PEERS: dict[str, Attack] = {
 """Name -> attack. Only the first knows the representation loss."""
 
 
-def limit(engine: Engine, x: Tensor, task: Task) -> None:
-    """The bare forward passes and input gradients of the engine's network: no attack can be faster with it."""
-    bare = engine.network
-    if engine.half_dtype is not None:
-        bare, x = copy.deepcopy(bare).to(engine.half_dtype), x.to(engine.half_dtype)
-    network = bare.representation if task.loss == "representation_distance" else bare
+def bare(engine: Engine, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """The engine's network and images for it, all in the precision of its convolutions."""
+    if engine.half_dtype is None:
+        return engine.network, x
+    return copy.deepcopy(engine.network).to(engine.half_dtype), x.to(engine.half_dtype)
+
+
+def limit(model: nn.Module, x: Tensor, task: Task) -> None:
+    """The bare forward passes and input gradients of a network (see `bare`): no attack can be faster with it."""
+    network: Any = model.representation if task.loss == "representation_distance" else model
     leaf = x.clone(memory_format=torch.channels_last).requires_grad_()
     slope: Tensor | None = None
     for _ in range(task.num_steps):
