@@ -1,9 +1,11 @@
 """What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
 
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch import nn
 import warm
 from notbugs.attacks import AttackSettings
 from notbugs.data.images import ImageData, make_generator, stratified_split
+from notbugs.evaluation.levels import LEVELS
 from notbugs.models import create_model, set_normalisation
 from notbugs.models.base import Classifier
 from notbugs.pipeline.running import context
@@ -24,6 +27,8 @@ from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
 from projects import forget_own_modules, leave_blank, make_project, run
 
+QUICK = LEVELS["quick"]
+
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=60)
 settings.load_profile("quick")
@@ -32,6 +37,7 @@ settings.load_profile("quick")
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the server of warm commands; the processes of pytest-xdist use that of the one which started them."""
     warm.hurry_sqlite()
+    warm.hurry_evaluation()
     if not hasattr(config, "workerinput") and sys.platform == "linux":
         config.add_cleanup(warm.begin())
 
@@ -44,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: to look through it for garbage takes a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,6 +85,15 @@ def warm_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", warm.program("python"))
 
 
+@pytest.fixture(scope="module")
+def whole_level() -> Iterator[None]:
+    """The level `quick` as it is; elsewhere its attacks have few steps, see `warm.hurry_evaluation`."""
+    hurried = LEVELS["quick"]
+    LEVELS["quick"] = QUICK
+    yield
+    LEVELS["quick"] = hurried
+
+
 @pytest.fixture
 def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """See `leave_blank`."""
@@ -90,10 +112,16 @@ def fresh_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished_project(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A project on which a tiny pipeline has run once, the same for all workers of pytest-xdist: not to be changed."""
+def common(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers of pytest-xdist share."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "finished"
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def finished_project(common: Path) -> Path:
+    """A project on which a tiny pipeline has run once, the same for all workers of pytest-xdist: not to be changed."""
+    folder = common / "finished"
     with FileLock(folder.with_suffix(".lock")):
         if not folder.with_suffix(".done").exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -132,22 +160,35 @@ def new_model() -> Callable[..., Classifier]:
 
 
 @pytest.fixture(scope="session")
-def standard_model(digits: tuple[ImageData, ImageData], new_model: Callable[..., Classifier]) -> Classifier:
-    """Small CNN trained as usual. Shared by all tests: not to be changed."""
-    model = new_model(digits[0])
-    config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle")
-    train(model, digits[0], **config.arguments(), generator=make_generator(0, "standard"))
-    return model
+def trained_once(
+    digits: tuple[ImageData, ImageData], new_model: Callable[..., Classifier], common: Path
+) -> Callable[..., Classifier]:
+    """Train a small CNN, or take the one of these settings that another worker of pytest-xdist trained."""
+
+    def trained(name: str, **settings: Any) -> Classifier:
+        model, file = new_model(digits[0]), common / f"{name}.pt"
+        config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle", **settings)
+        with FileLock(file.with_suffix(".lock")):
+            if file.exists():
+                model.load_state_dict(torch.load(file))
+                return model.eval()
+            train(model, digits[0], **config.arguments(), generator=make_generator(0, name))
+            torch.save(model.state_dict(), file)
+        return model
+
+    return trained
 
 
 @pytest.fixture(scope="session")
-def robust_model(digits: tuple[ImageData, ImageData], new_model: Callable[..., Classifier]) -> Classifier:
+def standard_model(trained_once: Callable[..., Classifier]) -> Classifier:
+    """Small CNN trained as usual. Shared by all tests: not to be changed."""
+    return trained_once("standard")
+
+
+@pytest.fixture(scope="session")
+def robust_model(trained_once: Callable[..., Classifier]) -> Classifier:
     """Small CNN trained adversarially at L2 eps 0.75. Shared by all tests: not to be changed."""
-    model = new_model(digits[0])
-    attack = AttackSettings(eps=0.75, num_steps=3, step_size=0.3)
-    config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle", attack=attack)
-    train(model, digits[0], **config.arguments(), generator=make_generator(0, "robust"))
-    return model
+    return trained_once("robust", attack=AttackSettings(eps=0.75, num_steps=3, step_size=0.3))
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_every_measurement_is_in_the_results(project: Path) -> None:
         ("true", "pgd2", "0.5"),
         ("true", "pgd3", "0.5"),
     }
-    level = {("true", attack, "0.5") for attack in ("pgd20x3", "ddn50", "apgd_t20", "square200", "worst")}
+    level = {("true", attack, "0.5") for attack in ("pgd3x2", "ddn10", "apgd_t4", "square20", "worst")}
     kinds: dict[tuple[str, str], list[set[tuple[str, str, str]]]] = {}
     for model in sorted(models):
         own = [row for row in found if model == (row["dataset"], row["estimator"], row["source_seed"], row["seed"])]

@@ -12,6 +12,7 @@ import array
 import atexit
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -31,6 +32,8 @@ import traceback
 import types
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,21 @@ def hurry_sqlite() -> None:
         if isinstance(connection, sqlite3.Connection):
             with suppress(sqlite3.Error):  # of a file that is no database: whoever asks for it is to find out
                 connection.execute("PRAGMA synchronous=OFF")
+
+
+def hurry_evaluation() -> None:
+    """Make of `quick` a level of all its attacks with a few steps of each: few tests ask how hard they are."""
+    from notbugs.evaluation.levels import LEVELS
+
+    few = {"restarts": (3, 2), "minimum": (("ddn", 10), ("fmn", 10)), "fixed": (("apgd_t", 4),), "square": 20}
+    LEVELS["quick"] = replace(LEVELS["quick"], **few)
+
+
+def hurry_importance() -> None:
+    """What Optuna says of each quantity of a study comes from a forest: of few trees."""
+    from optuna import importance
+
+    importance.FanovaImportanceEvaluator = partial(importance.FanovaImportanceEvaluator, n_trees=4)
 
 
 def program(name: str) -> str:
@@ -167,8 +185,22 @@ def _import_all() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     hurry_sqlite()
+    hurry_evaluation()
+    hurry_importance()
+    _leave_blank()
     gc.collect()
     gc.freeze()  # what never changes stays shared with the forks
+
+
+def _leave_blank() -> None:
+    """The figures of reports are made, but all are saved as the same small picture."""
+    from PIL import Image
+
+    from notbugs.report import page, studies
+
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, format="png")
+    page.to_png = studies.to_png = lambda figure: buffer.getvalue()
 
 
 def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:

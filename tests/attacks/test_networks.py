@@ -353,7 +353,7 @@ def test_logits_that_are_no_numbers_fool_nobody_and_are_named(plain, few):
     assert not found.success[clean].any()
     audited = audit(network, few, **SETTINGS, generator=generator())
     assert torch.equal(audited.outcomes[-1].correct, clean)
-    assert audited.norms["ddn50"][clean].isinf().all()
+    assert audited.norms["ddn10"][clean].isinf().all()
     checks = {check.check: check for check in audited.checks}
     assert checks["logits_finite"].value == 1.0
     assert not checks["logits_finite"].passed

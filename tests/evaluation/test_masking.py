@@ -12,6 +12,7 @@ from notbugs.evaluation.masking import Check, Signs, Standing, _changes_nothing,
 from notbugs.evaluation.suite import audit
 from scaled import Scaled
 
+pytestmark = pytest.mark.usefixtures("whole_level")
 SETTINGS = {"eps": (0.5,), "headline_eps": 0.5, "headline_num_steps": 40}
 NAMES = [
     "logits_finite",

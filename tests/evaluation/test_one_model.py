@@ -70,7 +70,7 @@ def test_a_model_of_the_registry(folder: Path) -> None:
         "--transfer-from", "standard.safetensors", "--out", "found.json",
     )  # fmt: skip
     assert code == 0, text
-    assert "apgd_t20" in text
+    assert "apgd_t4" in text
     assert "FAIL" not in text
     found = json.loads((folder / "found.json").read_text())
     assert (found["model"], found["data"], found["n"]) == ("robust.safetensors", "test", 30)

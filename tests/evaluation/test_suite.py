@@ -20,6 +20,7 @@ from notbugs.runtime.config import validate
 from notbugs.runtime.errors import ConfigError
 from scaled import Scaled
 
+pytestmark = pytest.mark.usefixtures("whole_level")
 SETTINGS = {"eps": (0.25, 0.5), "headline_eps": 0.5, "headline_num_steps": 40}
 
 

@@ -1,12 +1,14 @@
 """The page: complete, self-contained, escaped, the same bytes from the same inputs, and clear errors."""
 
 import json
+import pickle
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -162,10 +164,15 @@ def test_figures_are_written_beside_the_page(written: Path, html: str) -> None:
     assert html.count("<img ") == len(names)
 
 
+def by_another(tasks: Sequence[Any], work: Callable[[Any], Any], description: str) -> list[Any]:
+    """As by a worker process, which gets the work as bytes."""
+    return [pickle.loads(pickle.dumps(work))(task) for task in tasks]
+
+
 def test_same_inputs_same_bytes_anywhere(fake_project: Path, written: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(fake_project, elsewhere)
-    write_report(elsewhere, elsewhere / "reports/report.html", elsewhere / "plots/figures")
+    write_report(elsewhere, elsewhere / "reports/report.html", elsewhere / "plots/figures", do_all=by_another)
     again = (elsewhere / "reports/report.html").read_bytes()
     assert again == (written / "reports/report.html").read_bytes()
     for file in (written / "figures").iterdir():
@@ -299,9 +306,9 @@ def write(name: str, text: str) -> Callable[[Path], None]:
     ],
 )
 def test_errors_name_the_file_and_the_command(
-    tmp_path: Path, make_project: MakeProject, spoil: Callable[[Path], None], error: type[Exception], message: str
+    tmp_path: Path, fake_project: Path, spoil: Callable[[Path], None], error: type[Exception], message: str
 ) -> None:
-    root = make_project(tmp_path / "lab", constructions=("rand",))
+    root = shutil.copytree(fake_project, tmp_path / "lab")
     spoil(root)
     with pytest.raises(error, match=message):
         write_report(root, root / "report.html", root / "figures")

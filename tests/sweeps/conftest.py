@@ -8,15 +8,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import yaml
 from sweep_tools import BINARIES, PARAMS, Postgres
 
+import warm
 from notbugs.evaluation.trials import MEASURED
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
@@ -48,15 +47,11 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return root
 
 
-@pytest.fixture
-def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Optuna says of each quantity comes from a forest, of few trees here."""
-    evaluator = optuna.importance.FanovaImportanceEvaluator
-    monkeypatch.setattr(optuna.importance, "FanovaImportanceEvaluator", partial(evaluator, n_trees=4))
+warm.hurry_importance()
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch, blank_pictures: None, small_forests: None) -> list[str]:
+def scripted(monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> list[str]:
     """Trials and pictures that take no time, with numbers that follow from the point; the list tells of each."""
     measured: list[str] = []
 

@@ -16,7 +16,7 @@ from notbugs.sweeps.trial import Trial
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, blank_pictures: None, small_forests: None) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> None:
     """Trials and pictures that take no time, in this process."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
 

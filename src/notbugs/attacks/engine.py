@@ -27,7 +27,15 @@ from torch.nn import functional
 from notbugs.attacks.folding import Fold, find_folds, fold_, refold_
 from notbugs.attacks.gradients import followed, has_derivative
 from notbugs.attacks.modes import in_ordinary_mode
-from notbugs.attacks.modules import all_modules, all_tensors, check_steady, copied, evaluating_, in_train_mode
+from notbugs.attacks.modules import (
+    all_modules,
+    all_tensors,
+    check_steady,
+    copied,
+    evaluating_,
+    in_train_mode,
+    tensors_of,
+)
 from notbugs.attacks.winograd import WinogradConv2d, use_winograd_
 from notbugs.runtime.config import EngineName
 from notbugs.runtime.devices import Traits, is_out_of_memory, traits
@@ -315,10 +323,12 @@ def frozen(model: nn.Module) -> Iterator[None]:
     Modules that `modules()` misses, since they lie in a plain list, are no exception; nor is a model whose own `train`
     leaves some in train mode.
     """
-    modes = [(module, in_train_mode(module)) for module in all_modules(model)]
-    needs = [(tensor, tensor.requires_grad) for tensor in all_tensors(model) if isinstance(tensor, nn.Parameter)]
+    modules = list(all_modules(model))
+    modes = [(module, in_train_mode(module)) for module in modules]
+    needs = [(tensor, tensor.requires_grad) for tensor in tensors_of(modules) if isinstance(tensor, nn.Parameter)]
     try:
-        evaluating_(model)
+        if any(mode for _, mode in modes):
+            evaluating_(model)
         _need_gradients_(needs, False)
         yield
     finally:

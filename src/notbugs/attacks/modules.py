@@ -1,7 +1,7 @@
 """Networks of other people: all modules of one, a copy of one, and whether it judges each image by itself."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from notbugs.runtime.errors import UserError
 
 REPEATS = 1e-3
 """Difference of two evaluations, as a share of the largest logit, that rounding explains."""
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 class UnsteadyError(UserError):
@@ -34,8 +36,13 @@ def all_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 def all_tensors(model: nn.Module) -> list[Tensor]:
     """Parameters and buffers of every module that `all_modules` finds, each once."""
+    return tensors_of(all_modules(model))
+
+
+def tensors_of(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Parameters and buffers of modules, each once, without those of their children."""
     found: dict[int, Tensor] = {}
-    for module in all_modules(model):
+    for module in modules:
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             found[id(tensor)] = tensor
     return list(found.values())
@@ -112,9 +119,8 @@ def _differ(first: Tensor, second: Tensor) -> bool:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module keeps besides its parameters, buffers and children."""
-    own = ("_parameters", "_buffers", "_modules")
-    return {name: value for name, value in vars(module).items() if name not in own}
+    """What a module keeps besides its parameters, buffers, children, and what every module has."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:

@@ -16,7 +16,7 @@ from notbugs.pipeline.questions import MADE_BY
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.config import DATASET_NAMES, SECTIONS, SOURCE, check_name, runtime, settings
 from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.science.common.question import tried
+from notbugs.science.common.question import QuestionSettings, tried
 from notbugs.training.settings import TrainSettings
 
 SOURCE_MODELS = ("standard", "robust")
@@ -106,11 +106,13 @@ def check_data(params: Mapping[str, Any], root: Path) -> None:
             f"images of a batch, and D has {len(train)}"
         )
     for stage in ALL_STAGES.values():
-        for name in _entries(params, stage) if stage.study or stage.name == "science" else ():
+        for name in _entries(params, stage):
             found = stage.read_settings(params, name)
-            if hasattr(found, "check_data"):
-                check_one = partial(found.check_data, data)
-                tried(found.study, check_one) if name else check_one()
+            check_one = getattr(found, "check_data", None)
+            if check_one and isinstance(found, QuestionSettings):
+                tried(found.study, partial(check_one, data))
+            elif check_one:
+                check_one(data)
 
 
 def prepared(params: Mapping[str, Any], root: Path) -> dict[str, StoredDataset]:

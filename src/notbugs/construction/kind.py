@@ -11,8 +11,8 @@ from torch import Tensor
 from notbugs.construction.recipe import Constructed, Recipe, RecipeError
 from notbugs.construction.settings import COLOUR, ConstructSettings
 from notbugs.data.images import Images
-from notbugs.runtime.devices import is_out_of_memory
-from notbugs.runtime.errors import UserError, one_line, raised
+from notbugs.runtime.errors import one_line
+from notbugs.runtime.foreign import tried
 from notbugs.runtime.registry import RegistryError
 
 Labels = Literal["target", "source"]
@@ -116,14 +116,7 @@ class Watched:
 
     def _tried(self, what: str, work: Callable[[], Any]) -> Any:
         """What a work gives; its failure in one line, with the place of it."""
-        try:
-            return work()
-        except (UserError, InterruptedError):
-            raise
-        except Exception as error:  # other people's code may raise anything
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                raise  # it is tried again in smaller parts
-            raise RecipeError(f"recipe {self._name}: {what} {raised(error)}") from error
+        return tried(work, lambda line: RecipeError(f"recipe {self._name}: {what} {line}"))
 
 
 def what_is_wrong(made: Any, data: Images, rows: slice) -> str:

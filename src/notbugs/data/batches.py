@@ -33,8 +33,8 @@ class BatchReader:
     def __init__(self, data: Images, device: torch.device, *, resident: bool | None = None) -> None:
         self._data = data
         self.device = device
-        self.resident = _fits(data, device) if resident is None else resident
-        self._images = _all_on(data, device) if self.resident else None
+        self.resident = fits(data, device) if resident is None else resident
+        self._images = all_on(data, device) if self.resident else None
         self._labels = data.labels.to(device)
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class BatchReader:
         return rows, as_floats(moved), self._labels[rows.to(self.device)]
 
 
-def _all_on(data: Images, device: torch.device) -> Tensor:
+def all_on(data: Images, device: torch.device) -> Tensor:
     """All images on the device, in the type that they are stored in."""
     if isinstance(data, ImageData):
         return data.images.to(device)
@@ -76,13 +76,33 @@ def _all_on(data: Images, device: torch.device) -> Tensor:
     return images
 
 
-def _fits(data: Images, device: torch.device) -> bool:
+def fits(data: Images, device: torch.device) -> bool:
+    """Whether all images may be held on the device, in the type that they are stored in: CPU_BYTES, DEVICE_SHARE."""
     one = data.raw(slice(0, 1))
     size = one.numel() * one.element_size() * len(data)
     free = free_memory(device)
     if free is not None:
         return size <= DEVICE_SHARE * free
     return isinstance(data, ImageData) or size <= CPU_BYTES
+
+
+class Resident:
+    """A dataset whose images all lie on a device, in the type that they are stored in."""
+
+    def __init__(self, data: Images, device: torch.device) -> None:
+        self.images = all_on(data, device)
+        self.labels, self.class_names, self.image_shape = data.labels, data.class_names, data.image_shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Tensor | slice) -> ImageData:
+        """See `Images`; on the device, but for the labels."""
+        return ImageData(as_floats(self.images[indices]), self.labels[indices], self.class_names)
+
+    def raw(self, indices: Tensor | slice) -> Tensor:
+        """See `Images`; on the device."""
+        return self.images[indices]
 
 
 def augment(

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from notbugs.data.images import ImageData, Images, by_parts, part_rows
+from notbugs.data.batches import Resident, fits
+from notbugs.data.images import ImageData, Images, as_floats, by_parts, part_rows
 from notbugs.evaluation.accuracy import batches
 from notbugs.models.base import is_large
 from notbugs.runtime.devices import full_precision
@@ -33,40 +34,54 @@ def nearest_rows(
         device: where distances are computed.
         batch_size: points compared with a part at a time.
     """
-    shortest = torch.full((len(points),), torch.inf)
-    rows = torch.zeros(len(points), dtype=torch.int64)
+    points, left_out = points.to(device), [left.to(device) for left in left_out]
+    shortest = torch.full((len(points),), torch.inf, device=device)
+    rows = torch.zeros(len(points), dtype=torch.int64, device=device)
     first = 0
     for part in parts:
         known = part.to(device)
         for batch in batches(len(points), batch_size):
             with full_precision(known.device):
-                distances = torch.cdist(points[batch].to(device), known)  # (n, m)
+                distances = torch.cdist(points[batch], known)  # (n, m)
             for left in left_out:
-                places = left[batch] - first
-                here = ((places >= 0) & (places < len(known))).nonzero().flatten()
-                distances[here, places[here]] = torch.inf
-            nearest, which = (found.cpu() for found in distances.min(dim=1))
+                _leave_out(distances, left[batch] - first)
+            nearest, which = distances.min(dim=1)
             closer = nearest < shortest[batch]
             rows[batch] = torch.where(closer, first + which, rows[batch])
             shortest[batch] = torch.where(closer, nearest, shortest[batch])
         first += len(known)
         give_back_freed_memory(every=0.25)
-    return rows
+    return rows.cpu()
+
+
+def _leave_out(distances: Tensor, places: Tensor) -> None:
+    """Make a distance of each row infinite, where its place lies among the columns; the host waits for nothing.
+
+    Args:
+        distances: (n, m), changed. places: (n,).
+    """
+    within = (places >= 0) & (places < distances.shape[1])
+    column = torch.where(within, places, 0)[:, None]
+    distances.scatter_(1, column, torch.where(within[:, None], torch.inf, distances.gather(1, column)))
 
 
 NEIGHBOUR_SIZE = 32
 """Height and width at which 1-NN compares images of 128 pixels and more."""
 
 
-def neighbour_reference(data: Images) -> Images:
-    """D as 1-NN sees it: itself, or in memory and averaged to NEIGHBOUR_SIZE pixels where its images are large.
+def neighbour_reference(data: Images, device: torch.device | str = "cpu") -> Images:
+    """D as 1-NN sees it: itself, or averaged to NEIGHBOUR_SIZE pixels where its images are large; on the device where
+    that holds it (`data.batches.fits`).
 
-    Each constructed image is compared with all of D. Large images would be read from disk again for every batch.
+    Each constructed image is compared with all of D, which would be read from disk again for every batch.
     """
-    if not is_large(data.image_shape):
+    if is_large(data.image_shape):
+        small = torch.cat([_averaged(part.images, NEIGHBOUR_SIZE, NEIGHBOUR_SIZE) for part in by_parts(data)])
+        data = ImageData(small, data.labels, data.class_names)
+    device = torch.device(device)
+    if isinstance(data, ImageData) and data.images.device == device:
         return data
-    small = torch.cat([_averaged(part.images, NEIGHBOUR_SIZE, NEIGHBOUR_SIZE) for part in by_parts(data)])
-    return ImageData(small, data.labels, data.class_names)
+    return Resident(data, device) if fits(data, device) else data
 
 
 def _averaged(images: Tensor, height: int, width: int) -> Tensor:
@@ -92,7 +107,7 @@ def nearest_neighbour(
         raise ValueError(f"need a reference for each of images {first} to {first + len(images)}, not {len(reference)}")
     if images.shape[1:] != reference.image_shape:
         images = _averaged(images, *reference.image_shape[1:])
-    parts = (reference.select(rows).images.flatten(1) for rows in batches(len(reference), batch_size))
+    parts = (as_floats(reference.raw(rows).to(device)).flatten(1) for rows in batches(len(reference), batch_size))
     own = torch.arange(first, first + len(images))
     return reference.labels[nearest_rows(images.flatten(1), parts, [own], device=device, batch_size=batch_size)]
 

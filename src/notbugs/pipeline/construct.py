@@ -241,7 +241,7 @@ def _neighbours(project: Context, data: StoredDataset, file: Path) -> Tensor:
 
     def find() -> dict[str, Tensor]:
         """Look at all of D."""
-        return {"called": own_neighbours(neighbour_reference(data), device=project.device)}
+        return {"called": own_neighbours(neighbour_reference(data, project.device), device=project.device)}
 
     if is_first():
         load_or_make(file, find)
@@ -289,7 +289,7 @@ def _ready(source: _Source) -> tuple[Recipe, Callable[..., dict[str, Tensor]]]:
         data=data,
         model=model,
         robust_model=load_model(source.judge, device=device),
-        reference=neighbour_reference(data),
+        reference=neighbour_reference(data, device),
         neighbours=source.neighbours,
         others=[load_model(file, device=device) for file in source.others],
     )

@@ -1,6 +1,7 @@
 """Stage `report`: the figures and the page that puts the paper's claims beside what was measured."""
 
 from notbugs.pipeline.running.job import Job
+from notbugs.pipeline.running.jobs import by_workers
 from notbugs.runtime.files import whole_folder
 
 
@@ -16,7 +17,7 @@ def report(job: Job) -> None:
     params = {"report": job.settings.model_dump(mode="json")}
     with job.begin([root / "metrics" / "results.csv"], params) as (run, _):
         with whole_folder(figures) as unfinished:
-            write_report(root, page, unfinished)
+            write_report(root, page, unfinished, do_all=by_workers(job.project))
         for picture in sorted(figures.glob("*.png")):
             run.artifact(picture, "figures")
         run.artifact(page)

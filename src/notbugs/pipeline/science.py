@@ -1,17 +1,16 @@
 """The stages of the science: what a study needs is loaded, what it answers is written."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
 
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
-from notbugs.pipeline.running.jobs import Say, do_all
+from notbugs.pipeline.running.jobs import by_workers
 from notbugs.pipeline.running.models import first_sources, source_model_of, source_models
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.cache import load_or_make
@@ -30,19 +29,20 @@ def declared(stage: Stage) -> Question:
     return Question(resolve_name(stage.settings), study, stage.inputs, stage.paired, title, stage.does)
 
 
-def answer(job: Job, question: Question | None = None) -> None:
+def answer_declared(job: Job) -> None:
+    """Answer the question that the stage declares."""
+    question = declared(job.stage)
+    answer(job, replace(question, study=partial(asked, question)))
+
+
+def answer(job: Job, question: Question) -> None:
     """Answer a question of the science by its `study`, on what its `inputs` name.
 
     Of a construction the dataset of one source seed is looked at, the first that all constructions of it share.
-
-    Args:
-        question: None for the one that the stage declares.
     """
     needed = _Needed(job, question)
     with job.begin(needed.files) as (run, work):
-        lab = needed.lab(run, work)
-        study = question.study if question else partial(asked, needed.question)
-        found = study(lab, job.settings)
+        found = question.study(needed.lab(run, work), job.settings)
         for path in job.outputs:
             _write(path, found)
             if path.is_file():
@@ -55,17 +55,14 @@ def answer(job: Job, question: Question | None = None) -> None:
 class _Needed:
     """What a study reads, as files of the project.
 
-    Args:
-        question: None for the one that the stage declares.
-
     Attributes:
         datasets: name -> folder. models: source model -> file.
         trained: source model -> files of all seeds. fitted: construction -> files of the fits on it.
-        files: all of them, as they are tracked.
+        files: all of them, as they are tracked; which of them a study opens is not known.
     """
 
-    def __init__(self, job: Job, question: Question | None) -> None:
-        self.job, self.question, project = job, question or declared(job.stage), job.project
+    def __init__(self, job: Job, question: Question) -> None:
+        self.job, self.question, project = job, question, job.project
         made = project.names("construct") if "data" in self.question.inputs else []
         parts = [path.split("/") for path in each_input(self.question.inputs, made)]
         names = [path[-1] for path in parts if path[0] == "data"]
@@ -76,11 +73,8 @@ class _Needed:
         self.models = {path[-1]: self._model(path[-1]) for path in parts if path[:2] == ["models", "train"]}
         self.trained = {name: source_models(project, name) for name in self.models}
         self.fitted = {name: _fits(project, name, self.source_seeds[name]) for name in fitted}
-        self.files = [*self.datasets.values(), *self.models.values()]
-        if question is None:
-            self.files += [project.root / "models" / "fit"] if fitted else []
-        else:  # which of them its study opens is not known: unfinished work depends on all
-            self.files = list(dict.fromkeys(chain(self.files, *self.trained.values(), *self.fitted.values())))
+        files = chain(self.datasets.values(), self.models.values(), *self.trained.values(), *self.fitted.values())
+        self.files = list(dict.fromkeys(files))
 
     def _model(self, name: str) -> Path:
         """A source model: of the seed of the construction that it is paired with, else of the lowest of all."""
@@ -102,7 +96,7 @@ class _Needed:
             **({"architecture": project.model_settings()} if "model" in self.job.stage.reads else {}),
             progress=project.progress,
             load_or_make=lambda name, make: load_or_make(unfinished / f"{name}.safetensors", make),
-            do_all=lambda tasks, work, what: do_all(project, tasks, partial(_silently, work), description=what),
+            do_all=by_workers(project),
             draw=run.curve,
         )
 
@@ -111,10 +105,6 @@ def _fits(project: Context, name: str, source_seed: int) -> list[Path]:
     """Files of the fits on one source's dataset."""
     seeds = settings(project.params, f"fit.{name}", FitSettings).seeds
     return [project.fitted_model(name, "full", source_seed, seed) for seed in seeds]
-
-
-def _silently(work: Callable[[Any], Any], task: Any, say: Say) -> Any:
-    return work(task)
 
 
 def _write(path: Path, found: Answer) -> None:

@@ -39,7 +39,7 @@ def _question(name: str, does: str, settings: str, **more: Any) -> Stage:
     return Stage(
         name=name,
         does=does,
-        work="notbugs.pipeline.science:answer",
+        work="notbugs.pipeline.science:answer_declared",
         study=f"{settings.partition(':')[0]}:{name}",
         settings=settings,
         metrics_file=f"metrics/{name}.json",
@@ -184,6 +184,7 @@ _ALL = (
         reads=(*SECTIONS, *QUESTIONS, "science", "sweep"),
         inputs=("data", "metrics", "models/fit", "models/train", "plots/learning", "plots/planted", "sweeps"),
         outputs=("reports/report.html", "reports/verdicts.json", "plots/figures"),
+        workers=True,
     ),
 )
 STAGES = {stage.name: stage for stage in _ALL}

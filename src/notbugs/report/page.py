@@ -1,6 +1,7 @@
 """The page: everything is computed first, then written; pictures are inlined and saved beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from markupsafe import Markup
@@ -12,6 +13,7 @@ from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
 from notbugs.report.project import Project, load_project
 from notbugs.report.sections import Picture, Section, Verdict, environment, words
 from notbugs.runtime.files import whole_file, write_json, write_text
+from notbugs.runtime.tasks import DoAll, in_turn
 
 SECTIONS: tuple[Section, ...] = (
     *MAIN_SECTIONS,
@@ -29,29 +31,28 @@ SECTIONS: tuple[Section, ...] = (
 """Every section, in the order of the page; a new one is a module with a `SECTION`, a template, and a line here."""
 
 
-def write_report(root: Path, out: Path, figures_dir: Path) -> None:
+def write_report(root: Path, out: Path, figures_dir: Path, *, do_all: DoAll = in_turn) -> None:
     """Write the page, the figures, and the verdicts beside the page (verdicts.json); the same inputs, the same bytes.
 
     Args:
         root: project folder whose pipeline has run up to `evaluate`.
         out: the HTML page, self-contained; its folder is made.
         figures_dir: where the figures go as PNG; made, and files of the same names replaced.
+        do_all: draws the sections; see there.
     Raises:
         ConfigError if params.yaml is wrong.
         ResultsError, DatasetError naming the file that is missing or wrong, and the command that makes it.
     """
     project = load_project(root)
     with titled(project.params), drawn_as(project.sets.values()):
-        _write(project, out, figures_dir)
+        _write(project, out, figures_dir, do_all)
 
 
-def _write(project: Project, out: Path, figures_dir: Path) -> None:
+def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> None:
     present = [(section, section.metrics(project)) for section in SECTIONS if section.is_in(project)]
     verdicts = {section.key: section.judge(project, found) for section, found in present}
-    with report_style():
-        pictures = {
-            name: Picture(to_png(figure)) for section, found in present for name, figure in section.draw(project, found)
-        }
+    drawn = do_all([section.key for section, _ in present], Artist(project), "figures")
+    pictures = {name: Picture(png) for of_section in drawn for name, png in of_section.items()}
     bodies = [
         (section.key, section.template.TITLE, section.render(project, found, pictures, verdicts[section.key]))
         for section, found in present
@@ -67,6 +68,28 @@ def _write(project: Project, out: Path, figures_dir: Path) -> None:
             temporary.write_bytes(picture.png)
     write_text(out, page)
     write_json(out.with_name("verdicts.json"), [verdict_record(verdict) for verdict in verdicts["claims"]])
+
+
+class Artist:
+    """Draws the figures of a section of the page; in another process for a project that is loaded there once."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Artist"], tuple[Path]]:
+        return _artist_of_this_process, (self.project.root,)
+
+    def __call__(self, key: str) -> dict[str, bytes]:
+        """File name without suffix -> PNG."""
+        section = next(section for section in SECTIONS if section.key == key)
+        with titled(self.project.params), drawn_as(self.project.sets.values()), report_style():
+            figures = section.draw(self.project, section.metrics(self.project))
+            return {name: to_png(figure) for name, figure in figures}
+
+
+@lru_cache(maxsize=1)
+def _artist_of_this_process(root: Path) -> Artist:
+    return Artist(load_project(root))
 
 
 def verdict_record(verdict: Verdict) -> dict[str, str]:

@@ -81,9 +81,7 @@ PrecisionName = Literal["auto", "float32", "bfloat16"]
 class Settings(BaseModel):
     """Base of all settings: immutable, no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
     options: ClassVar[frozenset[str]] = frozenset()
     """Fields that nothing is written down of while they have their defaults: what was stored before there were any
     keeps its bytes."""

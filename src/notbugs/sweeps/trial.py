@@ -23,11 +23,11 @@ from notbugs.construction.building import construct_settings, recipe_generator
 from notbugs.construction.describe import describe, summarise
 from notbugs.construction.recipe import Constructed
 from notbugs.construction.settings import ConstructSettings
-from notbugs.data.images import ImageData, make_generator
+from notbugs.data.images import ImageData, Images, make_generator
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import Measurement, measure
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
-from notbugs.evaluation.neighbours import own_neighbours
+from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
 from notbugs.evaluation.suite import audit
 from notbugs.models import load_model
 from notbugs.pipeline.construct import attacked, write_samples
@@ -116,7 +116,12 @@ class Laboratory:
     @cached_property
     def neighbours(self) -> torch.Tensor:
         """What 1-NN calls each training image of D, (N,): the same for every point."""
-        return own_neighbours(self.splits["train"], device=self.project.device)
+        return own_neighbours(self.reference, device=self.project.device)
+
+    @cached_property
+    def reference(self) -> Images:
+        """D as 1-NN sees it."""
+        return neighbour_reference(self.splits["train"], self.project.device)
 
     def source_seed(self, kind: str, model: str, asked: Sequence[int] | None, seed: int) -> int:
         """Seed of the source model behind a fit: the fit's own where it is used, else those in use in turn.
@@ -296,7 +301,7 @@ class Trial:
         compiled = pays_to_compile(self.project.runtime.engine, model, image, num_looks=looks)
         recipe = self.recipe.located(self.project.root)
         made = build(model, data, **recipe.arguments(), generator=generator, compiled=compiled)
-        columns = describe(made, data, model, judge, neighbours=self.lab.neighbours)
+        columns = describe(made, data, model, judge, reference=self.lab.reference, neighbours=self.lab.neighbours)
         with whole_file(samples) as unfinished:
             write_samples(unfinished, data, made.data)
         if self.keep_dataset:

@@ -14,6 +14,7 @@ PRELOADED = [
     "notbugs.pipeline.evaluate.measuring",
     "notbugs.pipeline.science",
     "notbugs.science.planted.study",
+    "notbugs.report.page",
     "torch._dynamo",  # three seconds, which each worker would spend on its first optimizer
 ]
 """What it imports before it forks."""

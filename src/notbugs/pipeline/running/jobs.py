@@ -105,6 +105,19 @@ def do_all(
             pool.shutdown(cancel_futures=True)
 
 
+def by_workers(project: Context) -> Callable[[Sequence[T], Callable[[T], R], str], list[R]]:
+    """`do_all` of tasks that say nothing while they are worked on: (tasks, work, description) -> results."""
+
+    def done(tasks: Sequence[T], work: Callable[[T], R], description: str) -> list[R]:
+        return do_all(project, tasks, partial(_silently, work), description=description)
+
+    return done
+
+
+def _silently(work: Callable[[T], R], task: T, say: Say) -> R:
+    return work(task)
+
+
 def _as_completed(jobs: Sequence["Future[R]"], workers: set[BaseProcess]) -> Iterator["Future[R]"]:
     """The jobs as they end.
 

@@ -17,23 +17,14 @@ from notbugs.models import ModelSettings, load_model
 from notbugs.models.base import Classifier
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.progress import Track, silent
+from notbugs.runtime.tasks import DoAll, in_turn
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DoAll = Callable[[Sequence[Any], Callable[[Any], Any], str], list[Any]]
-"""(tasks, work, description) -> the results in the order of the tasks, done in any order, by any process; `work` stands
-at the top of a module."""
-
-
 LoadOrMake = Callable[[str, Callable[[], Any]], Any]
 """(name, make) -> a part of the work as it was kept before a kill, or what `make` gives: tensors, numbers, text, and
 lists, tuples and dictionaries of them."""
-
-
-def in_turn(tasks: Sequence[Any], work: Callable[[Any], Any], description: str) -> list[Any]:
-    """Do all tasks here, one after the other."""
-    return [work(task) for task in tasks]
 
 
 @dataclass(frozen=True)

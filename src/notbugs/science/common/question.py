@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from notbugs.runtime import foreign
 from notbugs.runtime.config import Settings, in_order_of_paper
-from notbugs.runtime.devices import is_out_of_memory
-from notbugs.runtime.errors import UserError, one_line, raised
+from notbugs.runtime.errors import UserError, one_line
 from notbugs.runtime.registry import RegistryError
 from notbugs.science.common.lab import Answer, Lab
 
@@ -153,14 +153,7 @@ def tried(name: str, work: Callable[[], Found]) -> Found:
 
     Raises: QuestionError.
     """
-    try:
-        return work()
-    except (UserError, InterruptedError):
-        raise
-    except Exception as error:  # other people's code may raise anything
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            raise
-        raise QuestionError(f"question {name}: {raised(error)}") from error
+    return foreign.tried(work, lambda line: QuestionError(f"question {name}: {line}"))
 
 
 def what_is_wrong(found: Any) -> str:
