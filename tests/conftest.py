@@ -56,7 +56,7 @@ def pytest_collection_finish() -> None:
     """What has been imported and collected stays: to look through it for garbage takes a twentieth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)
