@@ -15,6 +15,7 @@ from notbugs.construction.describe import describe, over_sources, summarise
 from notbugs.construction.recipe import Constructed, joined
 from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.construction.targeting import target_labels
+from notbugs.data.batches import Resident
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.neighbours import nearest_neighbour, neighbour_reference, own_neighbours
@@ -352,6 +353,23 @@ def test_nearest_neighbour_leaves_the_source_out():
     moved[0] = torch.tensor([0.9, 0.9]).view(1, 1, 2)
     for batch_size in (1000, 3, 1):
         assert nearest_neighbour(moved, reference, batch_size=batch_size).tolist() == [3, 0, 3, 2]
+
+
+def test_a_dataset_is_held_where_it_fits_and_read_part_by_part_elsewhere(digits, tmp_path, monkeypatch):
+    data = digits[1].select(slice(0, 60))
+    table = pd.DataFrame({"index": range(60)})
+    save_dataset(tmp_path / "d", data, table, name="D", source="digits", settings={}, shard_size=25, dtype="float16")
+    stored = load_dataset(tmp_path / "d")
+    held = neighbour_reference(stored)
+    assert isinstance(held, Resident)
+    assert held.images.dtype == torch.float16
+    monkeypatch.setattr("notbugs.data.batches.CPU_BYTES", 0)
+    assert neighbour_reference(stored) is stored
+    for batch_size in (1000, 7):
+        calls = [nearest_neighbour(data.images, one, batch_size=batch_size) for one in (held, stored)]
+        assert torch.equal(*calls)
+    assert torch.equal(held.select(slice(3, 9)).images, stored.select(slice(3, 9)).images)
+    assert (len(held), held.image_shape, held.class_names) == (60, (1, 8, 8), data.class_names)
 
 
 def test_large_images_are_compared_at_32_pixels():

@@ -22,8 +22,8 @@ from notbugs.runtime.errors import ConfigError
 
 NAMES = tuple("abcdefghij")
 CONVOLUTIONAL = (
-    *("small_cnn", "deep_cnn", "resnet8", "resnet18", "resnet50", "vgg16", "densenet121", "inception"),
-    *("preact_resnet18", "preact_resnet18_bare", "wide_resnet28", "wide_resnet34"),
+    *("small_cnn", "deep_cnn", "resnet8", "resnet9", "resnet18", "resnet50", "vgg16"),
+    *("densenet121", "inception", "preact_resnet18", "preact_resnet18_bare", "wide_resnet28", "wide_resnet34"),
 )
 
 
@@ -55,6 +55,7 @@ def test_logits_are_the_head_of_the_representation(architecture, shape):
         ("vgg16", 14_728_266 - 4_224, 512),  # no biases before BatchNorm: 4,224 channels
         ("densenet121", 6_956_298, 1024),
         ("resnet8", 78_042, 64),
+        ("resnet9", 6_573_130, 512),
         ("preact_resnet18", 11_172_170, 512),
         ("wide_resnet28", 36_479_194, 640),
     ],
@@ -67,7 +68,15 @@ def test_networks_have_the_usual_number_of_parameters(architecture, count, featu
 
 @pytest.mark.parametrize(
     ("architecture", "side"),
-    [("resnet8", 8), ("resnet18", 4), ("resnet50", 4), ("vgg16", 1), ("densenet121", 4), ("inception", 8)],
+    [
+        ("resnet8", 8),
+        ("resnet9", 4),
+        ("resnet18", 4),
+        ("resnet50", 4),
+        ("vgg16", 1),
+        ("densenet121", 4),
+        ("inception", 8),
+    ],
 )
 def test_networks_have_the_stem_for_32_pixels(architecture, side):
     """Stride 1 and no max-pooling in front: so many of 32 pixels are left before the average."""

@@ -21,6 +21,7 @@ from notbugs.models.foreign import Factory, classifier_of, of_factory, of_timm, 
 from notbugs.models.foreign import ModelError as ModelError
 from notbugs.models.imagenet import densenet121, inception, resnet, vgg16
 from notbugs.models.preactivation import preact_resnet18, wide_resnet
+from notbugs.models.resnet9 import ResNet9
 from notbugs.models.small_cnn import MLP, DeepCNN, SmallCNN
 from notbugs.runtime.config import Settings
 from notbugs.runtime.errors import one_line
@@ -49,6 +50,7 @@ _BUILT_IN = {
     "deep_cnn": Architecture(DeepCNN, 16),
     "mlp": Architecture(MLP, 64),
     "resnet8": Architecture(partial(resnet, "BasicBlock", (1, 1, 1)), 16),
+    "resnet9": Architecture(ResNet9, 64),
     "resnet18": Architecture(partial(resnet, "BasicBlock", (2, 2, 2, 2)), 64),
     "resnet50": Architecture(partial(resnet, "Bottleneck", (3, 4, 6, 3)), 64),
     "vgg16": Architecture(vgg16, 64),
