@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 # Some shells keep Python from writing what it compiles: each of many processes would compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
-# Processes of the tests: one a processor, at most eight.
+# Processes of the tests, at most eight.
 # One more than there are processors: a test that waits for a server leaves one idle.
 WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); if [ $$n -gt 7 ]; then n=7; fi; echo $$((n + 1)))
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
