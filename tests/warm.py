@@ -101,8 +101,7 @@ def hurry_evaluation() -> None:
 
 def hurry_importance() -> None:
     """What Optuna says of each quantity of a study comes from a forest: of few trees."""
-    from optuna import importance
-
+    importance = importlib.import_module("optuna.importance")  # not the one that stands for it until then
     importance.FanovaImportanceEvaluator = partial(importance.FanovaImportanceEvaluator, n_trees=4)
 
 

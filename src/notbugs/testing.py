@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,9 +30,10 @@ from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.accuracy import called_by
 from notbugs.models import create_model, load_model, save_model
 from notbugs.pipeline.questions import QUESTIONS
+from notbugs.pipeline.science import Parts
 from notbugs.runtime.config import validate
 from notbugs.runtime.errors import UserError
-from notbugs.science.common.lab import Lab
+from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.question import asked, each_input, of_ones_own
 
 SPLITS = ("train", "validation", "test")
@@ -438,12 +440,29 @@ def check_question(question: Any, lab: Lab | None = None, *, settings: Mapping[s
         lab = lab or _made_up_lab(found.inputs, Path(folder))
         before = {model: _state(network) for model, network in lab.models.items()}
         with _naming("question"):
-            first, second = (asked(found, lab, given, name) for _ in range(2))
+            first, second, *resumed = (
+                asked(found, one, given, "science.NAME", name) for one in _again_and_again(lab, Path(folder))
+            )
     for model, network in lab.models.items():
         changed = _changed(before[model], _state(network))
         _require(not changed, f"question: the {changed} of the source model {model} are not as they were")
-    same = json.dumps([first.metrics, first.says]) == json.dumps([second.metrics, second.says])
-    _require(same, "question: answers otherwise when it is asked again with the same seed: draw from make_generator")
+    otherwise = "question: answers otherwise when it is asked again"
+    _require(_said(first) == _said(second), f"{otherwise} with the same seed: draw from make_generator")
+    for answer in resumed:
+        kept = f"{otherwise} with the parts that `load_or_make` kept: draw each from a generator of its own"
+        _require(_said(first) == _said(answer), kept)
+
+
+def _said(answer: Answer) -> str:
+    return json.dumps([answer.metrics, answer.says])
+
+
+def _again_and_again(lab: Lab, folder: Path) -> Iterator[Lab]:
+    """A lab for a first time and a second; and for a third as after a kill, where the first kept parts of the work."""
+    for kept in ("first", "second"):
+        yield replace(lab, load_or_make=Parts(folder / kept))
+    if (folder / "first").exists():
+        yield replace(lab, load_or_make=Parts(folder / "first"))
 
 
 def _made_up_lab(inputs: tuple[str, ...], folder: Path) -> Lab:

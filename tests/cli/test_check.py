@@ -84,7 +84,7 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("diversity.num_neighbours", 9, r"diversity\.num_neighbours = 9: needs 22 images in a class, and none .* 21$"),
+        ("diversity.num_neighbours", 9, r"diversity\.num_neighbours = 9: must be at most 8: it needs 22 .* than 21$"),
         ("inversion.num_examples", 203, r"inversion\.num_examples = 203: must be in 10\.\.202, one of each class"),
         ("estimator.num_examples", 203, r"estimator\.num_examples = 203: must be in 10\.\.202"),
         ("features.max_examples", 9, r"features\.max_examples = 9: must be at least 10, one a class"),

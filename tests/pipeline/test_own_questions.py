@@ -15,16 +15,19 @@ from click.testing import CliRunner
 from notbugs.cli import main
 from notbugs.cli.check import check, check_data
 from notbugs.cli.code import code_of
+from notbugs.cli.params import _check_fingerprint
+from notbugs.data.images import make_generator
 from notbugs.data.store import load_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.questions import QUESTIONS, read_question
 from notbugs.pipeline.running.context import Context, open_project
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.unused import remove_unused
+from notbugs.pipeline.science import Parts
 from notbugs.pipeline.stages import STAGES, run_stage
 from notbugs.runtime import registry
 from notbugs.runtime.config import read_params
-from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.question import Question, QuestionError, QuestionSettings
 from notbugs.testing import check_question
@@ -54,6 +57,59 @@ saying = of(Answer({}, "a line"))
 taken = of(Answer({"question": 1}, ()))
 tensors = of(Answer({"a": [1, {"b": torch.zeros(2)}]}, ()))
 infinite = of(Answer({"a": float("nan")}, ()))
+enormous = of(Answer({"a": 10**400}, ()))
+surrogate = of(Answer({"a": "\\ud800"}, ()))
+muttering = of(Answer({}, ("\\ud800",)))
+
+def asking_too_much(lab, settings):
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory")
+
+def exits(lab, settings):
+    raise SystemExit(0)
+
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__(one)
+    def __str__(self):
+        raise ValueError
+
+def task(number):
+    raise Odd(1, 2)
+
+def tasks(lab, settings):
+    return lab.do_all([1, 2], task, "tasks")
+
+itself = {}
+itself["a"] = itself
+endless = of(Answer(itself, ()))
+large = Question(MarginSettings, asking_too_much)
+exiting = Question(MarginSettings, exits)
+odd = Question(MarginSettings, tasks)
+
+def parts(name, again="b"):
+    def study(lab, settings):
+        return Answer({"a": lab.load_or_make(name, lambda: (1, 2)), "b": lab.load_or_make(again, lambda: 3)}, ())
+    return Question(MarginSettings, study)
+
+outside, twice = parts("../a"), parts("b")
+
+class Broken(MarginSettings):
+    @__import__("pydantic").field_validator("least")
+    @classmethod
+    def _looks(cls, least):
+        raise KeyError("least")
+
+class Unwritten(MarginSettings):
+    model_config = {"arbitrary_types_allowed": True}
+    more: __import__("torch").Tensor = __import__("torch").zeros(2)
+
+class Small(MarginSettings):
+    def check_data(self, data):
+        from notbugs.science.common.lab import UnfitError
+        raise UnfitError("least", self.least, f"less than {len(data)} of {sorted(data)}")
+
+broken, unwritten = Question(Broken, margin), Question(Unwritten, margin)
+small = Question(Small, margin, inputs=("data/rand", "data/test"))
 numbered = of(Answer({"a": {1: 2}}, ()))
 fits = Question(MarginSettings, lambda lab, settings: Answer({
     "data": sorted(lab.data), "source_seeds": lab.source_seeds,
@@ -66,6 +122,13 @@ class Declared:
     settings = MarginSettings
     study = staticmethod(margin)
     title = "Declared"
+
+class Computed:
+    @property
+    def settings(self):
+        raise OSError("none today")
+
+computed = Computed()
 
 class NoStudy:
     settings = MarginSettings
@@ -176,6 +239,7 @@ def test_a_class_declares_a_question_too(project: Path) -> None:
         ("NoInput", r"a question whose `inputs` are among data, data/NAME, .*models/fit/NAME, not 'metrics/fit'"),
         ("NoPair", r"a question whose `paired` maps each source model of its `inputs` to .* not {'standard': 'det'}"),
         ("OfD", r"a question whose `paired` maps each source model of its `inputs` to a construction there, not {"),
+        ("computed", r"usable: lab\.questions:computed raises OSError: none today \(.*line \d+\)"),
         ("Nothing", r"something that is there: .*questions\.py has no Nothing"),
     ],
 )
@@ -198,21 +262,65 @@ def test_what_is_no_question_is_said_in_a_line(project: Path, name: str, message
         ("tensors", r"must give metrics\.a\.1\.b as a number, text, list or dict, not a Tensor"),
         ("infinite", r"must give metrics\.a as a finite number or None, not nan"),
         ("numbered", r"must give metrics\.a with texts as keys, not 1"),
+        ("enormous", r"must give metrics\.a as a number that a float can hold, not one of 1329 bits"),
+        ("surrogate", r"must give metrics\.a as a text that UTF-8 can hold, not '\\ud800'"),
+        ("muttering", "must say lines that UTF-8 can hold"),
+        ("endless", r"raises RecursionError: .*"),
+        ("large", r"raises RuntimeError: \[enforce fail .*not enough memory \(.*questions\.py, line \d+\)"),
+        ("exiting", r"raises SystemExit: 0 \(.*questions\.py, line \d+\)"),
+        ("odd", r"raises Odd: Odd \(.*questions\.py, line \d+\)"),
     ],
 )
 def test_what_is_no_answer_is_said_in_a_line(project: Path, name: str, message: str) -> None:
-    with pytest.raises(QuestionError, match=rf"^question lab\.questions:{name}: {message}$"):
+    with pytest.raises(QuestionError, match=rf"^science\.margin: question lab\.questions:{name}: {message}$") as e:
+        run_stage(asking(project, name), "science", "margin")
+    assert "\n" not in str(e.value)
+    assert not (project / "metrics" / "science").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("outside", r"load_or_make: name = '\.\./a': must be of letters, digits and _ \. -, 100 at most"),
+        ("twice", r"load_or_make: name = 'b': must differ from that of an earlier part"),
+        ("broken", r"params\.yaml: science\.margin: raises KeyError: 'least' \(.*questions\.py, line \d+\)"),
+        ("unwritten", r"params\.yaml: science\.margin: must be numbers, texts, lists and mappings: .*"),
+        ("small", r"params\.yaml: science\.margin\.least = 0\.5: must be less than 1 of \['test'\]"),
+    ],
+)
+def test_what_a_question_cannot_do_is_said_in_a_line(project: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
         run_stage(asking(project, name), "science", "margin")
     assert not (project / "metrics" / "science").exists()
+    assert not (project / ".notbugs" / "a.safetensors").exists()
+
+
+def test_an_error_that_no_other_process_can_read_is_said_in_a_line(project: Path) -> None:
+    lab = asking(project, "odd")
+    (project / "params.yaml").write_text(yaml.safe_dump({**lab.params, "jobs": 2}))
+    with pytest.raises(UserError, match=r"^raises Odd: Odd \(.*questions\.py, line \d+\)$"):
+        run_stage(open_project(lab.root), "science", "margin")
+
+
+def test_kept_parts_are_the_same_as_made_ones(project: Path) -> None:
+    """Tuples stay tuples, and what is no plain value becomes one at once: not first after a kill."""
+    parts = Parts(project / "kept")
+    found = parts("a.b-1", lambda: (torch.zeros(2), {"x": [1, 2.5, None]}))
+    assert isinstance(found, tuple)
+    again = Parts(project / "kept")("a.b-1", lambda: pytest.fail("it is there"))
+    assert torch.equal(found[0], again[0])
+    assert found[1] == again[1] == {"x": [1, 2.5, None]}
 
 
 @pytest.mark.parametrize(
     ("science", "message"),
     [
+        ({"margin": {"Study": "x"}}, r"science\.margin\.study: missing; it must be given, and Study is no key$"),
         ([], r"science: must map names to their settings; {} for none$"),
         ({"a b": {}}, r"science\.a b: a name has letters, digits and _"),
         ({"margin": None}, r"science\.margin\.study: missing; it must be given$"),
-        ({"margin": {"least": 0.5}}, r"science\.margin\.study = None: must be one of transfer, .* of your own$"),
+        ({"margin": {"least": 0.5}}, r"science\.margin\.study: missing; it must be given$"),
+        ({"margin": {"study": None}}, r"science\.margin\.study = None: must be one of transfer, .* of your own$"),
         (
             {"margin": {"study": "divers"}},
             r"study = 'divers': must be one of .* of your own; did you mean diversity\?$",
@@ -251,7 +359,8 @@ def test_check_data_asks_the_settings_of_ones_own(project: Path, monkeypatch: py
     params = {"science": {"margin": {"study": "lab.questions:refusing", "least": 0.5}}}
     params |= {name: asking(project, "refusing").params[name] for name in ("train", "construct", "fit")}
     monkeypatch.setattr("notbugs.cli.check.ALL_STAGES", {"science": STAGES["science"]})
-    with pytest.raises(QuestionError, match=r"^question lab\.questions:refusing: raises RuntimeError: no margins"):
+    message = r"^science\.margin: question lab\.questions:refusing: raises RuntimeError: no margins"
+    with pytest.raises(QuestionError, match=message):
         check_data(params, project)
 
 
@@ -295,6 +404,44 @@ def test_what_dvc_does_not_watch_is_refused(project: Path) -> None:
     run_stage(open_project(project), "science", "margin")
 
 
+def test_check_refuses_what_dvc_does_not_watch(project: Path) -> None:
+    """Before the pipeline runs, and not when the stage's turn has come."""
+    params = {**read_params(ROOT / "presets" / "digits.yaml"), "science": ENTRY}
+    registry.allow(registry.texts(ENTRY), project)
+    for deps in (["data"], ["data", "src/lab"]):
+        stages = {"science": {"foreach": "${science}", "do": {"cmd": "x", "deps": deps}}, "report": {"deps": ["data"]}}
+        (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+        if len(deps) == 1:
+            with pytest.raises(ConfigError, match=r"^params\.yaml names lab\.questions: src/lab/questions\.py must be"):
+                check(params, project)
+    check(params, project)
+
+
+def test_what_was_checked_is_checked_again_when_ones_own_code_changes(project: Path) -> None:
+    before = {_check_fingerprint(project)}
+    (project / "src" / "lab" / "questions.py").write_text("syntax error")
+    before.add(_check_fingerprint(project))
+    (project / "dvc.yaml").write_text("stages: {}")
+    before.add(_check_fingerprint(project))
+    assert len(before) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raise SystemExit(0)", r"raises SystemExit: 0 \(.*questions\.py, line 1\)"),
+        ("syntax error", r"raises SyntaxError: invalid syntax \(.*questions\.py, line 1\)"),
+        ("def __getattr__(name): raise OSError(name)", r"raises OSError: MARGIN \(.*questions\.py, line 1\)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_said_in_a_line(project: Path, text: str, message: str) -> None:
+    (project / "src" / "lab" / "questions.py").write_text(text)
+    with pytest.raises(
+        ConfigError, match=rf"^params\.yaml: science\.margin\.study = .*: must be importable: .*{message}$"
+    ):
+        read_question(open_project(project).params, "science.margin")
+
+
 def test_metrics_of_a_deleted_entry_are_told_of(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = project / "metrics" / "science" / "old.json"
     file.parent.mkdir(parents=True)
@@ -312,6 +459,12 @@ def test_built_in_questions_pass(name: str) -> None:
     check_question(name, settings=TINY_PARAMS[name])
 
 
+def sharing(lab: Lab, settings: Any) -> Answer:
+    draw = make_generator(lab.seed, "shared")
+    first = lab.load_or_make("first", lambda: float(torch.rand((), generator=draw)))
+    return Answer({"first": first, "then": float(torch.rand((), generator=draw))}, ())
+
+
 def changing(lab: Lab, settings: Any) -> Answer:
     lab.models["standard"].head.bias.data.add_(1)
     return Answer({}, ())
@@ -324,9 +477,10 @@ def changing(lab: Lab, settings: Any) -> Answer:
             lambda lab, settings: Answer({"a": float(torch.rand(()))}, ()),
             "question: answers otherwise when it is asked",
         ),
+        (sharing, "question: answers otherwise when it is asked again with the parts that `load_or_make` kept"),
         (changing, "question: the weights or statistics of the source model standard are not as they were"),
-        (lambda lab, settings: [], "question here:question: must give an Answer, not a list"),
-        (lambda lab, settings: 1 / 0, "question here:question: raises ZeroDivisionError"),
+        (lambda lab, settings: [], r"science\.NAME: question here:question: must give an Answer, not a list"),
+        (lambda lab, settings: 1 / 0, r"science\.NAME: question here:question: raises ZeroDivisionError"),
     ],
 )
 def test_each_rule_of_a_question_is_seen_to_fail(study: Any, message: str) -> None:

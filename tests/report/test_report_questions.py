@@ -57,6 +57,7 @@ def test_a_long_table_is_cut(asking: Path) -> None:
     [
         ({"a": {"b": SHARE}}, [("a.b", "85.0%", "81.0–88.3%")]),
         ({"a": {"value": 2.5, "low": 2.0, "high": 3.0}}, [("a", "2.500 [2.000, 3.000]", "")]),
+        ({"a": {"mean": 12.0, "low": 11.0}}, [("a.mean", "12", ""), ("a.low", "11", "")]),
         ({"a": {"value": 9.0, "ratio": 1.5}}, [("a.value", "9", ""), ("a.ratio", "1.5", "")]),
         ({"a": [1, None, "x"], "b": True}, [("a", "1, –, x", ""), ("b", "yes", "")]),
         ({"a": list(range(9)), "b": [{}], "c": []}, [("a", "9 values", ""), ("b", "1 value", ""), ("c", "", "")]),
@@ -75,4 +76,11 @@ def test_it_is_there_only_with_entries_and_asks_for_their_files(asking: Path, fa
     assert SECTION in SECTIONS
     assert not SECTION.is_in(load_project(fake_project))
     with pytest.raises(ResultsError, match=r"margin\.json: not found; `dvc repro science@margin` makes it"):
+        SECTION.metrics(load_project(asking))
+
+
+@pytest.mark.parametrize("about", [3, {"title": "x"}])
+def test_a_file_without_what_was_asked_is_named(asking: Path, about: Any) -> None:
+    (asking / "metrics" / "science" / "margin.json").write_text(json.dumps({DESCRIBED: about}))
+    with pytest.raises(ResultsError, match=r"margin\.json: question must hold title, .*`dvc repro science@margin`$"):
         SECTION.metrics(load_project(asking))

@@ -142,7 +142,7 @@ def test_a_class_with_few_images_is_left_out():
 
 def test_no_class_of_size_or_labels_that_do_not_pair_are_one_line():
     settings = DiversitySettings(num_bootstrap=10, num_neighbours=1)
-    with pytest.raises(DiversityError, match=r"no class has 6 images, which diversity\.num_neighbours = 1 needs"):
+    with pytest.raises(DiversityError, match=r"no class has 6 images, which num_neighbours = 1 needs"):
         rows_by_class({"D": data([0] * 5)}, settings, generator())
     with pytest.raises(DiversityError, match=r"D_R: its labels are not D's, row by row; `dvc repro`"):
         rows_by_class({"D": data([0, 1] * 5), "D_R": data([1, 0] * 5)}, settings, generator())

@@ -12,11 +12,13 @@ from notbugs.data.sources import DataSettings
 from notbugs.data.store import StoredDataset, load_dataset, source_folders
 from notbugs.models import ModelSettings
 from notbugs.pipeline.construct import read_recipe
-from notbugs.pipeline.questions import MADE_BY
+from notbugs.pipeline.questions import MADE_BY, QUESTIONS
+from notbugs.pipeline.running.own_code import require_watched
 from notbugs.pipeline.running.stage import Stage
 from notbugs.runtime.config import DATASET_NAMES, SECTIONS, SOURCE, check_name, runtime, settings
 from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.science.common.question import QuestionSettings, tried
+from notbugs.science.common import question
+from notbugs.science.common.question import QuestionSettings, each_input, tried
 from notbugs.training.settings import TrainSettings
 
 SOURCE_MODELS = ("standard", "robust")
@@ -50,6 +52,8 @@ def check(params: Mapping[str, Any], root: Path | None = None) -> None:
             found = stage.read_settings(params, name)
             if isinstance(found, TrainSettings):
                 _require_shares(found, stage.key(name), processes)
+            if root is not None:
+                require_watched(root, params, stage, name)
             if stage.name == "fit" and name not in params["construct"]:
                 _require_imported(str(name), root)
 
@@ -108,11 +112,13 @@ def check_data(params: Mapping[str, Any], root: Path) -> None:
     for stage in ALL_STAGES.values():
         for name in _entries(params, stage):
             found = stage.read_settings(params, name)
-            check_one = getattr(found, "check_data", None)
-            if check_one and isinstance(found, QuestionSettings):
-                tried(found.study, partial(check_one, data))
-            elif check_one:
-                check_one(data)
+            key = stage.key(name)
+            if isinstance(found, QuestionSettings):
+                read = set(each_input(QUESTIONS[found.study].inputs))
+                of_it = {split: part for split, part in data.items() if f"data/{split}" in read}
+                tried(key, found.study, partial(question.check_data, found, of_it, key))
+            else:
+                question.check_data(found, data, key)
 
 
 def prepared(params: Mapping[str, Any], root: Path) -> dict[str, StoredDataset]:

@@ -199,8 +199,7 @@ def _copied_question(name: str) -> str:
         title=name.capitalize(),
         says=stage.does[0].upper() + stage.does[1:],
     )
-    text = _joined(home, [made], {("notbugs.science.common.question", "Question, QuestionSettings")})
-    return re.sub(rf"""(params\.yaml: |which |"){name}\.(?=[a-z_]+( =|"))""", rf"\1science.{name}.", text)
+    return _joined(home, [made], {("notbugs.science.common.question", "Question, QuestionSettings")})
 
 
 def _home(registry: Text, part: str) -> Text:

@@ -23,13 +23,16 @@ def check() -> None:
     from notbugs.cli.check import check_data, check_files, deviations
     from notbugs.runtime.config import read_params
     from notbugs.runtime.files import WriteError, write_text
+    from notbugs.runtime.registry import own_modules
 
     params = read_params(root / "params.yaml")
     validate(params, root)
     check_data(params, root)
     told = deviations(params)
     _say(told)
-    if not check_files(params, root):  # what such files hold is no part of the fingerprint
+    in_src = {file.stem for file in (root / "src").glob("*")}
+    elsewhere = any(module.partition(".")[0] not in in_src for module in own_modules(params))
+    if not check_files(params, root) and not elsewhere:  # what such files hold is no part of the fingerprint
         with contextlib.suppress(WriteError):  # it was only to save time
             write_text(mark, f"{fingerprint}\n{told}")
 
@@ -40,13 +43,15 @@ def _say(line: str) -> None:
 
 
 def _check_fingerprint(root: Path) -> str:
-    """Changes with params.yaml, D and the package: what was valid under all three need not load torch again."""
+    """Changes with params.yaml, dvc.yaml, D, the package and the user's own code in src: what was valid under all of
+    these need not load torch again."""
     import hashlib
 
     imported = sorted((root / "data").glob("*/source-*/manifest.json"))
-    files = [root / "params.yaml", *imported, *(root / "data" / split / "manifest.json" for split in ("train", "test"))]
+    splits = (root / "data" / split / "manifest.json" for split in ("train", "test"))
+    files = [root / "params.yaml", root / "dvc.yaml", *imported, *splits]
     text = b"\n".join(file.read_bytes() if file.is_file() else b"" for file in files)
-    modules = sorted(Path(notbugs.__file__).parent.rglob("*.py"))
+    modules = sorted({*Path(notbugs.__file__).parent.rglob("*.py"), *(root / "src").rglob("*.py")})
     stats = [(module.name, module.stat().st_size, module.stat().st_mtime_ns) for module in modules]
     return hashlib.sha256(text + repr(stats).encode()).hexdigest()
 

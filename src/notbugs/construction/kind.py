@@ -116,7 +116,7 @@ class Watched:
 
     def _tried(self, what: str, work: Callable[[], Any]) -> Any:
         """What a work gives; its failure in one line, with the place of it."""
-        return tried(work, lambda line: RecipeError(f"recipe {self._name}: {what} {line}"))
+        return tried(work, lambda line: RecipeError(f"recipe {self._name}: {what} {line}"), in_parts=True)
 
 
 def what_is_wrong(made: Any, data: Images, rows: slice) -> str:

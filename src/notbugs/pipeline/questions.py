@@ -1,5 +1,6 @@
 """The stage `science`: questions by their names in params.yaml, the built-in ones and those of one's own."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from notbugs.pipeline.science import answer, declared
 from notbugs.pipeline.stages import QUESTIONS as BUILT_IN
 from notbugs.pipeline.stages import STAGES
 from notbugs.runtime.config import Settings, check_name, settings
-from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.errors import ConfigError, meant, one_line
 from notbugs.runtime.registry import Registry, RegistryError
 from notbugs.science import diversity, estimator, inversion, transfer  # noqa: F401  # so that DVC sees them change
 from notbugs.science.common.lab import Answer, Lab
@@ -66,12 +67,17 @@ def read_question(params: Mapping[str, Any], key: str) -> Settings:
     section = part_of(params, key)
     if not isinstance(section, Mapping):
         return settings(params, key, QuestionSettings)  # which says what is wrong
-    name = section.get("study")
+    if "study" not in section:
+        near = next((name for name in section if isinstance(name, str) and meant(name.lower(), ["study"])), None)
+        meaning = "" if near is None else f", and {near} is no key"
+        raise ConfigError(f"params.yaml: {key}.study: missing; it must be given{meaning}")
+    name = section["study"]
     try:
         question = QUESTIONS[name if isinstance(name, str) else ""]
     except RegistryError as error:
-        raise ConfigError(f"params.yaml: {key}.study = {name!r}: must be {error}") from None
+        raise ConfigError(f"params.yaml: {key}.study = {reprlib.repr(name)}: must be {error}") from None
     found = settings(params, key, question.settings)
+    _require_json(found, key)
     pairs = [f"data/{construction}" for construction in (question.paired or {}).values()]
     for path in [*each_input(question.inputs, params.get("construct") or {}), *pairs]:
         folder, _, entry = path.rpartition("/")
@@ -81,13 +87,23 @@ def read_question(params: Mapping[str, Any], key: str) -> Settings:
     return found
 
 
+def _require_json(found: Settings, key: str) -> None:
+    """Raises: ConfigError for settings of one's own that cannot be written down, which makes kept work known."""
+    try:
+        found.model_dump_json()
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"params.yaml: {key}: must be numbers, texts, lists and mappings: {one_line(error)}"
+        ) from None
+
+
 def answer_entry(job: Job) -> None:
     """Answer the question of an entry; the metrics file says beside the numbers what was asked, and what was said."""
     name = job.settings.study
     question = QUESTIONS[name]
 
     def study(lab: Lab, given: Any) -> Answer:
-        found = asked(question, lab, given, "" if name in QUESTIONS else name)
+        found = asked(question, lab, given, job.stage.key(job.name), "" if name in QUESTIONS else name)
         about = {"title": question.title or job.name, "says": question.says, "found": list(found.says)}
         return Answer({**found.metrics, DESCRIBED: about}, found.says)
 

@@ -1,10 +1,12 @@
 """The stages of the science: what a study needs is loaded, what it answers is written."""
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from notbugs.data.store import load_dataset, save_dataset
 from notbugs.models import load_model
@@ -17,22 +19,29 @@ from notbugs.runtime.cache import load_or_make
 from notbugs.runtime.config import settings
 from notbugs.runtime.files import write_csv, write_json
 from notbugs.science.common.lab import Answer, Lab
-from notbugs.science.common.question import SPLITS, Question, asked, each_input
+from notbugs.science.common.question import SPLITS, Question, QuestionError, asked, each_input
 from notbugs.tracking import Run
 from notbugs.training.settings import FitSettings
+
+PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""Of a part of unfinished work: a file's, so of no other folder."""
 
 
 def declared(stage: Stage) -> Question:
     """The question that a stage is the answer of."""
     study = resolve_name(stage.study)
-    title = stage.name.capitalize()
-    return Question(resolve_name(stage.settings), study, stage.inputs, stage.paired, title, stage.does)
+    title, says = stage.name.capitalize(), stage.does[0].upper() + stage.does[1:]
+    return Question(resolve_name(stage.settings), study, stage.inputs, stage.paired, title, says)
 
 
 def answer_declared(job: Job) -> None:
     """Answer the question that the stage declares."""
     question = declared(job.stage)
-    answer(job, replace(question, study=partial(asked, question)))
+
+    def study(lab: Lab, given: Any) -> Answer:
+        return asked(question, lab, given, job.stage.key())
+
+    answer(job, replace(question, study=study))
 
 
 def answer(job: Job, question: Question) -> None:
@@ -95,10 +104,29 @@ class _Needed:
             fitted=self.fitted,
             **({"architecture": project.model_settings()} if "model" in self.job.stage.reads else {}),
             progress=project.progress,
-            load_or_make=lambda name, make: load_or_make(unfinished / f"{name}.safetensors", make),
+            load_or_make=Parts(unfinished),
             do_all=by_workers(project),
             draw=run.curve,
         )
+
+
+class Parts:
+    """The parts of an unfinished work, by their names; see `common.lab.LoadOrMake`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._known = folder, set[str]()
+
+    def __call__(self, name: str, make: Callable[[], Any]) -> Any:
+        """The part of a name.
+
+        Raises: QuestionError for a name that is no file's, or that another part has.
+        """
+        if not (isinstance(name, str) and PART_NAME.fullmatch(name)):
+            raise QuestionError(f"load_or_make: name = {name!r}: must be of letters, digits and _ . -, 100 at most")
+        if name in self._known:
+            raise QuestionError(f"load_or_make: name = {name!r}: must differ from that of an earlier part")
+        self._known.add(name)
+        return load_or_make(self._folder / f"{name}.safetensors", make)
 
 
 def _fits(project: Context, name: str, source_seed: int) -> list[Path]:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from notbugs.evaluation.results import percent, read_json
+from notbugs.evaluation.results import ResultsError, percent, read_json
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section, counted, estimate, interval, short
 
-SHARE = frozenset({"mean", "low", "high"})
+SHARE = frozenset({"mean", "low", "high", "n", "num_seeds"})
 """Keys of a share, a fraction with its interval (`science.common.shares.share`)."""
 INTERVAL = frozenset({"value", "low", "high"})
 """Keys, and no others, of any number with its interval (`science.common.shares.interval`)."""
@@ -29,8 +29,15 @@ class _OfEveryEntry(Section):
 
         Raises: ResultsError if a file is missing or incomplete.
         """
-        folder, names = project.root / "metrics" / self.key, project.params[self.key]
-        return {name: read_json(folder / f"{name}.json", f"{self.key}@{name}", self.needs) for name in names}
+        files = {name: project.root / "metrics" / self.key / f"{name}.json" for name in project.params[self.key]}
+        found = {name: read_json(file, f"{self.key}@{name}", self.needs) for name, file in files.items()}
+        for name, facts in found.items():
+            about = facts["question"]
+            if not (isinstance(about, dict) and {"title", "says", "found"} <= set(about)):
+                raise ResultsError(
+                    f"{files[name]}: question must hold title, says and found; `dvc repro {self.key}@{name}`"
+                )
+        return found
 
 
 def rows(key: str, value: Any) -> Iterator[tuple[str, str, str]]:

@@ -124,6 +124,6 @@ def load_or_make(file: Path, make: Callable[[], Result]) -> Result:
     try:
         found: Result = load_state(file)
     except (FileNotFoundError, StateError):
-        found = make()
-        save_state(file, found)
+        save_state(file, make())
+        found = load_state(file)  # the same kinds of values, on the same device, as after a kill
     return found

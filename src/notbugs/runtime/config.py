@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from notbugs.runtime.errors import ConfigError, meant
+from notbugs.runtime.errors import ConfigError, UserError, meant, raised
 from notbugs.runtime.machine import project_folder
 from notbugs.runtime.registry import allow, texts
 
@@ -245,6 +245,10 @@ def validate(section: Any, key: str, model: type[AnySettings]) -> AnySettings:
         return model.model_validate({} if section is None else section)
     except ValidationError as error:
         raise ConfigError(_explain(error, key, model)) from None
+    except UserError:
+        raise
+    except Exception as error:  # of a validator of somebody's own
+        raise ConfigError(f"params.yaml: {key}: {raised(error)}") from error
 
 
 def runtime(params: Mapping[str, Any]) -> Runtime:

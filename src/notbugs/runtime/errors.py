@@ -15,8 +15,7 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         """The message; what would steer a terminal, in a name from somebody else's file, is written out."""
-        text = super().__str__()
-        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+        return printable(super().__str__())
 
 
 class ConfigError(UserError):
@@ -35,8 +34,15 @@ def meant(name: str, there: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def raised(error: Exception) -> str:
+def printable(text: str) -> str:
+    """A text with what would steer a terminal, or cannot be written, spelt out."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def raised(error: BaseException) -> str:
     """What other people's code raised, and where, in one line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"raises {type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"raises {type(error).__name__}: {one_line(error)}{place}"
@@ -44,7 +50,10 @@ def raised(error: Exception) -> str:
 
 def one_line(error: BaseException) -> str:
     """The gist of an error message, however long it is."""
-    text = str(getattr(error, "message", None) or error) or type(error).__name__
+    try:
+        text = str(getattr(error, "message", None) or error) or type(error).__name__
+    except Exception:  # of somebody's own kind, whose words fail, too
+        text = type(error).__name__
     for mark in ("[SQL:", "Traceback", "(Background on this error"):
         text = text.split(mark)[0]
     text = " ".join(text.split())

@@ -22,7 +22,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers in a nested mapping, with dotted keys; everything else is left out."""
     found: dict[str, float] = {}
     for key, value in flatten(values).items():
-        with suppress(TypeError, ValueError):  # no number, such as a list
+        with suppress(TypeError, ValueError, OverflowError):  # no number, such as a list
             if not isinstance(value, str | bytes) and math.isfinite(float(value)):
                 found[key] = float(value)
     return found

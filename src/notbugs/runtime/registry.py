@@ -78,12 +78,20 @@ class Registry(Generic[Part]):
             return self.libraries[prefix](rest)
         if rest and OWN.fullmatch(name):
             _require_allowed(name)
-            return self._adapt(_attribute(name))
+            return self._adapted(name, _attribute(name))
         packaged = _packaged(f"notbugs.{self.kind}")
         if name in packaged:
             _require_allowed(name)
-            return self._adapt(_loaded(packaged[name]))
+            return self._adapted(name, _loaded(packaged[name]))
         raise RegistryError(self._choices(name, packaged))
+
+    def _adapted(self, name: str, given: Any) -> Part:
+        try:
+            return self._adapt(given)
+        except UserError:
+            raise
+        except Exception as error:  # of an attribute that is computed
+            raise RegistryError(f"usable: {name} {raised(error)}") from None
 
     def check(self, name: str) -> str:
         """The name, if it stands for a part; what pydantic calls for a setting.
@@ -159,6 +167,8 @@ def _attribute(name: str) -> Any:
             there = [key for key in vars(found) if not key.startswith("_")] if hasattr(found, "__dict__") else []
             place = getattr(sys.modules[module_name], "__file__", module_name)
             raise RegistryError(f"something that is there: {place} has no {part}{meant(part, there)}") from None
+        except Exception as error:  # of a module's own `__getattr__`
+            raise RegistryError(f"importable: {name} {raised(error)}") from None
     return found
 
 
@@ -170,14 +180,14 @@ def _module(name: str) -> ModuleType:
             places = ", ".join([*_folders, "the installed packages"])
             raise RegistryError(f"something that is there: no module {error.name} in {places}") from None
         raise RegistryError(f"importable: {name} {raised(error)}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RegistryError(f"importable: {name} {raised(error)}") from None
 
 
 def _loaded(entry: EntryPoint) -> Any:
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RegistryError(f"importable: {entry.value} {raised(error)}") from None
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from notbugs.data.images import Images, make_generator
 from notbugs.evaluation.intervals import Z_95
 from notbugs.runtime.config import Settings
-from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.science.common.lab import Answer, Lab
+from notbugs.runtime.errors import UserError
+from notbugs.science.common.lab import Answer, Lab, UnfitError
 from notbugs.science.common.shares import share
 from notbugs.science.inversion import features
 
@@ -44,13 +44,12 @@ class DiversitySettings(Settings):
         return num_neighbours
 
     def check_data(self, data: Mapping[str, Images]) -> None:
-        """Raises: ConfigError if no class of D has enough images."""
+        """Raises: UnfitError if no class of D has enough images."""
         largest = int(data["train"].labels.bincount().max())
         if largest < least_images(self.num_neighbours):
-            raise ConfigError(
-                f"params.yaml: diversity.num_neighbours = {self.num_neighbours}: needs "
-                f"{least_images(self.num_neighbours)} images in a class, and none of D's has more than {largest}"
-            )
+            needed = f"it needs {least_images(self.num_neighbours)} images in a class"
+            allowed = f"at most {largest // 2 - 2}: {needed}, and none of D's has more than {largest}"
+            raise UnfitError("num_neighbours", self.num_neighbours, allowed)
 
 
 def least_images(num_neighbours: int) -> int:
@@ -195,9 +194,7 @@ def rows_by_class(
             rows = rows[torch.randperm(len(rows), generator=generator)[: settings.max_per_class]].sort().values
         found[label] = rows
     if not found:
-        raise DiversityError(
-            f"no class has {least} images, which diversity.num_neighbours = {settings.num_neighbours} needs"
-        )
+        raise DiversityError(f"no class has {least} images, which num_neighbours = {settings.num_neighbours} needs")
     return found
 
 

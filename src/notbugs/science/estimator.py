@@ -75,10 +75,8 @@ class EstimatorSettings(Settings):
         return training
 
     def check_data(self, data: Mapping[str, Images]) -> None:
-        """Raises: ConfigError if D has fewer images, or more classes, than are asked for."""
-        require_images(
-            "estimator.num_examples", self.num_examples, len(data["train"].labels.unique()), len(data["train"])
-        )
+        """Raises: UnfitError if D has fewer images, or more classes, than are asked for."""
+        require_images("num_examples", self.num_examples, len(data["train"].labels.unique()), len(data["train"]))
 
 
 def estimator(lab: Lab, settings: EstimatorSettings) -> Answer:

@@ -217,10 +217,10 @@ class InversionSettings(Settings):
         return objectives
 
     def check_data(self, data: Mapping[str, Images]) -> None:
-        """Raises: ConfigError if D has fewer images, or more classes, than are asked for."""
+        """Raises: UnfitError, ConfigError if D has fewer images, or more classes, than are asked for."""
         classes = len(data["train"].labels.unique())
-        require_images("inversion.num_examples", self.num_examples, classes, len(data["train"]))
-        require_images("inversion.num_test", self.num_test, classes)
+        require_images("num_examples", self.num_examples, classes, len(data["train"]))
+        require_images("num_test", self.num_test, classes)
         if len(data["test"]) < 2:
             raise ConfigError(
                 f"data/test: {len(data['test'])} image; the stage inversion begins at another one of them"

@@ -45,7 +45,7 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
     url = storage_url(project.root, url)
     jobs = checked_jobs(project, jobs)
     plan = make_plan(project, name)
-    require_watched(project, SWEEP, name)
+    require_watched(project.root, project.params, SWEEP, name)
     require_files_watched(project, SWEEP, plan.files_read)
     patience = Patience(project.say)
     with open_storage(url) as storage:

@@ -19,6 +19,7 @@ from notbugs.pipeline.running.stage import Stage
 from notbugs.pipeline.running.unused import remove_unused
 from notbugs.runtime.cache import resumable_folder
 from notbugs.runtime.distribution import world_size
+from notbugs.runtime.errors import printable
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
 from notbugs.tracking import Run, live_run
@@ -36,7 +37,7 @@ def perform(stage: Stage, project: Context, name: str | None = None) -> None:
     def work() -> None:
         """Here, or as one of several processes."""
         settings = stage.read_settings(project.params, name)
-        require_watched(project, stage, name)
+        require_watched(project.root, project.params, stage, name)
         if WHOLE_FOLDERS & set(stage.inputs):
             remove_unused(project)
         resolve_name(stage.work)(Job(stage, project, name, settings))
@@ -81,7 +82,7 @@ class Job:
 
     def say(self, message: str) -> None:
         """One line for the person who watches, after the stage's and the entry's name."""
-        self.project.say(f"{self.title}: {message}")
+        self.project.say(f"{self.title}: {printable(message)}".replace("\n", "\\n"))
 
     @contextmanager
     def begin(

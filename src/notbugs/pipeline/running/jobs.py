@@ -7,6 +7,7 @@ server that has torch imported: each starts in a moment, and none inherits threa
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.fork_server import context
 from notbugs.runtime.devices import use_precision
 from notbugs.runtime.distribution import world_size
-from notbugs.runtime.errors import UserError
+from notbugs.runtime.errors import UserError, raised
 from notbugs.runtime.machine import usable_processors
 from notbugs.runtime.memory import keep_freed_memory
 from notbugs.runtime.progress import hide
@@ -46,6 +47,10 @@ PATIENCE = 10.0
 
 class WorkerError(UserError):
     """A worker process ended before its task did."""
+
+
+class TaskError(UserError):
+    """A task fails by an error that cannot be handed from process to process."""
 
 
 def worker_count(project: Context, num_tasks: int) -> int:
@@ -217,4 +222,20 @@ def _do(work: Callable[[T, Say], R], number: int, task: T) -> R:
         with suppress(BrokenPipeError):
             _mouth.send((number, message))
 
-    return work(task, say)
+    try:
+        return work(task, say)
+    except (UserError, InterruptedError):
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) or not _can_be_sent(error):
+            raise TaskError(raised(error)) from None
+        raise
+
+
+def _can_be_sent(error: Exception) -> bool:
+    """Whether the stage gets the error as it is: those with arguments of their own cannot be read there."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True

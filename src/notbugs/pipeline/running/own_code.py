@@ -37,20 +37,24 @@ def modules_named(params: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     return sorted(own_modules([part_of(params, key) for key in keys]))
 
 
-def require_watched(project: "Context", stage: Stage, name: str | None) -> None:
+def require_watched(root: Path, params: Mapping[str, Any], stage: Stage, name: str | None) -> None:
     """Refuse to run what DVC would not run again after a change.
 
+    Args:
+        root: of the project.
     Raises: ConfigError naming a file of the user's own code that the stage loads and dvc.yaml does not name.
     """
-    modules = modules_named(project.params, stage.keys(name))
-    watched = _Watched.by(project, stage) if modules else None
+    # A question is loaded where it is answered; the report reads what it came to.
+    keys = [key for key in stage.keys(name) if key != "science"]
+    modules = modules_named(params, keys)
+    watched = _Watched.by(root, stage) if modules else None
     if watched is None or watched.code_file:
         return
     for module, source in reached(*modules)[0].items():
         if module.partition(".")[0] == __name__.partition(".")[0]:
             continue
         try:
-            place = source.resolve().relative_to(project.root.resolve()).as_posix()
+            place = source.resolve().relative_to(root.resolve()).as_posix()
         except ValueError:
             if source.resolve() in watched:
                 continue
@@ -68,7 +72,7 @@ def require_files_watched(project: "Context", stage: Stage, files: Iterable[str]
         files: as params.yaml names them.
     Raises: ConfigError naming the first that is missing, or that the stage's deps in dvc.yaml do not hold.
     """
-    watched = _Watched.by(project, stage)
+    watched = _Watched.by(project.root, stage)
     for name in files:
         file = project.root / name
         if not file.is_file():
@@ -105,16 +109,16 @@ class _Watched:
     code_file: bool
 
     @classmethod
-    def by(cls, project: "Context", stage: Stage) -> "_Watched | None":
+    def by(cls, root: Path, stage: Stage) -> "_Watched | None":
         """By dvc.yaml; None where there is none, and so no DVC that would have to see anything."""
         try:
-            text = (project.root / "dvc.yaml").read_text(encoding="utf-8")
+            text = (root / "dvc.yaml").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
         entry = (yaml.safe_load(text) or {}).get("stages", {}).get(stage.name, {})
         entry = entry.get("do", entry)
         code_file = any(isinstance(params, Mapping) and CODE_FILE in params for params in entry.get("params", []))
-        return cls(stage.name, tuple((project.root / dep).resolve() for dep in entry.get("deps", [])), code_file)
+        return cls(stage.name, tuple((root / dep).resolve() for dep in entry.get("deps", [])), code_file)
 
     def __contains__(self, file: Path) -> bool:
         """Whether a resolved path is a dep, or lies in one."""

@@ -15,7 +15,7 @@ from notbugs.data.images import ImageData
 from notbugs.data.store import StoredDataset
 from notbugs.models import ModelSettings, load_model
 from notbugs.models.base import Classifier
-from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.errors import UserError
 from notbugs.runtime.progress import Track, silent
 from notbugs.runtime.tasks import DoAll, in_turn
 
@@ -89,14 +89,25 @@ class Answer:
     rows: Sequence[Mapping[str, Any]] = ()
 
 
-def require_images(key: str, value: int | None, least: int, most: int | None = None) -> None:
+class UnfitError(UserError):
+    """A setting that D is too small for: raised by `check_data`; whoever asks names the place of the settings.
+
+    Args:
+        name: of the setting. allowed: to be read after "must be".
+    """
+
+    def __init__(self, name: str, value: Any, allowed: str) -> None:
+        super().__init__(f"{name} = {value}: must be {allowed}")
+
+
+def require_images(name: str, value: int | None, least: int, most: int | None = None) -> None:
     """Check a number of images that settings ask for against the classes and the size of D; None asks for all.
 
-    Raises: ConfigError unless it holds one of each class, and no more than there are.
+    Raises: UnfitError unless it holds one of each class, and no more than there are.
     """
     if value is None or (least <= value and (most is None or value <= most)):
         return
     allowed = (
         f"in {least}..{most}, one of each class and no more than D has" if most else f"at least {least}, one a class"
     )
-    raise ConfigError(f"params.yaml: {key} = {value}: must be {allowed}")
+    raise UnfitError(name, value, allowed)

@@ -6,15 +6,18 @@ The built-in ones are stages (`pipeline.stages`); one of the user's own is an en
 import inspect
 import math
 import re
+import reprlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from notbugs.data.images import Images
 from notbugs.runtime import foreign
 from notbugs.runtime.config import Settings, in_order_of_paper
-from notbugs.runtime.errors import UserError, one_line
+from notbugs.runtime.errors import ConfigError, UserError, one_line
 from notbugs.runtime.registry import RegistryError
-from notbugs.science.common.lab import Answer, Lab
+from notbugs.science.common.lab import Answer, Lab, UnfitError
 
 Study = Callable[[Lab, Any], Answer]
 """(lab, settings) -> Answer."""
@@ -23,6 +26,7 @@ SPLITS = ("train", "validation", "test")
 SOURCE_MODELS = ("models/train/standard", "models/train/robust")
 DESCRIBED = "question"
 """Key of the metrics file that says what was asked, and what the study said."""
+LARGEST = int(sys.float_info.max)
 _INPUT = re.compile(r"data|models/train|(data|models/train|models/fit)/[A-Za-z]\w*")
 _INPUTS = "data, data/NAME, models/train, models/train/NAME and models/fit/NAME"
 Found = TypeVar("Found")
@@ -126,34 +130,50 @@ def each_input(inputs: Iterable[str], constructions: Iterable[str] = ()) -> Iter
             yield path
 
 
-def asked(question: Question, lab: Lab, settings: Any, name: str = "") -> Answer:
+def asked(question: Question, lab: Lab, settings: Any, key: str, name: str = "") -> Answer:
     """The answer, after what settings ask of D has been checked.
 
     Args:
+        key: place of the settings in params.yaml, for errors.
         name: of a question of one's own, whose failure is said in a line.
     Raises: ConfigError for settings that D is too small for; QuestionError.
     """
 
     def work() -> Answer:
-        if hasattr(settings, "check_data"):
-            settings.check_data(lab.data)
-        return question.study(lab, settings)
+        check_data(settings, lab.data, key)
+        found = question.study(lab, settings)
+        wrong = what_is_wrong(found) if name else ""
+        if wrong:
+            raise QuestionError(f"{key}: question {name}: {wrong}")
+        return found
 
-    if not name:
-        return work()
-    found = tried(name, work)
-    wrong = what_is_wrong(found)
-    if wrong:
-        raise QuestionError(f"question {name}: {wrong}")
-    return found
+    return tried(key, name, work) if name else work()
 
 
-def tried(name: str, work: Callable[[], Found]) -> Found:
+def tried(key: str, name: str, work: Callable[[], Found]) -> Found:
     """What a question of one's own gives; its failure in one line, with the place of it.
 
+    Args:
+        key: place of its settings in params.yaml.
     Raises: QuestionError.
     """
-    return foreign.tried(work, lambda line: QuestionError(f"question {name}: {line}"))
+    return foreign.tried(work, lambda line: QuestionError(f"{key}: question {name}: {line}"))
+
+
+def check_data(settings: Any, data: Mapping[str, Images], key: str) -> None:
+    """Whether D is large enough for settings with a method `check_data`, which is given D's train and test.
+
+    Args:
+        data: of these two at least those that the question reads.
+        key: place of the settings in params.yaml.
+    Raises: ConfigError; what the method raises.
+    """
+    if not hasattr(settings, "check_data"):
+        return
+    try:
+        settings.check_data({split: data[split] for split in ("train", "test") if split in data})
+    except UnfitError as error:
+        raise ConfigError(f"params.yaml: {key}.{error}") from None
 
 
 def what_is_wrong(found: Any) -> str:
@@ -161,7 +181,9 @@ def what_is_wrong(found: Any) -> str:
     if not isinstance(found, Answer):
         return f"must give an Answer, not a {type(found).__name__}"
     if not isinstance(found.says, tuple | list) or not all(isinstance(line, str) for line in found.says):
-        return f"must say a list of lines, not {found.says!r}"
+        return f"must say a list of lines, not {reprlib.repr(found.says)}"
+    if not all(map(_is_utf8, found.says)):
+        return "must say lines that UTF-8 can hold"
     if not isinstance(found.metrics, dict):
         return f"must give metrics as a dict, not a {type(found.metrics).__name__}"
     if DESCRIBED in found.metrics:
@@ -169,18 +191,30 @@ def what_is_wrong(found: Any) -> str:
     return next(_no_json("metrics", found.metrics), "")
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _no_json(place: str, value: Any) -> Iterator[str]:
     """What a metrics file cannot hold, and where."""
     if isinstance(value, dict):
         for key, part in value.items():
-            if isinstance(key, str):
+            if isinstance(key, str) and _is_utf8(key):
                 yield from _no_json(f"{place}.{key}", part)
             else:
                 yield f"must give {place} with texts as keys, not {key!r}"
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
             yield from _no_json(f"{place}.{number}", part)
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        yield f"must give {place} as a number that a float can hold, not one of {value.bit_length()} bits"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"must give {place} as a finite number or None, not {value}"
+    elif isinstance(value, str) and not _is_utf8(value):
+        yield f"must give {place} as a text that UTF-8 can hold, not {value!a}"
     elif not isinstance(value, str | int | float | None):
         yield f"must give {place} as a number, text, list or dict, not a {type(value).__name__}"

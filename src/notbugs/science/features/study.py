@@ -58,8 +58,8 @@ class FeaturesSettings(Settings):
         return headline_eps
 
     def check_data(self, data: Mapping[str, Images]) -> None:
-        """Raises: ConfigError if D has more classes than examples are asked for."""
-        require_images("features.max_examples", self.max_examples, len(data["train"].labels.unique()))
+        """Raises: UnfitError if D has more classes than examples are asked for."""
+        require_images("max_examples", self.max_examples, len(data["train"].labels.unique()))
 
 
 def features(lab: Lab, settings: FeaturesSettings) -> Answer:
