@@ -436,9 +436,8 @@ def test_what_was_checked_is_checked_again_when_ones_own_code_changes(project: P
 )
 def test_a_module_that_cannot_be_imported_is_said_in_a_line(project: Path, text: str, message: str) -> None:
     (project / "src" / "lab" / "questions.py").write_text(text)
-    with pytest.raises(
-        ConfigError, match=rf"^params\.yaml: science\.margin\.study = .*: must be importable: .*{message}$"
-    ):
+    place = r"^params\.yaml: science\.margin\.study = .*: must be importable: "
+    with pytest.raises(ConfigError, match=f"{place}.*{message}$"):
         read_question(open_project(project).params, "science.margin")
 
 
