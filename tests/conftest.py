@@ -1,7 +1,6 @@
 """What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
 
 import gc
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from notbugs.runtime import registry
 from notbugs.runtime.devices import use_precision
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
-from projects import forget_own_modules, leave_blank, make_project, run
+from projects import forget_own_modules, leave_blank, made_once, make_project, run
 
 QUICK = LEVELS["quick"]
 
@@ -126,17 +125,14 @@ def common(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 @pytest.fixture(scope="session")
 def finished_project(common: Path) -> Path:
     """A project on which a tiny pipeline has run once, the same for all workers of pytest-xdist: not to be changed."""
-    folder = common / "finished"
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.with_suffix(".done").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            done = run(make_project(folder), "dvc", "repro")
-            assert "Traceback" not in done.stderr + done.stdout
-            assert "Warning" not in done.stderr + done.stdout
-            run(folder, "notbugs", "track")
-            folder.with_suffix(".done").touch()
-    return folder
+
+    def make(folder: Path) -> None:
+        done = run(make_project(folder), "dvc", "repro")
+        assert "Traceback" not in done.stderr + done.stdout
+        assert "Warning" not in done.stderr + done.stdout
+        run(folder, "notbugs", "track")
+
+    return made_once(common / "finished", make)
 
 
 @pytest.fixture(scope="session")

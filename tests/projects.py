@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 import warm
@@ -43,6 +45,22 @@ def make_project(folder: Path) -> Path:
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
     (folder / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS, sort_keys=False))
     run(folder, "dvc", "config", "--local", "core.no_scm", "true")
+    return folder
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that one of the workers of pytest-xdist fills, for all of them.
+
+    Args:
+        folder: in one that they share.
+        make: fills it.
+    """
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.with_suffix(".done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".done").touch()
     return folder
 
 

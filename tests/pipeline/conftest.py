@@ -8,18 +8,20 @@ import yaml
 from resume_tools import PARAMS, run_to_fits
 
 from notbugs.pipeline.running.context import open_project
+from projects import made_once
 
 
 @pytest.fixture(scope="session")
-def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_project(common: Path) -> Path:
     """Read only; `project` is a copy."""
-    root = tmp_path_factory.mktemp("made") / "project"
-    root.mkdir()
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("NOTBUGS_TRACKING", "off")
-        run_to_fits(open_project(root))
-    return root
+
+    def make(root: Path) -> None:
+        (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("NOTBUGS_TRACKING", "off")
+            run_to_fits(open_project(root))
+
+    return made_once(common / "made", make)
 
 
 @pytest.fixture

@@ -20,20 +20,23 @@ from notbugs.evaluation.trials import MEASURED
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
 from notbugs.sweeps.trial import Trial
+from projects import made_once
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(common: Path) -> Path:
     """A project whose data and source models are there; not to be changed."""
-    root = tmp_path_factory.mktemp("trained")
-    (root / "dvc.yaml").write_text("")
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("NOTBUGS_TRACKING", "off")
-        run_stage(open_project(root), "prepare")
-        for name in ("standard", "robust"):
-            run_stage(open_project(root), "train", name)
-    return root
+
+    def make(root: Path) -> None:
+        (root / "dvc.yaml").write_text("")
+        (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("NOTBUGS_TRACKING", "off")
+            run_stage(open_project(root), "prepare")
+            for name in ("standard", "robust"):
+                run_stage(open_project(root), "train", name)
+
+    return made_once(common / "trained", make)
 
 
 @pytest.fixture
