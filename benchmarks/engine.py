@@ -15,7 +15,7 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -44,13 +44,14 @@ from notbugs.training.settings import TrainSettings
 HERE = Path(__file__).parent
 MODELS = {
     "small_cnn": (ModelSettings(architecture="small_cnn", width=16), 8),
+    "resnet9-32": (ModelSettings(architecture="resnet9", width=32), 32),
     "resnet18-16": (ModelSettings(architecture="resnet18", width=16), 32),
     "resnet18-64": (ModelSettings(architecture="resnet18", width=64), 32),
     "resnet50-64": (ModelSettings(architecture="resnet50", width=64), 32),
 }
 """Name -> network, pixels."""
 SIZES = {
-    "cpu": {"small_cnn": (360, 10), "resnet18-16": (128, 10), "resnet18-64": (32, 5)},
+    "cpu": {"small_cnn": (360, 10), "resnet9-32": (128, 10), "resnet18-16": (128, 10), "resnet18-64": (32, 5)},
     "cuda": {"small_cnn": (1000, 20), "resnet18-64": (512, 20), "resnet50-64": (512, 20)},
 }
 """Device -> model -> images, steps of the attacks."""
@@ -101,7 +102,7 @@ def trained(name: str, device: torch.device, section: str | None = None) -> tupl
     model = new_model(model_settings, data)
     set_normalisation(model, data.images)
     if section is None:
-        epochs = {"resnet18-16": 6, "resnet18-64": 2, "resnet50-64": 2}.get(name, 20)
+        epochs = {"resnet9-32": 3, "resnet18-16": 6, "resnet18-64": 2, "resnet50-64": 2}.get(name, 20)
         config = TrainSettings(epochs=epochs, batch_size=64, lr=0.05, schedule="one_cycle")
     else:
         config = settings(read_params(HERE.parent / "presets" / "digits.yaml"), f"train.{section}", TrainSettings)
@@ -177,12 +178,13 @@ def attack_run(implementation: str, title: str, name: str, device: torch.device)
     return partial(notbugs_attack, engine, start, y, task)
 
 
-def attacks(name: str, turns: Turns, compiled: bool) -> list[Row]:
-    """Every attack of TASKS on one model."""
+def attacks(name: str, turns: Turns, compiled: bool, tasks: Sequence[str]) -> list[Row]:
+    """Some attacks of TASKS on one model."""
     device = turns.device
     trained(name, device)
     result = []
-    for title, task in TASKS.items():
+    for title in tasks:
+        task = TASKS[title]
         implementations = [peer for peer in PEERS if task.loss == "cross_entropy" or peer == "robustness"]
         implementations += [*ours(device), *(limit_of(name) for name in ours(device))]
         implementations += ["notbugs compiled"] if compiled else []
@@ -397,6 +399,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--models", nargs="*", help="some of " + ", ".join(MODELS))
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS), metavar="TASK")
     parser.add_argument("--parts", nargs="*", default=["attacks", "epoch", "evaluation", "scaling", "memory"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -413,7 +416,7 @@ def main() -> None:
     with Turns(device, arguments.rounds) as turns:
         if "attacks" in arguments.parts:
             for name in models:
-                rows += attacks(name, turns, arguments.compiled)
+                rows += attacks(name, turns, arguments.compiled, arguments.tasks)
         if "epoch" in arguments.parts:
             rows += epoch(turns)
         if "evaluation" in arguments.parts:
