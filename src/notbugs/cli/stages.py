@@ -39,7 +39,7 @@ def run_here(stage: Stage, name: str | None = None) -> None:
     if stage.workers:
         from notbugs.pipeline.running.fork_server import begin_early
 
-        begin_early(project_root())
+        begin_early(project_root(), stage.name)
     from notbugs.pipeline.running.job import perform
 
     perform(stage, open_project(), name)

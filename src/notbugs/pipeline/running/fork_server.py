@@ -14,10 +14,11 @@ PRELOADED = [
     "notbugs.pipeline.evaluate.measuring",
     "notbugs.pipeline.science",
     "notbugs.science.planted.study",
-    "notbugs.report.page",
     "torch._dynamo",  # three seconds, which each worker would spend on its first optimizer
 ]
 """What it imports before it forks."""
+ONLY = {"report": ["notbugs.report.page"]}
+"""Stage -> what it imports instead, for workers that do not learn."""
 
 
 def context() -> ForkServerContext:
@@ -27,15 +28,19 @@ def context() -> ForkServerContext:
     return found
 
 
-def begin_early(root: Path) -> None:
+def begin_early(root: Path, stage: str) -> None:
     """Start it, where params.yaml asks for workers: it imports torch while the stage does so itself.
 
     What is wrong with params.yaml is for the stage to say.
+
+    Args:
+        root: of the project.
+        stage: whose workers it is for.
     """
     try:
         params = read_params(root / "params.yaml")
     except UserError:
         return
     if params.get("jobs", 1) != 1 and params.get("device") != "cuda":
-        context()
+        context().set_forkserver_preload(ONLY.get(stage, PRELOADED))
         forkserver.ensure_running()
