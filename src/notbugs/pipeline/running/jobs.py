@@ -5,9 +5,9 @@ threads of `num_threads`, so that the results are the same bytes with any number
 server that has torch imported: each starts in a moment, and none inherits threads or locks of the stage.
 """
 
+import copy
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -235,7 +235,7 @@ def _do(work: Callable[[T, Say], R], number: int, task: T) -> R:
 def _can_be_sent(error: Exception) -> bool:
     """Whether the stage gets the error as it is: those with arguments of their own cannot be read there."""
     try:
-        pickle.loads(pickle.dumps(error))
+        copy.copy(error)  # made again from its arguments, as the stage would
     except Exception:
         return False
     return True
