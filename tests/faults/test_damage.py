@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from projects import RUNS, assert_same, copy_of, cut, environment, fail, flip, run
+from projects import RUNS, assert_same, copy_of, cut, fail, flip, run, warm_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.timeout(1800)]
 
@@ -81,7 +81,7 @@ def test_two_dvc_repro_at_once(finished_project: Path, tmp_path: Path) -> None:
         subprocess.Popen(
             ["dvc", "repro"],
             cwd=copy,
-            env=environment(**UNTRACKED),
+            env=warm_environment(**UNTRACKED),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -150,7 +150,10 @@ def test_stages_on_a_full_disk_and_again_with_room(finished_project: Path, tmp_p
         assert line.startswith(f"error: {tmp_path}/small/")
         assert line.endswith("cannot be written: the disk is full; what was there before is kept")
     assert contents(copy / "full") == before
-    assert_same(finished_project, copy)
+    # Those of the finished project are blank, and the server of warm commands does not see the small disk.
+    assert_same(finished_project, copy, but_for=("plots/figures/", "reports/report.html"))
+    for name in ("plots/figures/figure_2.png", "reports/report.html"):
+        assert (copy / name).stat().st_size > 2 * (finished_project / name).stat().st_size
 
 
 @pytest.mark.slow

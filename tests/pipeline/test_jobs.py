@@ -22,6 +22,7 @@ from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.training.loop import TrainingError
 
 
+@pytest.mark.usefixtures("whole_level")  # which workers have, too
 @pytest.mark.parametrize("suite_seeds", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_stages_give_the_same_bytes_with_any_number_of_workers(project: Path, suite_seeds: int) -> None:
     """All of train, construct, fit and evaluate, done anew by two workers."""
