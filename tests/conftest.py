@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 from hypothesis import settings
 from sklearn.datasets import load_digits
 from torch import nn
@@ -167,15 +166,15 @@ def trained_once(
     """Train a small CNN, or take the one of these settings that another worker of pytest-xdist trained."""
 
     def trained(name: str, **settings: Any) -> Classifier:
-        model, file = new_model(digits[0]), common / f"{name}.pt"
-        config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle", **settings)
-        with FileLock(file.with_suffix(".lock")):
-            if file.exists():
-                model.load_state_dict(torch.load(file))
-                return model.eval()
+        def make(folder: Path) -> None:
+            model = new_model(digits[0])
+            config = TrainSettings(epochs=8, batch_size=64, lr=0.1, schedule="one_cycle", **settings)
             train(model, digits[0], **config.arguments(), generator=make_generator(0, name))
-            torch.save(model.state_dict(), file)
-        return model
+            torch.save(model.state_dict(), folder / "model.pt")
+
+        model = new_model(digits[0])
+        model.load_state_dict(torch.load(made_once(common / name, make) / "model.pt"))
+        return model.eval()
 
     return trained
 

@@ -1,7 +1,6 @@
 """A tiny project and copies of it, commands in them, and how they compare."""
 
 import inspect
-import io
 import os
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
-from PIL import Image
 
 import warm
 from notbugs.data.images import ImageData, make_generator
@@ -150,10 +148,8 @@ def forget_own_modules() -> None:
 
 def leave_blank(patched: pytest.MonkeyPatch) -> None:
     """Figures are made, but all are saved as the same small picture: drawing them takes most of a report's time."""
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8)).save(buffer, format="png")
     for module in ("page", "studies"):
-        patched.setattr(f"notbugs.report.{module}.to_png", lambda figure: buffer.getvalue())
+        patched.setattr(f"notbugs.report.{module}.to_png", warm.blank_png)
 
 
 def git(folder: Path, *arguments: str) -> None:

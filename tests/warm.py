@@ -196,15 +196,20 @@ def _import_all() -> None:
     gc.freeze()  # what never changes stays shared with the forks
 
 
-def _leave_blank() -> None:
-    """The figures of reports are made, but all are saved as the same small picture."""
+def blank_png(figure: Any) -> bytes:
+    """The same small picture, whatever the figure."""
     from PIL import Image
-
-    from notbugs.report import page, studies
 
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, format="png")
-    page.to_png = studies.to_png = lambda figure: buffer.getvalue()
+    return buffer.getvalue()
+
+
+def _leave_blank() -> None:
+    """The figures of reports are made, but all are saved as the same small picture."""
+    from notbugs.report import page, studies
+
+    page.to_png = studies.to_png = blank_png
 
 
 def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +13,7 @@ from resume_tools import set_params
 from notbugs.cli.check import check
 from notbugs.data.store import DatasetError, load_dataset, source_folders
 from notbugs.evaluation.accuracy import called_by
-from notbugs.evaluation.levels import LEVELS, SuiteSettings
+from notbugs.evaluation.levels import SuiteSettings
 from notbugs.exchange.exporting import export_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.evaluate import _curves, _summary
@@ -186,15 +184,6 @@ def test_a_baseline_is_fitted_only_where_it_is_asked_for(project):
 
 
 # Evaluation
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _brief_attacks() -> Iterator[None]:
-    """All attacks of the level, a few steps of each."""
-    brief = replace(LEVELS["quick"], restarts=(3, 2), minimum=(("ddn", 5),), fixed=(("apgd_t", 3),), square=10)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(LEVELS, "quick", brief)
-        yield
 
 
 @pytest.fixture(scope="module")
