@@ -61,8 +61,17 @@ TASKS = {
     "PGD L2 targeted": Task("l2", 0.5, 0.1, 10, targeted=True),
     "representation": Task("box", math.inf, 0.1, 10, targeted=True, loss="representation_distance"),
 }
-EPOCH = {"cpu": ("resnet18-16", 256), "cuda": ("resnet18-64", 10_000)}
+EPOCH = {"cpu": ("resnet18-16", 1024), "cuda": ("resnet18-64", 10_000)}
 """Device -> model and images of the adversarial epoch."""
+EVALUATED = (
+    ("small_cnn", "standard", 0.01),
+    ("small_cnn", "standard", 0.25),
+    ("small_cnn", "robust", None),
+    ("resnet18-16", "robust", 0.4),
+)
+"""Models of the evaluation, and the share of the images that PGD-20 leaves at the radius; None takes radius 1."""
+EVALUATED_IMAGES = 128
+"""Of networks for 32 pixels."""
 HALF = " bfloat16"
 """End of the name of an implementation that computes in it."""
 LIBRARIES = ("torch", "torchattacks", "foolbox", "adversarial-robustness-toolbox")
@@ -92,7 +101,8 @@ def new_model(settings: ModelSettings, data: ImageData) -> Classifier:
 def trained(name: str, device: torch.device, section: str | None = None) -> tuple[Classifier, ImageData, ImageData]:
     """A trained network (kept for the next run) with its training and test images.
 
-    `section` of the digits preset says how it is trained; None trains a few epochs.
+    `section` of the digits preset says how the small CNN is trained; None, and that of a larger network, trains a few
+    epochs.
     """
     model_settings, pixels = MODELS[name]
     data, test = digits(pixels)
@@ -101,9 +111,10 @@ def trained(name: str, device: torch.device, section: str | None = None) -> tupl
         return load_model(kept, device=device), data, test
     model = new_model(model_settings, data)
     set_normalisation(model, data.images)
-    if section is None:
+    if section is None or pixels != 8:
         epochs = {"resnet9-32": 3, "resnet18-16": 6, "resnet18-64": 2, "resnet50-64": 2}.get(name, 20)
-        config = TrainSettings(epochs=epochs, batch_size=64, lr=0.05, schedule="one_cycle")
+        attack = AttackSettings(eps=1.0, num_steps=3, step_size=0.5) if section == "robust" else None
+        config = TrainSettings(epochs=epochs, batch_size=64, lr=0.05, schedule="one_cycle", attack=attack)
     else:
         config = settings(read_params(HERE.parent / "presets" / "digits.yaml"), f"train.{section}", TrainSettings)
     train(model.to(device), data, **config.arguments(), generator=make_generator(1))
@@ -241,9 +252,17 @@ def epoch(turns: Turns) -> list[Row]:
     return result
 
 
-def evaluation_run(implementation: str, section: str, eps: float, device: torch.device) -> Callable[[], float]:
-    """Adversarial accuracy of the small CNN by PGD-100."""
-    model, _, test = trained("small_cnn", device, section)
+def evaluated(name: str, section: str, device: torch.device) -> tuple[Classifier, ImageData]:
+    """A model of the evaluation, and its images."""
+    model, _, test = trained(name, device, section)
+    return model, test if MODELS[name][1] == 8 else test.select(slice(0, EVALUATED_IMAGES))
+
+
+def evaluation_run(
+    implementation: str, name: str, section: str, eps: float, device: torch.device
+) -> Callable[[], float]:
+    """Adversarial accuracy by PGD-100."""
+    model, test = evaluated(name, section, device)
     attack = AttackSettings(eps=eps, num_steps=100)
     task = Task("l2", eps, attack.step, 100)
     x, y = test.images.to(device), test.labels.to(device)
@@ -263,22 +282,24 @@ def evaluation(turns: Turns) -> list[Row]:
     """Adversarial accuracy by PGD-100 at L2 radii where the model keeps little, some, and (robust) much."""
     device = turns.device
     result = []
-    for section, keeps in (("standard", 0.01), ("standard", 0.25), ("robust", None)):
-        model, _, test = trained("small_cnn", device, section)
+    for name, section, keeps in EVALUATED:
+        model, test = evaluated(name, section, device)
         eps = 1.0 if keeps is None else radius_that_keeps(model, test, keeps)
-        makes = {who: (evaluation_run, who, section, eps, device) for who in ("torchattacks", "foolbox", *ours(device))}
+        makes = {
+            who: (evaluation_run, who, name, section, eps, device) for who in ("torchattacks", "foolbox", *ours(device))
+        }
         seconds, accuracy, _ = turns.take(makes)
         rates = {who: len(test) / value for who, value in seconds.items()}
         title = f"PGD-100 evaluation, {section} model, eps {eps:g}"
-        result += rows_of(title, "small_cnn", "images/s", rates, accuracy=accuracy)
+        result += rows_of(title, name, "images/s", rates, accuracy=accuracy)
         show(result[-len(rates) :])
     return result
 
 
 def radius_that_keeps(model: nn.Module, test: ImageData, share: float) -> float:
     """L2 radius at which PGD-20 leaves about this adversarial accuracy, by bisection."""
-    low, high = 0.0, 3.0
-    for _ in range(7):
+    low, high = 0.0, 6.0
+    for _ in range(8):
         middle = (low + high) / 2
         attack = AttackSettings(eps=middle, num_steps=20)
         withstood = adversarially_correct(model, test, **attack.arguments())

@@ -16,7 +16,7 @@ from notbugs.construction.describe import describe
 from notbugs.construction.recipe import Constructed
 from notbugs.data.images import ImageData
 from notbugs.data.sources.planted import CLASS_NAMES, PlantedSettings, draw
-from notbugs.evaluation.accuracy import called_by
+from notbugs.evaluation.accuracy import called_by, predict
 from notbugs.science.common.training import clean_and_attacked
 from notbugs.science.planted.truth import follows
 from notbugs.science.transfer import Examples, transfer_rates
@@ -38,6 +38,36 @@ class Half(nn.Module):
         broken = torch.zeros_like(logits)
         broken[1::2, T] = torch.nan
         return logits + broken
+
+
+class Flattened(nn.Module):
+    """Flattens by `view`, or by `reshape`; keeps how the images lay that it got."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by, self.weight = by, nn.Parameter(torch.rand(4, 3 * 5 * 5))
+        self.lay_channels_last: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.lay_channels_last.append(x.is_contiguous(memory_format=torch.channels_last))
+        flat: Tensor = getattr(x, self.by)(len(x), -1)
+        return flat @ self.weight.T
+
+
+@pytest.mark.parametrize(("by", "lay"), [("reshape", [True]), ("view", [True, False])])
+def test_images_lie_channels_last_unless_the_network_cannot_take_them_so(by: str, lay: list[bool]) -> None:
+    model, images = Flattened(by), torch.rand(6, 3, 5, 5)
+    assert torch.equal(predict(model, images), images.reshape(6, -1) @ model.weight.T)
+    assert model.lay_channels_last == lay
+
+
+def test_an_error_of_the_network_is_not_taken_for_its_layout() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("no such thing")
+
+    with pytest.raises(RuntimeError, match="no such thing"):
+        predict(Fails(), torch.rand(2, 3, 5, 5))
 
 
 def labelled(count: int = 8) -> ImageData:

@@ -1,5 +1,6 @@
 """The gradient of a loss with respect to the image, for whatever a network does on the way there."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -41,10 +42,10 @@ def look(
     steepness = steepness / largest.clamp_(min=torch.finfo(steepness.dtype).tiny)
     gradient = _back(outputs, leaf, steepness)
     # One number tells whether all are numbers: nothing of the gradient's size is made.
-    if look_again and not gradient.sum().isfinite():
+    if look_again and not math.isfinite(gradient.sum().item()):
         outputs, leaf = _from_leaf(network, x.clamp(INWARD, 1 - INWARD), copy)
         gradient = torch.where(gradient.isfinite(), gradient, _back(outputs, leaf, steepness))
-    return seen, gradient.nan_to_num(0.0, 0.0, 0.0)
+    return seen, gradient.nan_to_num(0.0, 0.0, 0.0)  # a copy: steps write on it, and a network may own what it gave
 
 
 def has_derivative(

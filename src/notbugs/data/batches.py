@@ -34,7 +34,7 @@ class BatchReader:
         self._data = data
         self.device = device
         self.resident = fits(data, device) if resident is None else resident
-        self._images = all_on(data, device) if self.resident else None
+        self._resident = Resident(data, device) if self.resident else None
         self._labels = data.labels.to(device)
 
     def __len__(self) -> int:
@@ -42,10 +42,10 @@ class BatchReader:
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """For the rows of each batch, (n,) on the CPU: those rows, the images (n, C, H, W) float32, the labels (n,)."""
-        if self._images is not None:
+        if self._resident is not None:
             for rows in order:
                 index = rows.to(self.device)
-                yield rows, as_floats(self._images[index]), self._labels[index]
+                yield rows, as_floats(self._resident.raw(index)), self._labels[index]
             return
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
             waiting: deque[tuple[Tensor, Future[Tensor]]] = deque()

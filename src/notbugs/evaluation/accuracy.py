@@ -15,7 +15,7 @@ from notbugs.attacks.modes import in_ordinary_mode
 from notbugs.data.images import Images, make_generator
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.levels import RANDOM_STARTS, pgd_name
-from notbugs.runtime.devices import full_precision
+from notbugs.runtime.devices import full_precision, traits
 from notbugs.runtime.out_of_memory import BatchSplitter
 
 Part = TypeVar("Part")
@@ -84,10 +84,26 @@ def predict(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000
 
     def logits(rows: slice) -> Tensor:
         part = images[rows] if isinstance(images, Tensor) else images.select(rows).images
-        return followed(model, part.to(device)).float().cpu()
+        return _outputs(model, part.to(device)).float().cpu()
 
     with frozen(model), full_precision(device):
         return torch.cat(BatchSplitter("prediction").map(len(images), batch_size, logits))
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """What a network gives, (N, K), the images laid out so that convolutions are fastest.
+
+    On the CPU that is channels last, by a quarter or more (docs/performance.md); not for a network that then fails.
+    """
+    if x.ndim != 4 or x.shape[1] == 1 or traits(x.device).runs_ahead:
+        return followed(model, x)
+    try:
+        return followed(model, x.contiguous(memory_format=torch.channels_last))
+    except RuntimeError as error:
+        # A network that flattens by `view` cannot; torch's own words are the only sign.
+        if "view size is not compatible" not in str(error):
+            raise
+    return followed(model, x)
 
 
 def called_by(model: nn.Module, images: Tensor | Images, *, batch_size: int = 1000) -> Tensor:
@@ -223,7 +239,7 @@ def _withstands(model: nn.Module, x_adv: Tensor, inputs: Tensor, labels: Tensor)
 def _called(model: nn.Module, inputs: Tensor) -> Tensor:
     """What the model calls each image, (N,) int64, on the model's device."""
     with frozen(model), full_precision(inputs.device):
-        return called(followed(model, inputs))
+        return called(_outputs(model, inputs))
 
 
 def measure(outcome: Outcome) -> Measurement:

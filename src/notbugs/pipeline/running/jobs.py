@@ -226,10 +226,12 @@ def _do(work: Callable[[T, Say], R], number: int, task: T) -> R:
         return work(task, say)
     except (UserError, InterruptedError):
         raise
-    except (Exception, SystemExit) as error:
-        if isinstance(error, SystemExit) or not _can_be_sent(error):
-            raise TaskError(raised(error)) from None
-        raise
+    except SystemExit as error:
+        raise TaskError(raised(error)) from None
+    except Exception as error:
+        if _can_be_sent(error):
+            raise
+        raise TaskError(raised(error)) from None
 
 
 def _can_be_sent(error: Exception) -> bool:
