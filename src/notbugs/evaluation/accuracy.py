@@ -197,18 +197,33 @@ def _withstand(
     withstood = _withstands(model, found.x_adv, inputs, labels)
     assert found.success is not None  # it was asked for
     unsure = withstood & found.success  # of the engine's rounding alone
-    if unsure.any():
-        own = _of(generators, unsure.nonzero().flatten())
-        again = pgd(model, inputs[unsure], labels[unsure], generator=own, **attack)
-        withstood[unsure] = _withstands(model, again.x_adv, inputs[unsure], labels[unsure])
     left = withstood.nonzero().flatten()
     if engine.half_dtype is not None and len(left):
         second_look = {**_second_look(attack), "start": found.x_adv[left]}
         closer = pgd(engine.in_full(inputs), inputs[left], labels[left], **second_look)
         withstood[left] = _withstands(model, closer.x_adv, inputs[left], labels[left])
+        unsure &= withstood
+    if unsure.any():
+        rows = unsure.nonzero().flatten()
+        withstood[rows] = _withstand_again(model, engine, inputs[rows], labels[rows], attack, _of(generators, rows))
     if attack["random_start"]:  # no iterate was the unperturbed image
         withstood &= _called(model, inputs) == labels
     return withstood
+
+
+def _withstand_again(
+    model: nn.Module,
+    engine: Engine,
+    inputs: Tensor,
+    labels: Tensor,
+    attack: dict[str, Any],
+    generators: Sequence[torch.Generator] | None,
+) -> Tensor:
+    """Which of the examples that fooled an engine alone withstand its attack in full precision, or without it."""
+    if engine.half_dtype is not None:
+        return _withstand(model, engine.in_full(inputs), inputs, labels, attack, generators)
+    again = pgd(model, inputs, labels, generator=generators, **attack)
+    return _withstands(model, again.x_adv, inputs, labels)
 
 
 def _second_look(attack: Mapping[str, Any]) -> dict[str, Any]:
