@@ -65,6 +65,7 @@ TINY_PARAMS: dict[str, Any] = {
         "weak": {**TRAIN, "seeds": [0], "still_y": False},
     },
     "evaluate": {**EVALUATE, "suite_seeds": 1},
+    "diagnose": {"max_examples": 60},
     "transfer": {
         "architectures": {"mlp": {"architecture": "mlp", "width": 8}},
         "d": _RECIPE,

@@ -59,6 +59,7 @@ def main() -> None:
 for command in (
     *stages.stage_commands(),
     stages.evaluate,
+    stages.diagnose,
     sweeps.sweep,
     params.check,
     params.preset,

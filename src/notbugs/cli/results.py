@@ -16,6 +16,7 @@ from notbugs.cli.project import PathFromHome, project_root
 def results(form: str | None) -> None:
     """Print the accuracy table, or every measurement (--json, --csv)."""
     from notbugs.evaluation import results as module
+    from notbugs.evaluation.learnt import not_learnt
     from notbugs.runtime.config import read_params
 
     if form == "docs":
@@ -32,7 +33,8 @@ def results(form: str | None) -> None:
     else:
         params = read_params(project_root() / "params.yaml")
         with module.titled(params):
-            module.print_table(table, _headline_eps(params))
+            stuck = not_learnt(project_root(), params.get("fit") or {})
+            module.print_table(table, _headline_eps(params), not_learnt=stuck)
 
 
 def _headline_eps(params: Mapping[str, Any]) -> float:

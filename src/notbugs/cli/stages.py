@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ALL_STAGES = {**STAGES, SWEEP.name: SWEEP}
 """Every stage of the pipeline, by name."""
-WITH_MORE = ("evaluate", "sweep")
+WITH_MORE = ("evaluate", "diagnose", "sweep")
 """Stages whose commands have options."""
 
 
@@ -86,6 +86,20 @@ def evaluate(
     print_found(found)
     if out is not None:
         save_found(found, out)
+
+
+@click.command(help=STAGES["diagnose"].help)
+@click.argument("name", required=False)
+def diagnose(name: str | None) -> None:
+    """Run the stage, or print the diagnosis of one construction."""
+    if name is None:
+        run_here(STAGES["diagnose"])
+        return
+    from notbugs.pipeline.diagnose import diagnosis_of
+    from notbugs.science.diagnosis import lines
+
+    for line in lines(name, *diagnosis_of(open_project(), name)):
+        click.echo(line)
 
 
 def _device_of_params() -> "torch.device":

@@ -494,7 +494,12 @@ def to_csv(results: "pd.DataFrame") -> str:
     return str(results.to_csv(index=False, lineterminator="\n"))
 
 
-def print_table(results: "pd.DataFrame", headline_eps: float, console: "Console | None" = None) -> None:
+def print_table(
+    results: "pd.DataFrame",
+    headline_eps: float,
+    console: "Console | None" = None,
+    not_learnt: Mapping[str, object] = MappingProxyType({}),
+) -> None:
     """Print the accuracy table, as wide as the terminal allows and at most 100 columns.
 
     Percentages, ± one standard deviation over trainings. At the headline eps the first column is what all attacks
@@ -504,6 +509,7 @@ def print_table(results: "pd.DataFrame", headline_eps: float, console: "Console 
         results: as `load_results` gives them.
         headline_eps: always among the eps shown (at most TERMINAL_EPS), and marked.
         console: where to print; standard output by default, 100 columns wide if that is no terminal.
+        not_learnt: of datasets whose fits have not learnt yet, what is said of them (`learnt.not_learnt`).
     """
     from rich import box
     from rich.console import Console
@@ -518,7 +524,12 @@ def print_table(results: "pd.DataFrame", headline_eps: float, console: "Console 
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Accuracy on {first['n']} test images of {first['source']}, {first['architecture']} (%)",
-        caption=f"{spread_words(rows)}eps: on y under attack; * headline eps",
+        caption="\n".join(
+            [
+                f"{spread_words(rows)}eps: on y under attack; * headline eps",
+                *(f"{set_title(name)}: {words}" for name, words in not_learnt.items()),
+            ]
+        ),
         padding=(0, 1, 0, 0),
         show_edge=False,
     )

@@ -115,6 +115,7 @@ def _robust_training(evidence: Evidence, _: Facts) -> Ruling:
 
 def _robust_features(key: str, evidence: Evidence, _: Facts) -> Ruling:
     evidence.check_is_the_papers(key)
+    evidence.check_has_learnt(key)
     eps, bar = evidence.headline_eps, evidence.far_above_chance
     ours, other = _fit(dataset_name(key)), _fit("D_NR")
     number, clean = _attacked(evidence, ours, eps), evidence.accuracy(*ours)
@@ -141,6 +142,7 @@ def _robust_features(key: str, evidence: Evidence, _: Facts) -> Ruling:
 
 def _not_robust_features(key: str, evidence: Evidence, _: Facts) -> Ruling:
     evidence.check_is_the_papers(key)
+    evidence.check_has_learnt(key)
     eps, bar = evidence.headline_eps, evidence.far_above_chance
     ours, robust, standard = _fit(dataset_name(key)), ("D", "robust"), ("D", "standard")
     clean, number = evidence.accuracy(*ours), _attacked(evidence, ours, eps)
@@ -167,6 +169,7 @@ def _not_robust_features(key: str, evidence: Evidence, _: Facts) -> Ruling:
 def _same_but_for_g(evidence: Evidence, _: Facts) -> Ruling:
     for key in ("robust", "nonrobust"):
         evidence.check_is_the_papers(key)
+    evidence.check_has_learnt("robust", "nonrobust")
     eps, bar = evidence.headline_eps, evidence.far_above_chance
     clean, clean_other = evidence.accuracy("D_R"), evidence.accuracy("D_NR")
     evidence.check_same_recipe("robust", "nonrobust")
@@ -183,6 +186,7 @@ def _same_but_for_g(evidence: Evidence, _: Facts) -> Ruling:
 
 def _random_target(key: str, evidence: Evidence, _: Facts) -> Ruling:
     evidence.check_is_the_papers(key)
+    evidence.check_has_learnt(key)
     ours = _fit(dataset_name(key))
     clean, bar = evidence.accuracy(*ours), evidence.far_above_chance
     share = evidence.constructions.get(key, {}).get("given_is_true", evidence.chance)
@@ -195,6 +199,7 @@ def _random_target(key: str, evidence: Evidence, _: Facts) -> Ruling:
 
 def _deterministic_target(key: str, evidence: Evidence, _: Facts) -> Ruling:
     evidence.check_is_the_papers(key)
+    evidence.check_has_learnt(key)
     ours, bar = _fit(dataset_name(key)), evidence.far_above_chance
     clean, shifted = evidence.accuracy(*ours), evidence.accuracy(*ours, labels="shifted")
     gap = evidence.difference(ours, ours, labels=("true", "shifted"))
@@ -208,6 +213,7 @@ def _control(key: str, evidence: Evidence, _: Facts) -> Ruling:
     name, control_key = dataset_name(key), f"{key}_from_robust"
     for made in (key, control_key):
         evidence.check_is_the_papers(made)
+    evidence.check_has_learnt(key, control_key)
     control_name = dataset_name(control_key)
     own, control = evidence.accuracy(name), evidence.accuracy(control_name)
     evidence.check_same_recipe(key, control_key)

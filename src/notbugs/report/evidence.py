@@ -13,9 +13,11 @@ import pandas as pd
 
 from notbugs.evaluation import comparison
 from notbugs.evaluation.comparison import Estimate, Run
+from notbugs.evaluation.learnt import NotLearnt
 from notbugs.evaluation.results import WORST, attack_steps, baseline_of, model_label, recipe_of, set_title, strength
 from notbugs.report.honesty import Honesty, honesty_of
 from notbugs.report.sets import ConstructedSet, sets_of
+from notbugs.runtime.config import dataset_name
 
 CHANCE_MARGIN = 0.20
 """"Far above chance": the lower end of an accuracy is this far above it, and above twice chance."""
@@ -39,6 +41,7 @@ class Evidence:
         constructions: key -> metrics/construct/<key>.json.
         per_example: metrics/per_example.parquet; None if there is none.
         params: params.yaml, for the recipes of constructions and fits.
+        not_learnt: of datasets on which fits have not learnt yet, how many; by their names in the results.
     """
 
     results: pd.DataFrame
@@ -48,6 +51,7 @@ class Evidence:
     constructions: dict[str, dict[str, Any]] = field(default_factory=dict)
     per_example: pd.DataFrame | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    not_learnt: Mapping[str, NotLearnt] = field(default_factory=dict)
 
     @cached_property
     def sets(self) -> dict[str, ConstructedSet]:
@@ -162,6 +166,19 @@ class Evidence:
             return "D", estimator
         name = set_title(key)
         raise NotMeasuredError(f"D was not fitted by the recipe of {name} (params.yaml: fit.{key}.baseline)")
+
+    def check_has_learnt(self, *keys: str) -> None:
+        """The fits on constructions have begun to learn: else their accuracy is that of a guess, whatever they hold.
+
+        Raises: NotMeasuredError saying which have not.
+        """
+        for key in keys:
+            stuck = self.not_learnt.get(dataset_name(key))
+            if stuck is not None:
+                raise NotMeasuredError(
+                    f"{stuck} on {set_title(key)}: the training loss stands at ln {self.num_classes}, that of a guess "
+                    f"(params.yaml: fit.{key}.epochs)"
+                )
 
     def check_same_recipe(self, key: str, other: str) -> None:
         """Two constructions and their fits differ by the source model alone.

@@ -101,6 +101,7 @@ def accuracy(project: Project, _: Facts) -> dict[str, Any]:
         "rows": rows,
         "attacks": attacks,
         "headline": max(at_headline, key=lambda key: strength(key[1], 1), default=None),
+        "not_learnt": {(name, "standard"): stuck for name, stuck in project.not_learnt.items()},
         "several": any(row.clean is not None and row.clean.num_seeds > 1 for row in rows),
         "reported": CIFAR10,
         "paper_eps": claims.EPS,

@@ -7,7 +7,18 @@ from pathlib import Path
 from markupsafe import Markup
 
 from notbugs.evaluation.results import accuracy_table, titled
-from notbugs.report import diversity, estimator, features, gaussian, inversion, planted, questions, sweeps, transfer
+from notbugs.report import (
+    diagnose,
+    diversity,
+    estimator,
+    features,
+    gaussian,
+    inversion,
+    planted,
+    questions,
+    sweeps,
+    transfer,
+)
 from notbugs.report.drawing import drawn_as, report_style, to_png
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
 from notbugs.report.project import Project, load_project
@@ -17,6 +28,7 @@ from notbugs.runtime.tasks import DoAll, in_turn
 
 SECTIONS: tuple[Section, ...] = (
     *MAIN_SECTIONS,
+    diagnose.SECTION,
     transfer.SECTION,
     inversion.SECTION,
     diversity.SECTION,
@@ -122,4 +134,4 @@ def abstract(project: Project, claims: Sequence[Verdict]) -> str:
 def main_numbers(project: Project) -> str:
     """One sentence with the accuracies that the paper is about, as far as they were measured; else empty."""
     rows = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
-    return words("abstract", "main_numbers", eps=project.headline_eps, rows=rows)
+    return words("abstract", "main_numbers", eps=project.headline_eps, rows=rows, not_learnt=project.not_learnt)

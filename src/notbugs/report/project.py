@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from notbugs.data.store import StoredDataset, load_dataset, source_folders
+from notbugs.evaluation.learnt import not_learnt
 from notbugs.evaluation.results import (
     ResultsError,
     load_results,
@@ -129,6 +130,7 @@ def load_project(root: Path) -> Project:
         },
         per_example=_read_parquet(root / "metrics/per_example.parquet", PER_EXAMPLE_COLUMNS),
         minimum_norms=_read_parquet(root / "metrics/minimum_norms.parquet", MINIMUM_NORM_COLUMNS),
+        not_learnt=not_learnt(root, params.get("fit") or {}),
         checks=read_json_rows(root / "metrics/checks.json", "evaluate", CHECK_KEYS),
         certificates=_read_certificates(root / "metrics/certificates.csv"),
         curves={

@@ -148,7 +148,7 @@ class Runtime(Settings):
 SECTIONS = (
     *Runtime.model_fields,
     *("data", "model", "train", "construct", "fit", "evaluate"),
-    *("transfer", "inversion", "diversity", "estimator", "features", "planted", "gaussian"),
+    *("diagnose", "transfer", "inversion", "diversity", "estimator", "features", "planted", "gaussian"),
     *("science", "sweep", "report"),
 )
 """Every top-level key of params.yaml."""

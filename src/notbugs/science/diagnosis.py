@@ -6,7 +6,7 @@ its source model, its perturbations, the fit on it. A later cause is often but t
 Source: MadryLab/constructed-datasets, issues 3 and 11 ("D_rand works, D_det sits at chance, why?").
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -273,7 +273,9 @@ def _labels(name: str, subject: Subject, found: Numbers) -> Cause | None:
     )
     if found.as_recorded < 1:
         told = f"{_percent(1 - found.as_recorded)} of the labels are not those it was made with; {told}"
-    return Cause("labels", f"the labels do not belong to the images: {told}", f"make it anew: dvc repro -f construct@{name}")
+    return Cause(
+        "labels", f"the labels do not belong to the images: {told}", f"make it anew: dvc repro -f construct@{name}"
+    )
 
 
 def _changed_images(name: str, subject: Subject, found: Numbers) -> Cause | None:
