@@ -55,7 +55,7 @@ def test_logits_are_the_head_of_the_representation(architecture, shape):
         ("vgg16", 14_728_266 - 4_224, 512),  # no biases before BatchNorm: 4,224 channels
         ("densenet121", 6_956_298, 1024),
         ("resnet8", 78_042, 64),
-        ("resnet9", 6_573_130, 512),
+        ("resnet9", 2_274_890, 128),
         ("preact_resnet18", 11_172_170, 512),
         ("wide_resnet28", 36_479_194, 640),
     ],

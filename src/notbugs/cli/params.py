@@ -60,8 +60,12 @@ def _check_fingerprint(root: Path) -> str:
 @click.argument("name", required=False)
 @click.option("--list", "list_them", is_flag=True, help="Show what each preset runs and costs.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key on the way.")
+@click.option("--pictures", metavar="PATH", help="Take D from a folder or archive of pictures (train/, test/) instead.")
+@click.option("--smoke", is_flag=True, help="Make it small: two minutes from end to end, to see that it runs.")
 @click.option("--missing", is_flag=True, help="Only add the sections that params.yaml lacks.")
-def preset(name: str | None, list_them: bool, changes: tuple[str, ...], missing: bool) -> None:
+def preset(
+    name: str | None, list_them: bool, changes: tuple[str, ...], pictures: str | None, smoke: bool, missing: bool
+) -> None:
     """Write params.yaml from the preset NAME; `dvc repro` then runs it."""
     from notbugs.cli.presets import add_missing, presets, write_preset
 
@@ -74,15 +78,15 @@ def preset(name: str | None, list_them: bool, changes: tuple[str, ...], missing:
         if name is None:
             return
     if missing:
-        if changes:
-            raise UserError("notbugs preset: --missing takes no --set")
+        if changes or pictures or smoke:
+            raise UserError("notbugs preset: --missing takes no --set, --pictures or --smoke")
         added = add_missing(root, name)
         click.echo(f"params.yaml: added {', '.join(added)}" if added else "params.yaml lacks nothing")
         return
     from notbugs.cli.check import deviations
     from notbugs.runtime.config import read_params
 
-    backup = write_preset(root, name, changes)
+    backup = write_preset(root, name, changes, pictures=pictures, smoke=smoke)
     click.echo(f"params.yaml is now the preset {name}; next: dvc repro")
     _say(deviations(read_params(root / "params.yaml")))
     if backup:

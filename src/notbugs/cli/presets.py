@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.cli.shipped import shipped
+from notbugs.cli.smoke import smaller
 from notbugs.runtime.config import parse_params, read_params, suggestion
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
@@ -38,23 +39,41 @@ def presets(root: Path) -> list[Preset]:
     return [Preset(path.stem, path, _summary(path)) for path in sorted(folder.glob("*.yaml"))]
 
 
-def write_preset(root: Path, name: str, changes: Sequence[str] = ()) -> Path | None:
+def write_preset(
+    root: Path, name: str, changes: Sequence[str] = (), *, pictures: str | None = None, smoke: bool = False
+) -> Path | None:
     """Write params.yaml from a preset.
 
     Args:
         root: project folder.
         name: of the preset.
         changes: "key=value" with dotted keys, such as "construct.rand.eps=0.5"; comments are kept.
+        pictures: folder or archive that D is read from in place of the preset's source.
+        smoke: make it small, before the changes.
     Returns: where the old params.yaml was kept, if it was nobody's preset; else None.
     Raises: ConfigError for an unknown preset or key, or an impossible value.
     """
-    text = change(preset_text(root, name), changes, f"preset {name}")
+    text = preset_text(root, name)
+    if pictures is not None:
+        text = _of_pictures(text, pictures, f"preset {name}")
+    if smoke:
+        text = with_keys(text, smaller(parse_params(text, f"preset {name}")))
+    text = change(text, changes, f"preset {name}")
     params, backup = root / "params.yaml", None
     known = [text, *(preset.path.read_text(encoding="utf-8") for preset in presets(root))]
     if params.exists() and params.read_bytes() not in [preset.encode() for preset in known]:
         backup = _backup(params)
     write_text(params, text)
     return backup
+
+
+def _of_pictures(text: str, path: str, place: str) -> str:
+    """The text with D read from a folder or archive, in the size that the preset's data has (32 pixels if unsaid)."""
+    data = parse_params(text, place)["data"]
+    kept = {key: data[key] for key in ("max_train", "max_test", "validation_fraction") if key in data}
+    size = data.get("image_size", 32)
+    read = {"source": "folder", "path": path, "image_size": size, "channels": "rgb"}
+    return with_keys(text, {"data": {**read, **kept}, "experiment": Path(path).name.partition(".")[0] or "pictures"})
 
 
 def add_missing(root: Path, name: str) -> list[str]:
