@@ -22,8 +22,10 @@ def test_params_yaml_is_the_digits_preset() -> None:
 
 
 IN_LINF = {name: {"norm": "linf"} for name in ("rand", "det", "rand_from_robust", "det_from_robust")}
+SHORTENED = {name: {"schedule": "linear", "momentum": 0.75} for name in ("robust", "nonrobust")}
 DEVIATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "planted": IN_LINF,
+    **dict.fromkeys(("cifar10", "cifar10_laptop", "cifar10_quick"), SHORTENED),
     "digits_variants": {
         "det_ensemble": {"from": ["standard/0", "standard/1", "standard/2"]},
         "rand_noise": {"start": "noise"},
@@ -69,7 +71,7 @@ def test_every_line_that_sets_something_is_explained_once() -> None:
 
 
 def test_unknown_preset(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="preset 'mnist': unknown; allowed: cifar10, cifar10_paper, digits"):
+    with pytest.raises(ConfigError, match="preset 'mnist': unknown; allowed: cifar10, cifar10_laptop, cifar10_paper, "):
         write_preset(tmp_path, "mnist")
     assert not (tmp_path / "params.yaml").exists()
 
@@ -145,3 +147,49 @@ def test_missing_sections_come_from_a_preset_and_the_rest_stays(tmp_path: Path, 
     assert text.startswith("# mine\nseed: 7  # lucky\nevaluate:\n  eps: [0.5]\n")
     assert all(line in text for line in whole.read_text().splitlines() if "auto | cpu" in line)
     assert add_missing(tmp_path, name) == []
+
+
+@pytest.mark.parametrize("preset", presets(ROOT), ids=lambda preset: preset.name)
+def test_a_small_preset_is_valid_and_small(tmp_path: Path, preset: Preset) -> None:
+    write_preset(tmp_path, preset.name, smoke=True)
+    params = read_params(tmp_path / "params.yaml")
+    check(params)
+    assert params["experiment"].endswith("_smoke")
+    assert params["sweep"] == {}
+    sizes = params["data"].get("planted", params["data"])
+    assert (sizes.get("max_train") or sizes["num_train"]) <= 300
+    assert {trained["epochs"] for trained in (*params["train"].values(), *params["fit"].values())} == {1}
+    assert {made["num_steps"] for made in params["construct"].values()} == {2}
+    assert params["evaluate"]["eps"] == [params["evaluate"]["headline_eps"]]
+    assert "# " in (tmp_path / "params.yaml").read_text()
+
+
+def test_changes_come_after_making_small(tmp_path: Path) -> None:
+    write_preset(tmp_path, "digits", ["fit.rand.epochs=3"], smoke=True)
+    assert read_params(tmp_path / "params.yaml")["fit"]["rand"]["epochs"] == 3
+
+
+def test_a_preset_on_pictures_of_ones_own(tmp_path: Path) -> None:
+    write_preset(tmp_path, "cifar10", ["data.max_train=500"], pictures="raw/birds.tar.xz")
+    params = read_params(tmp_path / "params.yaml")
+    check(params)
+    assert params["data"] == {
+        "source": "folder",
+        "path": "raw/birds.tar.xz",
+        "image_size": 32,
+        "channels": "rgb",
+        "max_train": 500,
+        "max_test": None,
+        "validation_fraction": 0.1,
+    }
+    assert params["experiment"] == "birds"
+    write_preset(tmp_path, "restricted_imagenet", pictures="birds")
+    assert read_params(tmp_path / "params.yaml")["data"]["image_size"] == 224
+
+
+def test_missing_sections_are_all_that_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_preset(tmp_path, "digits")
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(main, ["preset", "digits", "--missing", "--smoke"])
+    assert found.exit_code != 0
+    assert "--missing takes no --set, --pictures or --smoke" in f"{found.output}{found.exception}"

@@ -70,7 +70,7 @@ def test_networks_have_the_usual_number_of_parameters(architecture, count, featu
     ("architecture", "side"),
     [
         ("resnet8", 8),
-        ("resnet9", 4),
+        ("resnet9", 8),
         ("resnet18", 4),
         ("resnet50", 4),
         ("vgg16", 1),

@@ -26,6 +26,7 @@ MOST = {
     "grid_examples": 3,
     "num_points": 100,
     "num_samples": 1000,
+    "dimension": 3,
     "num_minimax": 20,
     "num_covariances": 3,
     "suite_seeds": 1,

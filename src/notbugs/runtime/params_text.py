@@ -47,12 +47,17 @@ def with_keys(text: str, changed: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
+NULL = "tag:yaml.org,2002:null"
+"""YAML's name of null, which ruamel.yaml writes as nothing at all unless it is told otherwise."""
+
+
 def _yaml() -> Any:
     from ruamel.yaml import YAML
 
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 10_000  # no line is broken
+    yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar(NULL, "null"))
     return yaml
 
 
