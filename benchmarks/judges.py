@@ -4,7 +4,7 @@
     python benchmarks/judges.py --device cuda --images 10000
 
 The images are made up: none of the times depends on what they show. One model of another seed is asked, too. Writes
-judges-<device>.json beside this file: the seconds of each part, and what all but the attack add to it.
+judges-<device>-<width>.json beside this file: the seconds of each part, and what all but the attack add to it.
 """
 
 import argparse
@@ -55,17 +55,17 @@ class Clock:
             torch.cuda.synchronize()
 
 
-def new_model(seed: int, device: torch.device) -> Classifier:
-    """An untrained ResNet-9 of half width."""
+def new_model(seed: int, width: int, device: torch.device) -> Classifier:
+    """An untrained ResNet-9."""
     generator = make_generator(seed)
-    return create_model("resnet9", (3, 32, 32), CLASSES, width=32, generator=generator).to(device).eval()
+    return create_model("resnet9", (3, 32, 32), CLASSES, width=width, generator=generator).to(device).eval()
 
 
-def measure(device: torch.device, count: int, folder: Path) -> dict[str, float]:
+def measure(device: torch.device, count: int, width: int, folder: Path) -> dict[str, float]:
     """Seconds of the attack, of what describes its images, and of the writing, for `count` images."""
     make(folder / "D", SIZE)
     data, clock = load_dataset(folder / "D"), Clock(device)
-    model, judge, other = (new_model(seed, device) for seed in range(3))
+    model, judge, other = (new_model(seed, width, device) for seed in range(3))
     config = TargetSettings(recipe="deterministic_target", model="standard", eps=0.5, num_steps=50, step_size=0.1)
     recipe = set_up(model, data, **config.scalars(), generator=make_generator(2))
     with clock.part("reference"):
@@ -96,19 +96,20 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="Share of the judges.")
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--images", type=int, default=BATCH)
+    arguments.add_argument("--width", type=int, default=64, help="of the ResNet-9; 32 is half of it")
     asked = arguments.parse_args()
-    device, kept = torch.device(asked.device), HERE / f"judges-{asked.device}.json"
+    device, kept = torch.device(asked.device), HERE / f"judges-{asked.device}-{asked.width}.json"
     torch.set_num_threads(1)
     keep_freed_memory()
     found = {}
     for precision in ("float32", "bfloat16") if device.type == "cpu" and has_bfloat16(device) else ("usual",):
         use_precision(device, precision)
         with tempfile.TemporaryDirectory() as folder:
-            seconds = measure(device, asked.images, Path(folder))
+            seconds = measure(device, asked.images, asked.width, Path(folder))
         added = sum(seconds[name] for name in ("judges", "writing")) / seconds["attack"]
         found[precision] = {**{name: round(value, 3) for name, value in seconds.items()}, "added": round(added, 4)}
         print(precision, found[precision])
-    facts = {"images": asked.images, "of": SIZE, "torch": torch.__version__, "machine": platform.machine()}
+    facts = {"images": asked.images, "width": asked.width, "of": SIZE, "torch": torch.__version__, "machine": platform.machine()}
     kept.write_text(json.dumps({**facts, "seconds": found}, indent=2) + "\n")
 
 
