@@ -61,7 +61,7 @@ def _check_fingerprint(root: Path) -> str:
 @click.option("--list", "list_them", is_flag=True, help="Show what each preset runs and costs.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key on the way.")
 @click.option("--pictures", metavar="PATH", help="Take D from a folder or archive of pictures (train/, test/) instead.")
-@click.option("--smoke", is_flag=True, help="Make it small: two minutes from end to end, to see that it runs.")
+@click.option("--smoke", is_flag=True, help="Make it small: three minutes from end to end, to see that it runs.")
 @click.option("--missing", is_flag=True, help="Only add the sections that params.yaml lacks.")
 def preset(
     name: str | None, list_them: bool, changes: tuple[str, ...], pictures: str | None, smoke: bool, missing: bool

@@ -1,4 +1,4 @@
-"""A preset made small: every stage from end to end in two minutes, to see that it runs. Its numbers mean nothing."""
+"""A preset made small: every stage from end to end in three minutes, to see that it runs. Its numbers mean nothing."""
 
 import re
 from collections.abc import Iterator, Mapping
