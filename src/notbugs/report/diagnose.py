@@ -7,16 +7,18 @@ from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section
 
 SHARES = {
-    "success": "called as labelled by the source",
-    "success_other_seeds": "by other seeds",
-    "success_augmented": "under the fit's augmentation",
-    "still_y": "still y, robust model",
-    "probe_delta": "label read from δ, linear probe",
+    "success": "source",
+    "success_other_seeds": "other seeds",
+    "success_augmented": "augmented",
+    "still_y": "robust",
+    "probe_delta": "linear",
     "neighbour_delta": "1-NN",
-    "probe_image": "from the image, linear probe",
+    "probe_image": "linear",
     "neighbour_image": "1-NN",
 }
-"""Number of the metrics file -> head of its column."""
+"""Share of the metrics file -> head of its column."""
+GROUPS = (("", 1), ("called as labelled by", 3), ("still y", 1), ("label read from δ", 2), ("from the image", 2))
+"""Text above these columns, and how many it spans."""
 
 
 def numbers(_: Project, found: Facts) -> dict[str, Any]:
@@ -25,4 +27,4 @@ def numbers(_: Project, found: Facts) -> dict[str, Any]:
     return {"rows": rows, "chance": rows[0]["chance"] if rows else None}
 
 
-SECTION = Section("diagnose", needs=("constructions",), numbers=numbers, constants={"SHARES": SHARES})
+SECTION = Section("diagnose", needs=("constructions",), numbers=numbers, constants={"SHARES": SHARES, "GROUPS": GROUPS})
