@@ -109,7 +109,8 @@ def main() -> None:
         added = sum(seconds[name] for name in ("judges", "writing")) / seconds["attack"]
         found[precision] = {**{name: round(value, 3) for name, value in seconds.items()}, "added": round(added, 4)}
         print(precision, found[precision])
-    facts = {"images": asked.images, "width": asked.width, "of": SIZE, "torch": torch.__version__, "machine": platform.machine()}
+    facts: dict[str, object] = {"images": asked.images, "width": asked.width, "of": SIZE}
+    facts |= {"torch": torch.__version__, "machine": platform.machine()}
     kept.write_text(json.dumps({**facts, "seconds": found}, indent=2) + "\n")
 
 

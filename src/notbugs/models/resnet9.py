@@ -1,7 +1,7 @@
 """ResNet-9 in the shape that replicated the paper's D_rand in minutes: a strided 5x5 convolution early, a narrow end.
 
-Source: Jordan 2024, github.com/KellerJordan/features-not-bugs; after Page 2018, How to Train Your ResNet. Its logits were
-scaled by 0.2, which the head here learns.
+Source: Jordan 2024, github.com/KellerJordan/features-not-bugs; after Page 2018, How to Train Your ResNet. Its logits
+were scaled by 0.2, which the head here learns.
 """
 
 from torch import Tensor, nn
