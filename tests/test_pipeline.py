@@ -35,6 +35,7 @@ STAGES = [
     "inversion",
     "diversity",
     "estimator",
+    "diagnose",
     "features",
     "planted",
     "gaussian",
@@ -216,19 +217,19 @@ def stages_run(output: str) -> set[str]:
 def test_a_change_of_eps_reruns_what_depends_on_it(project: Path, tmp_path: Path) -> None:
     copy = with_another_eps(project, tmp_path)
     status = json.loads(run(copy, "dvc", "status", "--json").stdout)
-    assert set(status) == {"construct@rand", "features", "sweep@small", "report"}
+    assert set(status) == {"construct@rand", "diagnose", "features", "sweep@small", "report"}
     done = run(copy, "dvc", "repro", "evaluate")
     assert stages_run(done.stdout) == {"construct@rand", "fit@rand", "evaluate"}
     assert {row["construction_eps"] for row in rows(copy) if row["dataset"].startswith("D_rand")} == {"0.25"}
     status = json.loads(run(copy, "dvc", "status", "--json").stdout)
-    assert set(status) == {"transfer", "features", "sweep@small", "report"}
+    assert set(status) == {"diagnose", "transfer", "features", "sweep@small", "report"}
 
 
 @pytest.mark.slow
 def test_a_change_of_eps_leaves_a_study_of_its_own_as_it_is(project: Path, tmp_path: Path) -> None:
     copy = with_another_eps(project, tmp_path)
     done = run(copy, "dvc", "repro")
-    rerun = {"construct@rand", "fit@rand", "evaluate", "transfer", "features", "sweep@small", "report"}
+    rerun = {"construct@rand", "fit@rand", "evaluate", "diagnose", "transfer", "features", "sweep@small", "report"}
     assert stages_run(done.stdout) == rerun
     assert "sweep small: all 4 points are done" in done.stderr + done.stdout
 

@@ -17,7 +17,7 @@ from notbugs.report.sets import sets_of
 from notbugs.runtime.config import read_params
 from tiny import CONSTRUCT, TRAIN
 
-FIT = {**TRAIN, "seeds": [0], "epochs": 1, "still_y": False}
+FIT = {**TRAIN, "seeds": [0], "epochs": 8, "still_y": False}
 DET, RAND = ({**CONSTRUCT[name], "source_seeds": [0]} for name in ("det", "rand"))
 VARIANTS = {
     "det_strong": {**DET, "eps": 1.5},

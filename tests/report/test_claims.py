@@ -13,6 +13,7 @@ import yaml
 
 from notbugs.evaluation.comparison import Basis, Estimate
 from notbugs.evaluation.intervals import wilson_interval
+from notbugs.evaluation.learnt import NotLearnt
 from notbugs.evaluation.results import baseline_of
 from notbugs.report.claims import RULES, Criterion
 from notbugs.report.evidence import Evidence, NotMeasuredError
@@ -203,6 +204,23 @@ def test_inconclusive(key: str, evidence: Callable[[], Evidence], sentence: str)
     claim = verdict(key, evidence())
     assert claim.printed == "inconclusive"
     assert sentence in claim.sentence
+
+
+@pytest.mark.parametrize(
+    ("dataset", "undecided"),
+    [
+        ("D_rand", {"rand", "control_rand"}),
+        ("D_det_from_robust", {"control_det"}),
+        ("D_R", {"robust_features", "same_but_for_g"}),
+        ("D_NR", {"nonrobust_features", "same_but_for_g"}),
+    ],
+)
+def test_fits_that_have_not_learnt_yet_leave_their_claims_undecided(dataset: str, undecided: set[str]) -> None:
+    """Their accuracy is that of a guess, whatever the dataset holds."""
+    evidence = dataclasses.replace(world(), not_learnt={dataset: NotLearnt(1, 6)})
+    found = {key: verdict(key, evidence) for key in RULES}
+    assert {key for key, one in found.items() if one.finding == "inconclusive"} == undecided
+    assert {"not learnt yet: 1 of 6 fits" in found[key].sentence for key in undecided} == {True}
 
 
 def test_unjudged_images_cannot_be_honest() -> None:

@@ -527,7 +527,7 @@ def print_table(
         caption="\n".join(
             [
                 f"{spread_words(rows)}eps: on y under attack; * headline eps",
-                *(f"{set_title(name)}: {words}" for name, words in not_learnt.items()),
+                *(f"{model_label(name, 'standard')}: {words}" for name, words in not_learnt.items()),
             ]
         ),
         padding=(0, 1, 0, 0),
