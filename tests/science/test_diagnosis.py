@@ -20,10 +20,11 @@ from torch import Tensor
 from notbugs.cli import main
 from notbugs.construction.building import construct
 from notbugs.data.images import ImageData, make_generator
-from notbugs.data.store import load_dataset
+from notbugs.data.store import load_dataset, save_dataset
 from notbugs.evaluation.learnt import NotLearnt, has_learnt, not_learnt
 from notbugs.evaluation.results import ResultsError
 from notbugs.models.base import Classifier
+from notbugs.pipeline.diagnose import StrangeDatasetError, diagnosis_of
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
 from notbugs.science.diagnosis import Cause, Fit, Subject, causes, lines, measure
@@ -211,3 +212,21 @@ def test_the_stage_and_the_command(finished_project: Path, tmp_path: Path, monke
     assert "rnd" in f"{unknown.output}{unknown.exception}"
     made = load_dataset(root / "data/rand/source-0")
     assert len(made) >= rand["num_examples"]
+
+
+def test_a_dataset_from_elsewhere_is_left_out(
+    finished_project: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Which image of D each was made from is not known: the stage goes on, the command says so."""
+    root = tmp_path / "project"
+    shutil.copytree(finished_project, root, symlinks=True)
+    folder = root / "data/rand/source-0"
+    made = load_dataset(folder)
+    table, data = made.examples.assign(source_index=-1), made.select(slice(None))
+    shutil.rmtree(folder)
+    save_dataset(folder, data, table, name="D_rand", source="import:npz", settings={})
+    run_stage(open_project(root), "diagnose")
+    assert "rand: left out: " in capfd.readouterr().err
+    assert "rand" not in json.loads((root / "metrics/diagnose.json").read_text())["constructions"]
+    with pytest.raises(StrangeDatasetError, match="nothing to compare with"):
+        diagnosis_of(open_project(root), "rand")

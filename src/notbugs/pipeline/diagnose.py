@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from notbugs.data.images import make_generator
-from notbugs.data.store import load_dataset
+from notbugs.data.store import DatasetError, load_dataset
 from notbugs.evaluation.accuracy import shifted_labels
 from notbugs.evaluation.results import read_json
 from notbugs.models import load_model
@@ -44,16 +44,24 @@ def diagnose(job: Job) -> None:
     seeds = first_sources(project, *names)
     with job.begin([project.dataset("train"), *(project.dataset(name, seeds[name]) for name in names)]):
         for name in project.progress(names, job.title):
-            numbers, wrong = look_at(project, name, job.settings, seeds[name])
+            try:
+                numbers, wrong = look_at(project, name, job.settings, seeds[name])
+            except StrangeDatasetError as error:
+                job.say(f"{name}: left out: {error}")
+                continue
             found[name] = {"source_seed": seeds[name], **as_json(numbers, wrong)}
             job.say(f"{name}: {wrong[0].says if wrong else 'nothing is wrong by these measures'}")
         write_json(job.metrics_file, {"constructions": found})
 
 
+class StrangeDatasetError(DatasetError):
+    """A dataset that came from elsewhere: which image of D each of its images was made from is not known."""
+
+
 def diagnosis_of(project: Context, name: str) -> tuple[Numbers, list[Cause]]:
     """The diagnosis of one construction.
 
-    Raises: ConfigError for a name that is none's, DatasetError where it has not been made.
+    Raises: ConfigError for a name that is none's, DatasetError where it has not been made, or came from elsewhere.
     """
     names = project.names("construct")
     if name not in names:
@@ -75,6 +83,10 @@ def _subject(project: Context, name: str, seed: int) -> Subject:
     config = read_recipe(project.params, key)
     origin = next(one for one in origins(project, config, key) if one.seed == seed)
     made, base = load_dataset(project.dataset(name, seed)), load_dataset(project.dataset("train"))
+    if len(made) != len(base) or made.examples["source_index"].tolist() != list(range(len(base))):
+        raise StrangeDatasetError(
+            f"{made.path}: it was not made from data/train, image by image: nothing to compare with"
+        )
     recorded = torch.from_numpy(made.examples["given_label"].to_numpy(copy=True))
     members = config.ensemble and [model for model, _ in ensemble_members(project.params, config.ensemble, key)]
     return Subject(
