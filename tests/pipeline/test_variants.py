@@ -47,6 +47,7 @@ def lab(made_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             run_stage(project, "construct", name)
             run_stage(project, "fit", name)
         run_stage(project, "evaluate")
+        run_stage(project, "diagnose")
         run_stage(project, "report")
     return root
 
@@ -69,6 +70,16 @@ def test_each_of_the_papers_sets_is_judged_by_its_recipes_claim(lab: Path) -> No
     assert verdicts["det"]["title"] == f"{title} (D_det)"
     assert verdicts["det:det_strong"]["measured"].startswith("The fit on D_det_strong calls ")
     assert "Of the images of D_det_strong that" in verdicts["det:det_strong"]["measured"]
+
+
+def test_each_is_diagnosed_by_what_it_was_made_from(lab: Path) -> None:
+    """Of a start from noise no ball lies around x; what is labelled y was pushed towards t."""
+    found = json.loads((lab / "metrics/diagnose.json").read_text())["constructions"]
+    assert set(found) == {"robust", *PAPERS, *VARIANTS}
+    assert found["rand_noise"]["norm_share"] is None
+    assert found["det"]["norm_share"] == pytest.approx(1, abs=0.05)
+    assert found["untouched"]["label_is_y"] == 1
+    assert found["untouched"]["success"] == found["det"]["success"]
 
 
 def test_the_page_says_which_are_not_the_papers_and_why(lab: Path) -> None:

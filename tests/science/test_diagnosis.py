@@ -154,6 +154,17 @@ def test_a_fit_that_reads_the_object(sound: Subject, standard_model: Classifier,
     assert keys(replace(subject, fit=replace(fit, on_y=0.7, on_shifted=0.2))) == []
 
 
+def test_what_was_pushed_towards_t_and_labelled_y_is_judged_by_t(
+    sound: Subject, standard_model: Classifier, base: ImageData
+) -> None:
+    made = made_by(standard_model, base)
+    labelled_y = replace(made, labels=base.labels)
+    subject = replace(sound, made=labelled_y, recorded=base.labels, aim=made.labels)
+    found = measure(subject, make_generator(0))
+    assert (found.success, found.label_is_y) == (measure(sound, make_generator(0)).success, 1)
+    assert causes("untouched", subject, found) == []
+
+
 def test_the_probes_read_what_is_there(sound: Subject) -> None:
     found = measure(sound, make_generator(0))
     assert found.probe_delta > 0.5

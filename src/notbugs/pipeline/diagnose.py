@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from notbugs.data.images import make_generator
-from notbugs.data.store import DatasetError, load_dataset
+from notbugs.data.store import DatasetError, StoredDataset, load_dataset
 from notbugs.evaluation.accuracy import shifted_labels
 from notbugs.evaluation.results import read_json
 from notbugs.models import load_model
@@ -87,7 +88,8 @@ def _subject(project: Context, name: str, seed: int) -> Subject:
         raise StrangeDatasetError(
             f"{made.path}: it was not made from data/train, image by image: nothing to compare with"
         )
-    recorded = torch.from_numpy(made.examples["given_label"].to_numpy(copy=True))
+    recorded = _column(made, "given_label")
+    assert recorded is not None  # every dataset has it
     members = config.ensemble and [model for model, _ in ensemble_members(project.params, config.ensemble, key)]
     return Subject(
         made=made,
@@ -98,10 +100,16 @@ def _subject(project: Context, name: str, seed: int) -> Subject:
         adversarial=all(_needs_no_training(project, model) for model in members or [config.model]),
         others=_loaded(project, origin),
         norm=getattr(config, "norm", "l2"),
-        eps=getattr(config, "eps", None),
+        eps=getattr(config, "eps", None) if getattr(config, "start", "x") == "x" else None,
+        aim=_column(made, "target_label"),
         fit=_fit(project, name, seed),
         shifted=torch.equal(recorded, shifted_labels(base.labels, len(base.class_names))),
     )
+
+
+def _column(made: StoredDataset, name: str) -> Tensor | None:
+    """A column of a dataset's table, (N,); None where it has none."""
+    return torch.from_numpy(made.examples[name].to_numpy(copy=True)) if name in made.examples.columns else None
 
 
 def _loaded(project: Context, origin: Origin) -> list[Any]:

@@ -75,7 +75,8 @@ class Subject:
         made: the dataset. base: D, row by row. recorded: the labels that it was made with, (N,).
         source: what it was made from. adversarial: whether that was trained adversarially.
         others: models of the source's kind from other seeds. judge: a robust model.
-        norm, eps: of the ball around each image; None where there is none.
+        norm, eps: of the ball around each image of D; None where there is none.
+        aim: where images were pushed, (N,), if they are not labelled so; None for their labels.
         fit: of the fits on it; None where there are none.
         shifted: whether the labels are y + 1, as D_det's.
     """
@@ -89,6 +90,7 @@ class Subject:
     others: Sequence[nn.Module] = ()
     norm: str = "l2"
     eps: float | None = None
+    aim: Tensor | None = None
     fit: Fit | None = None
     shifted: bool = False
 
@@ -102,8 +104,9 @@ class Numbers:
         as_recorded: share of the labels that are those the dataset was made with.
         in_255ths: share of the pixels within (0, 1) that are whole 255ths.
         source_accuracy: of the source model on D's images.
-        success: share that the source calls by its label. moved: share that it calls otherwise than the image of D.
-        success_of_moved: the first among the second.
+        success: share that the source calls by its label, or where it was pushed (`aim`).
+        moved: share that the source calls otherwise than the image of D.
+        success_of_moved: success among these.
         success_other_seeds: the mean over other models; success_augmented: under the fit's crops and flips.
         norm_share: median ‖δ‖ over eps.
         still_y: share that the robust model still calls y, of what it called y before.
@@ -156,7 +159,8 @@ def measure(subject: Subject, generator: torch.Generator, *, max_examples: int |
     count = len(subject.made) if max_examples is None else min(max_examples, len(subject.made))
     rows = slice(0, count)
     made, base, recorded = subject.made.select(rows), subject.base.select(rows), subject.recorded[rows]
-    new, old, labels, true = made.images, base.images, made.labels, base.labels
+    new, old, true = made.images, base.images, base.labels
+    labels = made.labels if subject.aim is None else subject.aim[rows]
     before, after = called_by(subject.source, old), called_by(subject.source, new)
     moved, hits = after != before, after == labels
     judged, still = called_by(subject.judge, old) == true, called_by(subject.judge, new) == true
@@ -166,7 +170,7 @@ def measure(subject: Subject, generator: torch.Generator, *, max_examples: int |
     return Numbers(
         num_examples=count,
         chance=1 / len(base.class_names),
-        as_recorded=_share(labels == recorded),
+        as_recorded=_share(made.labels == recorded),
         in_255ths=_in_255ths(new),
         source_accuracy=_share(before == true),
         success=_share(hits),
@@ -178,7 +182,7 @@ def measure(subject: Subject, generator: torch.Generator, *, max_examples: int |
         if subject.eps is None
         else float(norm_of(subject.norm).length(new - old).median()) / subject.eps,
         still_y=_share(still[judged]) if judged.any() else None,
-        label_is_y=_share(labels == true),
+        label_is_y=_share(made.labels == true),
         probe_delta=_read(_probe(), delta, labels, halves),
         probe_image=_read(_probe(), new.flatten(1), labels, halves),
         neighbour_delta=_read(_neighbour(), delta, labels, halves),
