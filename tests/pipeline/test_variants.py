@@ -38,6 +38,7 @@ def lab(made_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         construct=made,
         fit=dict.fromkeys(("robust", *made), FIT),
         evaluate={"suite_seeds": 0, "eps": [0.5], "headline_num_steps": 2},
+        diagnose={"max_examples": 60},
         report={"grid_examples": 3},
     )
     with pytest.MonkeyPatch.context() as patched:
@@ -75,7 +76,7 @@ def test_each_of_the_papers_sets_is_judged_by_its_recipes_claim(lab: Path) -> No
 def test_each_is_diagnosed_by_what_it_was_made_from(lab: Path) -> None:
     """Of a start from noise no ball lies around x; what is labelled y was pushed towards t."""
     found = json.loads((lab / "metrics/diagnose.json").read_text())["constructions"]
-    assert set(found) == {"robust", *PAPERS, *VARIANTS}
+    assert set(found) == {"robust", "rand", *PAPERS, *VARIANTS}
     assert found["rand_noise"]["norm_share"] is None
     assert found["det"]["norm_share"] == pytest.approx(1, abs=0.05)
     assert found["untouched"]["label_is_y"] == 1

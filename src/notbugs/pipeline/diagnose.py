@@ -67,7 +67,7 @@ def diagnosis_of(project: Context, name: str) -> tuple[Numbers, list[Cause]]:
     names = project.names("construct")
     if name not in names:
         raise ConfigError(f"notbugs diagnose: {name}: must be an entry of construct: {', '.join(names)}")
-    asked = settings(project.params, "diagnose", DiagnosisSettings)
+    asked = settings({"diagnose": {}, **project.params}, "diagnose", DiagnosisSettings)
     return look_at(project, name, asked, first_sources(project, name)[name])
 
 
