@@ -10,7 +10,6 @@ y + 1 for the ensemble, and 33.7% and 45.8% for the single source.
 Writes benchmarks/ensemble.csv, one row a construction, and ensemble.md. About four minutes on one core.
 """
 
-import csv
 import os
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import yaml
 from notbugs.evaluation.results import Accuracy, accuracy_table, load_results, percent, read_json
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
-from notbugs.runtime.files import write_text
+from notbugs.runtime.files import write_csv, write_text
 
 HERE = Path(__file__).parent
 SOURCES = [0, 1, 2]
@@ -90,10 +89,7 @@ def main(num_fits: int = 2, epochs: int | None = None) -> None:
             rows.append(row(root, name, settings["eps"], clean, shifted))
     print(page(rows))
     write_text(HERE / "ensemble.md", page(rows))
-    with (HERE / "ensemble.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(HERE / "ensemble.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Writes benchmarks/inversions-<source>.csv and .md: a row a model and schedule wi
 ‖g(x_r) − g(x)‖ as a share of where it began, how far x_r lies from x in pixels, and the seconds.
 """
 
-import csv
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ from notbugs.data.store import load_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.running.models import source_models
-from notbugs.runtime.files import write_text
+from notbugs.runtime.files import write_csv, write_text
 
 HERE = Path(__file__).parent
 CONSTANT = [("constant", 0.0, steps, 0.1) for steps in (20, 60, 100, 300, 1000)]
@@ -43,7 +42,8 @@ def measure(root: Path, count: int) -> tuple[str, list[dict[str, Any]]]:
             shares = made.columns["representation_distance"] / made.columns["representation_distance_start"]
             pixels = (made.data.images - some.images).flatten(1).norm(dim=1)
             found = {"distance_share": statistics.median(shares.tolist()), "pixel_distance": float(pixels.median())}
-            rows.append({"model": name, **how, **found, "seconds": seconds})
+            found = {key: round(value, 5) for key, value in {**found, "seconds": seconds}.items()}
+            rows.append({"model": name, **how, **found})
             print(rows[-1], flush=True)
     return data.manifest.source, rows
 
@@ -68,10 +68,7 @@ def main(project: str, images: str = "200") -> None:
     source, rows = measure(Path(project).resolve(), int(images))
     file = HERE / f"inversions-{source.partition(':')[2] or source}"
     write_text(file.with_suffix(".md"), page(source, int(images), rows))
-    with file.with_suffix(".csv").open("w", encoding="utf-8", newline="") as text:
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **{key: round(row[key], 5) for key in COLUMNS[5:]}} for row in rows)
+    write_csv(file.with_suffix(".csv"), COLUMNS, rows)
 
 
 if __name__ == "__main__":

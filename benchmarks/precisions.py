@@ -8,7 +8,6 @@ and D_det from the same models in both precisions. Fits are trained in the preci
 precisions.md. `spread` is the standard deviation over the fits.
 """
 
-import csv
 import os
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import yaml
 from notbugs.evaluation.results import load_results, percent
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
-from notbugs.runtime.files import write_text
+from notbugs.runtime.files import write_csv, write_text
 
 HERE = Path(__file__).parent
 DATASETS = {"robust": "D_R", "nonrobust": "D_NR", "rand": "D_rand", "det": "D_det"}
@@ -93,10 +92,7 @@ def main(num_fits: int = 5) -> None:
     rows.sort(key=lambda row: list(DATASETS.values()).index(row["dataset"]))
     print(page(rows))
     write_text(HERE / "precisions.md", page(rows))
-    with (HERE / "precisions.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(HERE / "precisions.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":
