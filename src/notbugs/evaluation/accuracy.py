@@ -12,6 +12,7 @@ from notbugs.attacks.engine import Engine, frozen
 from notbugs.attacks.gradients import followed
 from notbugs.attacks.losses import NO_NUMBER, USUAL_LOSS, called
 from notbugs.attacks.modes import in_ordinary_mode
+from notbugs.attacks.pgd import usual_step_size
 from notbugs.data.images import Images, make_generator
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.levels import RANDOM_STARTS, pgd_name
@@ -205,30 +206,19 @@ def _withstand(
         unsure &= withstood
     if unsure.any():
         rows = unsure.nonzero().flatten()
-        withstood[rows] = _withstand_again(model, engine, inputs[rows], labels[rows], attack, _of(generators, rows))
+        x, y, own = inputs[rows], labels[rows], _of(generators, rows)
+        if engine.half_dtype is None:
+            withstood[rows] = _withstands(model, pgd(model, x, y, generator=own, **attack).x_adv, x, y)
+        else:
+            withstood[rows] = _withstand(model, engine.in_full(inputs), x, y, attack, own)
     if attack["random_start"]:  # no iterate was the unperturbed image
         withstood &= _called(model, inputs) == labels
     return withstood
 
 
-def _withstand_again(
-    model: nn.Module,
-    engine: Engine,
-    inputs: Tensor,
-    labels: Tensor,
-    attack: dict[str, Any],
-    generators: Sequence[torch.Generator] | None,
-) -> Tensor:
-    """Which of the examples that fooled an engine alone withstand its attack in full precision, or without it."""
-    if engine.half_dtype is not None:
-        return _withstand(model, engine.in_full(inputs), inputs, labels, attack, generators)
-    again = pgd(model, inputs, labels, generator=generators, **attack)
-    return _withstands(model, again.x_adv, inputs, labels)
-
-
 def _second_look(attack: Mapping[str, Any]) -> dict[str, Any]:
     """A few more steps of an attack, as long as its own, from where it ended: what half precision may have missed."""
-    step_size = attack["step_size"] or 2.5 * attack["eps"] / attack["num_steps"]
+    step_size = attack["step_size"] or usual_step_size(attack["eps"], attack["num_steps"])
     kept = {name: attack[name] for name in ("norm", "loss", "eps", "iterate")}
     return {**kept, "step_size": step_size, "num_steps": min(attack["num_steps"], LOOK_STEPS)}
 

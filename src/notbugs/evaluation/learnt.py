@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from notbugs.evaluation.results import read_json
 from notbugs.runtime.config import dataset_name
 
 LEFT = 0.98
@@ -43,8 +44,6 @@ def not_learnt(root: Path, names: Iterable[str]) -> dict[str, NotLearnt]:
         names: entries of `fit`; those that have not been fitted are left out.
     Raises: ResultsError for a metrics file that is incomplete.
     """
-    from notbugs.evaluation.results import read_json
-
     files = {name: root / "metrics" / "fit" / f"{name}.json" for name in names}
     made = {name: file for name, file in files.items() if file.exists()}
     if not made:

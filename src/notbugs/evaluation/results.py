@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FILE = Path("metrics/results.csv")
 STILL_Y = "_still_y"
 """Suffix of the fit on only those images that the robust model and a 1-NN still call y."""
+STILL_Y_SHARE = 0.85
+"""What judges must still call y of the images that they called y before; below it t is partly simply right."""
 FITTED_AS = "as_"
 """Beginning of the estimator of D fitted by a construction's recipe; the construction's name in the paper follows."""
 MODELS: tuple[tuple[str, str], ...] = (

@@ -15,7 +15,7 @@ from notbugs.evaluation.accuracy import shifted_labels
 from notbugs.evaluation.results import read_json
 from notbugs.models import load_model
 from notbugs.pipeline.construct import attacked, read_recipe
-from notbugs.pipeline.origins import Origin, ensemble_members, origins
+from notbugs.pipeline.origins import ensemble_members, origins
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.models import first_sources
@@ -98,7 +98,7 @@ def _subject(project: Context, name: str, seed: int) -> Subject:
         source=attacked(origin.members, project.device),
         judge=load_model(origin.judge, device=project.device),
         adversarial=all(_needs_no_training(project, model) for model in members or [config.model]),
-        others=_loaded(project, origin),
+        others=[load_model(file, device=project.device) for file in origin.others],
         norm=getattr(config, "norm", "l2"),
         eps=getattr(config, "eps", None) if getattr(config, "start", "x") == "x" else None,
         aim=_column(made, "target_label"),
@@ -110,10 +110,6 @@ def _subject(project: Context, name: str, seed: int) -> Subject:
 def _column(made: StoredDataset, name: str) -> Tensor | None:
     """A column of a dataset's table, (N,); None where it has none."""
     return torch.from_numpy(made.examples[name].to_numpy(copy=True)) if name in made.examples.columns else None
-
-
-def _loaded(project: Context, origin: Origin) -> list[Any]:
-    return [load_model(file, device=project.device) for file in origin.others]
 
 
 def _needs_no_training(project: Context, model: str) -> bool:

@@ -16,6 +16,7 @@ from notbugs.attacks.norms import norm_title
 from notbugs.evaluation.results import (
     HEADLINES,
     STILL_Y,
+    STILL_Y_SHARE,
     AccuracyRow,
     accuracy_table,
     attack_steps,
@@ -37,7 +38,7 @@ from notbugs.report.drawing import (
     percent_axis,
     stroke,
 )
-from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
+from notbugs.report.honesty import CALLED_BEFORE
 from notbugs.report.project import Project
 from notbugs.runtime.config import dataset_name
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-STILL_Y_SHARE = 0.85
-"""What both judges must still call y of the images that they called y before; below it t is partly simply right."""
+from notbugs.evaluation.results import STILL_Y_SHARE
+
 CALLED_BEFORE = "called y before the perturbation"
 """Which images the shares still called y are of: "of the images that it called y before the perturbation"."""
 

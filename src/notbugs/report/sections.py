@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 from notbugs.attacks.norms import norm_title
 from notbugs.evaluation.comparison import Estimate
-from notbugs.evaluation.results import attack_label, model_label, percent, percent_with_spread, read_json
+from notbugs.evaluation.results import STILL_Y_SHARE, attack_label, model_label, percent, percent_with_spread, read_json
 from notbugs.report.drawing import DPI
 from notbugs.report.evidence import NotMeasuredError
-from notbugs.report.honesty import CALLED_BEFORE, STILL_Y_SHARE
+from notbugs.report.honesty import CALLED_BEFORE
 from notbugs.report.project import Project
 
 Facts = Mapping[str, Any]

@@ -19,6 +19,7 @@ from notbugs.data.batches import augment
 from notbugs.data.images import Images
 from notbugs.evaluation.accuracy import called_by
 from notbugs.evaluation.learnt import chance_loss, has_learnt
+from notbugs.evaluation.results import STILL_Y_SHARE
 from notbugs.runtime.config import Settings
 
 RIGHT_ON_D = 0.97
@@ -33,8 +34,6 @@ SURVIVES = 0.8
 """Share of the successes that must survive the crops and flips of the fit."""
 ON_OTHERS = 0.5
 """Share of the images that must persuade models of other seeds."""
-STILL_Y = 0.85
-"""Share that the robust model must still call y, of what it called y before."""
 WHOLE = 0.95
 """Share of the pixels within (0, 1) that are 255ths, from which images count as rounded; by chance 14% are."""
 NEAR = 0.07
@@ -337,7 +336,7 @@ def _other_seeds(name: str, subject: Subject, found: Numbers) -> Cause | None:
 
 
 def _visible(name: str, subject: Subject, found: Numbers) -> Cause | None:
-    if subject.eps is None or found.still_y is None or found.still_y >= STILL_Y:
+    if subject.eps is None or found.still_y is None or found.still_y >= STILL_Y_SHARE:
         return None
     told = f"the robust model still calls {_percent(found.still_y)} of the images y that it called y before"
     change = f"lower construct.{name}.eps below {subject.eps:g}: what fits learn here may be visible"
