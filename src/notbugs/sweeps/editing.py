@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notbugs.evaluation.results import read_json
+from notbugs.evaluation.results import STILL_Y_SHARE, read_json
 from notbugs.evaluation.trials import POINT
-from notbugs.report.honesty import STILL_Y_SHARE, Pipeline, honesty_of, judged
+from notbugs.report.honesty import Pipeline, honesty_of, judged
 from notbugs.runtime.config import read_params, suggestion, validate
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_text
