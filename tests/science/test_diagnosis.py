@@ -27,7 +27,8 @@ from notbugs.models.base import Classifier
 from notbugs.pipeline.diagnose import StrangeDatasetError, diagnosis_of
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import run_stage
-from notbugs.science.diagnosis import Cause, Fit, Subject, causes, lines, measure
+from notbugs.science.causes import Cause, causes, lines
+from notbugs.science.diagnosis import Fit, Subject, measure
 
 COUNT, EPS = 600, 1.02
 LEARNT = Fit(losses=[[2.3, 1.2, 0.1]], on_y=0.8, on_shifted=0.05)
@@ -144,6 +145,16 @@ def test_a_fit_that_has_not_begun(sound: Subject) -> None:
     assert [cause.key for cause in found] == ["not_learnt_yet"]
     assert "1 of 2" in found[0].says
     assert measure(replace(sound, fit=stuck), make_generator(0)).left_at == [None, 2]
+
+
+def test_a_fit_that_has_only_begun(sound: Subject) -> None:
+    begun = Fit(losses=[[2.31, 2.305, 2.303, 2.137]], on_y=0.17, on_shifted=0.1)
+    found = wrong_with(replace(sound, fit=begun))
+    assert [cause.key for cause in found] == ["only_begun"]
+    assert "in epoch 4 of 4 and is 2.137 at the end" in found[0].says
+    assert "divide fit.rand.lr by 4" in found[0].change
+    assert keys(replace(sound, fit=replace(begun, losses=[[2.31, 2.305, 2.303, 0.9]]))) == []
+    assert keys(replace(sound, fit=replace(begun, losses=[[2.31, 2.2, 2.1, 2.0]]))) == []
 
 
 def test_a_fit_that_reads_the_object(sound: Subject, standard_model: Classifier, base: ImageData) -> None:

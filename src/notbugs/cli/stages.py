@@ -96,7 +96,7 @@ def diagnose(name: str | None) -> None:
         run_here(STAGES["diagnose"])
         return
     from notbugs.pipeline.diagnose import diagnosis_of
-    from notbugs.science.diagnosis import lines
+    from notbugs.science.causes import lines
 
     for line in lines(name, *diagnosis_of(open_project(), name)):
         click.echo(line)

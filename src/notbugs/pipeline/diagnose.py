@@ -22,16 +22,8 @@ from notbugs.pipeline.running.models import first_sources
 from notbugs.runtime.config import in_order_of_paper, settings
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import write_json
-from notbugs.science.diagnosis import (
-    Cause,
-    DiagnosisSettings,
-    Fit,
-    Numbers,
-    Subject,
-    as_json,
-    causes,
-    measure,
-)
+from notbugs.science.causes import Cause, as_json, causes
+from notbugs.science.diagnosis import DiagnosisSettings, Fit, Numbers, Subject, measure
 from notbugs.training.settings import FitSettings, TrainSettings, train_settings
 
 
