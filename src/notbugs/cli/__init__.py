@@ -8,7 +8,20 @@ from typing import Any
 
 import click
 
-from notbugs.cli import cleaning, code, copying, exchange, inspect, new, params, results, stages, sweeps, tracking
+from notbugs.cli import (
+    cleaning,
+    code,
+    copying,
+    exchange,
+    inspect,
+    new,
+    params,
+    recording,
+    results,
+    stages,
+    sweeps,
+    tracking,
+)
 from notbugs.cli.own_source import run_own_source
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.machine import refuse_windows
@@ -66,6 +79,7 @@ for command in (
     inspect.inspect_command,
     results.results,
     results.compare,
+    recording.record,
     exchange.export_command,
     exchange.import_command,
     exchange.import_model_command,

@@ -37,6 +37,16 @@ class DocumentError(UserError):
 
 def results_block(root: Path) -> str:
     """The README's table, picture and verdicts."""
+    return results_of(root, picture=str(PICTURE), began="What `make repro` printed")
+
+
+def results_of(root: Path, *, picture: str, began: str) -> str:
+    """Table, picture and verdicts of a project that was run, or of its recording.
+
+    Args:
+        picture: where the page finds Figure 2.
+        began: the words that the table's heading begins with.
+    """
     results, eps = load_results(root), headline_eps(read_params(root / "params.yaml"))
     rows = accuracy_table(results)
     weaker = next((beside[0] for row in rows if (beside := row.pgd(eps))), "")
@@ -44,6 +54,7 @@ def results_block(root: Path) -> str:
     intro = words(
         DOCUMENTS,
         "results_intro",
+        began=began,
         first=results.iloc[0],
         spread=spread_words(rows),
         norm=attacked.iloc[0] if len(attacked) else "",
@@ -52,11 +63,12 @@ def results_block(root: Path) -> str:
         judged=_judged(root),
     )
     shown = [row for row in rows if (row.dataset, row.estimator) in FIGURE_2]
-    numbers = {"rows": shown, "eps": eps, "weaker": weaker, "picture": PICTURE, "verdicts": _verdicts(root)}
-    return _block("results", intro=fill(intro, WIDTH, break_on_hyphens=False), **numbers)
+    numbers = {"rows": shown, "eps": eps, "weaker": weaker, "picture": picture, "verdicts": _verdicts(root)}
+    return block_of("results", intro=fill(intro, WIDTH, break_on_hyphens=False), **numbers)
 
 
-def _block(macro: str, **numbers: Any) -> str:
+def block_of(macro: str, **numbers: Any) -> str:
+    """A macro of the pages' template, filled in, as Markdown."""
     text: Markup = getattr(macros(DOCUMENTS), macro)(**numbers)
     return text.unescape().strip()
 
@@ -93,13 +105,13 @@ def suite_block(root: Path) -> str:
     params = read_params(root / "params.yaml")
     eps, level = headline_eps(params), (params.get("evaluate") or {}).get("level", "quick")
     rows = [row for row in accuracy_table(load_results(root)) if (eps, WORST) in row.adversarial]
-    return _block("suite", rows=rows, eps=eps, level=level, n=next((row.clean.n for row in rows if row.clean), 0))
+    return block_of("suite", rows=rows, eps=eps, level=level, n=next((row.clean.n for row in rows if row.clean), 0))
 
 
 def trial_block(root: Path) -> str:
     """The recorded run of the folder preset."""
     with (root / TRIAL).open(encoding="utf-8", newline="") as file:
-        return _block("table", rows=list(csv.reader(file)))
+        return block_of("table", rows=list(csv.reader(file)))
 
 
 BLOCKS: dict[str, dict[str, Callable[[Path], str]]] = {

@@ -304,6 +304,19 @@ class Store:
         runs = self._client.search_runs([self._experiment_id], query, ViewType.ALL, max_results=most)
         return [_found(run) for run in runs]
 
+    def times(self) -> list[tuple[dict[str, str], int, int]]:
+        """Tags, start and end (milliseconds since 1970) of the runs of the experiment that have ended, oldest first."""
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id], "attributes.end_time > 0", order_by=["attributes.start_time"], page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return [(dict(run.data.tags), run.info.start_time, run.info.end_time) for run in found]
+
     def running(self) -> list[Found]:
         """Runs of the experiment that have not ended."""
         runs = self._client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'", max_results=1000)

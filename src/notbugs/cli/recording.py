@@ -1,0 +1,31 @@
+"""`notbugs record`: what Git is to hold of a finished run whose data and models are too large for it."""
+
+from pathlib import Path
+
+import click
+
+from notbugs.cli.project import PathFromHome, project_root
+
+
+@click.command()
+@click.argument("folder", type=PathFromHome())
+def record(folder: Path) -> None:
+    """Write a recording of this project's finished run into FOLDER, in place of an earlier one.
+
+    It holds params.yaml, dvc.lock with the hashes of all data and models, the metrics, the report, and what each stage
+    took, on which machine.
+    """
+    from notbugs.report.recording import require_recordable, write_recording
+    from notbugs.runtime.errors import UserError
+    from notbugs.tracking.costs import stage_costs
+    from notbugs.tracking.store import TrackingError
+
+    root = project_root()
+    require_recordable(root, folder)
+    try:
+        costs = stage_costs(root)
+    except TrackingError as error:
+        raise UserError(f"MLflow, which knows what each stage took: {error}") from None
+    write_recording(root, folder, [vars(cost) for cost in costs])
+    minutes = sum(cost.seconds for cost in costs) / 60
+    click.echo(f"written: {folder}, a run of {len(costs)} stages in {minutes:.0f} minutes")
