@@ -1,6 +1,7 @@
 """A recipe of the user's own, and a file of targets, in the stage `construct`: any process makes them, DVC watches."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import yaml
 from resume_tools import contents, set_params
 
 from notbugs.data.store import load_dataset
+from notbugs.evaluation.neighbours import own_neighbours
+from notbugs.pipeline import construct
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.stages import STAGES, run_stage
@@ -68,6 +71,22 @@ def own(lab: Context, **more: Any) -> Context:
 def targeted(lab: Context, target: str = "labels.npy") -> Context:
     """construct.rand by targets from a file."""
     return set_params(lab.root, construct={"rand": {**CONSTRUCT["rand"], "target": target, "shard_size": 80}})
+
+
+def test_neighbours_of_d_are_found_once_for_all_datasets(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again where D is another."""
+    looks = []
+    monkeypatch.setattr(
+        construct, "own_neighbours", lambda *given, **how: looks.append(1) or own_neighbours(*given, **how)
+    )
+    for name in ("rand", "robust", "rand"):
+        run_stage(set_params(project, jobs=1), "construct", name)
+    assert len(looks) == 1
+    assert [path.suffix for path in (project / ".notbugs/neighbours").iterdir() if path.suffix != ".lock"] == [".json"]
+    manifest = project / "data/train/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "checksum": None}))
+    run_stage(set_params(project, jobs=1), "construct", "rand")
+    assert len(looks) == 2
 
 
 def test_it_makes_a_dataset_with_any_number_of_workers(lab: Context) -> None:

@@ -37,11 +37,12 @@ from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import compiles, construction_seeds, source_models
 from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
-from notbugs.runtime.cache import load_or_make
+from notbugs.runtime.cache import ResultCache, work_folder
 from notbugs.runtime.config import SOURCE, check_name, dataset_name
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import publish, sha256, write_json
+from notbugs.runtime.imports import made_with
 from notbugs.runtime.state_file import StateError, load_state, save_state
 from notbugs.training.settings import train_settings
 
@@ -203,7 +204,7 @@ def _sources(job: Job, made_from: Sequence[Origin], data: StoredDataset, work: P
     """Each source model with all that its dataset depends on."""
     project, config = job.project, job.settings
     size = min(config.shard_size, max(config.batch_size, largest_shard(data.image_shape, config.dtype)))
-    neighbours = _neighbours(project, data, work / "neighbours.safetensors")
+    neighbours = _neighbours(project, data)
     one = attacked(made_from[0].members, project.device)
     compiled = compiles(project, job.title, one, data.image_shape, len(data) * config.looks)
     return [
@@ -236,17 +237,29 @@ def attacked(members: Sequence[Path], device: torch.device) -> Classifier:
     return models[0] if len(models) == 1 else Ensemble(models).eval()
 
 
-def _neighbours(project: Context, data: StoredDataset, file: Path) -> Tensor:
-    """What 1-NN calls each image of D, (N,): the same for every source, so one process finds it once."""
+def _neighbours(project: Context, data: StoredDataset) -> Tensor:
+    """What 1-NN calls each image of D, (N,): the same for every dataset and source, so one process finds it once."""
+    kept, made_from = ResultCache(work_folder(project.root, "neighbours")), neighbours_from(project)
 
-    def find() -> dict[str, Tensor]:
+    def find() -> dict[str, Any]:
         """Look at all of D."""
-        return {"called": own_neighbours(neighbour_reference(data, project.device), device=project.device)}
+        reference = neighbour_reference(data, project.device)
+        return {"called": own_neighbours(reference, device=project.device).tolist()}
 
     if is_first():
-        load_or_make(file, find)
+        kept.get_or_compute(made_from, find)
     wait_for_all()
-    return load_or_make(file, find)["called"]
+    return torch.tensor(kept.get_or_compute(made_from, find)["called"])
+
+
+def neighbours_from(project: Context) -> dict[str, Any]:
+    """All that the nearest neighbours of D's images depend on."""
+    return {
+        **made_with(__name__),
+        "data": sha256(project.dataset("train") / "manifest.json"),
+        "num_threads": project.runtime.num_threads,
+        "device": project.device.type,
+    }
 
 
 def _make(task: tuple[_Source, int], say: Say) -> None:

@@ -12,6 +12,7 @@ from notbugs.runtime.files import finish_moves, read_mapping
 KINDS = {
     "inspect": "pictures of `notbugs inspect`",
     "evaluate": "kept measurements of models; made again by `notbugs evaluate`",
+    "neighbours": "what 1-NN calls the images of D; made again by `notbugs construct`",
     "processes": "what the processes of a failed stage printed",
     "runs": "journals of runs, which `notbugs track` may still have to send to MLflow",
     "sweeps": "kept results of sweeps; made again by `notbugs sweep`",
