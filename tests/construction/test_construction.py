@@ -11,13 +11,14 @@ from torch.nn import functional
 
 from notbugs.attacks import project_l2
 from notbugs.construction.building import construct, construct_settings, parts, recipe_generator, set_up
-from notbugs.construction.describe import describe, over_sources, summarise
+from notbugs.construction.describe import Untouched, describe, over_sources, summarise
 from notbugs.construction.recipe import Constructed, joined
 from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.construction.targeting import target_labels
 from notbugs.data.batches import Resident
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
+from notbugs.evaluation.accuracy import predict
 from notbugs.evaluation.neighbours import nearest_neighbour, neighbour_reference, own_neighbours
 from notbugs.models.base import Classifier
 from notbugs.pipeline.construct import read_recipe
@@ -585,6 +586,11 @@ def test_parts_from_disk_are_the_whole_from_memory(tmp_path, base, robust_model,
     assert torch.equal(together.start_index, at_once.start_index)
     torch.testing.assert_close(together.data.images, at_once.data.images, rtol=0, atol=1e-3)
     facts = describe(together, base, robust_model, robust_model)
+    known = Untouched(0, predict(robust_model, base), predict(robust_model, base))
+    for rows, (part, columns) in ((slice(start, start + 32), made[start]) for start in (0, 32, 64)):
+        again = describe(part, stored, robust_model, robust_model, first=rows.start, untouched=known)
+        for name, values in columns.items():
+            torch.testing.assert_close(again[name], values, rtol=0, atol=1e-4, equal_nan=True)
     for name in ("success", "robust_prediction", "neighbour_prediction", "delta_norm", "pixel_distance_start"):
         in_parts = torch.cat([columns[name] for _, columns in made.values()])
         torch.testing.assert_close(in_parts, facts[name], rtol=0, atol=1e-4, equal_nan=True)

@@ -1,6 +1,6 @@
 """Whatever code or library kept work really depends on: once it changes, the work is found no more.
 
-Users of the cache: the stages with unfinished work, the measurements of `evaluate`, 1-NN on D, the trials of sweeps.
+Users of the cache: stages with unfinished work, the measurements of `evaluate`, what is said of D, trials of sweeps.
 """
 
 import json
@@ -17,7 +17,7 @@ from resume_tools import set_params
 
 from notbugs.data.store import load_dataset
 from notbugs.evaluation.levels import SuiteSettings
-from notbugs.pipeline.construct import neighbours_from
+from notbugs.pipeline.construct import of_untouched
 from notbugs.pipeline.evaluate.measuring import Bench, Task
 from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.running.job import Job
@@ -58,8 +58,8 @@ def key_of_study(root: Path) -> str:
     return make_plan(open_project(root), "small").key
 
 
-def key_of_neighbours(root: Path) -> str:
-    return digest(neighbours_from(open_project(root)))
+def key_of_untouched(root: Path) -> str:
+    return digest(of_untouched(open_project(root)))
 
 
 USERS: dict[str, tuple[tuple[str, ...], Callable[[Path], str]]] = {
@@ -68,7 +68,7 @@ USERS: dict[str, tuple[tuple[str, ...], Callable[[Path], str]]] = {
         for name, stage in RESUMED.items()
     },
     "measurements": (("notbugs.pipeline.evaluate",), key_of_measurements),
-    "neighbours": (("notbugs.pipeline.construct",), key_of_neighbours),
+    "untouched": (("notbugs.pipeline.construct",), key_of_untouched),
     "trial": (("notbugs.sweeps.trial",), key_of_trial),
     "study": (("notbugs.sweeps.trial",), key_of_study),
 }

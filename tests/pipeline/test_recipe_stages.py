@@ -12,6 +12,7 @@ import yaml
 from resume_tools import contents, set_params
 
 from notbugs.data.store import load_dataset
+from notbugs.evaluation.accuracy import predict
 from notbugs.evaluation.neighbours import own_neighbours
 from notbugs.pipeline import construct
 from notbugs.pipeline.running.context import Context
@@ -71,6 +72,22 @@ def own(lab: Context, **more: Any) -> Context:
 def targeted(lab: Context, target: str = "labels.npy") -> Context:
     """construct.rand by targets from a file."""
     return set_params(lab.root, construct={"rand": {**CONSTRUCT["rand"], "target": target, "shard_size": 80}})
+
+
+def test_models_are_asked_about_d_once_for_all_datasets(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was kept is what they say."""
+    run_stage(set_params(project, jobs=1), "construct", "rand")
+    before = contents(project / "data/rand")
+    kept = sorted((project / ".notbugs/untouched").iterdir())
+    assert kept
+    asked: list[Path] = []
+    monkeypatch.setattr(construct, "predict", lambda model, images: asked.append(images) or predict(model, images))
+    run_stage(set_params(project, jobs=1), "construct", "rand")
+    assert not asked
+    kept[0].write_bytes(kept[0].read_bytes()[:-5])  # a damaged one is made anew
+    run_stage(set_params(project, jobs=1), "construct", "rand")
+    assert len(asked) == 1
+    assert contents(project / "data/rand") == before
 
 
 def test_neighbours_of_d_are_found_once_for_all_datasets(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,26 @@ JUDGES = {"robust_model": "robust_prediction", "nearest_neighbour": "neighbour_p
 """Judge in the summary -> its column of examples.parquet; the column for the untouched image ends in `_before`."""
 
 
+@dataclass(frozen=True)
+class Untouched:
+    """What models say of images of D before anything is made of them: the same for every dataset.
+
+    Attributes:
+        first: row of D of the first one.
+        logits: of the source model, (n, K).
+        robust_logits: of the robust model, (n, K).
+    """
+
+    first: int
+    logits: Tensor
+    robust_logits: Tensor
+
+    def of(self, rows: slice) -> "Untouched":
+        """Of these rows of D, which must be among them."""
+        own = slice(rows.start - self.first, rows.stop - self.first)
+        return Untouched(rows.start, self.logits[own], self.robust_logits[own])
+
+
 def describe(
     constructed: Constructed,
     data: Images,
@@ -27,6 +48,7 @@ def describe(
     first: int = 0,
     reference: Images | None = None,
     neighbours: Tensor | None = None,
+    untouched: Untouched | None = None,
     others: Sequence[Classifier] = (),
 ) -> dict[str, Tensor]:
     """The per-example facts of a constructed dataset or of a part, (N,) each, by the names of examples.parquet.
@@ -45,6 +67,7 @@ def describe(
         first: row of D that the first example was made from.
         reference: D as 1-NN sees it, see `neighbours.neighbour_reference`; None for D itself.
         neighbours: what 1-NN calls each image of D (`neighbours.own_neighbours`), (len(data),); None computes it.
+        untouched: what the two models say of D's own images, these rows among them; None asks them.
         others: models of the source's kind from other seeds; `success_other_seeds` is the share of them that the image
             persuades, NaN where there are none.
     """
@@ -54,6 +77,10 @@ def describe(
     old = data.select(rows).images
     unknown = torch.full((len(new),), torch.nan)
     known, device = data if reference is None else reference, model_device(model)
+    if untouched is None:
+        before = Untouched(first, predict(model, old), predict(robust_model, old))
+    else:
+        before = untouched.of(rows)
     if neighbours is None:
         neighbours_before = nearest_neighbour(old, known, first=first, device=device)
     else:
@@ -66,9 +93,9 @@ def describe(
         "representation_distance": unknown,
         "representation_distance_start": unknown,
         **constructed.columns,
-        **_probabilities(model, old, new, true, given, aim),
+        **_probabilities(before.logits, predict(model, new), true, given, aim),
         "success_other_seeds": _success(others, new, aim) if others else unknown,
-        "robust_prediction_before": called_by(robust_model, old),
+        "robust_prediction_before": called(before.robust_logits),
         "robust_prediction": called_by(robust_model, new),
         "neighbour_prediction_before": neighbours_before,
         "neighbour_prediction": nearest_neighbour(new, known, first=first, device=device),
@@ -77,11 +104,10 @@ def describe(
 
 
 def _probabilities(
-    model: Classifier, old: Tensor, new: Tensor, true: Tensor, given: Tensor, aim: Tensor
+    logits_before: Tensor, logits: Tensor, true: Tensor, given: Tensor, aim: Tensor
 ) -> dict[str, Tensor]:
     """What the source model says of the images before and after, and whether it calls them by the label aimed at."""
-    before, logits = predict(model, old).softmax(dim=1), predict(model, new)
-    after = logits.softmax(dim=1)
+    before, after = logits_before.softmax(dim=1), logits.softmax(dim=1)
     return {
         "probability_true_before": _of(before, true),
         "probability_given_before": _of(before, given),

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from notbugs.construction.building import construct_settings, parts, recipe_generator, set_up
-from notbugs.construction.describe import describe, over_sources, summarise
+from notbugs.construction.describe import Untouched, describe, over_sources, summarise
 from notbugs.construction.recipe import Recipe, joined
 from notbugs.construction.settings import ConstructSettings
 from notbugs.data.images import ImageData, Images
@@ -26,7 +26,7 @@ from notbugs.data.store import (
     write_manifest,
     write_shard,
 )
-from notbugs.evaluation.accuracy import batches
+from notbugs.evaluation.accuracy import batches, predict
 from notbugs.evaluation.neighbours import neighbour_reference, own_neighbours
 from notbugs.models import load_model
 from notbugs.models.base import Classifier
@@ -37,7 +37,7 @@ from notbugs.pipeline.running.job import Job
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.models import compiles, construction_seeds, source_models
 from notbugs.pipeline.running.own_code import file_hashes, require_files_watched
-from notbugs.runtime.cache import ResultCache, work_folder
+from notbugs.runtime.cache import ResultCache, digest, load_kept, work_folder
 from notbugs.runtime.config import SOURCE, check_name, dataset_name
 from notbugs.runtime.distribution import is_first, rank, wait_for_all, world_size
 from notbugs.runtime.errors import ConfigError
@@ -239,7 +239,7 @@ def attacked(members: Sequence[Path], device: torch.device) -> Classifier:
 
 def _neighbours(project: Context, data: StoredDataset) -> Tensor:
     """What 1-NN calls each image of D, (N,): the same for every dataset and source, so one process finds it once."""
-    kept, made_from = ResultCache(work_folder(project.root, "neighbours")), neighbours_from(project)
+    kept, made_from = ResultCache(work_folder(project.root, "neighbours")), of_untouched(project)
 
     def find() -> dict[str, Any]:
         """Look at all of D."""
@@ -252,8 +252,8 @@ def _neighbours(project: Context, data: StoredDataset) -> Tensor:
     return torch.tensor(kept.get_or_compute(made_from, find)["called"])
 
 
-def neighbours_from(project: Context) -> dict[str, Any]:
-    """All that the nearest neighbours of D's images depend on."""
+def of_untouched(project: Context) -> dict[str, Any]:
+    """All that what is said of D's own images depends on, beside who says it."""
     return {
         **made_with(__name__),
         "data": sha256(project.dataset("train") / "manifest.json"),
@@ -265,11 +265,16 @@ def neighbours_from(project: Context) -> dict[str, Any]:
 def _make(task: tuple[_Source, int], say: Say) -> None:
     """Make a shard of a source's dataset and keep it: shards can be made in any order, by any process."""
     source, number = task
-    recipe, describe_part = _ready(source)
+    ready = _ready(source)
     rows, count = source.shards.rows[number], len(source.shards.rows)
+    untouched = Untouched(
+        rows.start,
+        _logits(source, source.members, ready.model, rows),
+        _logits(source, (source.judge,), ready.judge, rows),
+    )
     made, columns = [], defaultdict(list)
     for batch, part in parts(
-        recipe,
+        ready.recipe,
         rows.stop - rows.start,
         batch_size=source.config.batch_size,
         dtype=source.config.dtype,
@@ -280,16 +285,41 @@ def _make(task: tuple[_Source, int], say: Say) -> None:
     ):
         made.append(part)
         columns["start_index"].append(part.start_index)
-        for key, values in describe_part(part, first=batch.start).items():
+        for key, values in ready.describe(part, first=batch.start, untouched=untouched).items():
             columns[key].append(values)
     source.shards.write(number, joined(made).data, {key: torch.cat(values) for key, values in columns.items()})
 
 
+def _logits(source: _Source, members: Sequence[Path], model: Classifier, rows: slice) -> Tensor:
+    """What a model says of D's own images in these rows, (n, K): the same for every dataset, so it is kept."""
+    made_from = {
+        **of_untouched(source.project),
+        "members": [sha256(file) for file in members],
+        "rows": [rows.start, rows.stop],
+    }
+    file = work_folder(source.project.root, "untouched") / f"{digest(made_from)}.safetensors"
+    kept = load_kept(file)
+    if kept is None:
+        kept = {"logits": predict(model, source.data.select(rows))}
+        save_state(file, kept)
+    logits: Tensor = kept["logits"]
+    return logits
+
+
+class _Ready(NamedTuple):
+    """A source's recipe, set up, its models, and `describe` with them."""
+
+    recipe: Recipe
+    model: Classifier
+    judge: Classifier
+    describe: Callable[..., dict[str, Tensor]]
+
+
 @lru_cache(maxsize=1)
-def _ready(source: _Source) -> tuple[Recipe, Callable[..., dict[str, Tensor]]]:
-    """A source's recipe, set up, and `describe` with its models; of the last one, whose shards follow each other."""
+def _ready(source: _Source) -> _Ready:
+    """What the shards of a source need; of the last one, whose shards follow each other."""
     device, data = source.project.device, source.data
-    model = attacked(source.members, device)
+    model, judge = attacked(source.members, device), load_model(source.judge, device=device)
     recipe = set_up(
         model,
         data,
@@ -297,15 +327,16 @@ def _ready(source: _Source) -> tuple[Recipe, Callable[..., dict[str, Tensor]]]:
         generator=recipe_generator(source.project.seed, source.config.recipe, source.seed),
         compiled=source.compiled,
     )
-    return recipe, partial(
+    describe_part = partial(
         describe,
         data=data,
         model=model,
-        robust_model=load_model(source.judge, device=device),
+        robust_model=judge,
         reference=neighbour_reference(data, device),
         neighbours=source.neighbours,
         others=[load_model(file, device=device) for file in source.others],
     )
+    return _Ready(recipe, model, judge, describe_part)
 
 
 def _complete(source: _Source) -> dict[str, Tensor]:

@@ -127,3 +127,11 @@ def load_or_make(file: Path, make: Callable[[], Result]) -> Result:
         save_state(file, make())
         found = load_state(file)  # the same kinds of values, on the same device, as after a kill
     return found
+
+
+def load_kept(file: Path) -> Any:
+    """Finished work that `save_state` kept; None if there is none, or one that is damaged or too old to count."""
+    try:
+        return None if file.stat().st_mtime < valid_since() else load_state(file)
+    except (OSError, StateError):
+        return None

@@ -16,6 +16,7 @@ KINDS = {
     "processes": "what the processes of a failed stage printed",
     "runs": "journals of runs, which `notbugs track` may still have to send to MLflow",
     "sweeps": "kept results of sweeps; made again by `notbugs sweep`",
+    "untouched": "what models say of the images of D; made again by `notbugs construct`",
     "benchmarks": "kept results of benchmarks",
 }
 """Folder -> what it holds."""

@@ -25,11 +25,11 @@ from notbugs.models.base import Classifier
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.own_code import modules_named
-from notbugs.runtime.cache import digest, valid_since, work_folder
+from notbugs.runtime.cache import digest, load_kept, work_folder
 from notbugs.runtime.distribution import rank, wait_for_all, world_size
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import made_with
-from notbugs.runtime.state_file import StateError, load_state, save_state
+from notbugs.runtime.state_file import save_state
 
 STAGE = "notbugs.pipeline.evaluate"
 """The module that measures; with all that it imports (the reader of the data too) it made a measurement."""
@@ -96,10 +96,10 @@ class Bench:
 
     def kept(self, task: Task) -> Audit | None:
         """What an earlier run found, if it is there, whole, and counts."""
-        file = self.file(task)
+        found = load_kept(self.file(task))
         try:
-            return None if file.stat().st_mtime < valid_since() else _audit(**load_state(file))
-        except (OSError, StateError, TypeError):
+            return None if found is None else _audit(**found)
+        except TypeError:  # what another version kept
             return None
 
     def found(self, task: Task) -> Audit:
