@@ -70,7 +70,7 @@ def write_preset(
 def _of_pictures(text: str, path: str, place: str) -> str:
     """The text with D read from a folder or archive, in the size that the preset's data has (32 pixels if unsaid)."""
     data = parse_params(text, place)["data"]
-    kept = {key: data[key] for key in ("max_train", "max_test", "validation_fraction") if key in data}
+    kept = {key: data[key] for key in ("dtype", "max_train", "max_test", "validation_fraction") if key in data}
     size = data.get("image_size", 32)
     read = {"source": "folder", "path": path, "image_size": size, "channels": "rgb"}
     return with_keys(text, {"data": {**read, **kept}, "experiment": Path(path).name.partition(".")[0] or "pictures"})
