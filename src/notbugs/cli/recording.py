@@ -9,7 +9,8 @@ from notbugs.cli.project import PathFromHome, project_root
 
 @click.command()
 @click.argument("folder", type=PathFromHome())
-def record(folder: Path) -> None:
+@click.option("--title", help="What D is called; else the name of its source.")
+def record(folder: Path, title: str | None) -> None:
     """Write a recording of this project's finished run into FOLDER, in place of an earlier one.
 
     It holds params.yaml, dvc.lock with the hashes of all data and models, the metrics, the report, and what each stage
@@ -26,6 +27,6 @@ def record(folder: Path) -> None:
         costs = stage_costs(root)
     except TrackingError as error:
         raise UserError(f"MLflow, which knows what each stage took: {error}") from None
-    write_recording(root, folder, [vars(cost) for cost in costs])
+    write_recording(root, folder, [vars(cost) for cost in costs], title=title)
     minutes = sum(cost.seconds for cost in costs) / 60
     click.echo(f"written: {folder}, a run of {len(costs)} stages in {minutes:.0f} minutes")

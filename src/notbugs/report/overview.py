@@ -28,6 +28,7 @@ from notbugs.report import claims, figures, grids
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.project import Project
+from notbugs.report.recorded import of_others
 from notbugs.report.sections import Draw, Facts, Section
 from notbugs.runtime.files import sha256
 
@@ -46,6 +47,8 @@ def claims_numbers(project: Project, _: Facts) -> dict[str, Any]:
         "settings_note": project.report.settings_note,
         "checks": _checks(project),
         "without_a_claim": claims.without_a_claim(project),
+        "own": project.source,
+        "recordings": of_others(project),
         "components": [_component(title, found) for title, found in _headline_estimates(project)],
     }
 

@@ -16,6 +16,7 @@ from notbugs.report import (
     inversion,
     planted,
     questions,
+    recorded,
     sweeps,
     transfer,
 )
@@ -29,6 +30,7 @@ from notbugs.runtime.tasks import DoAll, in_turn
 SECTIONS: tuple[Section, ...] = (
     *MAIN_SECTIONS,
     diagnose.SECTION,
+    recorded.SECTION,
     transfer.SECTION,
     inversion.SECTION,
     diversity.SECTION,

@@ -4,6 +4,7 @@ A recording is a folder with the run's params.yaml and dvc.lock (the hashes of a
 report with its figures, what each stage took on which machine, and a page that tells it.
 """
 
+import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from notbugs.evaluation.results import load_results
+from notbugs.evaluation.results import AccuracyRow, accuracy_table, attack_label, load_results, read_json
 from notbugs.report.documents import block_of, results_of
+from notbugs.report.honesty import honesty_of
+from notbugs.report.project import headline_eps
+from notbugs.runtime.config import dataset_name, read_params
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import whole_folder, write_json, write_text
 from notbugs.runtime.machine import usable_processors
@@ -21,7 +25,8 @@ FIGURE = "plots/figures/figure_2.png"
 WHOLE = ("params.yaml", "dvc.lock", "metrics", "reports", FIGURE, "sweeps")
 """What is copied, where it is there."""
 LEFT_OUT = (".gitignore", "minimum_norms.parquet", "optuna.db*")
-FACTS = "record.json"
+FACTS, SUMMARY = "record.json", "summary.json"
+"""What a run was made on and took; what other projects' reports show of it."""
 LIBRARIES = ("notbugs", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "dvc", "optuna")
 
 
@@ -38,19 +43,22 @@ def require_recordable(root: Path, out: Path) -> None:
         raise RecordingError(f"{out}: holds something else; must be a new or empty folder, or an earlier recording")
 
 
-def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]]) -> None:
+def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
     """Write the recording of a project's run into a folder, in place of an earlier one.
 
     Args:
         costs: of each stage its `command`, how many `runs` it took, and their `seconds`.
+        title: what D is called; None takes the name of its source.
     Raises: see `require_recordable`.
     """
     require_recordable(root, out)
-    facts = {"source": str(load_results(root).iloc[0]["source"]), **_machine(), "stages": list(costs)}
+    source = str(load_results(root).iloc[0]["source"])
+    facts = {"title": title or source, "source": source, **_machine(), "stages": list(costs)}
     with whole_folder(out) as unfinished:
         for name in WHOLE:
             _copy(root / name, unfinished / name)
         write_json(unfinished / FACTS, facts)
+        write_json(unfinished / SUMMARY, summary(unfinished, facts))
         write_text(unfinished / "README.md", _page(unfinished, facts))
 
 
@@ -81,3 +89,49 @@ def _page(folder: Path, facts: Mapping[str, Any]) -> str:
     results = results_of(folder, picture=FIGURE, began="What was measured")
     total = sum(cost["seconds"] for cost in facts["stages"])
     return block_of("recording", results=results, total=total, **facts) + "\n"
+
+
+def summary(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What other projects' reports show of a recording: its table, its D_rand and D_det, the verdicts, what it took."""
+    params = read_params(folder / "params.yaml")
+    eps, sizes = headline_eps(params), read_json(folder / "metrics/prepare.json", "prepare", ("train", "test"))
+    model = params["model"]
+    return {
+        "title": facts["title"],
+        "source": facts["source"],
+        "network": f"{model['architecture']}, width {model['width']}" if model.get("width") else model["architecture"],
+        "train": sizes["train"],
+        "test": sizes["test"],
+        "eps": eps,
+        "rows": [_row(row, eps) for row in accuracy_table(load_results(folder))],
+        "sets": [found for name in ("rand", "det") if (found := _set(folder, params, name))],
+        "verdicts": [
+            {key: claim[key] for key in ("key", "title", "verdict")}
+            for claim in json.loads((folder / "reports/verdicts.json").read_text(encoding="utf-8"))
+        ],
+        "minutes": round(sum(cost["seconds"] for cost in facts["stages"]) / 60),
+        "machine": f"{facts['processors']} processors ({facts['processor']})",
+    }
+
+
+def _row(row: AccuracyRow, eps: float) -> dict[str, Any]:
+    """A line of the table: shares on y, on y + 1, and under the strongest attack at the headline radius."""
+    attack = row.attack_at(eps)
+    cells = {"y": row.clean, "shifted": row.shifted, "attacked": row.under_attack(eps)}
+    shares = {name: None if cell is None else round(cell.value, 4) for name, cell in cells.items()}
+    return {"label": row.label, **shares, "attack": attack_label(attack) if attack else None}
+
+
+def _set(folder: Path, params: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """How D_rand or D_det was made, and whether its images still show y; None where there is none."""
+    file, told = folder / "metrics" / "construct" / f"{name}.json", (params.get("construct") or {}).get(name)
+    if told is None or not file.exists():
+        return None
+    found = read_json(file, f"construct@{name}", ("success_rate",))
+    judged = honesty_of(found)
+    return {
+        "title": dataset_name(name),
+        **{key: told[key] for key in ("norm", "eps", "num_steps") if key in told},
+        "success": found["success_rate"],
+        "still_y": None if judged is None else judged.least,
+    }
