@@ -2,7 +2,7 @@
 
     python benchmarks/inversions.py PROJECT [IMAGES]    # a project whose source models are trained; default 200 images
 
-Inverts the first training images by the robust and by the standard model of the lowest seed, from the same other
+Inverts training images of all classes by the robust and by the standard model of the lowest seed, from the same other
 images, with steps of constant length (the paper's: 1,000 of 0.1) and with steps that shorten to 0, with momentum 0.75.
 Writes benchmarks/inversions-<source>.csv and .md: a row a model and schedule with the median of the distance
 ‖g(x_r) − g(x)‖ as a share of where it began, how far x_r lies from x in pixels, and the seconds.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.construction.building import construct
-from notbugs.data.images import make_generator
+from notbugs.data.images import make_generator, stratified_subset
 from notbugs.data.store import load_dataset
 from notbugs.models import load_model
 from notbugs.pipeline.running.context import open_project
@@ -31,7 +31,7 @@ COLUMNS = ("model", "schedule", "momentum", "num_steps", "step_size", "distance_
 def measure(root: Path, count: int) -> tuple[str, list[dict[str, Any]]]:
     """The name of D's source, and the rows."""
     project, data = open_project(root), load_dataset(root / "data/train")
-    some, rows = data.select(slice(0, count)), []
+    some, rows = data.select(stratified_subset(data.labels, count, make_generator(0))), []
     for name in ("robust", "standard"):
         model = load_model(source_models(project, name)[0], device=project.device)
         for schedule, momentum, steps, length in (*CONSTANT, *SHORTENED):

@@ -185,6 +185,16 @@ def test_the_probes_read_what_is_there(sound: Subject) -> None:
     assert measure(sound, make_generator(0), max_examples=100).num_examples == 100
 
 
+def test_a_part_of_a_dataset_that_is_sorted_by_class_holds_all_classes(sound: Subject) -> None:
+    """The first class is blackened: the source calls all of it the same."""
+    order = sound.base.labels.argsort(stable=True)
+    base, made = sound.base.select(order), sound.made.select(order)
+    black = replace(base, images=base.images * (base.labels != 0)[:, None, None, None])
+    found = measure(replace(sound, made=made, base=black, recorded=made.labels), make_generator(0), max_examples=50)
+    assert found.num_examples == 50
+    assert 0.5 < found.source_accuracy < 1
+
+
 def test_the_words_hold_the_numbers(sound: Subject) -> None:
     subject = replace(sound, fit=Fit(losses=[[2.303]], on_y=0.1, on_shifted=0.1))
     found = measure(subject, make_generator(0))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from notbugs.attacks.norms import norm_of
 from notbugs.data.batches import augment
-from notbugs.data.images import Images
+from notbugs.data.images import Images, stratified_subset
 from notbugs.evaluation.accuracy import called_by
 from notbugs.evaluation.learnt import chance_loss, has_learnt
 from notbugs.runtime.config import Settings
@@ -30,7 +30,7 @@ class DiagnosisSettings(Settings):
     """How closely constructed datasets are looked at."""
 
     max_examples: int | None = Field(default=2000, ge=50)
-    """At most so many images of each dataset, the first ones; null takes all."""
+    """At most so many images of each dataset, drawn by class; null takes all."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,14 @@ class Numbers:
 
 
 def measure(subject: Subject, generator: torch.Generator, *, max_examples: int | None = None) -> Numbers:
-    """Look at the first images of a dataset.
+    """Look at images of a dataset, of all classes of D.
 
     Args:
-        generator: of the crops and flips, and of the halves of the probes.
+        generator: draws the images, the crops and flips, and the halves of the probes.
+        max_examples: at most so many; None takes all. D may be sorted by class, so they are drawn class by class.
     """
     count = len(subject.made) if max_examples is None else min(max_examples, len(subject.made))
-    rows = slice(0, count)
+    rows = stratified_subset(subject.base.labels, count, generator)
     made, base, recorded = subject.made.select(rows), subject.base.select(rows), subject.recorded[rows]
     new, old, true = made.images, base.images, base.labels
     labels = made.labels if subject.aim is None else subject.aim[rows]
