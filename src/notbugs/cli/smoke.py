@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MOST = {
+    "processes": 1,
     "epochs": 1,
     "measure_every": 1,
     "batch_size": 64,
