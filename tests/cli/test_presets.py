@@ -178,6 +178,7 @@ def test_a_preset_on_pictures_of_ones_own(tmp_path: Path) -> None:
         "path": "raw/birds.tar.xz",
         "image_size": 32,
         "channels": "rgb",
+        "dtype": "uint8",
         "max_train": 500,
         "max_test": None,
         "validation_fraction": 0.1,
