@@ -139,6 +139,16 @@ def test_a_perturbation_that_is_seen(sound: Subject, standard_model: Classifier,
     assert "visible" in keys(replace(sound, made=made, recorded=made.labels, eps=3.0))
 
 
+def test_an_eps_that_is_too_small_and_seen_is_not_to_be_raised_and_lowered(
+    sound: Subject, robust_model: Classifier, base: ImageData
+) -> None:
+    """A robust source is persuaded by what is visible alone."""
+    made = made_by(robust_model, base)
+    found = wrong_with(replace(sound, made=made, recorded=made.labels, source=robust_model, adversarial=True))
+    assert [cause.key for cause in found] == ["no_eps"]
+    assert "a larger eps is seen even more" in found[0].change
+
+
 def test_a_fit_that_has_not_begun(sound: Subject) -> None:
     stuck = Fit(losses=[[2.31, 2.303], [2.3, 0.5]], on_y=0.1, on_shifted=0.1)
     found = wrong_with(replace(sound, fit=stuck))

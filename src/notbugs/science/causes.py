@@ -106,6 +106,10 @@ def _perturbation(name: str, subject: Subject, found: Numbers) -> Cause | None:
         told += f", and the median ‖δ‖ is {found.norm_share:.2f} eps only"
         change = f"raise construct.{name}.num_steps or step_size: together they must reach beyond eps {subject.eps:g}"
         return Cause("short_attack", f"the attack ends before the edge of the ball: {told}", change)
+    if _is_visible(found):
+        told += f", and the robust model still calls {_percent(found.still_y)} y of those that it called y before"
+        change = f"raise construct.{name}.num_steps, or take another source model: a larger eps is seen even more"
+        return Cause("no_eps", f"eps is too small for the source, and too large to be unseen: {told}", change)
     change = f"raise construct.{name}.eps above {subject.eps:g}, as far as images are still y; then num_steps"
     return Cause("small_eps", f"eps is too small: {told}, at {found.norm_share:.2f} eps", change)
 
@@ -130,8 +134,13 @@ def _other_seeds(name: str, subject: Subject, found: Numbers) -> Cause | None:
     return Cause("one_model_only", f"the perturbation is one model's own: {told}", change)
 
 
+def _is_visible(found: Numbers) -> bool:
+    return found.still_y is not None and found.still_y < STILL_Y_SHARE
+
+
 def _visible(name: str, subject: Subject, found: Numbers) -> Cause | None:
-    if subject.eps is None or found.still_y is None or found.still_y >= STILL_Y_SHARE:
+    named = _perturbation(name, subject, found)
+    if subject.eps is None or not _is_visible(found) or (named is not None and named.key == "no_eps"):
         return None
     told = f"the robust model still calls {_percent(found.still_y)} of the images y that it called y before"
     change = f"lower construct.{name}.eps below {subject.eps:g}: what fits learn here may be visible"
