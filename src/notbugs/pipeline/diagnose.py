@@ -66,7 +66,7 @@ def diagnosis_of(project: Context, name: str) -> tuple[Numbers, list[Cause]]:
 def look_at(project: Context, name: str, asked: DiagnosisSettings, seed: int) -> tuple[Numbers, list[Cause]]:
     """Measure the dataset of one source seed, and say what is wrong with it."""
     subject = _subject(project, name, seed)
-    generator = make_generator(project.seed, "diagnose", name)
+    generator = make_generator(project.seed, "diagnose")  # of every dataset the same rows, so that they can be compared
     numbers = measure(subject, generator, max_examples=asked.max_examples)
     return numbers, causes(name, subject, numbers)
 

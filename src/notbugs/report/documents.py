@@ -9,6 +9,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -28,7 +29,8 @@ WIDTH = 120
 """Characters of a line of the pages."""
 DOCUMENTS = "documents.md.j2"
 PICTURE = Path("docs/figure_2.png")
-TRIAL = Path("benchmarks/folder_trial.csv")
+TRIALS = {"folder-trial": Path("benchmarks/folder_trial.csv"), "quick-trial": Path("benchmarks/quick_trial.csv")}
+"""Block -> the recorded table that it shows."""
 
 
 class DocumentError(UserError):
@@ -108,16 +110,16 @@ def suite_block(root: Path) -> str:
     return block_of("suite", rows=rows, eps=eps, level=level, n=next((row.clean.n for row in rows if row.clean), 0))
 
 
-def trial_block(root: Path) -> str:
-    """The recorded run of the folder preset."""
-    with (root / TRIAL).open(encoding="utf-8", newline="") as file:
-        return block_of("table", rows=list(csv.reader(file)))
+def trial_block(file: Path, root: Path) -> str:
+    """A recorded run of a preset."""
+    with (root / file).open(encoding="utf-8", newline="") as table:
+        return block_of("table", rows=list(csv.reader(table)))
 
 
 BLOCKS: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {"results": results_block},
     "docs/evaluation.md": {"worst": worst_block, "suite": suite_block},
-    "docs/presets.md": {"folder-trial": trial_block},
+    "docs/presets.md": {name: partial(trial_block, file) for name, file in TRIALS.items()},
 }
 """Page -> name of a block -> what makes it."""
 
