@@ -19,8 +19,9 @@ def checkout(make_project, tmp_path: Path) -> Path:
     for page, blocks in BLOCKS.items():
         (root / page).parent.mkdir(exist_ok=True)
         (root / page).write_text("".join(PAGE.format(name) for name in blocks))
-    (root / documents.TRIAL).parent.mkdir()
-    (root / documents.TRIAL).write_text('fitted on,on y\n"D, standard",33.0\n')
+    (root / "benchmarks").mkdir()
+    for table in documents.TRIALS.values():
+        (root / table).write_text('fitted on,on y\n"D, standard",33.0\n')
     (root / documents.PICTURE).write_bytes(b"old")
     return root
 
@@ -65,9 +66,9 @@ def test_writing_changes_what_stands_between_the_markers_alone_and_once(checkout
     assert text.startswith("before\n<!-- results:start -->\nWhat `make repro` printed")
     assert text.endswith("\n<!-- results:end -->\nafter\n")
     assert "old" not in re.sub("folder", "", text)
-    assert (checkout / "docs/presets.md").read_text() == (
-        "before\n<!-- folder-trial:start -->\n| fitted on | on y |\n|---|---|\n| D, standard | 33.0 |\n"
-        "<!-- folder-trial:end -->\nafter\n"
+    table = "| fitted on | on y |\n|---|---|\n| D, standard | 33.0 |\n"
+    assert (checkout / "docs/presets.md").read_text() == "".join(
+        f"before\n<!-- {name}:start -->\n{table}<!-- {name}:end -->\nafter\n" for name in documents.TRIALS
     )
     assert write_documents(checkout) == []
 
