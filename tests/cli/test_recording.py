@@ -62,6 +62,13 @@ def test_a_recording_is_replaced_and_nothing_else_is(record: Record, tmp_path: P
     assert [file.name for file in other.iterdir()] == ["thesis.txt"]
 
 
+def test_a_recording_does_not_hold_itself(record: Record, finished_project: Path) -> None:
+    refused = record(Path("sweeps/recorded"))
+    assert refused.exit_code == 1
+    assert "sweeps/recorded: lies in sweeps, which is recorded" in refused.output
+    assert not (finished_project / "sweeps/recorded").exists()
+
+
 def test_a_run_that_is_not_finished_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text("seed: 0\n")
     monkeypatch.chdir(tmp_path)
