@@ -42,8 +42,6 @@ def require_recordable(root: Path, out: Path) -> None:
     inside = [name for name in WHOLE if out.absolute().is_relative_to((root / name).absolute())]
     if inside:
         raise RecordingError(f"{out}: lies in {inside[0]}, which is recorded; must be outside, such as results/NAME")
-            f"{out}: lies in {inside[0]}, which is recorded; must be another folder, such as results/NAME"
-        )
     if out.exists() and not (out / FACTS).exists() and (out.is_file() or any(out.iterdir())):
         raise RecordingError(f"{out}: holds something else; must be a new or empty folder, or an earlier recording")
 
