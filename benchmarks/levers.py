@@ -12,18 +12,14 @@ the source under random crops (padding 4) and flips; a model of another seed, tr
 the share that the robust model calls y among those that it called y untouched.
 """
 
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from notbugs.construction.building import construct, construct_settings
 from notbugs.data.images import Images, make_generator
@@ -34,7 +30,8 @@ from notbugs.models.base import Classifier
 from notbugs.models.ensemble import Ensemble
 from notbugs.pipeline.running.context import Context, open_project
 from notbugs.pipeline.running.models import source_models
-from notbugs.runtime.files import write_csv, write_json, write_text
+from notbugs.runtime.cache import PATIENCE_SECONDS, ResultCache, digest
+from notbugs.runtime.files import file_lock, write_csv, write_text
 from notbugs.science.diagnosis import Fit, Subject, measure
 from notbugs.training.loop import train
 from notbugs.training.settings import FitSettings, TrainSettings
@@ -91,16 +88,6 @@ class Cell:
     fit: Mapping[str, Any]
     sources: Sequence[int]
 
-    @property
-    def key(self) -> str:
-        """Of the file that keeps what was measured; the lever's name is no part of it."""
-        return digest([self.dataset, self.train, self.construct, self.fit, list(self.sources)])
-
-
-def digest(told: Any) -> str:
-    """A short name that follows from settings."""
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
 
 def cell_of(params: Mapping[str, Any], lever: str, dataset: str) -> Cell:
     """The base's settings with a lever's changes."""
@@ -125,14 +112,14 @@ def source_file(project: Context, told: Mapping[str, Any], seed: int) -> Path:
     own = project.source_model("standard", seed)
     if told == usual and own.exists():
         return own
-    return project.root / ".notbugs/levers/models" / f"{digest(dict(told))}-{seed}.safetensors"
+    return project.root / ".notbugs/levers/models" / f"{digest(told)[:16]}-{seed}.safetensors"
 
 
 def source_of(project: Context, told: Mapping[str, Any], seed: int) -> Classifier:
     """A source model, trained where there is none yet; a process that wants the same one waits for it."""
     file = source_file(project, told, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):
+    with file_lock(file.with_suffix(".lock"), PATIENCE_SECONDS):
         if not file.exists():
             model = fresh(project, "source", seed)
             how = TrainSettings(**{**told, "validation_attack": None}).arguments()
@@ -173,9 +160,13 @@ def fitted(project: Context, cell: Cell, made: Images) -> Fit:
 
 def measure_cell(root: Path, cell: Cell) -> dict[str, Any]:
     """Make a dataset, look at it and fit it, unless that was done before."""
-    file = root / ".notbugs/levers" / f"{cell.key}.json"
-    if file.exists():
-        return {**json.loads(file.read_text()), "lever": cell.lever}
+    made_from = {key: value for key, value in asdict(cell).items() if key != "lever"}
+    found = ResultCache(root / ".notbugs/levers").get_or_compute(made_from, lambda: _measured(root, cell))
+    return {**found, "lever": cell.lever}
+
+
+def _measured(root: Path, cell: Cell) -> dict[str, Any]:
+    """A line of the table."""
     started = time.monotonic()
     project = open_project(root)
     data = load_dataset(project.dataset("train"))
@@ -190,10 +181,13 @@ def measure_cell(root: Path, cell: Cell) -> dict[str, Any]:
     eps = cell.construct["eps"]
     subject = Subject(made, data, made.labels, source, judge, others=[other], eps=eps, fit=fit)
     found = measure(subject, make_generator(0, "levers", "look"), max_examples=LOOKED_AT)
-    row = {"lever": cell.lever, "dataset": DATASETS[cell.dataset], "loss": found.loss, "left_at": found.left_at[0]}
-    row |= {name: getattr(found, name) for name in MEASURED}
-    write_json(file, {**row, "seconds": round(time.monotonic() - started), "losses": fit.losses[0]})
-    return row
+    return {
+        "dataset": DATASETS[cell.dataset],
+        **{name: getattr(found, name) for name in MEASURED},
+        "loss": found.loss,
+        "left_at": found.left_at[0],
+        "seconds": round(time.monotonic() - started),
+    }
 
 
 def page(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
