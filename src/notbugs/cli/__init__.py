@@ -17,6 +17,7 @@ from notbugs.cli import (
     new,
     params,
     recording,
+    repro,
     results,
     stages,
     sweeps,
@@ -71,6 +72,7 @@ def main() -> None:
 
 for command in (
     *stages.stage_commands(),
+    repro.repro,
     stages.evaluate,
     stages.diagnose,
     sweeps.sweep,

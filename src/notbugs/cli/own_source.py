@@ -25,13 +25,10 @@ def run_own_source() -> None:
 
     Raises: SourceError if Python was told to ignore PYTHONPATH (`python -I`, `-E`).
     """
-    root = project_folder(Path.cwd())
-    if root is None:
+    own = own_source(Path.cwd())
+    if own is None:
         return
-    own = root / "src"
     running = Path(notbugs.__file__).parent
-    if not (own / "notbugs" / "cli" / "__init__.py").is_file() or running.samefile(own / "notbugs"):
-        return
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if paths[:1] == [str(own)]:
         raise SourceError(
@@ -41,3 +38,15 @@ def run_own_source() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def own_source(folder: Path) -> Path | None:
+    """The folder `src` of the project that a folder is in, if it holds other code than what runs here."""
+    root = project_folder(folder)
+    if root is None:
+        return None
+    own = root / "src"
+    running = Path(notbugs.__file__).parent
+    if not (own / "notbugs" / "cli" / "__init__.py").is_file() or running.samefile(own / "notbugs"):
+        return None
+    return own

@@ -1,8 +1,11 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar with rate and time left on a terminal, a line now and then in a log.
+
+A process that works for another one shows nothing, or tells that one how far it is.
+"""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -18,14 +21,26 @@ class Track(Protocol):
         ...
 
 
+Told = Callable[[str, int, int | None], None]
+"""(description, number of items that are done, number of all of them if that is known) -> None."""
+TELLING_INTERVAL = 0.5
+"""Seconds between two times that somebody is told."""
 _hidden = False
 """Whether this process shows nothing."""
+_told: Told | None = None
+"""Who is told instead."""
 
 
 def hide() -> None:
     """Show no progress in this process from now on: it works for another, which does."""
     global _hidden
     _hidden = True
+
+
+def tell(told: Told) -> None:
+    """Show no progress in this process from now on, but tell somebody who shows it."""
+    global _told
+    _told = told
 
 
 def silent(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -45,7 +60,9 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         return
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    if sys.stderr.isatty():
+    if _told is not None:
+        yield from _telling(iterable, description, total, _told)
+    elif sys.stderr.isatty():
         yield from _bar(iterable, description, total)
     else:
         yield from _lines(iterable, description, total)
@@ -80,6 +97,18 @@ def _lines(iterable: Iterable[T], description: str, total: int | None) -> Iterat
             left = f", {(now - started) / done * (total - done):.0f} s left" if total else ""
             of = f"/{total}" if total else ""
             print(f"{description}: {done}{of}, {_rate(done, started)}{left}", file=sys.stderr, flush=True)
+
+
+def _telling(iterable: Iterable[T], description: str, total: int | None, told: Told) -> Iterator[T]:
+    shown = time.monotonic()
+    told(description, 0, total)
+    done = 0
+    for done, item in enumerate(iterable, start=1):
+        yield item
+        if time.monotonic() - shown >= TELLING_INTERVAL:
+            shown = time.monotonic()
+            told(description, done, total)
+    told(description, done, total)
 
 
 def _rate(done: int, started: float) -> str:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,9 @@ from notbugs.tracking.journal import PROCESS, Journal, new_journal, now
 _SENDER = (
     "import sys; sys.path.append(sys.argv[2]); from notbugs.tracking.sending import main; sys.exit(main(sys.argv[1]))"
 )
+SendBy = Callable[[str, Mapping[str, str]], None]
+"""(folder of a journal, variables) -> None: has the journal sent by somebody who has MLflow imported."""
+_send_by: SendBy | None = None
 _senders: list[subprocess.Popen[bytes]] = []
 """Senders that may outlive their run; kept so that they are not reported as forgotten, and reaped later."""
 
@@ -44,6 +47,12 @@ class SharedRun:
     key: str
     trials: str
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def send_by(sender: SendBy) -> None:
+    """From now on this process's journals are sent by others, not by processes of their own."""
+    global _send_by
+    _send_by = sender
 
 
 class Run:
@@ -224,8 +233,11 @@ def _is_wanted() -> bool:
     return True
 
 
-def _start_sender(journal: Journal, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+def _start_sender(journal: Journal, environment: Mapping[str, str]) -> "subprocess.Popen[bytes] | None":
     """Start the process that sends the journal; in its own session, so that Ctrl-C only ends the stage."""
+    if _send_by is not None:
+        _send_by(str(journal.folder), environment)
+        return None
     _senders[:] = [sender for sender in _senders if sender.poll() is None]
     source = str(Path(notbugs.__file__).parents[1])
     with (journal.folder / "sender.log").open("wb") as log:

@@ -4,8 +4,10 @@ A process, not a thread: importing MLflow takes three seconds of pure Python, wh
 training and make every short stage wait; and what hangs here hangs for itself.
 """
 
+import json
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -150,6 +152,30 @@ def main(folder: str) -> int:
         if mine:
             _Sender(journal).work()
     return 0
+
+
+def serve() -> None:
+    """Send every journal that a line on standard input names, each by a process forked from this one.
+
+    So MLflow is imported once, not for every stage. A line is a JSON list: the folder, and variables to set. Ends with
+    its input; what was begun goes on.
+    """
+    import mlflow  # noqa: F401 (what all need)
+
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):  # ignored, the last has the system forget the dead
+        signal.signal(ignored, signal.SIG_IGN)
+    for line in sys.stdin:
+        folder, environment = json.loads(line)
+        sys.stdout.flush()
+        if os.fork():
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.environ.update(environment)
+        os.setsid()
+        with (Path(folder) / "sender.log").open("wb") as log:
+            os.dup2(log.fileno(), 2)
+        os.chdir(Journal(Path(folder)).header["project"])
+        os._exit(main(folder))
 
 
 class _Sender:

@@ -21,6 +21,16 @@ ONLY = {"report": ["notbugs.report.page"]}
 """Stage -> what it imports instead, for workers that do not learn."""
 
 
+_needed = True
+"""Whether this process starts workers of its own."""
+
+
+def leave_to_others() -> None:
+    """Start none: others' workers do this process's tasks."""
+    global _needed
+    _needed = False
+
+
 def context() -> ForkServerContext:
     """How workers are started."""
     found = multiprocessing.get_context("forkserver")
@@ -37,6 +47,8 @@ def begin_early(root: Path, stage: str) -> None:
         root: of the project.
         stage: whose workers it is for.
     """
+    if not _needed:
+        return
     try:
         params = read_params(root / "params.yaml")
     except UserError:

@@ -3,6 +3,8 @@
 A task is done by a function at the top of a module, depends on nothing but its arguments, and computes with the
 threads of `num_threads`, so that the results are the same bytes with any number of workers. Workers are forked from a
 server that has torch imported: each starts in a moment, and none inherits threads or locks of the stage.
+
+Where stages run side by side (`notbugs repro`), tasks of all of them share the same workers: `leave_tasks_to`.
 """
 
 import copy
@@ -24,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 
 from notbugs.pipeline.running.context import Context
-from notbugs.pipeline.running.fork_server import context
+from notbugs.pipeline.running.fork_server import context, leave_to_others
 from notbugs.runtime.devices import use_precision
 from notbugs.runtime.distribution import world_size
 from notbugs.runtime.errors import UserError, raised
@@ -45,12 +47,24 @@ PATIENCE = 10.0
 """Seconds that the end waits for the last word of a worker that was killed while it spoke."""
 
 
+DoneElsewhere = Callable[[Context, Sequence[Any], Callable[[Any, Say], Any], str, Heard], list[Any]]
+"""(project, tasks, work, description, heard) -> results: `do_all` by somebody else's workers."""
+_elsewhere: DoneElsewhere | None = None
+
+
 class WorkerError(UserError):
     """A worker process ended before its task did."""
 
 
 class TaskError(UserError):
     """A task fails by an error that cannot be handed from process to process."""
+
+
+def leave_tasks_to(others: DoneElsewhere) -> None:
+    """From now on the tasks of this process are done by others' workers."""
+    global _elsewhere
+    _elsewhere = others
+    leave_to_others()
 
 
 def worker_count(project: Context, num_tasks: int) -> int:
@@ -62,6 +76,12 @@ def worker_count(project: Context, num_tasks: int) -> int:
     if jobs == "auto":
         jobs = usable_processors() // project.runtime.num_threads if project.device.type == "cpu" else 1
     return max(1, min(jobs, num_tasks)) if world_size() == 1 else 1
+
+
+def _may_be_shared_out(project: Context) -> bool:
+    """Whether params.yaml has tasks done side by side, however many processors are here."""
+    jobs = project.runtime.jobs
+    return world_size() == 1 and (project.device.type == "cpu" if jobs == "auto" else jobs > 1)
 
 
 def do_all(
@@ -85,6 +105,8 @@ def do_all(
         they kept of their tasks stays. WorkerError if a worker was killed.
     """
     heard = heard or (lambda number, message: None)
+    if _elsewhere is not None and len(tasks) > 1 and _may_be_shared_out(project):
+        return _elsewhere(project, tasks, work, description, heard)
     workers = worker_count(project, len(tasks))
     if workers == 1:
         return [work(task, partial(heard, number)) for number, task in enumerate(tasks)]
@@ -195,23 +217,28 @@ _mouth: Connection | None = None
 def _begin(project: Context, mouths: Sequence[Connection], taken: "Synchronized[int]") -> None:
     """A worker's first work: the stage's settings, and an end with the stage."""
     global _mouth
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the stage ends its workers
     with taken.get_lock():
         _mouth = mouths[taken.value]
         taken.value += 1
+    begin_worker(project)
+
+
+def begin_worker(project: Context) -> None:
+    """Make this process one that does tasks of a stage: its settings, and an end with the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the stage ends its workers
     hide()
     torch.set_num_threads(project.runtime.num_threads)
     use_precision(project.device, project.precision)
     allow(texts(project.params), project.root)
     keep_freed_memory()
-    threading.Thread(target=_end_with_the_stage, daemon=True).start()
+    threading.Thread(target=_end_with_the_starter, daemon=True).start()
 
 
-def _end_with_the_stage() -> None:
-    """A stage that is killed cannot end its workers, so they look whether it lives."""
-    stage = multiprocessing.parent_process()
-    if stage is not None:
-        stage.join()
+def _end_with_the_starter() -> None:
+    """A process that is killed cannot end those that it started, so they look whether it lives."""
+    starter = multiprocessing.parent_process()
+    if starter is not None:
+        starter.join()
         os._exit(1)
 
 
@@ -222,6 +249,14 @@ def _do(work: Callable[[T, Say], R], number: int, task: T) -> R:
         with suppress(BrokenPipeError):
             _mouth.send((number, message))
 
+    return attempt(work, task, say)
+
+
+def attempt(work: Callable[[T, Say], R], task: T, say: Say) -> R:
+    """Do a task; an error that another process could not read becomes one that it can.
+
+    Raises: what the task raises, or TaskError.
+    """
     try:
         return work(task, say)
     except (UserError, InterruptedError):

@@ -1,0 +1,172 @@
+"""The processes in which stages, and the tasks of stages, are done: forked from a server that has torch imported.
+
+Each speaks with the thread of the Dask worker that started it, by a pipe. It ends with that worker.
+"""
+
+import multiprocessing
+import os
+import pickle
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from notbugs.cluster.pipeline import Command
+
+IDLE_SECONDS = 10.0
+"""How long a process that does tasks waits for the next one."""
+PLAIN = frozenset("-_./@=+,:%")
+"""What a command may hold besides letters, digits and spaces if it is to be understood without a shell."""
+
+
+def do_command(command: Command, log: Path, mouth: Connection) -> None:
+    """Run a stage's command; what it prints goes into `log`. Says ("end", exit code)."""
+    os.setsid()  # so that all of it can be ended at once, and Ctrl-C reaches it through its starter
+    _write_to(log)
+    _end_with_the_starter()
+    os.environ.clear()
+    os.environ.update(command.environment)
+    os.chdir(command.folder)
+    code = 0
+    for line in command.lines:
+        words = words_of_own_command(line)
+        code = _run_here(words, mouth) if words is not None else _run_in_shell(line)
+        if code:
+            break
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    with suppress(OSError):
+        mouth.send(("end", code))
+    os._exit(0)  # threads of libraries may not end by themselves
+
+
+def words_of_own_command(line: str) -> list[str] | None:
+    """Arguments of `notbugs ...`, where the project's own code runs here and a shell has nothing to do."""
+    from notbugs.cli.own_source import own_source
+
+    if not all(c.isalnum() or c in PLAIN or c == " " for c in line):
+        return None
+    words = shlex.split(line)
+    if words[:1] != ["notbugs"] or own_source(Path.cwd()) is not None:
+        return None
+    return words[1:]
+
+
+def do_tasks(project: bytes, mouth: Connection) -> None:
+    """Do tasks of one stage, one after the other, until none comes.
+
+    Args:
+        project: the stage's `Context`, pickled.
+        mouth: gives (work, task), pickled; gets ("said", message), then ("result", pickled) or ("error", pickled).
+    """
+    from notbugs.pipeline.running.jobs import attempt, begin_worker
+
+    begin_worker(pickle.loads(project))
+
+    def say(message: Any) -> None:
+        """Hand it on, unless nobody listens any more."""
+        with suppress(OSError):
+            mouth.send(("said", message))
+
+    while mouth.poll(IDLE_SECONDS):
+        try:
+            work, task = pickle.loads(mouth.recv_bytes())
+        except (EOFError, OSError):
+            break
+        try:
+            answer = ("result", pickle.dumps(attempt(work, task, say)))
+        except Exception as error:
+            answer = ("error", pickle.dumps(error))
+        mouth.send(answer)
+    os._exit(0)
+
+
+def _run_here(words: Sequence[str], mouth: Connection) -> int:
+    """Run `notbugs WORDS` in this process; its tasks are left to the workers of all, others show its progress."""
+    from notbugs.cli import main
+    from notbugs.pipeline.running.jobs import leave_tasks_to
+    from notbugs.runtime import progress
+    from notbugs.tracking import live
+
+    lock = threading.Lock()
+
+    def tell(*message: Any) -> None:
+        """Say something; an end of the other side ends this one, too, in another way."""
+        with lock, suppress(OSError):
+            mouth.send(message)
+
+    progress.tell(lambda *how_far: tell("progress", *how_far))
+    live.send_by(lambda folder, environment: tell("journal", folder, environment))
+    leave_tasks_to(_by_others(mouth, tell))
+    try:
+        main.main(args=list(words), prog_name="notbugs")
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _by_others(mouth: Connection, tell: Callable[..., None]) -> Any:
+    """`jobs.DoneElsewhere`: hands the tasks to who started this process."""
+
+    def done(project: Any, tasks: Sequence[Any], work: Any, description: str, heard: Callable[[int, Any], None]) -> Any:
+        from notbugs.pipeline.running.jobs import WorkerError
+
+        tell("tasks", description, pickle.dumps(project), [pickle.dumps((work, task)) for task in tasks])
+        results: list[Any] = [None] * len(tasks)
+        left = len(tasks)
+        tell("progress", description, 0, len(tasks))
+        while left:
+            kind, number, content = mouth.recv()
+            if kind == "said":
+                heard(number, content)
+            elif kind == "result":
+                results[number], left = pickle.loads(content), left - 1
+                tell("progress", description, len(tasks) - left, len(tasks))
+            elif kind == "error":
+                raise pickle.loads(content)
+            else:
+                raise WorkerError(f"{description}: {content}; what is finished is kept: run it again to go on")
+        return results
+
+    return done
+
+
+def _run_in_shell(line: str) -> int:
+    """As DVC would run it."""
+    from dvc.stage.run import _make_cmd, get_executable
+
+    return subprocess.call(_make_cmd(get_executable(), line), stdin=subprocess.DEVNULL, env=dict(os.environ))
+
+
+def _write_to(log: Path) -> None:
+    """Let the standard streams of this process be the log, and empty."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+
+
+def _end_with_the_starter() -> None:
+    """End all that runs for this stage when the worker that started it is gone."""
+
+    def watch() -> None:
+        """Wait for that."""
+        starter = multiprocessing.parent_process()
+        if starter is not None:
+            starter.join()
+            os.killpg(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

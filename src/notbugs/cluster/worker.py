@@ -1,0 +1,393 @@
+"""What runs on the workers of a Dask cluster: a thread for each stage, and for each task of a stage.
+
+The thread starts a process that does the work (`cluster.child`), and looks after it: it hands on what the process says,
+and ends it when the result is wanted no more. The tasks of a stage go back to the cluster, before the stages that have
+not begun; while it waits for them, the stage's place on its worker is free.
+"""
+
+import json
+import multiprocessing
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Future, Worker, WorkerPlugin, get_worker, worker_client
+
+import notbugs
+from notbugs.cluster import child
+from notbugs.cluster.pipeline import Command
+from notbugs.runtime.errors import UserError
+
+LOOKED_AT_EVERY = 0.1
+"""Seconds between two looks at whether the work is still wanted."""
+ENDED_WITHIN = 20.0
+"""Seconds that an interrupted stage has to put away its unfinished work."""
+TASKS_FIRST = 1_000_000
+"""Dask's priority of tasks, above that of any stage."""
+PROGRESS = "notbugs-progress"
+"""Topic of Dask's events: {"address", "description", "done", "total"}."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
+"""Variables that Dask sets for its workers, and results depend on."""
+_HANDED_ON = ("DVC_", "NOTBUGS_", "MLFLOW_", "AWS_", "GOOGLE_", "AZURE_")
+"""Beginnings of the variables that a stage gets from who runs the pipeline, wherever it is done."""
+_SERVE = "import sys; sys.path[:0] = sys.argv[1:]; from notbugs.tracking.sending import serve; serve()"
+
+
+class CommandFailedError(UserError):
+    """A stage's command ended with another code than 0."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        """How it ended."""
+        if self.code < 0:
+            with suppress(ValueError):
+                return f"was killed ({signal.Signals(-self.code).name})"
+        return f"failed with exit code {self.code}"
+
+
+class NotWantedError(UserError):
+    """Nobody waits for the result any more."""
+
+
+class Prepared(WorkerPlugin):
+    """Makes a worker of Dask one that starts processes, with the threads that `dvc repro` here would give them."""
+
+    name = "notbugs"
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.threads = {name: environment.get(name) for name in _THREADS}
+
+    def setup(self, worker: Worker) -> None:
+        """Begin to import torch, in the process that all others are forked from."""
+        from multiprocessing import forkserver
+
+        from notbugs.pipeline.running.fork_server import context
+
+        for name, value in self.threads.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        # Dask's workers are daemons, which may not start processes; these end by themselves with their worker.
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+        context()
+        forkserver.ensure_running()
+
+
+def run_command(command: Command, log: Path) -> dict[str, Any]:
+    """Run a stage's command, as a Dask task.
+
+    Args:
+        log: gets what it prints; a second attempt is written behind the first.
+    Returns: what it cost: `own`, seconds of its own process, and `tasks`, those of its tasks, a list for each time
+        that it had some.
+    Raises: CommandFailedError.
+    """
+    place, wanted = get_worker(), _wanted()
+    begun, shared_out = time.monotonic(), 0.0
+    costs: list[list[float]] = []
+    with ExitStack() as stack:
+        environment = {**_environment(command.environment), **stack.enter_context(_one_gpu(place))}
+        process = stack.enter_context(_Process(child.do_command, replace(command, environment=environment), log))
+        tasks: _Tasks | None = None
+        while True:
+            message = process.hear(wanted)
+            if tasks is not None and tasks.hand_on():
+                costs.append(tasks.seconds)
+                shared_out += tasks.end()
+                tasks = None
+            if message is None:
+                continue
+            kind, *content = message
+            if kind == "end":
+                if content[0]:
+                    raise CommandFailedError(content[0])
+                return {"own": round(time.monotonic() - begun - shared_out, 3), "tasks": costs}
+            if kind == "progress":
+                told = dict(zip(("description", "done", "total"), content, strict=True))
+                place.log_event(PROGRESS, {"address": command.address, **told})
+            elif kind == "journal":
+                _senders.send(*content)
+            elif kind == "tasks":
+                tasks = stack.enter_context(_Tasks(process, *content))
+
+
+def do_task(project: bytes, task: bytes, group: str, number: int) -> tuple[str, bytes, int, float]:
+    """Do a task of a stage, as a Dask task.
+
+    Args:
+        project, task: pickled for `child.do_tasks`.
+        group: names the tasks that belong together, and the topic of Dask's events for what they say.
+        number: of the task among them.
+    Returns: ("result" or "error", pickled), how often it said something, seconds.
+    """
+    place, wanted, begun, said = get_worker(), _wanted(), time.monotonic(), 0
+    with _task_processes.at_work(group, project, task) as process:
+        while True:
+            message = process.hear(wanted)
+            if message is None:
+                continue
+            kind, content = message
+            if kind != "said":
+                return kind, content, said, time.monotonic() - begun
+            said += 1
+            place.log_event(group, (number, content))
+
+
+class _Tasks:
+    """The tasks that a stage has left to the cluster; its process gets what they say and find."""
+
+    def __init__(self, process: "_Process", description: str, project: bytes, tasks: Sequence[bytes]) -> None:
+        self.seconds: list[float] = []
+        self._process, self._project, self._tasks = process, project, tasks
+        self._group = f"notbugs-tasks-{os.getpid()}-{time.time_ns()}"
+        self._events: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
+        self._said: Counter[int] = Counter()
+        self._waiting: dict[int, tuple[str, bytes, int, float]] = {}
+        self._left = len(tasks)
+        self._stack = ExitStack()
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> "_Tasks":
+        client: Client = self._stack.enter_context(worker_client())  # frees this thread's place on the worker
+        self._stack.callback(_task_processes.end, self._group)
+        client.subscribe_topic(self._group, lambda event: self._events.put((event[1][0], "said", event[1][1])))
+        self._stack.callback(client.unsubscribe_topic, self._group)
+        futures = [
+            client.submit(do_task, self._project, task, self._group, number, pure=False, priority=TASKS_FIRST)
+            for number, task in enumerate(self._tasks)
+        ]
+        self._stack.callback(client.cancel, futures)
+        for number, future in enumerate(futures):
+            future.add_done_callback(lambda done, number=number: self._events.put((number, "done", done)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def end(self) -> float:
+        """Wait for a place on the worker again; seconds since the beginning."""
+        self._stack.close()
+        return time.monotonic() - self._begun
+
+    def hand_on(self) -> bool:
+        """Give the process what there is; whether all is done, or one failed."""
+        while not self._events.empty():
+            number, kind, content = self._events.get()
+            if kind == "said":
+                self._said[number] += 1
+                self._process.tell("said", number, content)
+            elif content.status != "finished":
+                self._process.tell("lost", number, _why(content))
+                return True
+            else:
+                self._waiting[number] = content.result()
+        for number, (kind, answer, said, seconds) in list(self._waiting.items()):
+            if self._said[number] < said:  # its last words are still on their way
+                continue
+            del self._waiting[number]
+            self.seconds.append(round(seconds, 3))
+            self._left -= 1
+            self._process.tell(kind, number, answer)
+            if kind == "error":
+                return True
+        return self._left == 0
+
+
+def _why(future: "Future[Any]") -> str:
+    if future.status == "error":
+        error = future.exception()
+        return f"a worker process was lost ({type(error).__name__}: {error})"
+    return f"a task was {future.status}"
+
+
+class _Process:
+    """A process that does the work of a thread here."""
+
+    def __init__(self, target: Callable[..., None], *args: Any) -> None:
+        from notbugs.pipeline.running.fork_server import context
+
+        self._ear, mouth = context().Pipe()
+        self._process = context().Process(target=target, args=(*args, mouth))
+        self._process.start()
+        mouth.close()
+        self._leads = target is child.do_command
+        _living.add(self)
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def tell(self, *message: Any) -> None:
+        """Say something; that it has died is seen elsewhere."""
+        with suppress(OSError):
+            self._ear.send(message)
+
+    def tell_bytes(self, message: bytes) -> None:
+        """Say something that is pickled already. Raises: OSError if it has ended."""
+        self._ear.send_bytes(message)
+
+    def hear(self, wanted: Callable[[], bool]) -> Any:
+        """What it says next; None after a moment without a word.
+
+        Raises: NotWantedError, CommandFailedError if it ended without its last word.
+        """
+        if not wanted():
+            raise NotWantedError
+        try:
+            if self._ear.poll(LOOKED_AT_EVERY):
+                return self._ear.recv()
+        except (EOFError, OSError):
+            self._process.join(ENDED_WITHIN)
+            raise CommandFailedError(self._process.exitcode or -signal.SIGKILL) from None
+        return None
+
+    def end(self) -> None:
+        """End it with all that it started: a stage is asked first, and puts its unfinished work away."""
+        if self._process.is_alive() and self._leads:
+            self._signal(signal.SIGINT)
+            self._process.join(ENDED_WITHIN)
+        self._signal(signal.SIGKILL)
+        self._process.join()
+        self._ear.close()
+        _living.discard(self)
+
+    def _signal(self, number: int) -> None:
+        with suppress(OSError):
+            if self._leads and os.getpgid(self._process.pid or 0) == self._process.pid:
+                os.killpg(self._process.pid, number)
+            elif self._process.is_alive():
+                os.kill(self._process.pid or 0, number)
+
+
+def processes_here() -> int:
+    """How many stages and tasks this worker is at."""
+    return len(_living)
+
+
+_living: set[_Process] = set()
+
+
+class _TaskProcesses:
+    """Processes that have done a task, and wait for another one of the same group."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, list[_Process]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def at_work(self, group: str, project: bytes, task: bytes) -> Iterator[_Process]:
+        """One that has begun with a task; it waits for the next one if the block ends well."""
+        with self._lock:
+            waiting = self._idle[group]
+            process = waiting.pop() if waiting else None
+        try:
+            if process is None:
+                raise BrokenPipeError
+            process.tell_bytes(task)
+        except OSError:  # none, or one that has waited for too long
+            if process is not None:
+                process.end()
+            process = _Process(child.do_tasks, project)
+            process.tell_bytes(task)
+        try:
+            yield process
+        except BaseException:
+            process.end()
+            raise
+        with self._lock:
+            self._idle[group].append(process)
+
+    def end(self, group: str) -> None:
+        """The group is done."""
+        with self._lock:
+            waiting = self._idle.pop(group, [])
+        for process in waiting:
+            process.end()
+
+
+_task_processes = _TaskProcesses()
+
+
+class _Senders:
+    """The process that sends to MLflow what the stages of this worker tell."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def send(self, folder: str, environment: Mapping[str, str]) -> None:
+        """Have a journal sent; if that cannot be, `notbugs track` does it later."""
+        line = json.dumps([folder, dict(environment)]) + "\n"
+        with self._lock, suppress(OSError):
+            if self._process is None or self._process.poll() is not None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _SERVE, str(Path(notbugs.__file__).parents[1])],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    start_new_session=True,
+                )
+            assert self._process.stdin is not None  # a pipe
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
+
+
+_senders = _Senders()
+
+
+def _wanted() -> Callable[[], bool]:
+    """Whether the Dask task of this thread is still wanted: not cancelled, and who asked for it is there."""
+    from distributed.worker import thread_state  # type: ignore[attr-defined]
+
+    place, key = get_worker(), thread_state.key
+
+    def wanted() -> bool:
+        task = place.state.tasks.get(key)
+        return task is not None and task.state in ("executing", "long-running")
+
+    return wanted
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    """This machine's variables, and those of who runs the pipeline that say how."""
+    chosen = {name: value for name, value in given.items() if name.startswith(_HANDED_ON) or name in _THREADS}
+    return {**os.environ, **chosen}
+
+
+_gpus_taken: set[int] = set()
+_gpus_lock = threading.Lock()
+
+
+@contextmanager
+def _one_gpu(place: Worker) -> Iterator[dict[str, str]]:
+    """The variable that shows a stage one GPU of its own, where the worker was started with several (resource GPU)."""
+    count = int(place.state.total_resources.get("GPU", 0))
+    if count < 2:
+        yield {}
+        return
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(number) for number in range(count)]
+    with _gpus_lock:
+        number = min(set(range(count)) - _gpus_taken)
+        _gpus_taken.add(number)
+    try:
+        yield {"CUDA_VISIBLE_DEVICES": names[number]}
+    finally:
+        with _gpus_lock:
+            _gpus_taken.remove(number)
