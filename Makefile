@@ -20,11 +20,11 @@ PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-repro: $(READY) ## Run the pipeline of params.yaml; a second run does nothing
+repro: $(READY) ## Run the pipeline of params.yaml, stages side by side; a second run does nothing (JOBS=N: so many)
 	@$(BIN)/notbugs check
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	@test -e data/train/manifest.json || { $(BIN)/dvc repro prepare && $(BIN)/notbugs check; } # once more, of D itself
-	@$(BIN)/dvc repro
+	@$(BIN)/notbugs repro $(if $(JOBS),--jobs $(JOBS))
 	@$(BIN)/notbugs track || true # MLflow or another dvc is in the way: said in a line, and made good the next time
 	@$(BIN)/notbugs results
 
@@ -33,7 +33,7 @@ repro-all: $(READY) ## Run everything anew, also what is recorded in Git or kept
 	@$(BIN)/notbugs check
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	@test -e data/train/manifest.json || { $(BIN)/dvc repro prepare && $(BIN)/notbugs check; } # once more, of D itself
-	@$(BIN)/dvc repro --force
+	@$(BIN)/notbugs repro --force $(if $(JOBS),--jobs $(JOBS))
 	@$(BIN)/notbugs track
 	@$(BIN)/notbugs results
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -192,6 +193,36 @@ def test_two_processes_construct_and_measure_the_same(project):
     with (project / "metrics" / "results.csv").open() as file:
         measured = {(row["dataset"], row["estimator"], row["source_seed"], row["seed"]) for row in csv.DictReader(file)}
     assert len(measured) == len(list((project / "models").rglob("seed-*.safetensors")))
+
+
+def test_two_machines_share_a_stage(project):
+    """Two agents of torchrun that meet on loopback, a process each: the bytes of two processes of one machine."""
+    set_params(project, processes=2, train={"standard": {"seeds": [0], "epochs": 2, "batch_size": 64, "lr": 0.1}})
+    outputs = [project / "models" / "train" / "standard", project / "data" / "rand"]
+    for command in (("train", "standard"), ("construct", "rand")):
+        run(project, *command)
+    expected = contents(*outputs)
+    for output in outputs:
+        shutil.rmtree(output)
+    for command in (("train", "standard"), ("construct", "rand")):
+        _on_two_machines(project, *command)
+    assert contents(*outputs) == expected
+    assert unfinished(project) == []
+
+
+def _on_two_machines(project: Path, *command: str) -> None:
+    """`torchrun --nnodes 2 -m notbugs COMMAND`, once on each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    started = [*torchrun, *meet, "--local-addr", "127.0.0.1", "-m", "notbugs", *command]
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "NOTBUGS_TRACKING": "off"}
+    machines = [subprocess.Popen(started, cwd=project, stderr=subprocess.PIPE, env=surroundings) for _ in range(2)]
+    for machine in machines:
+        _, error = machine.communicate(timeout=200)
+        assert machine.returncode == 0, error.decode()
 
 
 # Faults

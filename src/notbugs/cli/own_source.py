@@ -10,7 +10,7 @@ from pathlib import Path
 
 import notbugs
 from notbugs.runtime.errors import UserError
-from notbugs.runtime.machine import project_folder
+from notbugs.runtime.machine import own_source
 
 
 class SourceError(UserError):
@@ -38,15 +38,3 @@ def run_own_source() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
-
-
-def own_source(folder: Path) -> Path | None:
-    """The folder `src` of the project that a folder is in, if it holds other code than what runs here."""
-    root = project_folder(folder)
-    if root is None:
-        return None
-    own = root / "src"
-    running = Path(notbugs.__file__).parent
-    if not (own / "notbugs" / "cli" / "__init__.py").is_file() or running.samefile(own / "notbugs"):
-        return None
-    return own

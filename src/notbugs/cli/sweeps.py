@@ -48,10 +48,12 @@ def sweep(ctx: click.Context) -> None:
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="A new study: how it differs from the first."
 )
+@click.option("--scheduler", metavar="ADDRESS", help="Workers on this Dask cluster, which shares the project's folder.")
 @_STORAGE
 def sweep_run(
     name: str,
     jobs: int | None = None,
+    scheduler: str | None = None,
     replace: bool = False,
     changes: tuple[str, ...] = (),
     storage: str | None = None,
@@ -65,7 +67,12 @@ def sweep_run(
         add_study(project_root(), name, changes)
     from notbugs.sweeps.session import run
 
-    run(open_project(), name, url=storage, jobs=jobs, replace=replace)
+    project, elsewhere = open_project(), None
+    if scheduler is not None:
+        from notbugs.pipeline.cluster.helpers import ClusterHelpers
+
+        elsewhere = ClusterHelpers(project.root, project.runtime, scheduler)
+    run(project, name, url=storage, jobs=jobs, replace=replace, elsewhere=elsewhere)
     if "DVC_STAGE" not in os.environ:  # the pipeline's report draws it too
         from notbugs.report.studies import write_figures
 

@@ -34,6 +34,8 @@ from notbugs.runtime.files import sha256
 
 MODEL = ["dataset", "estimator", "source_seed", "seed"]
 """Columns that tell two models apart."""
+CHANGE_NOTHING = ("experiment", "jobs")
+"""Keys of params.yaml that no result depends on."""
 
 
 def drawn(draw: Callable[[Project], Figure | None]) -> Draw:
@@ -234,11 +236,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def provenance(project: Project, _: Facts) -> dict[str, Any]:
-    """The settings, without comments and the experiment's name, which change no number; hashes of data and models.
+    """The settings, without what changes no number; hashes of data and models.
 
     The data manifests hold their shards' checksums.
     """
-    shown = {key: value for key, value in project.params.items() if key != "experiment"}
+    shown = {key: value for key, value in project.params.items() if key not in CHANGE_NOTHING}
     text = yaml.dump(shown, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
     data, models = project.root / "data", project.root / "models"
     datasets = [data / split for split in ("train", "validation", "test")]

@@ -1,4 +1,4 @@
-"""Where the package runs: the project's folder, the operating system, usable processors.
+"""Where the package runs: the project's folder and its own code, the operating system, usable processors.
 
 Nothing here changes a result, and importing it is quick.
 """
@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import notbugs
 from notbugs.runtime.errors import UserError
 
 
@@ -28,6 +29,18 @@ def project_folder(start: Path) -> Path | None:
         if (folder / "dvc.yaml").exists() or (folder / "params.yaml").exists():
             return folder
     return None
+
+
+def own_source(folder: Path) -> Path | None:
+    """The folder `src` of the project that a folder is in, if it holds other code than what runs here."""
+    root = project_folder(folder)
+    if root is None:
+        return None
+    own = root / "src"
+    running = Path(notbugs.__file__).parent
+    if not (own / "notbugs" / "cli" / "__init__.py").is_file() or running.samefile(own / "notbugs"):
+        return None
+    return own
 
 
 def usable_processors() -> int:

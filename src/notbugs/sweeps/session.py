@@ -1,6 +1,7 @@
 """Running a study from one command: open it, set the workers to work, write what was found."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from notbugs.pipeline.running.context import Context
+from notbugs.pipeline.running.jobs import Others, others
 from notbugs.pipeline.running.own_code import require_files_watched, require_watched
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.machine import usable_processors
@@ -29,7 +31,15 @@ _END_SECONDS = 30.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def run(project: Context, name: str, *, url: str | None = None, jobs: int | None = None, replace: bool = False) -> None:
+def run(
+    project: Context,
+    name: str,
+    *,
+    url: str | None = None,
+    jobs: int | None = None,
+    replace: bool = False,
+    elsewhere: Others | None = None,
+) -> None:
     """Run the study `name` to its end and write sweeps/<name>/.
 
     A finished study is not run again, an interrupted one goes on, and other sessions may work on it meanwhile.
@@ -40,6 +50,7 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
         url: of the database; see `storage.storage_url`.
         jobs: local worker processes; None takes as many as the processors bear.
         replace: begin anew if the stored study has other settings or inputs.
+        elsewhere: has workers for the study, on any machines; None where they are processes of this one.
     Raises: ConfigError, SweepError, in one line.
     """
     url = storage_url(project.root, url)
@@ -59,7 +70,7 @@ def run(project: Context, name: str, *, url: str | None = None, jobs: int | None
         files = output_files(project.root, name)
         with _study_run(plan, url, files) as tracked:
             with _ends_politely():
-                _work(shared, url, min(jobs, total - settled), tracked.label)
+                _work(shared, url, min(jobs, total - settled), tracked.label, elsewhere or others())
             patience(lambda: _check_end(shared))
             tracked.metrics(patience(lambda: write_outputs(project.root, shared)))
             for file in files:
@@ -129,12 +140,17 @@ def checked_jobs(project: Context, jobs: int | None) -> int:
     return jobs
 
 
-def _work(shared: SharedStudy, url: str, jobs: int, session: str | None) -> None:
-    """Work here, or by worker processes; asked to end with this, and ended if they do not."""
+def _work(shared: SharedStudy, url: str, jobs: int, session: str | None, elsewhere: Others | None) -> None:
+    """Work here, by workers elsewhere, or by worker processes: asked to end with this, and ended if they do not."""
+    project = shared.plan.lab.project
+    if elsewhere is not None and project.device.type == "cpu":
+        settled, total = shared.counts
+        handed = {STORAGE_VARIABLE: url, SESSION_VARIABLE: session or ""}
+        elsewhere.run(f"notbugs sweep worker {shlex.quote(shared.plan.name)}", handed, total - settled)
+        return
     if jobs == 1:
         work(shared, session=session)
         return
-    project = shared.plan.lab.project
     threads = {variable: str(project.runtime.num_threads) for variable in _THREADS}
     source = str(Path(__file__).parents[2])
     environment = {

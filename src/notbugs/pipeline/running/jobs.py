@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for_jobs
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +21,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -47,9 +47,26 @@ PATIENCE = 10.0
 """Seconds that the end waits for the last word of a worker that was killed while it spoke."""
 
 
-DoneElsewhere = Callable[[Context, Sequence[Any], Callable[[Any, Say], Any], str, Heard], list[Any]]
-"""(project, tasks, work, description, heard) -> results: `do_all` by somebody else's workers."""
-_elsewhere: DoneElsewhere | None = None
+class Others(Protocol):
+    """Who has workers for the stages of a whole pipeline."""
+
+    def do_all(
+        self, project: Context, tasks: Sequence[Any], work: Callable[[Any, Say], Any], description: str, heard: Heard
+    ) -> list[Any]:
+        """See below."""
+        ...
+
+    def run(self, command: str, environment: Mapping[str, str], most: int) -> None:
+        """Run a command of `notbugs` several times at once, with some variables, and wait until all have ended.
+
+        Args:
+            command: "notbugs ...".
+            most: how many times at most; fewer where there are fewer workers.
+        """
+        ...
+
+
+_others: Others | None = None
 
 
 class WorkerError(UserError):
@@ -60,11 +77,16 @@ class TaskError(UserError):
     """A task fails by an error that cannot be handed from process to process."""
 
 
-def leave_tasks_to(others: DoneElsewhere) -> None:
+def leave_tasks_to(others: Others) -> None:
     """From now on the tasks of this process are done by others' workers."""
-    global _elsewhere
-    _elsewhere = others
+    global _others
+    _others = others
     leave_to_others()
+
+
+def others() -> Others | None:
+    """Who does the tasks of this process, if not its own workers."""
+    return _others
 
 
 def worker_count(project: Context, num_tasks: int) -> int:
@@ -105,11 +127,11 @@ def do_all(
         they kept of their tasks stays. WorkerError if a worker was killed.
     """
     heard = heard or (lambda number, message: None)
-    if _elsewhere is not None and len(tasks) > 1 and _may_be_shared_out(project):
-        return _elsewhere(project, tasks, work, description, heard)
+    if _others is not None and len(tasks) > 1 and _may_be_shared_out(project):
+        return _others.do_all(project, tasks, work, description, heard)
     workers = worker_count(project, len(tasks))
     if workers == 1:
-        return [work(task, partial(heard, number)) for number, task in enumerate(tasks)]
+        return in_this_process(tasks, work, heard)
     before = set(multiprocessing.active_children())
     with _ears(workers, heard) as (mouths, taken):
         pool = ProcessPoolExecutor(workers, context(), _begin, (project, mouths, taken))
@@ -130,6 +152,11 @@ def do_all(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def in_this_process(tasks: Sequence[T], work: Callable[[T, Say], R], heard: Heard) -> list[R]:
+    """Do all tasks here, one after the other."""
+    return [work(task, partial(heard, number)) for number, task in enumerate(tasks)]
 
 
 def by_workers(project: Context) -> Callable[[Sequence[T], Callable[[T], R], str], list[R]]:

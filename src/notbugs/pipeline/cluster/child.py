@@ -6,19 +6,21 @@ Each speaks with the thread of the Dask worker that started it, by a pipe. It en
 import multiprocessing
 import os
 import pickle
+import runpy
 import shlex
 import signal
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from notbugs.cluster.pipeline import Command
+from notbugs.pipeline.cluster.dvc_steps import Command
+from notbugs.runtime.machine import own_source
 
 IDLE_SECONDS = 10.0
 """How long a process that does tasks waits for the next one."""
@@ -29,6 +31,7 @@ PLAIN = frozenset("-_./@=+,:%")
 def do_command(command: Command, log: Path, mouth: Connection) -> None:
     """Run a stage's command; what it prints goes into `log`. Says ("end", exit code)."""
     os.setsid()  # so that all of it can be ended at once, and Ctrl-C reaches it through its starter
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which ignores it
     _write_to(log)
     _end_with_the_starter()
     os.environ.clear()
@@ -50,8 +53,6 @@ def do_command(command: Command, log: Path, mouth: Connection) -> None:
 
 def words_of_own_command(line: str) -> list[str] | None:
     """Arguments of `notbugs ...`, where the project's own code runs here and a shell has nothing to do."""
-    from notbugs.cli.own_source import own_source
-
     if not all(c.isalnum() or c in PLAIN or c == " " for c in line):
         return None
     words = shlex.split(line)
@@ -60,15 +61,17 @@ def words_of_own_command(line: str) -> list[str] | None:
     return words[1:]
 
 
-def do_tasks(project: bytes, mouth: Connection) -> None:
+def do_tasks(project: bytes, log: Path, mouth: Connection) -> None:
     """Do tasks of one stage, one after the other, until none comes.
 
     Args:
         project: the stage's `Context`, pickled.
+        log: gets what they print.
         mouth: gives (work, task), pickled; gets ("said", message), then ("result", pickled) or ("error", pickled).
     """
     from notbugs.pipeline.running.jobs import attempt, begin_worker
 
+    _write_to(log)
     begin_worker(pickle.loads(project))
 
     def say(message: Any) -> None:
@@ -91,7 +94,6 @@ def do_tasks(project: bytes, mouth: Connection) -> None:
 
 def _run_here(words: Sequence[str], mouth: Connection) -> int:
     """Run `notbugs WORDS` in this process; its tasks are left to the workers of all, others show its progress."""
-    from notbugs.cli import main
     from notbugs.pipeline.running.jobs import leave_tasks_to
     from notbugs.runtime import progress
     from notbugs.tracking import live
@@ -105,9 +107,10 @@ def _run_here(words: Sequence[str], mouth: Connection) -> int:
 
     progress.tell(lambda *how_far: tell("progress", *how_far))
     live.send_by(lambda folder, environment: tell("journal", folder, environment))
-    leave_tasks_to(_by_others(mouth, tell))
+    leave_tasks_to(_Others(mouth, tell))
     try:
-        main.main(args=list(words), prog_name="notbugs")
+        sys.argv[:] = ["notbugs", *words]
+        runpy.run_module("notbugs", run_name="__main__")
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
@@ -116,30 +119,45 @@ def _run_here(words: Sequence[str], mouth: Connection) -> int:
     return 0
 
 
-def _by_others(mouth: Connection, tell: Callable[..., None]) -> Any:
-    """`jobs.DoneElsewhere`: hands the tasks to who started this process."""
+class _Others:
+    """`jobs.Others`: hands what there is to do to who started this process."""
 
-    def done(project: Any, tasks: Sequence[Any], work: Any, description: str, heard: Callable[[int, Any], None]) -> Any:
-        from notbugs.pipeline.running.jobs import WorkerError
+    def __init__(self, mouth: Connection, tell: Callable[..., None]) -> None:
+        self._mouth, self._tell = mouth, tell
 
-        tell("tasks", description, pickle.dumps(project), [pickle.dumps((work, task)) for task in tasks])
+    def do_all(
+        self, project: Any, tasks: Sequence[Any], work: Any, description: str, heard: Callable[[int, Any], None]
+    ) -> list[Any]:
+        """The results of the tasks."""
+        self._tell("tasks", pickle.dumps(project), [pickle.dumps((work, task)) for task in tasks])
         results: list[Any] = [None] * len(tasks)
         left = len(tasks)
-        tell("progress", description, 0, len(tasks))
+        self._tell("progress", description, 0, left)
         while left:
-            kind, number, content = mouth.recv()
+            kind, number, content = self._mouth.recv()
             if kind == "said":
                 heard(number, content)
             elif kind == "result":
                 results[number], left = pickle.loads(content), left - 1
-                tell("progress", description, len(tasks) - left, len(tasks))
+                self._tell("progress", description, len(tasks) - left, len(tasks))
             elif kind == "error":
                 raise pickle.loads(content)
             else:
-                raise WorkerError(f"{description}: {content}; what is finished is kept: run it again to go on")
+                raise _lost(description, content)
         return results
 
-    return done
+    def run(self, command: str, environment: Mapping[str, str], most: int) -> None:
+        """Return when the commands have ended."""
+        self._tell("commands", command, dict(environment), most)
+        kind, _, why = self._mouth.recv()
+        if kind != "ended":
+            raise _lost(command, why)
+
+
+def _lost(what: str, why: str) -> Exception:
+    from notbugs.pipeline.running.jobs import WorkerError
+
+    return WorkerError(f"{what}: {why}; what is finished is kept: run it again to go on")
 
 
 def _run_in_shell(line: str) -> int:

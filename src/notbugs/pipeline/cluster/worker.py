@@ -1,8 +1,8 @@
 """What runs on the workers of a Dask cluster: a thread for each stage, and for each task of a stage.
 
-The thread starts a process that does the work (`cluster.child`), and looks after it: it hands on what the process says,
-and ends it when the result is wanted no more. The tasks of a stage go back to the cluster, before the stages that have
-not begun; while it waits for them, the stage's place on its worker is free.
+The thread starts a process that does the work (`pipeline.cluster.child`), and looks after it: it hands on what the
+process says, and ends it when the result is wanted no more. The tasks of a stage go back to the cluster, before the
+stages that have not begun; while it waits for them, the stage's place on its worker is free.
 """
 
 import json
@@ -24,8 +24,8 @@ from typing import Any
 from distributed import Client, Future, Worker, WorkerPlugin, get_worker, worker_client
 
 import notbugs
-from notbugs.cluster import child
-from notbugs.cluster.pipeline import Command
+from notbugs.pipeline.cluster import child
+from notbugs.pipeline.cluster.dvc_steps import Command
 from notbugs.runtime.errors import UserError
 
 LOOKED_AT_EVERY = 0.1
@@ -82,6 +82,8 @@ class Prepared(WorkerPlugin):
                 os.environ[name] = value
         # Dask's workers are daemons, which may not start processes; these end by themselves with their worker.
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked for the work, who ends it then
         context()
         forkserver.ensure_running()
 
@@ -101,13 +103,13 @@ def run_command(command: Command, log: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         environment = {**_environment(command.environment), **stack.enter_context(_one_gpu(place))}
         process = stack.enter_context(_Process(child.do_command, replace(command, environment=environment), log))
-        tasks: _Tasks | None = None
+        group: _Group | None = None
         while True:
             message = process.hear(wanted)
-            if tasks is not None and tasks.hand_on():
-                costs.append(tasks.seconds)
-                shared_out += tasks.end()
-                tasks = None
+            if group is not None and group.hand_on():
+                costs.append(group.seconds)
+                shared_out += group.end()
+                group = None
             if message is None:
                 continue
             kind, *content = message
@@ -121,20 +123,23 @@ def run_command(command: Command, log: Path) -> dict[str, Any]:
             elif kind == "journal":
                 _senders.send(*content)
             elif kind == "tasks":
-                tasks = stack.enter_context(_Tasks(process, *content))
+                group = stack.enter_context(_Tasks(process, log, *content))
+            elif kind == "commands":
+                group = stack.enter_context(_Commands(process, log, command, *content))
 
 
-def do_task(project: bytes, task: bytes, group: str, number: int) -> tuple[str, bytes, int, float]:
+def do_task(project: bytes, task: bytes, group: str, number: int, log: Path) -> tuple[str, bytes, int, float]:
     """Do a task of a stage, as a Dask task.
 
     Args:
         project, task: pickled for `child.do_tasks`.
         group: names the tasks that belong together, and the topic of Dask's events for what they say.
         number: of the task among them.
+        log: gets what it prints.
     Returns: ("result" or "error", pickled), how often it said something, seconds.
     """
     place, wanted, begun, said = get_worker(), _wanted(), time.monotonic(), 0
-    with _task_processes.at_work(group, project, task) as process:
+    with _task_processes.at_work(group, project, task, log) as process:
         while True:
             message = process.hear(wanted)
             if message is None:
@@ -146,32 +151,28 @@ def do_task(project: bytes, task: bytes, group: str, number: int) -> tuple[str, 
             place.log_event(group, (number, content))
 
 
-class _Tasks:
-    """The tasks that a stage has left to the cluster; its process gets what they say and find."""
+class _Group:
+    """What a stage has left to the cluster at one time; its process gets what comes of it.
 
-    def __init__(self, process: "_Process", description: str, project: bytes, tasks: Sequence[bytes]) -> None:
+    Attributes:
+        seconds: of each part that is done.
+    """
+
+    def __init__(self, process: "_Process", log: Path) -> None:
         self.seconds: list[float] = []
-        self._process, self._project, self._tasks = process, project, tasks
-        self._group = f"notbugs-tasks-{os.getpid()}-{time.time_ns()}"
+        self._process, self._log = process, log
+        self._name = f"notbugs-tasks-{os.getpid()}-{time.time_ns()}"
         self._events: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
-        self._said: Counter[int] = Counter()
-        self._waiting: dict[int, tuple[str, bytes, int, float]] = {}
-        self._left = len(tasks)
         self._stack = ExitStack()
         self._begun = time.monotonic()
 
-    def __enter__(self) -> "_Tasks":
-        client: Client = self._stack.enter_context(worker_client())  # frees this thread's place on the worker
-        self._stack.callback(_task_processes.end, self._group)
-        client.subscribe_topic(self._group, lambda event: self._events.put((event[1][0], "said", event[1][1])))
-        self._stack.callback(client.unsubscribe_topic, self._group)
-        futures = [
-            client.submit(do_task, self._project, task, self._group, number, pure=False, priority=TASKS_FIRST)
-            for number, task in enumerate(self._tasks)
-        ]
+    def __enter__(self) -> "_Group":
+        client = self._stack.enter_context(worker_client())  # frees this thread's place on the worker
+        futures = self._submit(client)
         self._stack.callback(client.cancel, futures)
         for number, future in enumerate(futures):
             future.add_done_callback(lambda done, number=number: self._events.put((number, "done", done)))
+        self._left = len(futures)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -181,6 +182,33 @@ class _Tasks:
         """Wait for a place on the worker again; seconds since the beginning."""
         self._stack.close()
         return time.monotonic() - self._begun
+
+    def hand_on(self) -> bool:
+        """Give the process what there is; whether all is over."""
+        raise NotImplementedError
+
+    def _submit(self, client: Client) -> "list[Future[Any]]":
+        raise NotImplementedError
+
+
+class _Tasks(_Group):
+    """Tasks: what they say and find."""
+
+    def __init__(self, process: "_Process", log: Path, project: bytes, tasks: Sequence[bytes]) -> None:
+        super().__init__(process, log)
+        self._project, self._tasks = project, tasks
+        self._said: Counter[int] = Counter()
+        self._waiting: dict[int, tuple[str, bytes, int, float]] = {}
+
+    def _submit(self, client: Client) -> "list[Future[Any]]":
+        self._stack.callback(_task_processes.end, self._name)
+        client.subscribe_topic(self._name, lambda event: self._events.put((event[1][0], "said", event[1][1])))
+        self._stack.callback(client.unsubscribe_topic, self._name)
+        settings = {"pure": False, "priority": TASKS_FIRST}
+        return [
+            client.submit(do_task, self._project, task, self._name, number, self._log, **settings)
+            for number, task in enumerate(self._tasks)
+        ]
 
     def hand_on(self) -> bool:
         """Give the process what there is; whether all is done, or one failed."""
@@ -206,11 +234,51 @@ class _Tasks:
         return self._left == 0
 
 
+class _Commands(_Group):
+    """A command of the stage's own, several times at once."""
+
+    def __init__(
+        self,
+        process: "_Process",
+        log: Path,
+        stage: Command,
+        command: str,
+        environment: Mapping[str, str],
+        most: int,
+    ) -> None:
+        super().__init__(process, log)
+        self._most = most
+        self._command = replace(stage, lines=(command,), environment={**stage.environment, **environment})
+
+    def _submit(self, client: Client) -> "list[Future[Any]]":
+        count = max(1, min(self._most, sum(client.nthreads().values())))
+        settings = {"pure": False, "priority": TASKS_FIRST}
+        return [client.submit(run_command, self._command, self._log, **settings) for _ in range(count)]
+
+    def hand_on(self) -> bool:
+        """Tell the process when all have ended, or that one was lost."""
+        while not self._events.empty():
+            number, _, future = self._events.get()
+            self._left -= 1
+            if future.status == "finished":
+                self.seconds.append(future.result()["own"])
+            elif not isinstance(_error(future), CommandFailedError):  # that one has said why
+                self._process.tell("lost", number, _why(future))
+                return True
+        if self._left == 0:
+            self._process.tell("ended", 0, "")
+        return self._left == 0
+
+
+def _error(future: "Future[Any]") -> BaseException | None:
+    return future.exception() if future.status == "error" else None
+
+
 def _why(future: "Future[Any]") -> str:
-    if future.status == "error":
-        error = future.exception()
-        return f"a worker process was lost ({type(error).__name__}: {error})"
-    return f"a task was {future.status}"
+    error = _error(future)
+    if error is None:
+        return f"a task was {future.status}"
+    return f"a task failed ({type(error).__name__}: {error})"
 
 
 class _Process:
@@ -290,7 +358,7 @@ class _TaskProcesses:
         self._lock = threading.Lock()
 
     @contextmanager
-    def at_work(self, group: str, project: bytes, task: bytes) -> Iterator[_Process]:
+    def at_work(self, group: str, project: bytes, task: bytes, log: Path) -> Iterator[_Process]:
         """One that has begun with a task; it waits for the next one if the block ends well."""
         with self._lock:
             waiting = self._idle[group]
@@ -302,7 +370,7 @@ class _TaskProcesses:
         except OSError:  # none, or one that has waited for too long
             if process is not None:
                 process.end()
-            process = _Process(child.do_tasks, project)
+            process = _Process(child.do_tasks, project, log)
             process.tell_bytes(task)
         try:
             yield process

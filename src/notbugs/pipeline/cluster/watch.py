@@ -103,12 +103,12 @@ class Watch:
         elif ran:
             self.say(f"{address}: restored from the run cache ({settled} of {self._total} stages)")
 
-    def failed(self, address: str, why: str, log: str) -> None:
+    def failed(self, address: str, why: str) -> None:
         """A stage failed; the others go on."""
         with self._lock:
             self._running.pop(address, None)
             self._leave(address)
-        self.say(f"{address}: failed: {why} (see {log})")
+        self.say(f"{address}: failed: {why}")
 
     def _leave(self, address: str) -> None:
         if address in self._waiting:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 
-from notbugs.cluster.pipeline import Command
+from notbugs.pipeline.cluster.dvc_steps import Command
 from notbugs.runtime.config import Runtime
 from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.runtime.machine import usable_processors
@@ -63,11 +63,13 @@ class Cluster:
     Attributes:
         slots: how many stages, or tasks of stages, it works on at once.
         dashboard: address of Dask's own page, if it is shown.
+        hosts: where its workers are.
     """
 
     def __init__(self, root: Path, shared: Runtime, place: Place, progress: Told) -> None:
         self.slots, self.note = (1, None) if place.scheduler else local_jobs(root, shared, place.jobs)
         self.dashboard: str | None = None
+        self.hosts: set[str] = {"127.0.0.1"}
         self._place, self._progress = place, progress
         self._lock = threading.Lock()
         self._client: Client | None = None
@@ -96,7 +98,7 @@ class Cluster:
         """
         from distributed.scheduler import KilledWorker
 
-        from notbugs.cluster.worker import NotWantedError, run_command
+        from notbugs.pipeline.cluster.worker import NotWantedError, run_command
 
         with self._lock:
             if self._client is None:
@@ -118,7 +120,7 @@ class Cluster:
 
     def cancel(self) -> None:
         """End all commands, and wait until they have ended."""
-        from notbugs.cluster.worker import processes_here
+        from notbugs.pipeline.cluster.worker import processes_here
 
         if self._client is None:
             return
@@ -131,7 +133,7 @@ class Cluster:
         import dask
         from distributed import Client, LocalCluster
 
-        from notbugs.cluster.worker import PROGRESS, Prepared
+        from notbugs.pipeline.cluster.worker import PROGRESS, Prepared
 
         dask.config.set({"distributed.worker.daemon": False, "distributed.nanny.pre-spawn-environ": {}})
         dask.config.set(
@@ -160,6 +162,8 @@ class Cluster:
             if not threads:
                 raise ClusterError(f"--scheduler {address}: no worker there; start one with `dask worker {address}`")
             self.slots = sum(threads.values())
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+            self.hosts = {worker["host"] for worker in workers}
 
 
 def local_jobs(root: Path, shared: Runtime, asked: int | None) -> tuple[int, str | None]:

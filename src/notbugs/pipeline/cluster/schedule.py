@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notbugs.cluster.pipeline import Step
+from notbugs.pipeline.cluster.dvc_steps import Step
 from notbugs.runtime.files import read_mapping, write_json
 
 COSTS = Path(".notbugs") / "stage_costs.json"
