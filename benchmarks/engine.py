@@ -38,6 +38,7 @@ from notbugs.models import ModelSettings, create_model, load_model, save_model, 
 from notbugs.models.base import Classifier
 from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.devices import has_bfloat16, use_precision
+from notbugs.runtime.machine import processor_name
 from notbugs.training.loop import train
 from notbugs.training.settings import TrainSettings
 
@@ -410,11 +411,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor_name()
     return {"device": name, "threads": torch.get_num_threads(), "python": platform.python_version(), **versions()}
 
 

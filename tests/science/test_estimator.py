@@ -132,7 +132,9 @@ def test_the_stage_measures_every_estimator(tiny_project, tmp_path):
         assert facts["still_y"]["n"] == 40
         assert len(facts["seeds"]["fit_attacked"]) == 2
         assert facts["fit_attacked"]["mean"] <= facts["fit_clean"]["mean"]
-    run_stage(open_project(root), "estimator")
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump({**params, "jobs": 2}))
+    run_stage(open_project(root), "estimator")  # by worker processes
     assert (root / "metrics/estimator.json").read_bytes() == written
 
 

@@ -150,6 +150,7 @@ _ALL = (
         reads=("model",),
         inputs=("data/train", "data/test"),
         resumes=True,
+        workers=True,
     ),
     _question(
         "features",

@@ -19,7 +19,7 @@ from notbugs.report.project import headline_eps
 from notbugs.runtime.config import dataset_name, read_params
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import whole_folder, write_json, write_text
-from notbugs.runtime.machine import usable_processors
+from notbugs.runtime.machine import processor_name, usable_processors
 
 FIGURE = "plots/figures/figure_2.png"
 WHOLE = ("params.yaml", "dvc.lock", "metrics", "reports", FIGURE, "sweeps")
@@ -76,15 +76,7 @@ def _copy(source: Path, target: Path) -> None:
 def _machine() -> dict[str, Any]:
     """On what a run was made."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-    return {"processor": _processor(), "processors": usable_processors(), "versions": versions}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # macOS has none
-        lines = []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return {"processor": processor_name(), "processors": usable_processors(), "versions": versions}
 
 
 def _page(folder: Path, facts: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ Nothing here changes a result, and importing it is quick.
 """
 
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -48,3 +49,12 @@ def usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """As it calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # macOS has none
+        lines = []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())

@@ -6,7 +6,7 @@ Here g's training radius, seed, architecture and training itself are varied, x a
 what is learnt from each dataset is always learnt the same way, by standard training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -86,12 +86,17 @@ def estimator(lab: Lab, settings: EstimatorSettings) -> Answer:
     """
     data = lab.data["train"]
     pairs = choose_pairs(data, settings.num_examples, make_generator(lab.seed, "estimator", "pairs"))
+    parts: dict[str, Callable[[Lab], dict[str, Any]]] = {}
     measured: dict[Estimator, list[dict[str, Any]]] = {}
     for number, one in enumerate(estimators(settings, lab.architecture)):
         measured[one] = []
         for seed in settings.seeds:
-            measure = partial(_measure_seed, lab, settings, one, pairs, seed)
-            measured[one].append(lab.load_or_make(f"estimator-{number}-seed-{seed}", measure))
+            parts[f"estimator-{number}-seed-{seed}"] = partial(
+                _measure_seed, settings=settings, one=one, pairs=pairs, seed=seed
+            )
+    found = iter(lab.load_or_make_all(parts, "estimators"))
+    for seeds in measured.values():
+        seeds += [next(found) for _ in settings.seeds]
     table = pooled(measured)
     for number, facts in enumerate(table.values()):
         lab.draw(number, {key: facts[key]["mean"] for key in ("g_attacked", "fit_clean", "fit_attacked")})
@@ -107,7 +112,9 @@ def estimator(lab: Lab, settings: EstimatorSettings) -> Answer:
     return Answer(metrics, (f"adversarial accuracy of the fits at eps {eps:g} for g trained at eps {shown}",))
 
 
-def _measure_seed(lab: Lab, settings: EstimatorSettings, one: "Estimator", pairs: Pairs, seed: int) -> dict[str, Any]:
+def _measure_seed(
+    lab: Lab, *, settings: EstimatorSettings, one: "Estimator", pairs: Pairs, seed: int
+) -> dict[str, Any]:
     """Train g, invert with it, fit and measure, for one seed."""
     g = estimate(lab, settings, one, seed)
     return measure_estimator(lab, settings, g, pairs, seed, description=f"estimator: {one.name}, seed {seed}")

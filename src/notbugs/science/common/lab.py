@@ -4,8 +4,10 @@ A study is a function (lab, settings) -> Answer. It opens and writes no files of
 pipeline or a notebook, fills the lab and does with the answer as it likes.
 """
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,15 @@ if TYPE_CHECKING:
 LoadOrMake = Callable[[str, Callable[[], Any]], Any]
 """(name, make) -> a part of the work as it was kept before a kill, or what `make` gives: tensors, numbers, text, and
 lists, tuples and dictionaries of them."""
+
+
+def make_anew(name: str, make: Callable[[], Any]) -> Any:
+    """Of a lab that keeps nothing."""
+    return make()
+
+
+def draw_nothing(step: int, values: Mapping[str, float | None]) -> None:
+    """Of a lab at which nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +64,31 @@ class Lab:
     fitted: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     architecture: ModelSettings = field(default_factory=ModelSettings)
     progress: Track = silent
-    load_or_make: LoadOrMake = lambda name, make: make()
+    load_or_make: LoadOrMake = make_anew
     do_all: DoAll = in_turn
-    draw: Callable[[int, Mapping[str, float | None]], None] = lambda step, values: None
+    draw: Callable[[int, Mapping[str, float | None]], None] = draw_nothing
 
     def load(self, file: Path) -> Classifier:
         """A model, on the device."""
         return load_model(file, device=self.device)
+
+    def load_or_make_all(self, parts: Mapping[str, Callable[["Lab"], Any]], description: str) -> list[Any]:
+        """`load_or_make` of parts that need nothing of each other, by whoever does tasks for this lab.
+
+        Args:
+            parts: name -> make, which gets a lab like this one; it can be pickled, as a `partial` of a function can.
+            description: of all of them.
+        Returns: the parts, in their order.
+        """
+        lab = replace(self, do_all=in_turn, draw=draw_nothing)
+        tasks = [(lab, name, make) for name, make in parts.items()]
+        return [pickle.loads(part) for part in self.do_all(tasks, _part, description)]
+
+
+def _part(task: tuple[Lab, str, Callable[[Lab], Any]]) -> bytes:
+    """A part, pickled: a tensor as it is would be shared between processes, which the first one may not outlive."""
+    lab, name, make = task
+    return pickle.dumps(lab.load_or_make(name, partial(make, lab)))
 
 
 @dataclass(frozen=True)
