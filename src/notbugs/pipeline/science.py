@@ -116,6 +116,10 @@ class Parts:
     def __init__(self, folder: Path) -> None:
         self._folder, self._known = folder, set[str]()
 
+    def __copy__(self) -> "Parts":
+        """Of the same work; which names were asked for is each one's own matter."""
+        return Parts(self._folder)
+
     def __call__(self, name: str, make: Callable[[], Any]) -> Any:
         """The part of a name.
 

@@ -111,7 +111,8 @@ def test_options_are_those_of_dvc(mini):
     assert "2 stages run" in _repro(project, "b")
     assert not (project / "c").exists()
     assert "1 stages run" in _repro(project, "--downstream", "b")
-    assert "nothing to do" in _repro(project)
+    (project / "below").mkdir()
+    assert "nothing to do" in run(project / "below", "notbugs", "repro", "b").stderr
     assert "3 stages run" in _repro(project, "--force")
     assert "1 stages run" in _repro(project, "--force", "--single-item", "b")
     (project / "seed").write_text("2")
@@ -159,6 +160,7 @@ def test_missing_data_are_pulled(mini, tmp_path_factory):
         (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:1"], "error: --jobs with --scheduler: a cluster has as many"),
         (["--scheduler", "tcp://127.0.0.1:1"], "error: --scheduler tcp://127.0.0.1:1: no Dask scheduler answers there"),
         (["--scheduler", "what"], "error: --scheduler what: no Dask scheduler answers there"),
+        (["--dashboard"], "error: --dashboard needs bokeh; install it with pip install 'notbugs[dashboard]'"),
         (["--simulate", "2,none"], "error: --simulate 2,none: numbers of slots, separated by commas"),
         (["--simulate", "2"], "error: not known what these cost, since they never ran here: a"),
     ],
@@ -174,6 +176,8 @@ def test_a_second_one_says_who_is_at_work(mini):
     project = mini(a=("echo $$ > pid; sleep 60; cp seed a", "seed", "a"))
     first = _started(project, "pid")
     try:
+        open_ports = [known for known in psutil.Process(first.pid).net_connections() if known.status == "LISTEN"]
+        assert {known.laddr.ip for known in open_ports} <= {"127.0.0.1"}
         error = fail(project, "notbugs", "repro")
         assert error.startswith(f"error: notbugs repro: another one runs in this project: process {first.pid} on ")
     finally:

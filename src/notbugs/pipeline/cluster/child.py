@@ -5,7 +5,6 @@ Each speaks with the thread of the Dask worker that started it, by a pipe. It en
 
 import multiprocessing
 import os
-import pickle
 import runpy
 import shlex
 import signal
@@ -18,6 +17,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from distributed.protocol.pickle import dumps, loads
 
 from notbugs.pipeline.cluster.dvc_steps import Command
 from notbugs.runtime.machine import own_source
@@ -72,7 +73,7 @@ def do_tasks(project: bytes, log: Path, mouth: Connection) -> None:
     from notbugs.pipeline.running.jobs import attempt, begin_worker
 
     _write_to(log)
-    begin_worker(pickle.loads(project))
+    begin_worker(loads(project))
 
     def say(message: Any) -> None:
         """Hand it on, unless nobody listens any more."""
@@ -81,13 +82,13 @@ def do_tasks(project: bytes, log: Path, mouth: Connection) -> None:
 
     while mouth.poll(IDLE_SECONDS):
         try:
-            work, task = pickle.loads(mouth.recv_bytes())
+            work, task = loads(mouth.recv_bytes())
         except (EOFError, OSError):
             break
         try:
-            answer = ("result", pickle.dumps(attempt(work, task, say)))
+            answer = ("result", dumps(attempt(work, task, say)))
         except Exception as error:
-            answer = ("error", pickle.dumps(error))
+            answer = ("error", dumps(error))
         mouth.send(answer)
     os._exit(0)
 
@@ -129,7 +130,7 @@ class _Others:
         self, project: Any, tasks: Sequence[Any], work: Any, description: str, heard: Callable[[int, Any], None]
     ) -> list[Any]:
         """The results of the tasks."""
-        self._tell("tasks", pickle.dumps(project), [pickle.dumps((work, task)) for task in tasks])
+        self._tell("tasks", dumps(project), [dumps((work, task)) for task in tasks])
         results: list[Any] = [None] * len(tasks)
         left = len(tasks)
         self._tell("progress", description, 0, left)
@@ -138,10 +139,10 @@ class _Others:
             if kind == "said":
                 heard(number, content)
             elif kind == "result":
-                results[number], left = pickle.loads(content), left - 1
+                results[number], left = loads(content), left - 1
                 self._tell("progress", description, len(tasks) - left, len(tasks))
             elif kind == "error":
-                raise pickle.loads(content)
+                raise loads(content)
             else:
                 raise _lost(description, content)
         return results

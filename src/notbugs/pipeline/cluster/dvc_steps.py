@@ -11,7 +11,7 @@ works and lays it down while the stage's command runs.
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,10 +184,12 @@ def open_pipeline(root: Path, options: Options) -> Iterator[Pipeline]:
     with _in_one_line():
         repo = Repo(str(root), _wait_for_lock=True)  # a command of DVC's in another shell takes a moment
     logging.getLogger("dvc").setLevel(logging.WARNING)  # what it does is shown by who runs the stages
+    for bars in ("dvc.progress", "dvc_data.callbacks"):
+        logging.getLogger(bars).setLevel(logging.CRITICAL)
     before = dvc_run.cmd_run
     dvc_run.cmd_run = _hand_over
-    try:
-        with repo, _in_one_line(), repo.scm_context(), lock_repo(repo):
+    try:  # DVC takes the names of targets from the current folder
+        with chdir(root), repo, _in_one_line(), repo.scm_context(), lock_repo(repo):
             repo.lock.unlock()
             try:
                 yield Pipeline(repo, options)

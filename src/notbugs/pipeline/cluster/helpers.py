@@ -33,7 +33,8 @@ class ClusterHelpers:
 
         Raises: ClusterError if there is none, or its machines cannot share what the command works on.
         """
-        with Cluster(self._root, self._shared, Place(scheduler=self._scheduler), lambda told: None) as cluster:
+        place = Place(scheduler=self._scheduler)
+        with Cluster(self._root, self._shared, place, lambda told: None, lambda text: None) as cluster:
             storage = next((value for value in environment.values() if value.startswith("sqlite")), None)
             if storage is not None and not cluster.hosts <= _own_addresses():
                 raise ClusterError(
@@ -47,7 +48,7 @@ class ClusterHelpers:
             def work(_: int) -> None:
                 """Be one of them; why it failed is in its log, and in the study."""
                 with suppress(CommandFailedError, InterruptedStageError):
-                    cluster.run(commands, log, gpu=self._shared.device == "cuda")
+                    cluster.run(commands, log, gpu=self._shared.device in ("auto", "cuda"))
 
             with ThreadPoolExecutor(count) as threads:
                 try:

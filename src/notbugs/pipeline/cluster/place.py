@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +63,19 @@ class Cluster:
 
     Attributes:
         slots: how many stages, or tasks of stages, it works on at once.
-        dashboard: address of Dask's own page, if it is shown.
         hosts: where its workers are.
+        gpus: how many they have between them, by Dask's resource GPU.
     """
 
-    def __init__(self, root: Path, shared: Runtime, place: Place, progress: Told) -> None:
-        self.slots, self.note = (1, None) if place.scheduler else local_jobs(root, shared, place.jobs)
-        self.dashboard: str | None = None
+    def __init__(self, root: Path, shared: Runtime, place: Place, progress: Told, say: Callable[[str], None]) -> None:
+        if place.dashboard and find_spec("bokeh") is None:
+            raise ClusterError("--dashboard needs bokeh; install it with pip install 'notbugs[dashboard]'")
+        self.slots, note = (1, None) if place.scheduler else local_jobs(root, shared, place.jobs)
+        if note:
+            say(note)
         self.hosts: set[str] = {"127.0.0.1"}
-        self._place, self._progress = place, progress
+        self.gpus = 0 if place.scheduler else _gpus()
+        self._place, self._progress, self._say, self._device = place, progress, say, shared.device
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._local: Any = None
@@ -92,7 +97,7 @@ class Cluster:
 
         Args:
             log: gets what it prints.
-            gpu: it needs one; workers say by Dask's resource GPU how many they have.
+            gpu: it needs one of those that there are.
         Returns: what it cost; see `worker.run_command`.
         Raises: CommandFailedError; InterruptedStageError after `cancel`; ClusterError.
         """
@@ -104,7 +109,7 @@ class Cluster:
             if self._client is None:
                 self._start()
         assert self._client is not None  # started above
-        resources = {"GPU": 1} if gpu else None
+        resources = {"GPU": 1} if gpu and self.gpus else None
         future = self._client.submit(run_command, command, log, pure=False, resources=resources)
         self._futures.add(future)
         try:
@@ -135,22 +140,24 @@ class Cluster:
 
         from notbugs.pipeline.cluster.worker import PROGRESS, Prepared
 
-        dask.config.set({"distributed.worker.daemon": False, "distributed.nanny.pre-spawn-environ": {}})
         dask.config.set(
             {"distributed.logging.distributed": "critical", "distributed.admin.large-graph-warning-threshold": "1GiB"}
         )
         address = self._place.scheduler
         if address is None:
+            # Within this process: nobody else on the machine can send it work, as they could to a port.
             self._local = LocalCluster(
                 n_workers=1,
                 threads_per_worker=self.slots,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0" if self._place.dashboard else None,
+                processes=False,
+                dashboard_address="127.0.0.1:0",  # pages that are there in any case
+                worker_dashboard_address="127.0.0.1:0",
                 memory_limit=0,  # the work is done by processes of their own
-                resources={"GPU": _gpus()},
+                resources={"GPU": self.gpus} if self.gpus else None,
                 silence_logs=50,
             )
-            self.dashboard = self._local.dashboard_link if self._place.dashboard else None
+            if self._place.dashboard:
+                self._say(f"Dask's page: {self._local.dashboard_link}")
         try:
             self._client = Client(self._local or address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -164,6 +171,12 @@ class Cluster:
             self.slots = sum(threads.values())
             workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
             self.hosts = {worker["host"] for worker in workers}
+            self.gpus = sum(int(worker.get("resources", {}).get("GPU", 0)) for worker in workers)
+            if self._device == "cuda" and not self.gpus:
+                raise ClusterError(
+                    f"--scheduler {address}: params.yaml: device = 'cuda': no worker has a GPU; say how many it has by "
+                    "`dask worker --resources GPU=1`"
+                )
 
 
 def local_jobs(root: Path, shared: Runtime, asked: int | None) -> tuple[int, str | None]:

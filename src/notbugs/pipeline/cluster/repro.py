@@ -90,7 +90,7 @@ class _Session:
         self._steps = steps
         self._costs = read_costs(root)
         self._watch = Watch([step.address for step in steps])
-        self._cluster = Cluster(root, shared, place, self._watch.progress)
+        self._cluster = Cluster(root, shared, place, self._watch.progress, self._watch.say)
         self._waiting = {step.address: step for step in steps}
         self._forced = {step.address for step in steps if options.force}
         self._running: dict[str, threading.Thread] = {}
@@ -103,9 +103,6 @@ class _Session:
     def run(self) -> int:
         """All steps; how many were run or restored."""
         with self._watch, self._cluster:
-            for note in (self._cluster.note, self._cluster.dashboard):
-                if note:
-                    self._watch.say(note)
             behind = seconds_behind(self._steps, self._costs, self._cluster.slots)
             order = sorted(self._steps, key=lambda step: -behind[step.address])
             try:
@@ -172,7 +169,7 @@ class _Session:
         self._watch.begin(command.address)
         log = self._log(command.address)
         log.unlink(missing_ok=True)
-        gpu = self._shared.device == "cuda" and command.address.partition("@")[0] in BY_DEVICE
+        gpu = self._shared.device in ("auto", "cuda") and command.address.partition("@")[0] in BY_DEVICE
         try:
             found = self._cluster.run(command, log, gpu=gpu)
         except CommandFailedError as error:

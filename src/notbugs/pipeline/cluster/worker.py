@@ -74,7 +74,7 @@ class Prepared(WorkerPlugin):
         """Begin to import torch, in the process that all others are forked from."""
         from multiprocessing import forkserver
 
-        from notbugs.pipeline.running.fork_server import context
+        from notbugs.pipeline.running.fork_server import PRELOADED, context
 
         for name, value in self.threads.items():
             os.environ.pop(name, None)
@@ -84,7 +84,7 @@ class Prepared(WorkerPlugin):
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked for the work, who ends it then
-        context()
+        context().set_forkserver_preload([*PRELOADED, child.__name__])
         forkserver.ensure_running()
 
 

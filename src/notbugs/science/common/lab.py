@@ -4,8 +4,8 @@ A study is a function (lab, settings) -> Answer. It opens and writes no files of
 pipeline or a notebook, fills the lab and does with the answer as it likes.
 """
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -80,15 +80,15 @@ class Lab:
             description: of all of them.
         Returns: the parts, in their order.
         """
-        lab = replace(self, do_all=in_turn, draw=draw_nothing)
-        tasks = [(lab, name, make) for name, make in parts.items()]
-        return [pickle.loads(part) for part in self.do_all(tasks, _part, description)]
+        lab = replace(self, do_all=in_turn, draw=draw_nothing, load_or_make=copy(self.load_or_make))
+        if self.load_or_make is not make_anew:  # kept by who made them, and read here
+            self.do_all([(lab, name, make) for name, make in parts.items()], _keep_part, description)
+        return [self.load_or_make(name, partial(make, lab)) for name, make in parts.items()]
 
 
-def _part(task: tuple[Lab, str, Callable[[Lab], Any]]) -> bytes:
-    """A part, pickled: a tensor as it is would be shared between processes, which the first one may not outlive."""
+def _keep_part(task: tuple[Lab, str, Callable[[Lab], Any]]) -> None:
     lab, name, make = task
-    return pickle.dumps(lab.load_or_make(name, partial(make, lab)))
+    lab.load_or_make(name, partial(make, lab))
 
 
 @dataclass(frozen=True)
