@@ -86,6 +86,12 @@ def test_another_source_in_the_project_is_left_to_a_process_of_its_own(tmp_path,
     assert child.words_of_own_command("notbugs train standard") is None
 
 
+def test_code_that_changed_meanwhile_is_left_to_a_new_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(child, "IMPORTED", 0.0)
+    assert child.words_of_own_command("notbugs train standard") is None
+
+
 def test_each_stage_sees_a_gpu_of_its_own(monkeypatch):
     machine = SimpleNamespace(state=SimpleNamespace(total_resources={"GPU": 2}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")

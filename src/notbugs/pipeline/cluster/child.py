@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,9 +21,12 @@ from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
 
+import notbugs
 from notbugs.pipeline.cluster.dvc_steps import Command
 from notbugs.runtime.machine import own_source
 
+IMPORTED = time.time()
+"""When the code was imported that runs here: by the server, which every process here is a fork of."""
 IDLE_SECONDS = 10.0
 """How long a process that does tasks waits for the next one."""
 PLAIN = frozenset("-_./@=+,:%")
@@ -57,9 +61,14 @@ def words_of_own_command(line: str) -> list[str] | None:
     if not all(c.isalnum() or c in PLAIN or c == " " for c in line):
         return None
     words = shlex.split(line)
-    if words[:1] != ["notbugs"] or own_source(Path.cwd()) is not None:
+    if words[:1] != ["notbugs"] or own_source(Path.cwd()) is not None or _is_outdated():
         return None
     return words[1:]
+
+
+def _is_outdated() -> bool:
+    """Whether the package was changed after it was imported here: DVC takes the hash of what is there now."""
+    return any(file.stat().st_mtime > IMPORTED for file in Path(notbugs.__file__).parent.rglob("*.py"))
 
 
 def do_tasks(project: bytes, log: Path, mouth: Connection) -> None:

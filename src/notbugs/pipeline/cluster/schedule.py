@@ -11,8 +11,21 @@ from notbugs.runtime.files import read_mapping, write_json
 
 COSTS = Path(".notbugs") / "stage_costs.json"
 """What each stage cost when it last ran here; address -> `Cost`."""
+TYPICAL = {
+    "train": 60.0,
+    "construct": 40.0,
+    "fit": 40.0,
+    "evaluate": 250.0,
+    "transfer": 130.0,
+    "inversion": 50.0,
+    "estimator": 210.0,
+    "features": 130.0,
+    "planted": 120.0,
+    "sweep": 110.0,
+}
+"""Seconds of stages that never ran here: what they took on digits, with two slots. Only their proportions count."""
 UNKNOWN_SECONDS = 20.0
-"""Taken for a stage that never ran here."""
+"""Of any other."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,11 @@ def seconds_behind(steps: Iterable[Step], costs: Mapping[str, Cost], slots: int)
     longest: dict[str, float] = {}
     for step in reversed(steps):  # what depends on a step stands behind it
         after = [longest[other.address] for other in steps if step.address in other.waits_for]
-        own = costs[step.address].at_least(slots) if step.address in costs else UNKNOWN_SECONDS
-        longest[step.address] = own + max(after, default=0.0)
+        longest[step.address] = _seconds(step.address, costs, slots) + max(after, default=0.0)
     return longest
+
+
+def _seconds(address: str, costs: Mapping[str, Cost], slots: int) -> float:
+    if address in costs:
+        return costs[address].at_least(slots)
+    return TYPICAL.get(address.partition("@")[0], UNKNOWN_SECONDS)

@@ -278,6 +278,8 @@ def _why(future: "Future[Any]") -> str:
     error = _error(future)
     if error is None:
         return f"a task was {future.status}"
+    if isinstance(error, CommandFailedError):
+        return f"a worker process {error} (out of memory?)"
     return f"a task failed ({type(error).__name__}: {error})"
 
 
@@ -324,6 +326,11 @@ class _Process:
             raise CommandFailedError(self._process.exitcode or -signal.SIGKILL) from None
         return None
 
+    @property
+    def lives(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process.is_alive()
+
     def end(self) -> None:
         """End it with all that it started: a stage is asked first, and puts its unfinished work away."""
         if self._process.is_alive() and self._leads:
@@ -344,7 +351,7 @@ class _Process:
 
 def processes_here() -> int:
     """How many stages and tasks this worker is at."""
-    return len(_living)
+    return sum(process.lives for process in list(_living))
 
 
 _living: set[_Process] = set()
@@ -360,16 +367,12 @@ class _TaskProcesses:
     @contextmanager
     def at_work(self, group: str, project: bytes, task: bytes, log: Path) -> Iterator[_Process]:
         """One that has begun with a task; it waits for the next one if the block ends well."""
-        with self._lock:
-            waiting = self._idle[group]
-            process = waiting.pop() if waiting else None
+        process = self._idle_one(group)
         try:
             if process is None:
                 raise BrokenPipeError
             process.tell_bytes(task)
-        except OSError:  # none, or one that has waited for too long
-            if process is not None:
-                process.end()
+        except OSError:  # none, or one that has just waited for too long
             process = _Process(child.do_tasks, project, log)
             process.tell_bytes(task)
         try:
@@ -379,6 +382,17 @@ class _TaskProcesses:
             raise
         with self._lock:
             self._idle[group].append(process)
+
+    def _idle_one(self, group: str) -> _Process | None:
+        """One that waits for a task of a group; those that have waited for too long are forgotten."""
+        with self._lock:
+            for name, waiting in list(self._idle.items()):
+                for process in [one for one in waiting if not one.lives]:
+                    waiting.remove(process)
+                    process.end()
+                if not waiting:
+                    del self._idle[name]
+            return self._idle[group].pop() if group in self._idle else None
 
     def end(self, group: str) -> None:
         """The group is done."""
