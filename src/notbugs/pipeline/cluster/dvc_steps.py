@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from notbugs.runtime.dvc_lock import LockError, read_lock
 from notbugs.runtime.errors import UserError
 
 
@@ -143,7 +144,7 @@ class Pipeline:
             return
         new = [step.address for step in steps if step.address not in known]
         with self._baton, self._locked():
-            there = list(_stages_in(lock))
+            there = self.stages_in_lock()
             wanted = [*(name for name in there if name not in new), *(name for name in new if name in there)]
             if there != wanted:
                 with modify_yaml(str(lock), fs=self._repo.fs) as content:
@@ -151,8 +152,11 @@ class Pipeline:
                         content["stages"].move_to_end(name)
 
     def stages_in_lock(self) -> list[str]:
-        """Addresses in dvc.lock, in its order."""
-        return list(_stages_in(Path(self._repo.root_dir) / "dvc.lock"))
+        """Addresses in dvc.lock, in its order. Raises: PipelineError if it is none."""
+        try:
+            return [entry.address for entry in read_lock(Path(self._repo.root_dir) / "dvc.lock")]
+        except LockError as error:
+            raise PipelineError(str(error)) from None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -239,12 +243,3 @@ def _in_one_line() -> Iterator[None]:
         while causes[-1].__cause__ is not None:
             causes.append(causes[-1].__cause__)
         raise PipelineError(f"DVC: {': '.join(' '.join(str(cause).split()) for cause in causes)[:500]}") from None
-
-
-def _stages_in(lock: Path) -> Mapping[str, Any]:
-    from ruamel.yaml import YAML
-
-    if not lock.exists():
-        return {}
-    content = YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}
-    return content.get("stages") or {}
