@@ -9,6 +9,7 @@ from sweep_tools import set_params
 
 from dask_cluster import dask_cluster
 from notbugs.sweeps.runs import WORKER
+from notbugs.sweeps.storage import open_storage
 from projects import fail, run
 
 pytestmark = pytest.mark.timeout(600)
@@ -21,8 +22,9 @@ def test_twelve_trials_over_two_workers(project, postgres, tmp_path):
         options = ("--scheduler", cluster.address, "--storage", postgres.url)
         said = run(project, "notbugs", "sweep", "twelve", *options, cold=True).stderr
     assert "Traceback" not in said
-    (name,) = optuna.get_all_study_names(postgres.url)
-    trials = optuna.load_study(study_name=name, storage=postgres.url).trials
+    with open_storage(postgres.url) as storage:
+        (name,) = optuna.get_all_study_names(storage)
+        trials = optuna.load_study(study_name=name, storage=storage).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12
     assert len({json.loads(trial.user_attrs[WORKER])["pid"] for trial in trials}) == 2
     rows = (project / "sweeps" / "twelve" / "trials.csv").read_text().splitlines()

@@ -51,11 +51,13 @@ class Place:
         jobs: slots of a cluster on this machine; None for as many as processors and memory bear.
         scheduler: address of a cluster that is there; it has as many slots as its workers have threads.
         dashboard: show Dask's own page, on loopback.
+        imports: have torch imported before the first stage; for nothing, if none of them is the package's.
     """
 
     jobs: int | None = None
     scheduler: str | None = None
     dashboard: bool = False
+    imports: bool = True
 
 
 class Cluster:
@@ -162,7 +164,7 @@ class Cluster:
             self._client = Client(self._local or address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise ClusterError(f"--scheduler {address}: no Dask scheduler answers there ({error})") from None
-        self._client.register_plugin(Prepared(os.environ))
+        self._client.register_plugin(Prepared(os.environ, imports=self._place.imports))
         self._client.subscribe_topic(PROGRESS, lambda event: self._progress(event[1]))
         if address is not None:
             threads = self._client.nthreads()

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from notbugs.pipeline.cluster.dvc_steps import Command, Options, Pipeline, Step, open_pipeline
@@ -58,6 +59,7 @@ def repro(root: Path, targets: Sequence[str], options: Options, place: Place) ->
     with _alone(root), open_pipeline(root, options) as pipeline:
         known = pipeline.stages_in_lock()
         steps = pipeline.plan(targets)
+        place = replace(place, imports=any("notbugs" in str(step.stage.cmd) for step in steps))
         session = _Session(root, shared, pipeline, steps, options, place)
         try:
             with as_interrupts(signal.SIGTERM, signal.SIGHUP):

@@ -67,11 +67,12 @@ class Prepared(WorkerPlugin):
 
     name = "notbugs"
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *, imports: bool) -> None:
         self.threads = {name: environment.get(name) for name in _THREADS}
+        self.imports = imports
 
     def setup(self, worker: Worker) -> None:
-        """Begin to import torch, in the process that all others are forked from."""
+        """Begin to import what stages need, in the process that all others are forked from."""
         from multiprocessing import forkserver
 
         from notbugs.pipeline.running.fork_server import PRELOADED, context
@@ -84,7 +85,7 @@ class Prepared(WorkerPlugin):
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked for the work, who ends it then
-        context().set_forkserver_preload([*PRELOADED, child.__name__])
+        context().set_forkserver_preload([*(PRELOADED if self.imports else ()), child.__name__])
         forkserver.ensure_running()
 
 
