@@ -48,6 +48,7 @@ def do_command(command: Command, log: Path, mouth: Connection) -> None:
         code = _run_here(words, mouth) if words is not None else _run_in_shell(line)
         if code:
             break
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who hears of the end ends what is left, this process too
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
