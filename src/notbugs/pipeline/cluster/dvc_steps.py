@@ -120,15 +120,10 @@ class Pipeline:
         """
         from dvc.repo.reproduce import _reproduce_stage
 
-        with self._baton:
-            self._repo.lock.lock()
+        with self._baton, self._locked(), _in_one_line():
             _handed_to.here = _Handed(self._baton, run)
-            try:
-                with _in_one_line():
-                    settings = {"upstream": self._upstream[step.address], "pull": self._options.pull}
-                    return _reproduce_stage(step.stage, force=force, **settings) is not None
-            finally:
-                self._repo.lock.unlock()
+            settings = {"upstream": self._upstream[step.address], "pull": self._options.pull}
+            return _reproduce_stage(step.stage, force=force, **settings) is not None
 
     def put_in_order(self, steps: Sequence[Step], known: Sequence[str]) -> None:
         """Order the stages that are new in dvc.lock as `dvc repro` would have come to them.
@@ -139,24 +134,25 @@ class Pipeline:
         """
         from dvc.utils.serialize import modify_yaml
 
-        lock = Path(self._repo.root_dir) / "dvc.lock"
-        if not lock.exists():
-            return
         new = [step.address for step in steps if step.address not in known]
         with self._baton, self._locked():
             there = self.stages_in_lock()
             wanted = [*(name for name in there if name not in new), *(name for name in new if name in there)]
             if there != wanted:
-                with modify_yaml(str(lock), fs=self._repo.fs) as content:
+                with modify_yaml(str(self._lock_file), fs=self._repo.fs) as content:
                     for name in wanted:
                         content["stages"].move_to_end(name)
 
     def stages_in_lock(self) -> list[str]:
         """Addresses in dvc.lock, in its order. Raises: PipelineError if it is none."""
         try:
-            return [entry.address for entry in read_lock(Path(self._repo.root_dir) / "dvc.lock")]
+            return [entry.address for entry in read_lock(self._lock_file)]
         except LockError as error:
             raise PipelineError(str(error)) from None
+
+    @property
+    def _lock_file(self) -> Path:
+        return Path(self._repo.root_dir) / "dvc.lock"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from notbugs.pipeline.cluster.dvc_steps import Command
-from notbugs.pipeline.cluster.place import Cluster, ClusterError, InterruptedStageError, Place
+from notbugs.pipeline.cluster.place import LOGS, Cluster, ClusterError, InterruptedStageError, Place
 from notbugs.pipeline.cluster.worker import CommandFailedError
 from notbugs.pipeline.running.jobs import Heard, in_this_process
 from notbugs.runtime.config import Runtime
@@ -42,13 +42,13 @@ class ClusterHelpers:
                     "give --storage postgresql://..."
                 )
             commands = Command("sweep", (command,), self._root, {**os.environ, **environment})
-            log = self._root / ".notbugs" / "logs" / "sweep-workers.log"
+            log = self._root / LOGS / "sweep-workers.log"
             count = max(1, min(most, cluster.slots))
 
             def work(_: int) -> None:
                 """Be one of them; why it failed is in its log, and in the study."""
                 with suppress(CommandFailedError, InterruptedStageError):
-                    cluster.run(commands, log, gpu=self._shared.device in ("auto", "cuda"))
+                    cluster.run(commands, log, gpu=True)
 
             with ThreadPoolExecutor(count) as threads:
                 try:

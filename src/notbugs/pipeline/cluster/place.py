@@ -21,6 +21,8 @@ from notbugs.runtime.machine import usable_processors
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+LOGS = Path(".notbugs") / "logs"
+"""What each stage printed when it last ran, ADDRESS.log."""
 GIB = 2**30
 FOR_A_STAGE = GIB
 """Bytes that a stage takes whatever its data are: torch, a network, a batch under attack."""
@@ -99,7 +101,7 @@ class Cluster:
 
         Args:
             log: gets what it prints.
-            gpu: it needs one of those that there are.
+            gpu: it needs one of those that there are, if params.yaml lets it take one.
         Returns: what it cost; see `worker.run_command`.
         Raises: CommandFailedError; InterruptedStageError after `cancel`; ClusterError.
         """
@@ -111,7 +113,7 @@ class Cluster:
             if self._client is None:
                 self._start()
         assert self._client is not None  # started above
-        resources = {"GPU": 1} if gpu and self.gpus else None
+        resources = {"GPU": 1} if gpu and self.gpus and self._device in ("auto", "cuda") else None
         future = self._client.submit(run_command, command, log, pure=False, resources=resources)
         self._futures.add(future)
         try:

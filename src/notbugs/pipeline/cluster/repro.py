@@ -13,19 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from notbugs.pipeline.cluster.dvc_steps import Command, Options, Pipeline, Step, open_pipeline
-from notbugs.pipeline.cluster.place import Cluster, InterruptedStageError, Place
+from notbugs.pipeline.cluster.place import LOGS, Cluster, InterruptedStageError, Place
 from notbugs.pipeline.cluster.schedule import Cost, read_costs, seconds_behind, write_costs
 from notbugs.pipeline.cluster.watch import Watch
+from notbugs.pipeline.stages import STAGES
 from notbugs.runtime.config import Runtime, read_params, runtime
 from notbugs.runtime.errors import UserError, one_line
 from notbugs.runtime.files import file_lock, read_mapping, write_text
 from notbugs.runtime.process import as_interrupts, identity
 
-LOGS = Path(".notbugs") / "logs"
-"""What each stage printed when it last ran, ADDRESS.log."""
 HOLDER = Path(".notbugs") / "repro"
 """Locked by who runs the pipeline, and says who that is."""
-SHARED_STAGES = ("train", "construct", "fit", "evaluate")
+SHARED_STAGES = tuple(name for name, stage in STAGES.items() if stage.processes)
 """Stages that `processes` processes share, and so as many slots."""
 BY_DEVICE = (
     *SHARED_STAGES,
@@ -171,7 +170,7 @@ class _Session:
         self._watch.begin(command.address)
         log = self._log(command.address)
         log.unlink(missing_ok=True)
-        gpu = self._shared.device in ("auto", "cuda") and command.address.partition("@")[0] in BY_DEVICE
+        gpu = command.address.partition("@")[0] in BY_DEVICE
         try:
             found = self._cluster.run(command, log, gpu=gpu)
         except CommandFailedError as error:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -152,7 +153,7 @@ def do_task(project: bytes, task: bytes, group: str, number: int, log: Path) -> 
             place.log_event(group, (number, content))
 
 
-class _Group:
+class _Group(ABC):
     """What a stage has left to the cluster at one time; its process gets what comes of it.
 
     Attributes:
@@ -184,12 +185,13 @@ class _Group:
         self._stack.close()
         return time.monotonic() - self._begun
 
+    @abstractmethod
     def hand_on(self) -> bool:
         """Give the process what there is; whether all is over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _submit(self, client: Client) -> "list[Future[Any]]":
-        raise NotImplementedError
+        """Have it begun."""
 
 
 class _Tasks(_Group):
