@@ -15,11 +15,12 @@ from notbugs.evaluation.comparison import Basis, Estimate
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.learnt import NotLearnt
 from notbugs.evaluation.results import baseline_of
+from notbugs.evaluation.statements import Verdict
 from notbugs.report.claims import RULES, Criterion
 from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.honesty import Honesty, honesty_of
 from notbugs.report.page import SECTIONS
-from notbugs.report.sections import Verdict, words
+from notbugs.report.sections import words
 
 N = 360
 CLAIMS = next(section for section in SECTIONS if section.key == "claims")

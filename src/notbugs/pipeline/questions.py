@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,11 @@ from notbugs.pipeline.running.stage import Stage
 from notbugs.pipeline.science import answer, declared
 from notbugs.pipeline.stages import QUESTIONS as BUILT_IN
 from notbugs.pipeline.stages import STAGES
+from notbugs.runtime.beside import has_page
 from notbugs.runtime.config import Settings, check_name, settings
 from notbugs.runtime.errors import ConfigError, meant, one_line
 from notbugs.runtime.registry import Registry, RegistryError
-from notbugs.science import diversity, estimator, inversion, transfer  # noqa: F401  # so that DVC sees them change
+from notbugs.science import debate, diversity, estimator, inversion, transfer  # noqa: F401  # so that DVC sees them change
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.question import (
     DESCRIBED,
@@ -54,7 +55,9 @@ def _without_name(own: type[Settings], study: Study, lab: Lab, given: Settings) 
     return study(lab, own.model_construct(**{name: getattr(given, name) for name in own.model_fields}))
 
 
-QUESTIONS = Registry("science", {name: _built_in(STAGES[name]) for name in BUILT_IN}, adapt=of_ones_own)
+QUESTIONS = Registry(
+    "science", {**{name: _built_in(STAGES[name]) for name in BUILT_IN}, **debate.questions()}, adapt=of_ones_own
+)
 """The questions by their names in params.yaml."""
 
 
@@ -104,7 +107,24 @@ def answer_entry(job: Job) -> None:
 
     def study(lab: Lab, given: Any) -> Answer:
         found = asked(question, lab, given, job.stage.key(job.name), "" if name in QUESTIONS else name)
-        about = {"title": question.title or job.name, "says": question.says, "found": list(found.says)}
-        return Answer({**found.metrics, DESCRIBED: about}, found.says)
+        return Answer({**found.metrics, DESCRIBED: _described(question, found, job.name)}, found.says)
 
     answer(job, replace(question, study=study))
+
+
+def _described(question: Question, found: Answer, name: str | None) -> dict[str, Any]:
+    """What the report says of an answer besides its numbers.
+
+    Args:
+        name: of the entry.
+    """
+    about: dict[str, Any] = {"title": question.title or name, "says": question.says, "found": list(found.says)}
+    if question.position is not None:
+        about["position"] = asdict(question.position)
+    for key, given in (("verdicts", found.verdicts), ("charts", found.charts)):
+        if given:
+            about[key] = [asdict(one) for one in given]
+    module = getattr(question.study, "__module__", None)
+    if has_page(module):
+        about["page"] = module
+    return about

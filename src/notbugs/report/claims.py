@@ -14,8 +14,9 @@ from typing import Any
 
 from notbugs.evaluation.comparison import POWER, Estimate, power, units_for_power
 from notbugs.evaluation.results import STILL_Y, model_label, set_title
+from notbugs.evaluation.statements import Finding, reproduced_if
 from notbugs.report.evidence import Evidence, Model, NotMeasuredError
-from notbugs.report.sections import AnotherRule, Facts, Finding, Judge, Ruling, reproduced_if, words
+from notbugs.report.sections import AnotherRule, Facts, Judge, Ruling, words
 from notbugs.runtime.config import DATASET_NAMES, dataset_name
 
 SETTING = "CIFAR-10, ResNet-50"

@@ -3,9 +3,10 @@
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate
+from notbugs.evaluation.statements import Finding, reproduced_if
 from notbugs.report.drawing import GREY, legend, look, mark, new_figure, point, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Finding, Ruling, Section, estimate, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate
 
 SPACES = {"pixels": "pixels", "robust": "robust g", "standard": "standard g"}
 MEASURES = {

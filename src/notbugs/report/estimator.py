@@ -6,10 +6,11 @@ from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.results import FITTED_AS
+from notbugs.evaluation.statements import reproduced_if
 from notbugs.report.drawing import GREY, legend, look, new_figure, percent_axis, point
 from notbugs.report.evidence import Evidence, NotMeasuredError
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate
 
 EXPERIMENTS = (
     ("1", "D", "standard", "none"),

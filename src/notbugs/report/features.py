@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.results import in_order, model_label, read_table
+from notbugs.evaluation.statements import reproduced_if
 from notbugs.report.drawing import GREY, legend, new_figure, panels, reach, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate
 
 COLUMNS = {
     "source": "string",

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse
 
+from notbugs.evaluation.statements import reproduced_if
 from notbugs.report.drawing import GREY, WIDTH, legend, stroke
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Ruling, Section, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section
 
 TRUE, ROBUST, OTHER = "#000000", "#0072B2", "#E69F00"
 CLOUDS = {1: "#e8a3a3", -1: "#a9c4e4"}

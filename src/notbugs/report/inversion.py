@@ -4,10 +4,11 @@ import torch
 from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate
+from notbugs.evaluation.statements import reproduced_if
 from notbugs.report.drawing import bar, filled, legend, look, new_figure, percent_axis
 from notbugs.report.grids import Strip, draw
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate
 
 MODELS = ("robust", "standard")
 SPACES = {"pixels": "in pixels", "robust": "in the robust g", "standard": "in the standard g"}

@@ -7,7 +7,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from notbugs.evaluation.results import accuracy_table, titled
+from notbugs.evaluation.statements import Verdict
 from notbugs.report import (
+    debate,
     diagnose,
     diversity,
     estimator,
@@ -23,7 +25,7 @@ from notbugs.report import (
 from notbugs.report.drawing import drawn_as, report_style, to_png
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
 from notbugs.report.project import Project, load_project
-from notbugs.report.sections import Picture, Section, Verdict, environment, words
+from notbugs.report.sections import Picture, Section, environment, words
 from notbugs.runtime.files import whole_file, write_json, write_text
 from notbugs.runtime.tasks import DoAll, in_turn
 
@@ -38,6 +40,7 @@ SECTIONS: tuple[Section, ...] = (
     features.SECTION,
     planted.SECTION,
     gaussian.SECTION,
+    debate.SECTION,
     questions.SECTION,
     sweeps.SECTION,
     *LAST_SECTIONS,

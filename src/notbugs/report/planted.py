@@ -6,9 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from notbugs.data.store import load_dataset
+from notbugs.evaluation.statements import reproduced_if
 from notbugs.report.drawing import GREY, WIDTH, bar, filled, legend, percent_axis, point
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Ruling, Section, estimate, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate
 
 PICTURES_FOLDER = "plots/planted"
 COLOURS = {"smooth": "#009E73", "fine": "#CC79A7"}

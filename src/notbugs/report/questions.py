@@ -17,25 +17,33 @@ LIST = 6
 """Entries of a list up to which they are shown."""
 
 
-class _OfEveryEntry(Section):
-    """A section about all entries of `science`, each with a metrics file of its own."""
+class OfEveryEntry(Section):
+    """A section about entries of `science`, each with a metrics file of its own."""
 
     def is_in(self, project: Project) -> bool:
         """Whether params.yaml has an entry."""
-        return bool(project.params.get(self.key))
+        return bool(project.params.get("science"))
 
     def metrics(self, project: Project) -> Facts:
-        """Entry -> what its stage measured.
+        """Entry -> what its stage measured, of those that put nobody's position to the data (these: `debate`).
 
         Raises: ResultsError if a file is missing or incomplete.
         """
-        files = {name: project.root / "metrics" / self.key / f"{name}.json" for name in project.params[self.key]}
-        found = {name: read_json(file, f"{self.key}@{name}", self.needs) for name, file in files.items()}
+        found = self.of_entries(project)
+        return {name: facts for name, facts in found.items() if "position" not in facts["question"]}
+
+    def of_entries(self, project: Project) -> dict[str, Any]:
+        """Entry -> what its stage measured, of all.
+
+        Raises: ResultsError if a file is missing or incomplete.
+        """
+        files = {name: project.root / "metrics" / "science" / f"{name}.json" for name in project.params["science"]}
+        found = {name: read_json(file, f"science@{name}", self.needs) for name, file in files.items()}
         for name, facts in found.items():
             about = facts["question"]
             if not (isinstance(about, dict) and {"title", "says", "found"} <= set(about)):
                 raise ResultsError(
-                    f"{files[name]}: question must hold title, says and found; `dvc repro {self.key}@{name}`"
+                    f"{files[name]}: question must hold title, says and found; `dvc repro science@{name}`"
                 )
         return found
 
@@ -76,13 +84,19 @@ def _shown(value: Any) -> str:
     return short(value) if isinstance(value, float) else str(value)
 
 
+def rows_of(facts: Facts) -> tuple[list[tuple[str, str, str]], int]:
+    """The rows of a metrics file that a table shows, and how many further ones there are."""
+    listed = list(rows("", {key: value for key, value in facts.items() if key != "question"}))
+    return listed[:MOST], max(0, len(listed) - MOST)
+
+
 def numbers(project: Project, found: Facts) -> dict[str, Any]:
     """Every question as the template shows it."""
     told = []
     for name, facts in found.items():
-        listed = list(rows("", {key: value for key, value in facts.items() if key != "question"}))
-        told.append({"name": name, **facts["question"], "rows": listed[:MOST], "more": max(0, len(listed) - MOST)})
+        shown, more = rows_of(facts)
+        told.append({"name": name, **facts["question"], "rows": shown, "more": more})
     return {"questions": told}
 
 
-SECTION = _OfEveryEntry("science", needs=("question",), numbers=numbers)
+SECTION = OfEveryEntry("science", needs=("question",), numbers=numbers)

@@ -9,59 +9,28 @@ import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FunctionLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from notbugs.attacks.norms import norm_title
 from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.results import STILL_Y_SHARE, attack_label, model_label, percent, percent_with_spread, read_json
+from notbugs.evaluation.statements import Finding, Verdict
 from notbugs.report.drawing import DPI
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE
 from notbugs.report.project import Project
+from notbugs.runtime.beside import page_of
 
 Facts = Mapping[str, Any]
 """What a metrics file holds."""
 Draw = Callable[[Project, Facts], Figure | None]
 Judge = Callable[[Project, Facts], "Ruling | None"]
-Finding = Literal["reproduced", "not reproduced", "inconclusive"]
 PAGE_DPI = 100
 """Pixels of the page to an inch of a figure: a full-width figure is 900 pixels wide."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A statement that was put to the data, and what was found.
-
-    Attributes:
-        key: short name. title: the statement in a few words. statement: in a sentence; may be empty.
-        finding: the verdict. on_edge: whether one image, or one standard error, more or less would change it.
-        sentence: what was measured, with the numbers that decide.
-        basis: how many models, fits and images it rests on, and the power to tell the margin from 0.
-        elsewhere: what happens at the other eps; empty where the statement has none.
-    """
-
-    key: str
-    title: str
-    statement: str
-    finding: Finding
-    sentence: str
-    basis: str = ""
-    elsewhere: str = ""
-    on_edge: bool = False
-
-    @property
-    def printed(self) -> str:
-        """The verdict in print, such as "reproduced, on the edge"."""
-        return f"{self.finding}, on the edge" if self.on_edge else self.finding
-
-    @property
-    def notes(self) -> str:
-        """What it rests on, and what happens at the other eps; a line each."""
-        return "\n".join(filter(None, (self.basis, self.elsewhere)))
 
 
 @dataclass(frozen=True)
@@ -73,11 +42,6 @@ class Ruling:
     basis: str = ""
     elsewhere: str = ""
     on_edge: bool = False
-
-
-def reproduced_if(holds: bool) -> Finding:
-    """The verdict of a rule that can always be judged."""
-    return "reproduced" if holds else "not reproduced"
 
 
 def estimate(share: Facts) -> Estimate:
@@ -206,11 +170,21 @@ class Section:
         return page.strip()
 
 
+BESIDE = "beside:"
+"""Begins the name of a template that stands beside a module, before the module's."""
+
+
+def _beside(name: str) -> tuple[str, str, Callable[[], bool]] | None:
+    """The template beside the module of a question, for Jinja."""
+    file = page_of(name.removeprefix(BESIDE)) if name.startswith(BESIDE) else None
+    return None if file is None else (file.read_text(encoding="utf-8"), str(file), lambda: True)
+
+
 @cache
 def environment() -> Environment:
     """Where templates come from; all text put into them is escaped."""
     found = Environment(
-        loader=PackageLoader("notbugs.report"),
+        loader=ChoiceLoader([PackageLoader("notbugs.report"), FunctionLoader(_beside)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

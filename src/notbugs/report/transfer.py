@@ -6,10 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from notbugs.evaluation.statements import Finding, reproduced_if
 from notbugs.report.drawing import GREY, legend, mark, new_figure, percent_ticks, point
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.project import Project
-from notbugs.report.sections import Facts, Finding, Ruling, Section, estimate, reproduced_if
+from notbugs.report.sections import Facts, Ruling, Section, estimate
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", *([GREY] * 20))
 GOALS = {"targeted": "targeted (t = y + 1)", "untargeted": "untargeted"}

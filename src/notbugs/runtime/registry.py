@@ -145,6 +145,16 @@ def own_modules(value: Any) -> set[str]:
     return {name for name in named if is_own(name)}
 
 
+def named_modules() -> set[str]:
+    """Modules that may be imported because somebody named what is in them, or an entry point of theirs."""
+    named = {text.partition(":")[0] for text in _allowed if OWN.fullmatch(text)}
+    groups = entry_points()
+    for group in groups.groups:
+        if group.startswith("notbugs."):
+            named |= {entry.module for entry in groups.select(group=group) if entry.name in _allowed}
+    return named
+
+
 def _require_allowed(name: str) -> None:
     if name not in _allowed:
         raise RegistryError(

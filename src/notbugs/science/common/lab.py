@@ -15,6 +15,7 @@ import torch
 
 from notbugs.data.images import ImageData
 from notbugs.data.store import StoredDataset
+from notbugs.evaluation.statements import Chart, Verdict
 from notbugs.models import ModelSettings, load_model
 from notbugs.models.base import Classifier
 from notbugs.runtime.errors import UserError
@@ -110,12 +111,15 @@ class Answer:
         metrics: for the metrics file.
         says: lines for the person who watches.
         pictures, rows: for the other outputs of the stage: a dataset, a table.
+        charts, verdicts: for the report, where the question is an entry of `science`.
     """
 
     metrics: dict[str, Any]
     says: tuple[str, ...]
     pictures: Pictures | None = None
     rows: Sequence[Mapping[str, Any]] = ()
+    charts: Sequence[Chart] = ()
+    verdicts: Sequence[Verdict] = ()
 
 
 class UnfitError(UserError):

@@ -9,10 +9,11 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from notbugs.data.images import Images
+from notbugs.evaluation.statements import CHART_KINDS, FINDINGS, Chart, Position, Verdict
 from notbugs.runtime import foreign
 from notbugs.runtime.config import Settings, in_order_of_paper
 from notbugs.runtime.errors import ConfigError, UserError, one_line
@@ -27,6 +28,7 @@ SOURCE_MODELS = ("models/train/standard", "models/train/robust")
 DESCRIBED = "question"
 """Key of the metrics file that says what was asked, and what the study said."""
 LARGEST = int(sys.float_info.max)
+CHART_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 _INPUT = re.compile(r"data|models/train|(data|models/train|models/fit)/[A-Za-z]\w*")
 _INPUTS = "data, data/NAME, models/train, models/train/NAME and models/fit/NAME"
 Found = TypeVar("Found")
@@ -54,6 +56,7 @@ class Question:
             constructions, train and test; "models/train" both source models.
         paired: source model -> the construction whose source seed it is taken of; None takes the lowest of all.
         title, says: for the report: a heading, and what is asked, in a sentence.
+        position: whose side of the debate it puts to the data; None for a question of nobody's.
     """
 
     settings: type[Settings]
@@ -62,6 +65,7 @@ class Question:
     paired: Mapping[str, str] | None = None
     title: str = ""
     says: str = ""
+    position: Position | None = None
 
 
 def of_ones_own(given: Any) -> Question:
@@ -81,10 +85,13 @@ def of_ones_own(given: Any) -> Question:
         inspect.signature(study).bind(None, None)
     except (TypeError, ValueError) as error:  # ValueError: it does not say what it takes
         raise RegistryError(f"a question whose `study` is a function of (lab, settings): {one_line(error)}") from None
-    more = {name: getattr(given, name) for name in ("inputs", "paired", "title", "says") if hasattr(given, name)}
+    names = ("inputs", "paired", "title", "says", "position")
+    more = {name: getattr(given, name) for name in names if hasattr(given, name)}
     for name in ("title", "says"):
         if not isinstance(more.get(name, ""), str):
             raise RegistryError(f"a question whose `{name}` is a text, not {more[name]!r}")
+    if not isinstance(more.get("position"), Position | None):
+        raise RegistryError(f"a question whose `position` is a `Position`, not {more['position']!r}")
     found = Question(settings, study, **more)
     _check_inputs(found)
     return found
@@ -188,7 +195,28 @@ def what_is_wrong(found: Any) -> str:
         return f"must give metrics as a dict, not a {type(found.metrics).__name__}"
     if DESCRIBED in found.metrics:
         return f"must leave the key {DESCRIBED} of the metrics free"
-    return next(_no_json("metrics", found.metrics), "")
+    return next(_no_json("metrics", found.metrics), "") or _wrong_for_the_report(found)
+
+
+def _wrong_for_the_report(found: Answer) -> str:
+    """Why its charts or verdicts cannot be shown."""
+    for name, kind in (("charts", Chart), ("verdicts", Verdict)):
+        given = getattr(found, name)
+        if not (isinstance(given, tuple | list) and all(isinstance(one, kind) for one in given)):
+            return f"must give {name} as a list of {kind.__name__}, not {reprlib.repr(given)}"
+        wrong = next(_no_json(name, [asdict(one) for one in given]), "")
+        if wrong:
+            return wrong
+    for chart in found.charts:
+        if not CHART_NAME.fullmatch(chart.name) or chart.kind not in CHART_KINDS:
+            return f"must give charts a name of letters, digits, _ and -, and a kind of {', '.join(CHART_KINDS)}"
+        for series in chart.series:
+            if any(len(values) not in (0, len(series.x)) for values in (series.y, series.low, series.high)):
+                return f"must give chart {chart.name} as many y, low and high as x, in {series.label!r}"
+    for verdict in found.verdicts:
+        if verdict.finding not in FINDINGS:
+            return f"must give verdicts a finding of {', '.join(FINDINGS)}, not {verdict.finding!r}"
+    return ""
 
 
 def _is_utf8(text: str) -> bool:

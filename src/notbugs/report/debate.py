@@ -1,0 +1,106 @@
+"""Section on the debate: each side's claim beside what was measured here, and the experiment behind it.
+
+A part of the debate is an entry of `science` whose metrics file says whose position it puts to the data. The default
+pipeline has none; what was recorded of them on the same kind of data then stands in their place, and is called so.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from notbugs.evaluation.statements import Chart, Verdict
+from notbugs.report.charts import draw
+from notbugs.report.project import Project
+from notbugs.report.questions import OfEveryEntry, rows_of
+from notbugs.report.recorded import recordings
+from notbugs.report.sections import BESIDE, Facts, Picture, environment, render
+
+
+@dataclass(frozen=True)
+class Part:
+    """One experiment of the debate, as it is shown.
+
+    Attributes:
+        name: of the entry; its anchor is part-<name>.
+        facts: its metrics file.
+        recorded: the recording that it is of; None for this project's own.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    recorded: Mapping[str, Any] | None = None
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Title, question, position, and what was found."""
+        found: Mapping[str, Any] = self.facts["question"]
+        return found
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What its rules found."""
+        return [Verdict(**one) for one in self.about.get("verdicts", ())]
+
+    @property
+    def charts(self) -> list[tuple[str, Chart]]:
+        """(file name without suffix, chart)."""
+        own = [Chart.of(one) for one in self.about.get("charts", ())]
+        return [(f"debate-{self.name}-{chart.name}", chart) for chart in own]
+
+    def page(self) -> Markup:
+        """What its template makes of the numbers; blank without one."""
+        module = self.about.get("page")
+        if not module:
+            return Markup("")
+        found: Markup = environment().get_template(f"{BESIDE}{module}").module.page(found=self.facts)  # type: ignore[attr-defined]
+        return found.strip()
+
+
+class _Debate(OfEveryEntry):
+    """A section about the entries of `science` that put somebody's position to the data."""
+
+    def is_in(self, project: Project) -> bool:
+        """Whether anything can be shown: an entry, or a recording."""
+        return bool(project.params.get("science")) or bool(_recorded())
+
+    def metrics(self, project: Project) -> Facts:
+        """Entry -> what its stage measured, of those with a position."""
+        found = self.of_entries(project) if project.params.get("science") else {}
+        return {name: facts for name, facts in found.items() if "position" in facts["question"]}
+
+    def draw(self, project: Project, found: Facts) -> Iterable[tuple[str, Figure]]:
+        """The charts of every part."""
+        for part in parts(found):
+            for name, chart in part.charts:
+                yield name, draw(chart)
+
+    def render(
+        self, project: Project, found: Facts, pictures: Mapping[str, Picture], verdicts: Sequence[Verdict]
+    ) -> Markup:
+        """The section as HTML; blank where nobody's position was put to any data."""
+        shown = parts(found)
+        if not shown:
+            return Markup("")
+        return render("debate", parts=shown, pictures=pictures, own=project.source, rows_of=rows_of)
+
+
+def parts(found: Facts) -> list[Part]:
+    """This project's own parts, then those that were recorded and are not among them."""
+    own = [Part(name, facts) for name, facts in found.items()]
+    asked = {part.about["title"] for part in own}
+    others = [part for part in _recorded() if part.about["title"] not in asked]
+    return [*own, *others]
+
+
+def _recorded() -> list[Part]:
+    found: dict[str, Part] = {}
+    for recording in recordings():
+        for name, facts in recording.get("debate", {}).items():
+            found.setdefault(name, Part(name, facts, recording))
+    return list(found.values())
+
+
+SECTION = _Debate("debate", needs=("question",))
