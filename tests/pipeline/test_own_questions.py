@@ -38,6 +38,7 @@ PAGE = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8").partition("#
 EXAMPLE, SHOWN = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[:2]
 ENTRY = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])["science"]
 OTHERS = """
+from notbugs.evaluation.statements import Chart, Position, Series, Verdict
 
 def of(answer):
     return Question(MarginSettings, lambda lab, settings: answer)
@@ -60,6 +61,11 @@ infinite = of(Answer({"a": float("nan")}, ()))
 enormous = of(Answer({"a": 10**400}, ()))
 surrogate = of(Answer({"a": "\\ud800"}, ()))
 muttering = of(Answer({}, ("\\ud800",)))
+drawing = of(Answer({}, (), charts=["a chart"]))
+placing = of(Answer({}, (), charts=[Chart("a/b", "", "x", "y", [])]))
+lopsided = of(Answer({}, (), charts=[Chart("a", "", "x", "y", [Series("s", [1, 2], [0.5])])]))
+unbounded = of(Answer({}, (), charts=[Chart("a", "", "x", "y", [Series("s", [1], [float("inf")])])]))
+judging = of(Answer({}, (), verdicts=[Verdict("k", "title", "", "perhaps", "sentence")]))
 
 def asking_too_much(lab, settings):
     raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory")
@@ -117,6 +123,17 @@ fits = Question(MarginSettings, lambda lab, settings: Answer({
     "fitted": [file.name for file in lab.fitted["rand"]], "architecture": lab.architecture.architecture,
 }, ()), inputs=("data", "models/train/robust", "models/fit/rand"), paired={"robust": "rand"})
 released = Question(MarginSettings, margin, inputs=("data/weak",))
+debated = Question(
+    MarginSettings,
+    lambda lab, settings: Answer(
+        {"a": 1},
+        ("said",),
+        charts=[Chart("a", "Caption.", "x", "y", [Series("s", [1, 2], [0.5, None])])],
+        verdicts=[Verdict("k", "Title", "", "reproduced", "Sentence.")],
+    ),
+    title="Margins",
+    position=Position("Somebody 2020", "Claim.", "9 of 10.", "https://example.org", "10 of 10."),
+)
 
 class Declared:
     settings = MarginSettings
@@ -147,6 +164,9 @@ class TooFew(Declared):
 
 class NoText(Declared):
     says = 3
+
+class NoPosition(Declared):
+    position = "mine"
 
 class OneInput(Declared):
     inputs = "data/train"
@@ -219,6 +239,55 @@ def test_the_lab_holds_what_is_asked_for(project: Path) -> None:
     }
 
 
+def test_what_is_said_in_a_debate_stands_in_the_metrics(project: Path) -> None:
+    (project / "src" / "lab" / "questions.html.j2").write_text("{% macro page(found) %}{{ found.a }}{% endmacro %}")
+    run_stage(asking(project, "debated"), "science", "margin")
+    assert answered(project)["question"] == {
+        "title": "Margins",
+        "says": "",
+        "found": ["said"],
+        "position": {
+            "who": "Somebody 2020",
+            "claim": "Claim.",
+            "reported": "9 of 10.",
+            "source": "https://example.org",
+            "mind": "10 of 10.",
+        },
+        "verdicts": [
+            {
+                "key": "k",
+                "title": "Title",
+                "statement": "",
+                "finding": "reproduced",
+                "sentence": "Sentence.",
+                "basis": "",
+                "elsewhere": "",
+                "on_edge": False,
+            }
+        ],
+        "charts": [
+            {
+                "name": "a",
+                "caption": "Caption.",
+                "x": "x",
+                "y": "y",
+                "series": [{"label": "s", "x": [1, 2], "y": [0.5, None], "low": [], "high": []}],
+                "kind": "lines",
+                "percent": True,
+                "marks": None,
+            }
+        ],
+        "page": "lab.questions",
+    }
+
+
+def test_a_template_beside_a_question_is_code_of_the_report(project: Path) -> None:
+    params, report = asking(project, "debated").params, STAGES["report"]
+    before = code_of(params, report)
+    (project / "src" / "lab" / "questions.html.j2").write_text("{% macro page(found) %}new{% endmacro %}")
+    assert code_of(params, report) != before
+
+
 def test_a_class_declares_a_question_too(project: Path) -> None:
     asking(project, "Declared")
     found = QUESTIONS["lab.questions:Declared"]
@@ -235,6 +304,7 @@ def test_a_class_declares_a_question_too(project: Path) -> None:
         ("NoFunction", r"a question whose `study` is a function of \(lab, settings\), not 3"),
         ("TooFew", r"a question whose `study` is a function of \(lab, settings\): too many positional arguments"),
         ("NoText", r"a question whose `says` is a text, not 3"),
+        ("NoPosition", r"a question whose `position` is a `Position`, not 'mine'"),
         ("OneInput", r"a question whose `inputs` is a list of data, .* and models/fit/NAME, not 'data/train'"),
         ("NoInput", r"a question whose `inputs` are among data, data/NAME, .*models/fit/NAME, not 'metrics/fit'"),
         ("NoPair", r"a question whose `paired` maps each source model of its `inputs` to .* not {'standard': 'det'}"),
@@ -265,6 +335,11 @@ def test_what_is_no_question_is_said_in_a_line(project: Path, name: str, message
         ("enormous", r"must give metrics\.a as a number that a float can hold, not one of 1329 bits"),
         ("surrogate", r"must give metrics\.a as a text that UTF-8 can hold, not '\\ud800'"),
         ("muttering", "must say lines that UTF-8 can hold"),
+        ("drawing", r"must give charts as a list of Chart, not \['a chart'\]"),
+        ("placing", r"must give charts a name of letters, digits, _ and -, and a kind of lines, bars, points"),
+        ("lopsided", r"must give chart a as many y, low and high as x, in 's'"),
+        ("unbounded", r"must give charts\.0\.series\.0\.y\.0 as a finite number or None, not inf"),
+        ("judging", r"must give verdicts a finding of reproduced, not reproduced, inconclusive, not 'perhaps'"),
         ("endless", r"raises RecursionError: .*"),
         ("large", r"raises RuntimeError: \[enforce fail .*not enough memory \(.*questions\.py, line \d+\)"),
         ("exiting", r"raises SystemExit: 0 \(.*questions\.py, line \d+\)"),
@@ -346,7 +421,8 @@ def test_check_refuses_entries(project: Path, science: Any, message: str) -> Non
 
 def test_check_asks_for_the_section_and_takes_every_valid_one(project: Path) -> None:
     params = read_params(ROOT / "presets" / "digits.yaml")
-    built_in = {name: {**params[name], "study": name} for name in QUESTIONS}
+    debate = {entry["study"]: entry for entry in read_params(ROOT / "presets" / "debate.yaml")["science"].values()}
+    built_in = {name: {**(debate.get(name) or params[name]), "study": name} for name in QUESTIONS}
     registry.allow(registry.texts(ENTRY), project)
     check({**params, "science": {**built_in, **ENTRY}})
     del params["science"]

@@ -51,7 +51,18 @@ def code_of(params: Mapping[str, Any], stage: Stage, name: str | None = None) ->
     rooms = {module.split(".")[1] for module in files if module.startswith("notbugs.")}
     for room in rooms:
         files |= _beside(room)
+    if stage.name == "report":
+        files |= _pages(params)
     return code_hash(files)
+
+
+def _pages(params: Mapping[str, Any]) -> dict[str, Path]:
+    """Templates that stand beside the modules of questions, which the report shows and no stage imports."""
+    from notbugs.runtime.beside import page_of
+    from notbugs.runtime.registry import own_modules
+
+    found = {f"page of {module}": page_of(module) for module in own_modules(params.get("science"))}
+    return {**_beside("science"), **{name: file for name, file in found.items() if file is not None}}
 
 
 @cache

@@ -19,8 +19,8 @@ def recordings() -> tuple[dict[str, Any], ...]:
 
 
 def of_others(project: Project) -> list[dict[str, Any]]:
-    """Those of other data than the project's own."""
-    return [one for one in recordings() if one["source"] != project.source]
+    """Those of other data than the project's own; digits, which anybody can run, are there for their debate alone."""
+    return [one for one in recordings() if one["source"] not in (project.source, "digits")]
 
 
 def numbers(project: Project, _: Facts) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _page(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def summary(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What other projects' reports show of a recording: its table, its D_rand and D_det, the verdicts, what it took."""
+    """What other projects' reports show of a recording: table, D_rand and D_det, verdicts, the debate, what it took."""
     params = read_params(folder / "params.yaml")
     eps, sizes = headline_eps(params), read_json(folder / "metrics/prepare.json", "prepare", ("train", "test"))
     model = params["model"]
@@ -106,7 +106,16 @@ def summary(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "minutes": round(sum(cost["seconds"] for cost in facts["stages"]) / 60),
         "machine": f"{facts['processors']} processors ({facts['processor']})",
+        "version": facts["versions"]["notbugs"],
+        "debate": _debate(folder, params),
     }
+
+
+def _debate(folder: Path, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of `science` that put somebody's position to the data: name -> metrics file."""
+    files = {name: folder / "metrics" / "science" / f"{name}.json" for name in params.get("science") or {}}
+    found = {name: read_json(file, f"science@{name}", ("question",)) for name, file in files.items() if file.exists()}
+    return {name: facts for name, facts in found.items() if "position" in facts["question"]}
 
 
 def _row(row: AccuracyRow, eps: float) -> dict[str, Any]:
