@@ -24,18 +24,14 @@ repro: $(READY) ## Run the pipeline of params.yaml, stages side by side; a secon
 	@$(BIN)/notbugs check
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	@test -e data/train/manifest.json || { $(BIN)/dvc repro prepare && $(BIN)/notbugs check; } # once more, of D itself
-	@$(BIN)/notbugs repro $(if $(JOBS),--jobs $(JOBS))
-	@$(BIN)/notbugs track || true # MLflow or another dvc is in the way: said in a line, and made good the next time
-	@$(BIN)/notbugs results
+	@$(BIN)/notbugs repro --track $(if $(JOBS),--jobs $(JOBS))
 
 repro-all: export NOTBUGS_ANEW := $(shell date +%s)
 repro-all: $(READY) ## Run everything anew, also what is recorded in Git or kept from earlier runs
 	@$(BIN)/notbugs check
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	@test -e data/train/manifest.json || { $(BIN)/dvc repro prepare && $(BIN)/notbugs check; } # once more, of D itself
-	@$(BIN)/notbugs repro --force $(if $(JOBS),--jobs $(JOBS))
-	@$(BIN)/notbugs track
-	@$(BIN)/notbugs results
+	@$(BIN)/notbugs repro --track --force $(if $(JOBS),--jobs $(JOBS))
 
 test: $(READY) ## Run the tests
 	@$(PYTEST)

@@ -180,6 +180,14 @@ def test_a_second_run_does_nothing(project: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in project.glob("metrics/**/*.*")}
 
 
+def test_side_by_side_a_second_run_does_nothing_either_and_ends_with_the_table(project: Path) -> None:
+    done = run(project, "notbugs", "repro", "--track")
+    assert "nothing to do" in done.stderr
+    assert done.stderr.splitlines()[-1] == "report: reports/report.html; runs side by side: notbugs ui"
+    assert done.stdout == run(project, "notbugs", "results").stdout != ""
+    assert not run(project, "notbugs", "repro", "prepare").stdout
+
+
 @pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(project: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))

@@ -17,20 +17,24 @@ from notbugs.cli.project import project_root
 @click.option("-s", "--single-item", is_flag=True, help="Only TARGETS, not what they depend on.")
 @click.option("--downstream", is_flag=True, help="TARGETS, and all that depends on them.")
 @click.option("--pull", is_flag=True, help="Fetch from the remote what is missing.")
+@click.option("--track", is_flag=True, help="Then do what `notbugs track` does; if it cannot, nothing is lost.")
 @click.option("--simulate", metavar="N,N,...", help="Run nothing; say what all of it would take with so many slots.")
 def repro(
     targets: tuple[str, ...],
     jobs: int | None,
     scheduler: str | None,
     dashboard: bool,
+    track: bool,
     simulate: str | None,
     **options: bool,
 ) -> None:
     """Do what `dvc repro` does, with the stages side by side whose inputs are ready.
 
     What is there afterwards is what `dvc repro` leaves. A stage that fails keeps back what depends on it; the others
-    are finished. What a stage prints is in .notbugs/logs.
+    are finished. What a stage prints is in .notbugs/logs. After the whole pipeline the table of accuracies is printed.
     """
+    from notbugs.cli.results import print_accuracies
+    from notbugs.cli.tracking import brought_in_line
     from notbugs.pipeline.cluster.dvc_steps import Options
     from notbugs.pipeline.cluster.place import Place
     from notbugs.pipeline.cluster.repro import repro as run
@@ -43,6 +47,10 @@ def repro(
         return
     ran = run(project_root(), targets, Options(**options), Place(jobs, scheduler, dashboard))
     click.echo(f"{ran} stages run or restored" if ran else "nothing to do: data and pipelines are up to date", err=True)
+    if track:
+        brought_in_line(project_root())
+    if not targets and (project_root() / "metrics" / "results.csv").exists():
+        print_accuracies(project_root())
 
 
 def _simulate(targets: tuple[str, ...], options: Any, numbers: str) -> None:

@@ -16,8 +16,6 @@ from notbugs.cli.project import PathFromHome, project_root
 def results(form: str | None) -> None:
     """Print the accuracy table, or every measurement (--json, --csv)."""
     from notbugs.evaluation import results as module
-    from notbugs.evaluation.learnt import not_learnt
-    from notbugs.runtime.config import read_params
 
     if form == "docs":
         from notbugs.report.documents import write_documents
@@ -25,16 +23,32 @@ def results(form: str | None) -> None:
         changed = write_documents(project_root())
         click.echo(f"written: {', '.join(changed)}" if changed else "README.md and docs/ say what the metrics say")
         return
+    if form is None:
+        print_accuracies(project_root())
+        return
     table = module.load_results(project_root())
     if form == "json":
         click.echo(module.to_json(table))
-    elif form == "csv":
-        click.echo(module.to_csv(table), nl=False)
     else:
-        params = read_params(project_root() / "params.yaml")
-        with module.titled(params):
-            stuck = not_learnt(project_root(), params.get("fit") or {})
-            module.print_table(table, _headline_eps(params), not_learnt=stuck)
+        click.echo(module.to_csv(table), nl=False)
+
+
+def print_accuracies(root: Path) -> None:
+    """Print the accuracy table of a project whose pipeline has run up to `evaluate`, and where the rest stands.
+
+    Raises: ResultsError, ConfigError.
+    """
+    from notbugs.evaluation import results as module
+    from notbugs.evaluation.learnt import not_learnt
+    from notbugs.runtime.config import read_params
+
+    params = read_params(root / "params.yaml")
+    with module.titled(params):
+        stuck = not_learnt(root, params.get("fit") or {})
+        module.print_table(module.load_results(root), _headline_eps(params), not_learnt=stuck)
+    report = root / "reports" / "report.html"
+    if report.exists():
+        click.echo(f"report: {report.relative_to(root)}; runs side by side: notbugs ui", err=True)
 
 
 def _headline_eps(params: Mapping[str, Any]) -> float:

@@ -1,6 +1,7 @@
 """`notbugs track`, `ui` and `push`: MLflow brought in line and served; what was run, sent to others."""
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -16,13 +17,19 @@ def track() -> None:
     finished sweeps whose results came from Git into Optuna's database. Exits with 1 if MLflow, that database or the run
     cache could not be brought in line; nothing is lost then.
     """
+    if not brought_in_line(project_root()):
+        sys.exit(1)
+
+
+def brought_in_line(root: Path) -> bool:
+    """Whether MLflow, Optuna's database and DVC's run cache hold what dvc.lock says now; what is missing is said."""
     from notbugs.pipeline.running.run_cache import RunCacheError, keep_runs
     from notbugs.sweeps.restoring import finished_studies, restore
     from notbugs.tracking.reconcile import track as bring_in_line
 
     complete = True
     try:
-        for name in restore(project_root()):
+        for name in restore(root):
             click.echo(f"sweep {name}: its trials in sweeps/{name} were put into Optuna's database", err=True)
     except ModuleNotFoundError as error:
         click.echo(
@@ -31,17 +38,16 @@ def track() -> None:
     except UserError as error:
         click.echo(f"notbugs: {error}", err=True)
         complete = False
-    summary = bring_in_line(project_root(), studies=finished_studies(project_root()))
+    summary = bring_in_line(root, studies=finished_studies(root))
     if summary.changed or summary.skipped or not summary.ok:
         click.echo(str(summary), err=True)
     complete = complete and summary.ok
     try:
-        keep_runs(project_root())
+        keep_runs(root)
     except RunCacheError as error:  # another `dvc` at work, say: nothing is lost, and the next time makes it good
         click.echo(f"notbugs: {error}", err=True)
         complete = False
-    if not complete:
-        sys.exit(1)
+    return complete
 
 
 @click.command()
