@@ -86,13 +86,42 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert html.startswith("<!DOCTYPE html>")
     assert page.loads
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1  # which opens what is folded
     assert "@import" not in html
     assert "url(" not in html
-    assert set(page.anchors) == {f"#{name}" for name in page.ids}
+    assert {anchor for anchor in page.anchors if anchor.startswith("#")} <= {f"#{name}" for name in page.ids}
     optional = [section for section in SECTIONS if section.needs]  # not in params
     empty = [] if recordings() else ["recorded"]
-    assert len(page.ids) == len(SECTIONS) - len(optional) - len(empty)
+    sections = [name for name in page.ids if not name.startswith("verdict-")]
+    assert len(sections) == len(SECTIONS) - len(optional) - len(empty)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_first_screen_asks_shows_judges_and_says_how_far_it_can_be_trusted(fake_project: Path, html: str) -> None:
+    head = html.partition("<nav")[0]
+    claims = CLAIMS.judge(load_project(fake_project), {})
+    assert head.index('class="question"') < head.index('class="chips"') < head.index("How far to trust this")
+    for claim in claims:
+        assert f'<a href="#verdict-{claim.key}">' in head
+        assert f'<tr id="verdict-{claim.key}">' in html
+    assert head.count('<span class="verdict">') == len(claims)
+    numbers = {"reproduced": 0, "not reproduced": 0, "inconclusive": 0}
+    for claim in claims:
+        numbers[claim.finding] += 1
+    counted = f"{numbers['reproduced']} reproduced, {numbers['not reproduced']} not, {numbers['inconclusive']} inconcl"
+    assert f"{len(claims)} statements were put to the data" in head
+    assert counted in head
+    assert re.search(
+        r"notbugs <code>[\d.]+</code>, (D <code>[0-9a-f]{12}</code>, )?params.yaml <code>[0-9a-f]{12}<", head
+    )
+
+
+def test_most_of_it_is_folded(html: str) -> None:
+    open_parts = re.sub(r"<details.*?</details>|<style.*?</style>|<script.*?</script>", "", html, flags=re.DOTALL)
+    words = re.sub(r"<[^>]*>", " ", open_parts).split()
+    assert len(words) <= 4500
+    assert '<details class="section" id="settings">' in html
+    assert '<section id="claims">' in html
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.key)
@@ -159,7 +188,8 @@ def test_figures_are_written_beside_the_page(written: Path, html: str) -> None:
         for name in (
             "figure_2", "accuracy_vs_eps", "label_accuracies", "distances", "learning_curves",
             "minimum_norm",
-            "grid_inverted", "grid_rand", "grid_det", "sweep_small_rand_heatmaps", "sweep_small_det_heatmaps",
+            "datasets", "grid_inverted", "grid_rand", "grid_det",
+            "sweep_small_rand_heatmaps", "sweep_small_det_heatmaps",
             "sweep_small_lines", "sweep_small_budget", "sweep_small_front", "sweep_small_importance",
         )
     )  # fmt: skip
@@ -240,7 +270,7 @@ def test_text_from_data_is_escaped(tmp_path: Path, make_project: MakeProject) ->
     write_report(root, root / "report.html", root / "figures")
     html = (root / "report.html").read_text(encoding="utf-8")
     assert "<b>" not in html
-    assert "<script" not in html
+    assert html.count("<script") == 1  # the page's own
     assert "on &lt;b&gt;&amp;amp;" in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 
@@ -342,7 +372,7 @@ def test_a_failed_check_is_named_at_the_claims(make_project: MakeProject, tmp_pa
     write_report(root, tmp_path / "report.html", tmp_path / "figures")
     page = (tmp_path / "report.html").read_text()
     sentence = "failed (D, standard, seed 0: white-box beats noise)"
-    assert page.count(sentence) == 2
+    assert page.count(sentence) == 3
     assert page.index(sentence) < page.index("Figure 2 of the paper, remade</h2>")
     assert "no number not ≤ 0.0028" in page
 

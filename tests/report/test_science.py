@@ -191,7 +191,7 @@ def written(science_project, tmp_path_factory) -> Path:
 def test_the_page_holds_every_section_figure_and_verdict(written):
     page = (written / "report.html").read_text()
     for key in ("transfer", "inversion", "diversity", "estimator"):
-        assert f'<section id="{key}">' in page
+        assert f'<details class="section" id="{key}">' in page
         assert (written / "figures" / f"{key}.png").exists()
     assert (written / "figures" / "inversion_panel.png").exists()
     assert "Of all ways to pair the architectures" in page

@@ -305,7 +305,7 @@ def write_comparison(lines: list[Line], a: str, b: str, out: Path) -> None:
 
 def comparison_page(lines: list[Line], a: str, b: str) -> str:
     """HTML, self-contained, in the report's style: the lines of each part in a table."""
-    from notbugs.report.page import render_page  # matplotlib loads only when a page is made
+    from notbugs.report.page import Body, render_page  # matplotlib loads only when a page is made
     from notbugs.report.sections import render, words
 
     parts: dict[str, list[tuple[str, tuple[str, str, str]]]] = {}
@@ -313,7 +313,7 @@ def comparison_page(lines: list[Line], a: str, b: str) -> str:
         parts.setdefault(line.part, []).append((line.what, _cells(line)))
     passed = next((line for line in lines if line.what == "robustness passed on by D_R"), None)
     sections = [
-        (part.replace(" ", "-"), part.capitalize(), render("compare", part=part, rows=rows, a=a, b=b))
+        Body(part.replace(" ", "-"), part.capitalize(), render("compare", part=part, rows=rows, a=a, b=b))
         for part, rows in parts.items()
     ]
     abstract = words("compare", "abstract", passed=passed, a=a, b=b)

@@ -44,6 +44,22 @@ class Strip:
         return 1 + max(caption.count("\n") for caption in self.captions)
 
 
+def datasets_grid(project: Project) -> Figure | None:
+    """The same images in D and in each of the paper's datasets, with the labels that they are given."""
+    keys = [name for name in ("robust", "nonrobust", "rand", "det") if name in project.constructions]
+    if not keys:
+        return None
+    train, rows = _chosen(project)
+    names, labels = train.manifest.class_names, train.examples["label"].to_numpy()
+    strips = [Strip("D", train.select(torch.tensor(rows)).images, [str(names[labels[row]]) for row in rows])]
+    for key in keys:
+        dataset = project.dataset(key)
+        places = _rows_of(dataset, rows)
+        given = [str(names[label]) for label in dataset.examples.iloc[places]["given_label"]]
+        strips.append(Strip(dataset_name(key), dataset.select(torch.tensor(places)).images, given))
+    return draw(strips)
+
+
 def targeted_grid(project: Project, key: str) -> Figure | None:
     """D, the images made with the standard and the robust model, and their δ; `key` is "rand" or "det"."""
     name = dataset_name(key)

@@ -34,6 +34,8 @@ from notbugs.runtime.files import sha256
 
 MODEL = ["dataset", "estimator", "source_seed", "seed"]
 """Columns that tell two models apart."""
+SAMPLES = "datasets"
+"""File name of the figure that the head of the page shows."""
 CHANGE_NOTHING = ("experiment", "jobs")
 """Keys of params.yaml that no result depends on."""
 
@@ -47,7 +49,7 @@ def claims_numbers(project: Project, _: Facts) -> dict[str, Any]:
     """What stands around the verdicts."""
     return {
         "settings_note": project.report.settings_note,
-        "checks": _checks(project),
+        "checks": checks(project),
         "without_a_claim": claims.without_a_claim(project),
         "own": project.source,
         "recordings": of_others(project),
@@ -129,8 +131,8 @@ def attacks(project: Project, _: Facts) -> dict[str, Any]:
     radii, certificates = _certificates(project)
     return {
         "eps": project.headline_eps,
-        "checks": _checks(project),
-        "gap": _gap(project),
+        "checks": checks(project),
+        "gap": gap(project),
         "suite": _suite(project),
         "radii": radii,
         "certificates": certificates,
@@ -150,7 +152,7 @@ def _suite(project: Project) -> list[dict[str, Any]]:
     return rows
 
 
-def _gap(project: Project) -> dict[str, Any] | None:
+def gap(project: Project) -> dict[str, Any] | None:
     """How far PGD at the headline radius lies above all attacks together, where most; None without the suite."""
     results = project.results[project.results["eps"].astype(float) == project.headline_eps]
     steps = (project.params.get("evaluate") or {}).get("headline_num_steps", 100)
@@ -163,7 +165,7 @@ def _gap(project: Project) -> dict[str, Any] | None:
     return {"most": float(gaps.max()), "steps": steps, "label": model_label(place[0], place[1])}
 
 
-def _checks(project: Project) -> dict[str, Any]:
+def checks(project: Project) -> dict[str, Any]:
     """Every check for masked gradients: how many, those that failed, and all of them by model."""
     models: dict[str, dict[str, Any]] = {}
     failed = []
@@ -255,9 +257,9 @@ def provenance(project: Project, _: Facts) -> dict[str, Any]:
 
 
 MAIN_SECTIONS = (
-    Section("claims", rules=claims.RULES, more_rules=claims.further_rules, numbers=claims_numbers),
-    Section("figure-2", figures={"figure_2": drawn(figures.figure_2)}, numbers=figure_2),
-    Section("accuracy", numbers=accuracy),
+    Section("figure-2", folded=False, figures={"figure_2": drawn(figures.figure_2)}, numbers=figure_2),
+    Section("claims", folded=False, rules=claims.RULES, more_rules=claims.further_rules, numbers=claims_numbers),
+    Section("accuracy", folded=False, numbers=accuracy),
     Section("eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}),
     Section("attacks", figures={"minimum_norm": drawn(figures.minimum_norm)}, numbers=attacks),
     Section("labels", figures={"label_accuracies": drawn(figures.label_accuracies)}),
@@ -265,6 +267,7 @@ MAIN_SECTIONS = (
     Section(
         "samples",
         figures={
+            SAMPLES: drawn(grids.datasets_grid),
             "grid_inverted": drawn(grids.inverted_grid),
             "grid_rand": drawn(lambda project: grids.targeted_grid(project, "rand")),
             "grid_det": drawn(lambda project: grids.targeted_grid(project, "det")),

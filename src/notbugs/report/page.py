@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -23,7 +24,8 @@ from notbugs.report import (
     transfer,
 )
 from notbugs.report.drawing import drawn_as, report_style, to_png
-from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS
+from notbugs.report.head import render_head
+from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS, SAMPLES
 from notbugs.report.project import Project, load_project
 from notbugs.report.sections import Picture, Section, environment, words
 from notbugs.runtime.files import whole_file, write_json, write_text
@@ -71,14 +73,21 @@ def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> Non
     drawn = do_all([section.key for section, _ in present], Artist(project), "figures")
     pictures = {name: Picture(png) for of_section in drawn for name, png in of_section.items()}
     bodies = [
-        (section.key, section.template.TITLE, section.render(project, found, pictures, verdicts[section.key]))
+        Body(
+            section.key,
+            section.template.TITLE,
+            section.render(project, found, pictures, verdicts[section.key]),
+            section.folded,
+        )
         for section, found in present
     ]
+    facts = {section.key: found for section, found in present}
     page = render_page(
         title=f"Robust and non-robust features on {project.source}",
         subtitle=words("abstract", "subtitle", project=project),
         abstract=abstract(project, verdicts["claims"]),
-        sections=[(key, title, body) for key, title, body in bodies if body],
+        head=render_head(project, verdicts, facts, pictures.get(SAMPLES)),
+        sections=[body for body in bodies if body.html],
     )
     for name, picture in pictures.items():
         with whole_file(figures_dir / f"{name}.png") as temporary:
@@ -121,14 +130,23 @@ def verdict_record(verdict: Verdict) -> dict[str, str]:
     }
 
 
-def render_page(title: str, subtitle: str, abstract: str, sections: Sequence[tuple[str, str, Markup]]) -> str:
+class Body(NamedTuple):
+    """A section as the page shows it: its anchor, heading, what stands below it, and whether it is folded."""
+
+    key: str
+    title: str
+    html: Markup
+    folded: bool = False
+
+
+def render_page(title: str, subtitle: str, abstract: str, sections: Sequence[Body], head: Markup | None = None) -> str:
     """A page as HTML; all text is escaped by the template.
 
     Args:
-        sections: anchor, heading, and what stands below it.
+        head: what stands between abstract and sections.
     """
     template = environment().get_template("report.html.j2")
-    return template.render(title=title, subtitle=subtitle, abstract=abstract, sections=sections)
+    return template.render(title=title, subtitle=subtitle, abstract=abstract, head=head or "", sections=sections)
 
 
 def abstract(project: Project, claims: Sequence[Verdict]) -> str:

@@ -28,4 +28,4 @@ def numbers(project: Project, _: Facts) -> dict[str, Any]:
     return {"recordings": of_others(project), "own": project.source}
 
 
-SECTION = Section("recorded", numbers=numbers)
+SECTION = Section("recorded", numbers=numbers, folded=False)

@@ -109,6 +109,7 @@ class Section:
             seen; None where it is about what this pipeline does not have.
         numbers: what the template's macro `page` is given; by default the metrics as `found`.
         constants: what all of the template knows by name.
+        folded: whether the page shows it only when it is asked for.
     """
 
     key: str
@@ -119,6 +120,7 @@ class Section:
     more_rules: Callable[[Project], Iterable["AnotherRule"]] = lambda project: ()
     numbers: Callable[[Project, Facts], dict[str, Any]] = _nothing_else
     constants: Mapping[str, Any] = field(default_factory=dict)
+    folded: bool = True
 
     @cached_property
     def template(self) -> Any:
