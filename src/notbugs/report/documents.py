@@ -29,6 +29,8 @@ WIDTH = 120
 """Characters of a line of the pages."""
 DOCUMENTS = "documents.md.j2"
 PICTURE = Path("docs/figure_2.png")
+PICTURES = (PICTURE, Path("docs/datasets.png"))
+"""Of the README, copied from the report's figures of the same names."""
 TRIALS = {"folder-trial": Path("benchmarks/folder_trial.csv"), "quick-trial": Path("benchmarks/quick_trial.csv")}
 """Block -> the recorded table that it shows."""
 
@@ -117,11 +119,17 @@ def trial_block(file: Path, root: Path) -> str:
 
 
 BLOCKS: dict[str, dict[str, Callable[[Path], str]]] = {
-    "README.md": {"results": results_block},
+    "README.md": {"results": results_block, "quick-trial": partial(trial_block, TRIALS["quick-trial"])},
     "docs/evaluation.md": {"worst": worst_block, "suite": suite_block},
     "docs/presets.md": {name: partial(trial_block, file) for name, file in TRIALS.items()},
 }
 """Page -> name of a block -> what makes it."""
+
+
+def blocks_of(root: Path, page: str) -> dict[str, Callable[[Path], str]]:
+    """The blocks of a page; recorded runs only where they are recorded, which a project of one's own is not."""
+    there = BLOCKS[page].items()
+    return {name: build for name, build in there if name not in TRIALS or (root / TRIALS[name]).exists()}
 
 
 def written_page(root: Path, page: str) -> str:
@@ -130,7 +138,7 @@ def written_page(root: Path, page: str) -> str:
     Raises: DocumentError if a block's markers are missing, ResultsError if what it is made from is.
     """
     text = (root / page).read_text(encoding="utf-8")
-    for name, build in BLOCKS[page].items():
+    for name, build in blocks_of(root, page).items():
         start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
         before, found, rest = text.partition(start)
         _, closed, after = rest.partition(end)
@@ -141,9 +149,9 @@ def written_page(root: Path, page: str) -> str:
 
 
 def write_documents(root: Path) -> list[str]:
-    """Write every block, and the README's picture from the report's.
+    """Write every block, and the README's pictures from the report's.
 
-    Returns: the pages, and the picture, that changed.
+    Returns: the pages, and the pictures, that changed.
     Raises: as `written_page`; DocumentError if `root` has none of the pages.
     """
     there = [page for page in BLOCKS if (root / page).exists()]
@@ -153,10 +161,10 @@ def write_documents(root: Path) -> list[str]:
     changed = [page for page, text in pages.items() if text != (root / page).read_text(encoding="utf-8")]
     for page in changed:
         write_text(root / page, pages[page])
-    drawn = root / "plots" / "figures" / PICTURE.name
-    shown = root / PICTURE
-    if drawn.exists() and not (shown.exists() and drawn.read_bytes() == shown.read_bytes()):
-        shown.parent.mkdir(exist_ok=True)
-        shutil.copyfile(drawn, shown)
-        changed.append(str(PICTURE))
+    for picture in PICTURES:
+        drawn, shown = root / "plots" / "figures" / picture.name, root / picture
+        if drawn.exists() and not (shown.exists() and drawn.read_bytes() == shown.read_bytes()):
+            shown.parent.mkdir(exist_ok=True)
+            shutil.copyfile(drawn, shown)
+            changed.append(str(picture))
     return changed
