@@ -42,8 +42,10 @@ test-all: $(READY) ## Run the tests, the slow ones too, and more examples of pro
 audit: $(READY) ## Ask PyPI for known advisories of what requirements.lock names
 	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
-docs: $(READY) ## Write the numbers in README.md and docs/ from the metrics
+docs: $(READY) ## Write the numbers in README.md and docs/ from the metrics, and build the site into site/
 	@$(BIN)/notbugs results --write-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html"
 
 lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,7 +1,10 @@
 """What the documentation names is there."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -71,3 +74,37 @@ def test_the_walkthrough_names_what_is_there() -> None:
     assert len(names) >= 25
     for name in names:
         assert resolve_name(name) is not None
+
+
+def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
+    """`make docs`: links inside, the reference from the docstrings, and nothing that is loaded from elsewhere."""
+    mkdocs = Path(sys.executable).with_name("mkdocs")
+    done = subprocess.run(
+        [mkdocs, "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = {page.parent.name for page in (tmp_path / "site").glob("*/index.html")}
+    assert pages == {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    text = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    assert 'id="notbugs.attacks.pgd.pgd"' in text
+    start = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert not re.findall(r"<(?:link|script|img)[^>]+(?:href|src)=\"https?:[^\"]+\.(?:css|js|png|woff2?)", start)
+
+
+def test_the_site_leads_to_every_page() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert re.search(rf"\b{page.name}\b", text), page.name
+
+
+def test_the_readme_is_short_and_begins_with_what_one_needs() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert "make repro" in "\n".join(lines[:12])
+    assert "from notbugs import" in "\n".join(lines[:20])
+    assert lines.index("<!-- quick-trial:start -->") < lines.index("<!-- results:start -->")

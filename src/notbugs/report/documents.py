@@ -7,9 +7,11 @@ metrics say.
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
+from html import unescape
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -118,8 +120,16 @@ def trial_block(file: Path, root: Path) -> str:
         return block_of("table", rows=list(csv.reader(table)))
 
 
+def words_block(root: Path) -> str:
+    """The glossary of the report, as Markdown."""
+    page = str(macros("words").page(pictures={}, verdicts=())).replace("\n", " ")
+    found = re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page)
+    return "\n\n".join(f"**{unescape(term)}**\n: {unescape(meaning)}" for term, meaning in found)
+
+
 BLOCKS: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {"results": results_block, "quick-trial": partial(trial_block, TRIALS["quick-trial"])},
+    "docs/glossary.md": {"words": words_block},
     "docs/evaluation.md": {"worst": worst_block, "suite": suite_block},
     "docs/presets.md": {name: partial(trial_block, file) for name, file in TRIALS.items()},
 }
