@@ -81,7 +81,21 @@ def as_dvc_says(*declared: str) -> list[str]:
 
 def test_every_stage_is_declared_once() -> None:
     assert set(STAGES) == set(ALL_STAGES)
-    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= WIDTH
+    text = (ROOT / "dvc.yaml").read_text().partition("\nartifacts:")[0]
+    assert len(text.splitlines()) <= WIDTH
+
+
+def test_artifacts_are_what_stages_of_the_default_make() -> None:
+    document = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    made = set()
+    for stage in ALL_STAGES.values():
+        for name in params.get(stage.section or stage.name) or [""] if stage.by_name else [""]:
+            made |= {output.format(name=name) for output in stage.outputs}
+    for name, artifact in document["artifacts"].items():
+        assert artifact["path"] in made, name
+        assert artifact["type"] == ("dataset" if artifact["path"].startswith("data/") else "model")
+        assert artifact["labels"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
