@@ -99,7 +99,7 @@ def compiles(project: Context, what: str, model: nn.Module, image_shape: tuple[i
     """
     image = torch.zeros(1, *image_shape, device=project.device)
     compiled = pays_to_compile(project.runtime.engine, model, image, num_looks=num_looks)
-    if project.runtime.engine == "auto":
+    if compiled and project.runtime.engine == "auto":
         work = multiply_adds(model, image) * num_looks
-        project.say(f"{what}: {'compiled' if compiled else 'plain'} engine for {work:.1e} multiply-adds")
+        project.say(f"{what}: the attacked network is compiled, which pays for {work:.1e} multiply-adds")
     return compiled
