@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.results import accuracy_table
 from notbugs.report import figures
 from notbugs.report.claims import CIFAR10
-from notbugs.report.drawing import look, new_figure, report_style, to_png
+from notbugs.report.drawing import bar, look, new_figure, report_style, to_png
 from notbugs.report.project import Project, load_project
 
 
@@ -166,3 +167,12 @@ def test_png_bytes_do_not_vary_and_ignore_the_users_style(project: Project) -> N
     assert first.startswith(b"\x89PNG")
     assert b"Software" not in first
     assert b"tIME" not in first
+
+
+def test_the_number_above_a_bar_clears_a_mark_beside_it() -> None:
+    heights = {}
+    for beside in (None, 0.42, 0.9):
+        _, (axes,) = new_figure(3.0)
+        bar(axes, 0, Estimate(0.33, 0.27, 0.40), "#000000", decimals=1, beside=beside)
+        heights[beside] = axes.texts[0].xy[1]
+    assert heights == {None: 0.40, 0.42: pytest.approx(0.435), 0.9: 0.40}

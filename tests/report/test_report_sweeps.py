@@ -99,6 +99,12 @@ def test_front_is_what_none_beats() -> None:
     assert figures.pareto(points).tolist() == [True, True, False, True, False]
 
 
+def test_a_front_along_zero_is_not_drawn(tmp_path: Path) -> None:
+    rows = [{**row, "adversarial_accuracy": 0.0} for row in trial_rows(("rand",))]
+    write_sweep(tmp_path, "weak", rows)
+    assert figures.front(load_study(tmp_path, "weak")) is None
+
+
 def test_every_figure_of_a_grid_and_of_a_sampler(tmp_path: Path, study: StudyResults) -> None:
     assert [name for name, _ in draw(study)] == [
         "sweep_small_rand_heatmaps",

@@ -183,11 +183,13 @@ def bar(
     width: float = 0.357,
     hatched: bool = False,
     decimals: int | None = None,
+    beside: float | None = None,
 ) -> None:
     """One bar with its interval; nothing where nothing was measured.
 
     Args:
         decimals: of the percentage written above it; none without.
+        beside: height of a mark at the bar's edge, which the percentage must not cover.
     """
     if found is None:
         return
@@ -197,7 +199,10 @@ def bar(
     if decimals is None:
         return
     above = {"xytext": (0, 2), "textcoords": "offset points"}
-    text = axes.annotate(f"{100 * found.value:.{decimals}f}", (x, found.high), **above)  # type: ignore[arg-type]
+    top = found.high
+    if beside is not None and top - 0.02 < beside < top + 0.07:
+        top = beside + 0.015
+    text = axes.annotate(f"{100 * found.value:.{decimals}f}", (x, top), **above)  # type: ignore[arg-type]
     text.set(ha="center", va="bottom", fontsize=8, zorder=5)
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.75})
 

@@ -65,13 +65,15 @@ def figure_2(project: Project) -> Figure | None:
     figure, (axes,) = new_figure(4.0)
     for place, row in enumerate(rows):
         colour = look(row.dataset, row.estimator).colour
-        bar(axes, place - BAR / 2, row.clean, colour, decimals=1)
-        bar(axes, place + BAR / 2, row.under_attack(project.headline_eps), colour, hatched=True, decimals=1)
         reported = CIFAR10.get((row.dataset, row.estimator))
-        if reported is not None:
+        marks = () if reported is None else (reported.clean, reported.adversarial[FIGURE_EPS])
+        attacked = row.under_attack(project.headline_eps)
+        clean_mark, attacked_mark = marks or (None, None)
+        bar(axes, place - BAR / 2, row.clean, colour, decimals=1, beside=clean_mark)
+        bar(axes, place + BAR / 2, attacked, colour, hatched=True, decimals=1, beside=attacked_mark)
+        if marks:
             # At the bars' right side, clear of whisker and value.
             places = (place - BAR * 0.17, place + BAR * 0.83)
-            marks = (reported.clean, reported.adversarial[FIGURE_EPS])
             axes.plot(places, marks, "D", color="white", ms=5.5, zorder=6, clip_on=False, **_PAPER)
     chance_line(axes, project.num_classes)
     axes.set_xticks(range(len(rows)), [row.label.replace("fitted as", "fitted\nas") for row in rows])

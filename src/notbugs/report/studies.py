@@ -50,6 +50,8 @@ QUANTITIES = (
 LABELS = {"eps": "eps", "num_steps": "steps", "step_size": "step size", "source_eps": "eps of the source model"}
 """What the short form varies, in words; an axis is called by its key."""
 _SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+LEAST_WITHSTOOD = 0.005
+"""Adversarial accuracy that some point must reach for a front to be drawn."""
 IMPORTANT = ("accuracy", "accuracy_shifted", "attack_success", "still_y")
 
 
@@ -334,8 +336,11 @@ def budget(study: StudyResults) -> Figure | None:
 
 
 def front(study: StudyResults) -> Figure | None:
-    """Clean against adversarial accuracy; the points that none beats in both, by validation, are joined."""
-    if not len(study.points):
+    """Clean against adversarial accuracy; the points that none beats in both, by validation, are joined.
+
+    None where nothing withstands: a front along zero says nothing.
+    """
+    if not len(study.points) or float(study.points["adversarial_accuracy"].max()) < LEAST_WITHSTOOD:
         return None
     figure, (axes,) = new_figure(3.6)
     for kind in study.kinds:

@@ -13,6 +13,8 @@ from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Ruling, Section, estimate
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", *([GREY] * 20))
+MARKERS = ("o", "s", "^", "D", "P", "v", "X", "p", *(["*"] * 20))
+"""Of the architectures, in the order of COLOURS: told apart without colour, too."""
 GOALS = {"targeted": "targeted (t = y + 1)", "untargeted": "untargeted"}
 RISE = 0.5
 """Rank correlation from which "rise together" is said, if chance seldom gives it and no single architecture does."""
@@ -24,12 +26,12 @@ def figure(project: Project, found: Facts) -> Figure:
     """Accuracy of each architecture from D_det and from D_rand against transfer success, with intervals."""
     drawn, axes = new_figure(4.3, 1, 2)
     for panel, dataset in zip(axes, ("D_det", "D_rand"), strict=True):
-        for colour, facts in zip(COLOURS, found["architectures"].values(), strict=False):
+        for colour, marker, facts in zip(COLOURS, MARKERS, found["architectures"].values(), strict=False):
             accuracy = estimate(facts["accuracy"][dataset])
             for goal, face in (("targeted", colour), ("untargeted", "white")):
                 success = facts["transfer"][goal]["conditional"]
                 if success is not None:
-                    point(panel, accuracy, estimate(success), colour, "o", mfc=face, ms=6.5, capsize=2, alpha=0.9)
+                    point(panel, accuracy, estimate(success), colour, marker, mfc=face, ms=6.5, capsize=2, alpha=0.9)
         panel.set_title(f"X fitted on {dataset}", pad=8)
         panel.set_xlabel("accuracy of X on y, untouched test images")
         percent_ticks(panel.xaxis)
@@ -37,7 +39,8 @@ def figure(project: Project, found: Facts) -> Figure:
         panel.set_ylim(0, 1.02)
         panel.grid(axis="both")
     axes[0].set_ylabel("transfer success from the source to X")
-    handles = [mark(colour, text) for colour, text in zip(COLOURS, found["architectures"], strict=False)]
+    looks = zip(COLOURS, MARKERS, found["architectures"], strict=False)
+    handles = [mark(colour, text, marker) for colour, marker, text in looks]
     handles += [mark(GREY, GOALS[goal], mfc=face) for goal, face in (("targeted", GREY), ("untargeted", "white"))]
     legend(drawn, handles)
     return drawn
