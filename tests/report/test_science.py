@@ -266,10 +266,12 @@ def test_transfer_figure_draws_every_point(science_project):
     with report_style():
         figure = transfer.figure(load_project(science_project), transfer_metrics())
     assert figure is not None
-    points = [tuple(np.ravel(line.get_data())) for line in figure.axes[0].lines if line.get_marker() == "o"]
+    marks = [line for line in figure.axes[0].lines if line.get_marker() in transfer.MARKERS]
+    points = [tuple(np.ravel(line.get_data())) for line in marks]
     assert (0.2, 0.3) in points
     assert (0.5, 0.8) in points
     assert len(points) == 8
+    assert len({line.get_marker() for line in marks}) == 4  # each architecture has its own
 
 
 @pytest.mark.parametrize(
