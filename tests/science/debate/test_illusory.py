@@ -134,6 +134,7 @@ def test_another_norm_takes_what_is_spread_over_many_pixels(
     """The stripes' margin is 0.05 in L-infinity, the pixel's 0.3."""
     found = answered(planted(data, "stripes"), others={"linf": eps})
     of_claim = found.metrics["norms"]["linf"]["of_claim"]
+    assert list(of_claim) == ["D, robust", "D_R"]
     assert of_claim["D_R"]["value"] == left
     assert of_claim["D, robust"]["value"] == (1 if eps < 0.3 else 0)
     assert findings(found) == {"suite": "not reproduced", "norm_linf": finding}

@@ -168,6 +168,7 @@ def test_foreign_images_are_what_their_formula_says() -> None:
         (0.30, 0.04, {"holds": False, "on_edge": False}),  # above the control, but by too little
         (0.14, 0.20, {"holds": False, "on_edge": False}),
         (0.19, 0.20, {"holds": False, "on_edge": True}),
+        (0.19, 0.04, {"holds": False, "on_edge": False}),  # one lies near, the other does not
     ],
 )
 def test_beyond_chance_and_control_is_ten_points(mean: float, gained: float, expected: dict[str, bool]) -> None:

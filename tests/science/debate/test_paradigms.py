@@ -111,10 +111,10 @@ def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch):
         contrastive_loss(Contrastive(epochs=1, lr=0.1))
 
 
-def test_the_masked_loss_counts_covered_pixels_alone():
+def test_the_masked_loss_counts_covered_pixels_alone_and_shows_none_of_them():
     images = torch.rand(6, 1, 4, 4, generator=make_generator(1))
-    encoder, how = reading(torch.zeros(16, 16)), Masked(epochs=1, lr=0.1, covered=0.5, patch=2)
-    found = masked_loss(how)(encoder, nn.Identity(), images, make_generator(0))  # makes 0 of everything
+    encoder, how = reading(torch.eye(16)), Masked(epochs=1, lr=0.1, covered=0.5, patch=2)
+    found = masked_loss(how)(encoder, nn.Identity(), images, make_generator(0))  # repeats what it sees, and 0 elsewhere
     covered = patches(images, 0.5, 2, make_generator(0))
     assert float(found) == pytest.approx(float(images[covered].square().mean()))
 

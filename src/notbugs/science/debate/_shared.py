@@ -11,7 +11,7 @@ from torch import Tensor
 from notbugs.construction.building import construct
 from notbugs.data.images import ImageData, Images
 from notbugs.evaluation.accuracy import called_by, shifted_labels
-from notbugs.evaluation.comparison import Estimate, Run, difference
+from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.intervals import Z_95, wilson_interval
 from notbugs.evaluation.statements import Verdict, reproduced_if
 from notbugs.models.base import Classifier
@@ -21,19 +21,6 @@ from notbugs.science.common.training import StudyTraining, trained
 
 Masks = Sequence[Tensor]
 """Which test images are right, (N,) bool, one a seed."""
-
-
-def gap(first: Masks, second: Masks) -> Estimate:
-    """How much oftener the first masks are true: mean over seeds of the paired differences, 95% interval.
-
-    Args:
-        first, second: one mask (N,) a seed, on the same images; seed by seed they are a pair.
-    """
-    return difference(_runs(first), _runs(second), len(first[0]))
-
-
-def _runs(masks: Masks) -> list[Run]:
-    return [Run(None, seed, float(mask.double().mean()), mask.numpy()) for seed, mask in enumerate(masks)]
 
 
 def in_words(share: Mapping[str, Any] | None) -> str:
@@ -137,9 +124,10 @@ def on_shifted(called: Masks, test: ImageData) -> list[Tensor]:
 
 
 def gaps(rows: Mapping[str, tuple[Masks, Masks]]) -> dict[str, Interval]:
-    """`gap` of several pairs, row by row: first less second. The spread over seeds is pooled over the rows.
+    """How much oftener first masks are true than second ones, row by row: mean over seeds of the paired differences.
 
-    Two seeds alone would be given ±12.7 standard errors; rows of one kind know the spread better (`share_table`).
+    Seed by seed they are a pair, on the same images. The spread over seeds is pooled over the rows: two seeds alone
+    would be given ±12.7 standard errors, and rows of one kind know the spread better (`share_table`).
     """
     parts: dict[str, _Part] = {}
     for name, (first, second) in rows.items():

@@ -99,15 +99,15 @@ def illusory(lab: Lab, settings: IllusorySettings) -> Answer:
     radii = {settings.norm: settings.eps, **matched_radii(lab, settings)}
     parts: dict[str, Callable[[Lab], Masks]] = {}
     for number, (norm, eps) in enumerate(radii.items()):
-        for label in MODELS:
-            for seed, file in enumerate(_files(lab, label)[: settings.models]):
+        for label in _asked_in(norm, settings):
+            for seed, file in enumerate(_files(lab, label, settings)):
                 attacked = partial(_attacked, file=file, norm=norm, eps=eps, settings=settings, test=test)
                 parts[f"norm-{number}-{'-'.join(MODELS[label])}-{seed}"] = attacked
     done = iter(lab.load_or_make_all(parts, "illusory: attacks"))
     found: dict[str, dict[str, list[Masks]]] = {norm: {} for norm in radii}
     for norm in radii:
-        for label in MODELS:
-            found[norm][label] = [next(done) for _ in _files(lab, label)[: settings.models]]
+        for label in _asked_in(norm, settings):
+            found[norm][label] = [next(done) for _ in _files(lab, label, settings)]
     pgd = {label: _under(masks, pgd_name(settings.pgd_steps)) for label, masks in found[settings.norm].items()}
     norms = {norm: {"eps": round(eps, 6), **_measured(found[norm], pgd, settings)} for norm, eps in radii.items()}
     metrics: dict[str, Any] = {
@@ -128,9 +128,14 @@ def _draw(lab: Lab, *purpose: str | int) -> torch.Generator:
     return make_generator(lab.seed, "illusory", *purpose)
 
 
-def _files(lab: Lab, label: str) -> list[Path]:
+def _files(lab: Lab, label: str, settings: IllusorySettings) -> list[Path]:
     place, name = MODELS[label]
-    return list(getattr(lab, place)[name])
+    return list(getattr(lab, place)[name])[: settings.models]
+
+
+def _asked_in(norm: str, settings: IllusorySettings) -> list[str]:
+    """Which models are attacked in a norm: D, the control of PGD's robustness, in the norm of the claim alone."""
+    return [label for label in MODELS if label != "D" or norm == settings.norm]
 
 
 def matched_radii(lab: Lab, settings: IllusorySettings) -> dict[str, float]:

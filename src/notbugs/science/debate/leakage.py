@@ -14,12 +14,12 @@ from torch import Tensor
 
 from notbugs.data.images import ImageData, Images, make_generator
 from notbugs.evaluation.accuracy import called_by
-from notbugs.evaluation.statements import Chart, Position, Series, Verdict, reproduced_if
+from notbugs.evaluation.statements import Chart, Position, Series, Verdict
 from notbugs.runtime.config import dataset_name
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.question import Question, QuestionSettings
-from notbugs.science.common.shares import share
-from notbugs.science.debate._shared import gap, in_words, sub_sample
+from notbugs.science.common.shares import share, share_table
+from notbugs.science.debate._shared import gaps, in_points, in_words, judged, near, sub_sample
 from notbugs.science.features.maps import principal_components
 from notbugs.science.features.usefulness import choose, linear_usefulness, scale
 
@@ -90,21 +90,20 @@ def leakage(lab: Lab, settings: LeakageSettings) -> Answer:
     if not len(robust.directions):
         said = f"none of {robust.looked_at} principal components is robust at eps {settings.eps:g}"
         return Answer(metrics, (said,), verdicts=[_not_measured(name, said) for name in DATASETS])
-    verdicts = []
-    for name, part in parts.items():
-        linear = learnt_linearly(robust.directions, part, test) == test.labels
-        found: dict[str, Any] = {"linear": share([linear])}
-        if name in lab.fitted:
-            fits = [called_by(lab.load(file), test.images) == test.labels for file in lab.fitted[name]]
-            more = gap(fits, [linear] * len(fits))
-            found |= {"fit": share(fits), "beyond": {"value": more.value, "low": more.low, "high": more.high}}
-            found["explained"] = _explained(found, chance)
-            verdicts.append(_judged(name, found))
-        else:
-            shuffled = part.labels[torch.randperm(len(part), generator=_draw(lab, "shuffled"))]
-            control = ImageData(part.images, shuffled, part.class_names)
-            found["shuffled"] = share([learnt_linearly(robust.directions, control, test) == test.labels])
-        metrics["datasets"][name] = found
+    linear = {name: learnt_linearly(robust.directions, part, test) == test.labels for name, part in parts.items()}
+    metrics["datasets"]["train"] = {
+        "linear": share([linear["train"]]),
+        "shuffled": share([learnt_linearly(robust.directions, _shuffled(lab, parts["train"]), test) == test.labels]),
+    }
+    right = {
+        name: [called_by(lab.load(file), test.images) == test.labels for file in lab.fitted[name]] for name in DATASETS
+    }
+    fitted = share_table({name: {"fit": masks} for name, masks in right.items()})
+    beyond = gaps({name: (masks, [linear[name]] * len(masks)) for name, masks in right.items()})
+    for name in DATASETS:
+        found = {"linear": share([linear[name]]), **fitted[name], "beyond": beyond[name]}
+        metrics["datasets"][name] = {**found, "explained": _explained(found, chance)}
+    verdicts = [_judged(name, metrics["datasets"][name]) for name in DATASETS]
     told = ", ".join(f"{dataset_name(name)} {in_words(metrics['datasets'][name]['linear'])}" for name in DATASETS)
     says = f"a linear classifier on {len(robust.directions)} robust features: {told}"
     return Answer(metrics, (says,), charts=[_chart(metrics)], verdicts=verdicts)
@@ -116,6 +115,12 @@ def _learnt(lab: Lab) -> dict[str, Images]:
 
 def _draw(lab: Lab, name: str) -> torch.Generator:
     return make_generator(lab.seed, "leakage", name)
+
+
+def _shuffled(lab: Lab, data: ImageData) -> ImageData:
+    """The same images, whose labels say nothing of them."""
+    order = torch.randperm(len(data), generator=_draw(lab, "shuffled"))
+    return ImageData(data.images, data.labels[order], data.class_names)
 
 
 def _pixels(data: Images) -> Tensor:
@@ -134,14 +139,13 @@ def _judged(name: str, found: Mapping[str, Any]) -> Verdict:
     beyond, explained = found["beyond"], found["explained"]
     sentence = (
         f"Linear classifier on robust features: {in_words(found['linear'])} on y; the fits: {in_words(found['fit'])}, "
-        f"{100 * beyond['value']:+.1f} points [{100 * beyond['low']:+.1f}, {100 * beyond['high']:+.1f}]. "
-        f"Threshold: {100 * LITTLE:g} points."
+        f"{in_points(beyond)}. Threshold: {100 * LITTLE:g} points."
     )
     if explained is not None:
         sentence += f" Of the fits' accuracy above chance it explains {100 * max(explained, 0.0):.0f}%."
     basis = f"one source model, {found['fit']['num_seeds']} fits, {found['fit']['n']} test images"
     holds = beyond["value"] >= LITTLE and beyond["low"] > 0
-    return Verdict(f"beyond_{name}", title, "", reproduced_if(holds), sentence, basis)
+    return judged(f"beyond_{name}", title, sentence, basis, holds=holds, on_edge=near(beyond, LITTLE))
 
 
 def _not_measured(name: str, why: str) -> Verdict:

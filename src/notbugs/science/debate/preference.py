@@ -183,8 +183,8 @@ def _verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
     )
     sentences = {
         "below_chance": f"{told}; {beside}. Threshold: y, with its interval, below chance ({chance:.1%}).",
-        "prefers": f"{told}; {in_points(row['prefers'])}. Threshold: an interval above 0.",
-        "learnt": f"{told}; {beside}. y − 1 {in_points(row['more'])}. Threshold: {100 * LEARNT:g} points.",
+        "prefers": f"{told}; y − 1 less y: {in_points(row['prefers'])}. Threshold: an interval above 0.",
+        "learnt": f"{told}; {beside}. More y − 1: {in_points(row['more'])}. Threshold: {100 * LEARNT:g} points.",
     }
     holds = {
         "below_chance": fit["on_y"]["high"] < chance,

@@ -68,7 +68,7 @@ def relative_harm(code: Code, settings: SuperpositionSettings, place: int, seed:
     mean[:m] = 0
     plain = Code(torch.eye(m, settings.num_features), mean)
     importance = settings.weights
-    return harm(code, x, importance, radius) / harm(plain, x, importance, radius)
+    return harm(code, x, importance, radius) / max(harm(plain, x, importance, radius), 1e-12)  # 0: no input is active
 
 
 def superposition(lab: Lab, settings: SuperpositionSettings) -> Answer:
