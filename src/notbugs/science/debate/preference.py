@@ -81,7 +81,7 @@ class PreferenceSettings(QuestionSettings):
 def preference(lab: Lab, settings: PreferenceSettings) -> Answer:
     """What fits on images that are perturbed towards y + 1 and labelled y call untouched ones, by eps.
 
-    On digits about 30 s. Expected: accuracy on y falls with eps, and y − 1 is called instead.
+    On digits about 20 s. Expected: accuracy on y falls with eps, and y − 1 is called instead.
     """
     test = lab.data["test"].data()
     data = sub_sample(lab.data["train"], settings.max_examples, make_generator(lab.seed, "preference", "images"))
