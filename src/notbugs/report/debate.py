@@ -84,7 +84,10 @@ class _Debate(OfEveryEntry):
         shown = parts(found)
         if not shown:
             return Markup("")
-        return render("debate", parts=shown, pictures=pictures, own=project.source, rows_of=rows_of)
+        estimator = "estimator" in project.params
+        return render(
+            "debate", parts=shown, pictures=pictures, own=project.source, rows_of=rows_of, has_estimator=estimator
+        )
 
 
 def parts(found: Facts) -> list[Part]:
