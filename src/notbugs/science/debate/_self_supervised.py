@@ -125,7 +125,9 @@ def contrastive_loss(how: Contrastive) -> Loss:
     def loss(encoder: Classifier, head: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
         grey = encoder.normalise.mean
         both = torch.cat([view(images, how.views, grey, generator) for _ in range(2)])
-        first, second = head(encoder.representation(both)).float().chunk(2)
+        with training_precision(images.device):
+            projected = head(encoder.representation(both))
+        first, second = projected.float().chunk(2)
         found: Tensor = nt_xent(first, second)
         return found
 
@@ -139,8 +141,9 @@ def masked_loss(how: Masked) -> Loss:
         hidden = patches(images, how.covered, how.patch, generator)
         seen = torch.where(hidden, encoder.normalise.mean, images)
         wanted = encoder.normalise(images)
-        made = head(encoder.representation(seen)).float().view_as(wanted)
-        return ((made - wanted).square() * hidden).sum() / (hidden.sum() * images.shape[1])
+        with training_precision(images.device):
+            made = head(encoder.representation(seen))
+        return ((made.float().view_as(wanted) - wanted).square() * hidden).sum() / (hidden.sum() * images.shape[1])
 
     return loss
 
@@ -185,8 +188,7 @@ def train_unlabelled(
         total = torch.zeros((), device=device)
         for _, images, _ in reader.batches(order[rows] for rows in whole):
             descent.zero_grad(set_to_none=True)
-            with training_precision(device):
-                value = loss(encoder, head, images, generator)
+            value = loss(encoder, head, images, generator)
             value.backward()
             descent.step()
             schedule.step()

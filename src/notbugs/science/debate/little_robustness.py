@@ -118,18 +118,18 @@ def _charts(metrics: Mapping[str, Any]) -> list[Chart]:
     def series(names: Mapping[str, str]) -> list[Series]:
         return [Series.of_shares(label, {eps: row[name] for eps, row in rows.items()}) for name, label in names.items()]
 
-    kinds = {"same": "models of the same architecture", "other": f"models of {metrics['architecture']}"}
+    kinds = {"same": "models of the same architecture", "other": f"models of the other ({metrics['architecture']})"}
     kinds |= {"noise": "both, random noise as long", "rand": "a fit on g's D_rand, on y"}
     caption = (
         "Test images that standard models call t after g's attack towards it, by the radius that g was trained at; and "
         "accuracy on y of fits on g's D_rand; whiskers: 95% intervals."
     )
     marks = {"chance of a fit": metrics["chance"]}
-    transfer = Chart("transfer", caption, "training eps of g", "test images", series(kinds), marks=marks)
+    transfer = Chart("transfer", caption, "training eps of g", "share of test images", series(kinds), marks=marks)
     kinds = {"cka": "on images that g inverted", "cka_plain": "on untouched test images"}
     caption = (
-        f"How alike g and a {metrics['architecture']} trained at the same radius represent images (linear CKA), by "
-        "that radius; whiskers: 95% intervals over seeds."
+        f"How alike g and a model of the other architecture ({metrics['architecture']}), trained at the same radius, "
+        "represent images (linear CKA), by that radius; whiskers: 95% intervals over seeds."
     )
     return [transfer, Chart("similarity", caption, "training eps", "linear CKA", series(kinds), percent=False)]
 

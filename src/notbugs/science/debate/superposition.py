@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 
+from notbugs.attacks.norms import norm_title
 from notbugs.data.images import make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, patterns
 from notbugs.evaluation.statements import Chart, Position, Series, Verdict, reproduced_if
@@ -99,8 +100,9 @@ def superposition(lab: Lab, settings: SuperpositionSettings) -> Answer:
 
 
 def _mean(values: Iterable[float]) -> Interval:
-    """Of one sparsity alone: the spread over seeds differs between them."""
-    return over_seeds({"": list(values)})[""]
+    """Of one sparsity alone: the spread over seeds differs between them. Nothing here is below 0."""
+    found = over_seeds({"": list(values)})[""]
+    return Interval(value=found["value"], low=max(0.0, found["low"]), high=found["high"])
 
 
 def in_planted_world() -> dict[str, dict[str, float]]:
@@ -181,11 +183,11 @@ def _charts(metrics: Mapping[str, Any]) -> list[Chart]:
         "multiples of what it adds to a code without superposition; whiskers: 95% intervals over seeds."
     )
     geometry = Chart("sparsity", caption, "sparsity of the features", "value", shapes, percent=False)
-    points = [
-        Series.of_shares(f"sparsity {at}", {row["interference"]["value"]: row["fooled"]}) for at, row in rows.items()
-    ]
+    known = [row for row in metrics["rows"] if row["fooled"] is not None]
+    ends = ([row["fooled"][key] for row in known] for key in ("mean", "low", "high"))
+    points = [Series("codes, one a sparsity", [row["interference"]["value"] for row in known], *ends)]
     caption = (
-        f"Inputs that PGD at {metrics['norm']} eps {metrics['eps']:g} makes the readout call otherwise, of those "
+        f"Inputs that PGD at {norm_title(metrics['norm'])} eps {metrics['eps']:g} makes the readout call otherwise, of those "
         "called rightly, by the mean interference of the code's features; whiskers: 95% intervals."
     )
     return [geometry, Chart("fooled", caption, "interference", "inputs fooled", points, "points")]
