@@ -143,7 +143,9 @@ def masked_loss(how: Masked) -> Loss:
         wanted = encoder.normalise(images)
         with training_precision(images.device):
             made = head(encoder.representation(seen))
-        return ((made.float().view_as(wanted) - wanted).square() * hidden).sum() / (hidden.sum() * images.shape[1])
+        errors = (made.float().view_as(wanted) - wanted).square()
+        found: Tensor = (errors * hidden).sum() / (hidden.sum() * images.shape[1])
+        return found
 
     return loss
 

@@ -104,13 +104,15 @@ class Readout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return x.flatten(1) @ self.weight.T + self.bias
+        logits: Tensor = x.flatten(1) @ self.weight.T + self.bias
+        return logits
 
 
 def sparse_inputs(count: int, sparsity: Tensor, num_features: int, generator: torch.Generator) -> Tensor:
     """Inputs of each sparsity (K,), of the same draws: (K, count, n) float32 in [0, 1]."""
     values, drawn = torch.rand(2, count, num_features, generator=generator)
-    return values * (drawn >= sparsity[:, None, None])
+    found: Tensor = values * (drawn >= sparsity[:, None, None])
+    return found
 
 
 def learn(lab: Lab, *, settings: ToySettings, seed: int) -> dict[str, Tensor]:
@@ -139,7 +141,8 @@ def learn(lab: Lab, *, settings: ToySettings, seed: int) -> dict[str, Tensor]:
     def slope() -> Tensor:
         """Length of the gradient, (K,)."""
         found = torch.autograd.grad(losses(asked).sum(), (weight, bias))
-        return torch.cat([part.flatten(1) for part in found], dim=1).norm(dim=1)
+        length: Tensor = torch.cat([part.flatten(1) for part in found], dim=1).norm(dim=1)
+        return length
 
     begun_with = slope()
     for _ in lab.progress(range(settings.num_steps), f"superposition: seed {seed}"):

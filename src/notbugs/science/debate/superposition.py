@@ -187,8 +187,8 @@ def _charts(metrics: Mapping[str, Any]) -> list[Chart]:
     ends = ([row["fooled"][key] for row in known] for key in ("mean", "low", "high"))
     points = [Series("codes, one a sparsity", [row["interference"]["value"] for row in known], *ends)]
     caption = (
-        f"Inputs that PGD at {norm_title(metrics['norm'])} eps {metrics['eps']:g} makes the readout call otherwise, of those "
-        "called rightly, by the mean interference of the code's features; whiskers: 95% intervals."
+        f"Inputs that PGD at {norm_title(metrics['norm'])} eps {metrics['eps']:g} makes the readout call otherwise, of "
+        "those called rightly, by the mean interference of the code's features; whiskers: 95% intervals."
     )
     return [geometry, Chart("fooled", caption, "interference", "inputs fooled", points, "points")]
 
