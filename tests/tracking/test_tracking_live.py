@@ -26,13 +26,14 @@ def events(root: Path, kind: str) -> list[dict[str, object]]:
 
 def test_header_of_a_run(bare_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "bold-hawk")
-    with stage(bare_project, params={"fit": {"rand": {"lr": 0.1, "seeds": (0, 1), "attack": None}}}):
+    with stage(bare_project, params={"fit": {"rand": {"lr": 0.1, "seeds": (0, 1), "attack": None}}, "train": {"x": 1}}):
         pass
     header = the_journal(bare_project).header
     assert header["address"] == "fit@rand"
     assert header["experiment"] == "test"
     assert header["store"] == "project"
-    assert header["params"] == {"fit.rand.lr": "0.1", "fit.rand.seeds": "[0, 1]", "fit.rand.attack": "None"}
+    own = {"lr": "0.1", "seeds": "[0, 1]", "attack": "None"}
+    assert header["params"] == {**own, "dataset.name": "D_rand"}
     tags = header["tags"]
     assert (tags["stage"], tags["name"], tags["seed"], tags["dvc.experiment"]) == ("fit", "rand", "3", "bold-hawk")
     assert tags["mlflow.source.name"] == "notbugs fit rand"
@@ -58,26 +59,26 @@ def test_a_stage_without_a_name(bare_project: Path) -> None:
 
 def test_curves_leave_out_what_is_no_number(bare_project: Path) -> None:
     with stage(bare_project) as run:
-        run.curve(1, {"loss/seed-0": 0.5, "adversarial/seed-0": None, "x": math.nan})
-        run.curve(2, {"adversarial/seed-0": None})
+        run.curve(1, {"loss": 0.5, "adversarial": None, "x": math.nan})
+        run.curve(2, {"adversarial": None})
         run.metrics({"full": {"mean": {"accuracy": 0.9}, "n": 10}})
     first, second = events(bare_project, "metrics")
-    assert (first["step"], first["values"]) == (1, {"loss/seed-0": 0.5})
+    assert (first["step"], first["values"]) == (1, {"loss": 0.5})
     assert second["values"] == {"full.mean.accuracy": 0.9, "full.n": 10.0}
 
 
 def test_the_end_has_metrics_and_hashes_of_outputs(bare_project: Path) -> None:
     metrics, figure = bare_project / "metrics.json", bare_project / "figure.png"
     with stage(bare_project, outputs=[metrics, figure, bare_project / "absent"], metrics_file=metrics) as run:
-        metrics.write_text(json.dumps({"full": {"accuracy": 0.75}}))
+        metrics.write_text(json.dumps({"full": {"mean": {"train_accuracy": 0.75}}}))
         figure.write_bytes(b"123")
         run.artifact(figure, "figures")
-    assert [event["values"] for event in events(bare_project, "metrics")] == [{"full.accuracy": 0.75}]
+    assert [event["values"] for event in events(bare_project, "metrics")] == [{"train_accuracy": 0.75}]
     assert [event["folder"] for event in events(bare_project, "artifact")] == ["figures", None]
     (end,) = events(bare_project, "end")
     assert end["status"] == "FINISHED"
     assert end["outputs"] == {
-        "metrics.json": {"md5": md5(b'{"full": {"accuracy": 0.75}}'), "size": 28, "nfiles": None},
+        "metrics.json": {"md5": md5(metrics.read_bytes()), "size": 44, "nfiles": None},
         "figure.png": {"md5": md5(b"123"), "size": 3, "nfiles": None},
     }
 

@@ -32,7 +32,7 @@ with live_run("fit", name, root=root, experiment="test", params={"fit": {name: {
     (data / "x").write_text(name)
     run.curve(1, {"train_loss/seed-0": lr})
     curves.write_text(f"subset,seed,epoch,lr,train_loss\\nfull,0,1,0.1,{lr}\\n")
-    metrics.write_text(json.dumps({"accuracy": lr}))
+    metrics.write_text(json.dumps({"full": {"mean": {"validation_accuracy": lr}}}))
 """
 PIPELINE = """
 stages:
@@ -98,7 +98,7 @@ def tracked(root: Path) -> list[tuple[str, str, dict[str, str], float]]:
     with closing(sqlite3.connect(root / "mlruns" / "mlflow.db")) as database:
         found = database.execute(
             "SELECT run_uuid, status, value FROM runs JOIN latest_metrics USING (run_uuid) "
-            "WHERE key = 'accuracy' ORDER BY start_time"
+            "WHERE key = 'validation_accuracy' ORDER BY start_time"
         ).fetchall()
         tags = database.execute("SELECT run_uuid, key, value FROM tags").fetchall()
     return [

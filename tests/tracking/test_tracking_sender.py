@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,23 +24,25 @@ pytestmark = pytest.mark.usefixtures("warm_python")
 
 
 def test_a_stage_is_seen_live_with_all_that_belongs_to_it(
-    project: Path, runs: Runs, capfd: pytest.CaptureFixture[str]
+    project: Path, runs: Runs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")  # at once, not after half a minute
     data = project / "data" / "train"
     data.mkdir(parents=True)
     (data / "manifest.json").write_text(json.dumps({"name": "D_train", "num_examples": 5, "image_shape": [1, 8, 8]}))
     metrics = project / "metrics.json"
     with stage(project, inputs=[data], outputs=[metrics], metrics_file=metrics, wait_seconds=60) as run:
-        run.curve(1, {"loss/seed-0": 0.5})
-        wait_for(lambda: runs.all() and "loss/seed-0" in runs.one().data.metrics)
+        run.curve(1, {"loss": 0.5})
+        wait_for(lambda: runs.all() and "loss" in runs.one().data.metrics)
         live_run = runs.one()
         assert live_run.info.status == "RUNNING"
         wait_for(lambda: "system/cpu_utilization_percentage" in runs.one().data.metrics)
-        metrics.write_text('{"accuracy": 0.75}')
+        metrics.write_text('{"full": {"mean": {"validation_accuracy": 0.75}}}')
     assert the_journal(project).done  # the sender was ready, so the end was waited for
     ended = runs.one()
     assert ended.info.status == "FINISHED"
-    assert ended.data.metrics["accuracy"] == 0.75
+    assert ended.data.metrics["validation_accuracy"] == 0.75
+    assert "| `validation_accuracy` | share of D's validation images" in ended.data.tags["mlflow.note.content"]
     assert ended.data.metrics["system/process_memory_usage_megabytes"] > 1
     assert runs.artifacts(ended) == ["metrics.json"]
     (dataset,) = ended.inputs.dataset_inputs
@@ -200,7 +203,45 @@ def test_a_killed_stage_is_closed_by_its_sender(project: Path, runs: Runs) -> No
     run = runs.one()
     assert run.info.status == "KILLED"
     assert runs.curve(run, "loss") == [(1, 0.5)]
+    assert sorted(run.data.metrics) == ["loss"]  # nothing of the machine in a run of seconds
     assert track(project).changed is False
+
+
+@pytest.mark.parametrize(("asked", "measured"), [("", False), ("true", True), ("false", False)])
+def test_what_the_machine_does_is_measured_in_long_runs(
+    project: Path, asked: str, measured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After SYSTEM_SECONDS, or at once or never by MLflow's own variable; a run that has ended is not looked at."""
+    seen: list[tuple[int, int]] = []
+
+    class Store:
+        """Says when it was asked."""
+
+        @contextmanager
+        def system_metrics(self, run_id: str, pid: int) -> Iterator[None]:
+            seen.append((looks, pid))
+            yield
+
+    looks = 0
+
+    def send(*_: object) -> bool:
+        nonlocal looks
+        looks += 1
+        return looks > 5
+
+    monkeypatch.setattr(live, "_start_sender", lambda *arguments: None)
+    monkeypatch.setattr(sending, "send", send)
+    monkeypatch.setattr(sending, "POLL_SECONDS", 0.01)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", asked)
+    with stage(project):
+        the_journal(project).set_state(run_id="1" * 32)
+        assert sending._Sender(the_journal(project))._follow(Store())  # type: ignore[arg-type]
+        assert seen == ([(1, os.getpid())] if measured else [])
+        if not measured:
+            monkeypatch.setattr(sending, "SYSTEM_SECONDS", 0.0)
+            looks = 0
+            assert sending._Sender(the_journal(project))._follow(Store())  # type: ignore[arg-type]
+            assert seen == ([] if asked else [(1, os.getpid())])
 
 
 def test_ctrl_c_ends_the_stage_and_not_the_sender(project: Path) -> None:

@@ -45,7 +45,7 @@ def finished_stage(project: Path, name: str = "rand", lr: float = 0.1) -> None:
     ) as run:
         run.curve(1, {"train_loss/seed-0": 0.5})
         run.curve(2, {"train_loss/seed-0": 0.25})
-        metrics.write_text(json.dumps({"full": {"mean": {"accuracy": lr}}}))
+        metrics.write_text(json.dumps({"full": {"mean": {"validation_accuracy": lr}}}))
         curves.write_text(CURVES)
     write_lock(project, name=name, lr=lr, outs=(f"metrics/{name}.json", f"plots/fit-{name}.csv"))
 
@@ -57,9 +57,9 @@ def test_a_live_run_is_sent_and_linked_once(project: Path, runs: Runs) -> None:
     run = runs.one()
     assert run.info.run_name == "fit@rand"
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"fit.rand.lr": "0.1"}
-    assert run.data.metrics["full.mean.accuracy"] == 0.1
-    assert runs.curve(run, "train_loss/seed-0") == [(1, 0.5), (2, 0.25)]
+    assert run.data.params == {"lr": "0.1", "dataset.name": "D_rand"}
+    assert run.data.metrics["validation_accuracy"] == 0.1
+    assert runs.curve(run, "learning/train_loss") == [(1, 0.5), (2, 0.25)]
     assert runs.artifacts(run) == ["rand.json"]
     tags = run.data.tags
     assert len(tags["pipeline.key"]) == 64
@@ -94,11 +94,11 @@ def test_without_a_live_run_one_is_rebuilt_once(project: Path, runs: Runs) -> No
     assert run.info.run_name == "fit@rand"
     assert run.data.tags["notbugs.rebuilt"] == "true"
     assert (run.data.tags["stage"], run.data.tags["name"]) == ("fit", "rand")
-    assert run.data.params == {"fit.rand.lr": "0.1"}
-    assert run.data.metrics["full.mean.accuracy"] == 0.1
-    assert runs.curve(run, "train_loss/seed-0") == [(1, 0.5), (2, 0.25)]
-    assert runs.curve(run, "validation_adversarial_accuracy/seed-0") == [(2, 0.5)]
-    assert runs.curve(run, "still_y_train_loss/source-3-seed-1") == [(1, 0.125)]
+    assert run.data.params == {"lr": "0.1", "dataset.name": "D_rand"}
+    assert run.data.metrics["validation_accuracy"] == 0.1
+    assert runs.curve(run, "learning/train_loss") == [(1, 0.5), (2, 0.25)]
+    assert runs.curve(run, "learning/validation_adversarial_accuracy") == [(2, 0.5)]
+    assert runs.curve(run, "learning_still_y/train_loss") == [(1, 0.125)]
     assert not any(key.startswith("lr") for key in run.data.metrics)
     assert runs.artifacts(run) == ["rand.json"]
     (project / ".notbugs" / "tracked.json").unlink()
@@ -135,7 +135,7 @@ def test_going_back_to_former_settings_finds_the_former_run(project: Path, runs:
     for lr in (0.1, 0.2):
         finished_stage(project, lr=lr)
         track(project)
-    (project / "metrics/rand.json").write_text(json.dumps({"full": {"mean": {"accuracy": 0.1}}}))
+    (project / "metrics/rand.json").write_text(json.dumps({"full": {"mean": {"validation_accuracy": 0.1}}}))
     write_lock(project, lr=0.1, outs=("metrics/rand.json", "plots/fit-rand.csv"))
     assert track(project).changed is False
     assert len(runs.all()) == 2
@@ -146,7 +146,7 @@ def test_another_dvc_lock_is_noticed(project: Path, runs: Runs) -> None:
     track(project)
     write_lock(project, lr=0.3, outs=("metrics/rand.json", "plots/fit-rand.csv"))
     assert track(project).rebuilt == 1
-    assert {run.data.params["fit.rand.lr"] for run in runs.all()} == {"0.1", "0.3"}
+    assert {run.data.params["lr"] for run in runs.all()} == {"0.1", "0.3"}
 
 
 def test_another_experiment_is_noticed(project: Path, runs: Runs) -> None:
@@ -293,9 +293,11 @@ def test_models_come_back_with_a_signature_and_without_pickle(project: Path, run
         import mlflow
 
         logged = {m.name: m for m in client.search_logged_models([found.info.experiment_id])}
-        assert sorted(logged) == ["full-seed-0", "seed-0"]
-        assert len(found.outputs.model_outputs) == 2
-        for uri in (f"runs:/{found.info.run_id}/full-seed-0", f"models:/{logged['seed-0'].model_id}"):
+        assert sorted(logged) == ["rand-0"]  # handed in twice, and one model
+        assert len(found.outputs.model_outputs) == 1
+        assert logged["rand-0"].tags["notbugs.file"] == "models/fit/rand/full/seed-0.safetensors"
+        assert logged["rand-0"].params == {"lr": "0.1", "dataset.name": "D_rand", "seed": "0", "subset": "full"}
+        for uri in (f"runs:/{found.info.run_id}/rand-0", f"models:/{logged['rand-0'].model_id}"):
             loaded = mlflow.pyfunc.load_model(uri)
             with torch.no_grad():
                 expected = model.eval()(images).numpy()
@@ -345,7 +347,7 @@ def test_artifacts_open_after_the_folder_was_moved(project: Path) -> None:
         import mlflow
 
         local = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="rand.json"))
-    assert json.loads(local.read_text()) == {"full": {"mean": {"accuracy": 0.1}}}
+    assert json.loads(local.read_text()) == {"full": {"mean": {"validation_accuracy": 0.1}}}
 
 
 def test_a_dead_server_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,10 +399,11 @@ def test_broken_settings_and_locks_are_one_line(project: Path) -> None:
 
 def test_strange_names_do_not_stop_a_run(project: Path, runs: Runs) -> None:
     (project / "däta,1").write_text("x")
-    with stage(project, params={"a=b": {"ü": "x" * 9000}}, outputs=[project / "däta,1"]) as run:
+    params = {"fit": {"rand": {"a=b": {"ü": "x" * 9000}}}}
+    with stage(project, params=params, outputs=[project / "däta,1"]) as run:
         run.curve(1, {"loss [%]": 0.5})
     assert track(project).sent == 1
     found = runs.one()
-    assert found.data.params == {"a_b.ü": "x" * 6000}
+    assert found.data.params == {"a_b.ü": "x" * 6000, "dataset.name": "D_rand"}
     assert found.data.metrics["loss ___"] == 0.5
     assert "dvc.out.däta_1" in found.data.tags

@@ -52,7 +52,8 @@ def test_pages_of_the_runs_on_this_machine_only(
     assert server.stdout is not None
     line = server.stdout.readline()
     address = f"http://127.0.0.1:{port}"
-    assert line == f"MLflow: {address}/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C ends it)\n"
+    page = f"{address}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=notbugs-runs"
+    assert line == f"MLflow: {page} (Ctrl-C ends it)\n"
     with pytest.raises(ServeError, match=rf"port {port} cannot be used: address already in use; .* --port"):
         serve(project, port)
     body = json.dumps({"experiment_ids": ["1"]}).encode()

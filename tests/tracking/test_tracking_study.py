@@ -141,13 +141,14 @@ def test_a_finished_study_is_recorded_once(project: Path, runs: Runs) -> None:
     def broken_off() -> list[RecordedRun]:
         raise OSError("the disk is gone")
 
-    study = StudyRuns("fit@rand", KEY, {"sweep": {"kinds": ["rand"]}}, {"points": 2}, (), broken_off)
+    params = {"fit": {"rand": {"kinds": ["rand"]}}}
+    study = StudyRuns("fit@rand", KEY, params, {"points": 2}, (), broken_off)
     assert not track(project, studies=[study]).ok
-    study = StudyRuns("fit@rand", KEY, {"sweep": {"kinds": ["rand"]}}, {"points": 2}, (), lambda: told)
+    study = StudyRuns("fit@rand", KEY, params, {"points": 2}, (), lambda: told)
     assert track(project, studies=[study]).recorded == 2
     assert track(project, studies=[study]).changed is False
     found = by_name(runs)
     assert sorted(found) == ["fit@rand", "trial 0", "trial 1"]
     assert {run.data.tags["notbugs.rebuilt"] for run in found.values()} == {"true"}
-    assert found["fit@rand"].data.params == {"sweep.kinds": '["rand"]'}
+    assert found["fit@rand"].data.params == {"kinds": '["rand"]'}
     assert found["trial 1"].info.status == "FAILED"

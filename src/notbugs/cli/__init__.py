@@ -117,6 +117,7 @@ for command in (
     tracking.track,
     tracking.push,
     tracking.ui,
+    tracking.register,
     cleaning.clean,
     new.new,
     copying.copy,

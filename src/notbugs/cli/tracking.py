@@ -1,12 +1,17 @@
-"""`notbugs track`, `ui` and `push`: MLflow brought in line and served; what was run, sent to others."""
+"""`notbugs track`, `ui`, `register` and `push`: MLflow brought in line and served; what was run, sent to others."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from notbugs.cli.project import project_root
 from notbugs.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from notbugs.runtime.dvc_lock import LockEntry
 
 
 @click.command()
@@ -38,7 +43,7 @@ def brought_in_line(root: Path) -> bool:
     except UserError as error:
         click.echo(f"notbugs: {error}", err=True)
         complete = False
-    summary = bring_in_line(root, studies=finished_studies(root))
+    summary = bring_in_line(root, studies=finished_studies(root), settings=settings_in_lock)
     if summary.changed or summary.skipped or not summary.ok:
         click.echo(str(summary), err=True)
     complete = complete and summary.ok
@@ -48,6 +53,34 @@ def brought_in_line(root: Path) -> bool:
         click.echo(f"notbugs: {error}", err=True)
         complete = False
     return complete
+
+
+def settings_in_lock(entry: "LockEntry") -> dict[str, Any] | None:
+    """Settings of a stage in dvc.lock as a run of it has them; None where they are of another version.
+
+    Slow at first, since it imports what the stages are made of; so it is asked only for runs that are missing.
+    """
+    from notbugs.pipeline.running.job import tracked_settings
+    from notbugs.pipeline.stages import STAGES
+
+    if entry.stage not in STAGES:
+        return None
+    try:
+        return tracked_settings(STAGES[entry.stage], _nested(entry.params.get("params.yaml", {})), entry.name)
+    except Exception:  # also what code of one's own raises that is not here any more: dvc.lock's own words will do
+        return None
+
+
+def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Params as params.yaml has them, from dvc.lock's dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in dotted.items():
+        *parents, last = key.split(".")
+        section = found
+        for part in parents:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return found
 
 
 @click.command()
@@ -60,10 +93,21 @@ def push(remote: str | None) -> None:
 
 
 @click.command()
+@click.argument("name")
+@click.option("--alias", help="Name that this version gets, such as champion; another version loses it.")
+@click.option("--as", "registered", metavar="MODEL", help="Registered model; else EXPERIMENT-KIND: digits-standard.")
+def register(name: str, alias: str | None, registered: str | None) -> None:
+    """Register the model NAME in MLflow: standard/0, det/source-0/seed-1, or a path under models/."""
+    from notbugs.tracking.registering import register as put
+
+    click.echo(put(project_root(), name, alias, registered))
+
+
+@click.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Serve the MLflow UI of this project on loopback."""
     from notbugs.sweeps.restoring import finished_studies
     from notbugs.tracking.server import serve
 
-    serve(project_root(), port, studies=finished_studies(project_root()))
+    serve(project_root(), port, studies=finished_studies(project_root()), settings=settings_in_lock)

@@ -44,6 +44,21 @@ class Point:
         source = "" if self.source_eps is None else f", source eps {self.source_eps:g}"
         return f"{self.kind}:{eps}{steps}{source}" + "".join(f", {leaf} {cell(self.axes[leaf])}" for leaf in self.axes)
 
+    def title(self, *, with_step_size: bool = False) -> str:
+        """A name for lists, without commas: "det eps 1.1 steps 60".
+
+        Args:
+            with_step_size: where it is varied, and does not follow from the rest.
+        """
+        parts = {
+            "eps": self.eps,
+            "steps": self.num_steps,
+            "of": self.step_size if with_step_size else None,
+            "source eps": self.source_eps,
+        }
+        words = [f"{name} {value:g}" for name, value in parts.items() if value is not None]
+        return " ".join([self.kind, *words, *(f"{leaf} {cell(value)}" for leaf, value in self.axes.items())])
+
     @property
     def facts(self) -> dict[str, Any]:
         """What is kept of it; nothing of axes where there are none."""

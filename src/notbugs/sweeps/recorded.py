@@ -158,9 +158,8 @@ def is_stored(database: Path, study: RecordedStudy) -> bool:
 
 
 def trial_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Metrics of a complete trial: means over its fits, and those of each fit by its seed."""
-    means = {name: mean(rows, name) for name in (*MEASURED, "work")}
-    return {**means, "seed": {str(row["seed"]): measured(row) for row in rows}}
+    """Metrics of a complete trial: means over its fits."""
+    return {name: mean(rows, name) for name in (*MEASURED, "work")}
 
 
 def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:

@@ -121,7 +121,16 @@ def _runs(root: Path, study: RecordedStudy) -> StudyRuns:
         metrics={"points": study.about.get("points"), "states": study.about.get("states", {})},
         files=tuple(file for file in files if file.is_file()),
         trials=lambda: _trial_runs(root, study),
+        figures=_figures(root, study.name),
     )
+
+
+def _figures(root: Path, name: str) -> tuple[Path, ...]:
+    """A study's heatmaps and curves: drawn by `notbugs sweep` beside its results, else by the report."""
+    own = sorted((root / "sweeps" / name / "figures").glob("*.png"))
+    longer = [f"sweep_{other.name}_" for other in (root / "sweeps").glob(f"{name}_*")]  # `small` is not `small_two`
+    drawn = sorted((root / "plots" / "figures").glob(f"sweep_{name}_*.png"))
+    return tuple(own or (file for file in drawn if not file.name.startswith(tuple(longer))))
 
 
 def _trial_runs(root: Path, study: RecordedStudy) -> list[RecordedRun]:
@@ -130,7 +139,8 @@ def _trial_runs(root: Path, study: RecordedStudy) -> list[RecordedRun]:
 
     stored = trial_runs(root, study.name, study.key)
     return stored or [
-        trial_run(study.name, number, trial) for number, trial in enumerate(_frozen(root, study, study.trials))
+        trial_run(study.name, number, trial, study.record)
+        for number, trial in enumerate(_frozen(root, study, study.trials))
     ]
 
 

@@ -4,6 +4,7 @@ A trial is told once, to the database. Importing this imports Optuna, and neithe
 sends a session's run to MLflow calls it again and again.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from notbugs.runtime.errors import UserError
 from notbugs.runtime.process import alive
 from notbugs.sweeps.points import Point
 from notbugs.sweeps.recorded import study_key, trial_metrics
-from notbugs.sweeps.storage import open_storage, storage_url
+from notbugs.sweeps.storage import artifact_folder, open_storage, storage_url
 from notbugs.tracking import location
 from notbugs.tracking.journal import JOURNAL, PROCESS
-from notbugs.tracking.rebuilding import RecordedRun
+from notbugs.tracking.learning import named_points, shown_curves
+from notbugs.tracking.measured import ATTACK
+from notbugs.tracking.rebuilding import TRIAL, RecordedRun
+from notbugs.tracking.shown import SHARED, dataset_params, shown_metrics
 
 RECORD, HASHES = "record", "hashes"
 """Attributes of a study: what its results depend on, DVC's hashes of its inputs."""
@@ -29,6 +33,11 @@ SLOT, WORKER, ENDED, ERROR = "slot", "worker", "ended", "error"
 ROWS, SECONDS, POINT, CURVES, TRACKED = "rows", "seconds", "point", "curves", "mlflow"
 """More of them: measurements of each seed, running times, what is tried, learning curves (time in ms, epoch, values),
 and the tag `notbugs.journal` of its run."""
+SAMPLES, FITS = "samples.png", "fits.json"
+"""Artifacts of a trial's run: images of the dataset that its first fit learnt, and what each fit measured."""
+_HEATMAPS = "Heatmaps over all points: Artifacts of the parent run, folder figures, once `notbugs track` has seen them."
+_ARTIFACT = "artifacts:"
+"""Beginning of the attributes that Optuna keeps a trial's artifacts in."""
 
 
 def trial_runs(root: Path, name: str, key: str) -> list[RecordedRun]:
@@ -47,35 +56,78 @@ def trial_runs(root: Path, name: str, key: str) -> list[RecordedRun]:
             if name not in optuna.get_all_study_names(storage):
                 return []
             study = optuna.load_study(study_name=name, storage=storage)
-            if study_key(name, study.user_attrs.get(RECORD) or {}) != key:
+            record = study.user_attrs.get(RECORD) or {}
+            if study_key(name, record) != key:
                 return []
             trials = study.get_trials(deepcopy=False)
     except (UserError, StorageInternalError, SQLAlchemyError):
         return []
-    return [trial_run(name, trial.number, trial) for trial in trials if POINT in trial.user_attrs]
+    return [trial_run(name, trial.number, trial, record, root) for trial in trials if POINT in trial.user_attrs]
 
 
-def trial_run(study: str, number: int, trial: FrozenTrial) -> RecordedRun:
-    """The run of one trial that has a point."""
-    attributes = trial.user_attrs
+def trial_run(
+    study: str, number: int, trial: FrozenTrial, record: Mapping[str, Any] | None = None, root: Path | None = None
+) -> RecordedRun:
+    """The run of one trial that has a point.
+
+    Args:
+        record: of the study: what is the same for all of its points.
+        root: of the project, where the images of its dataset are.
+    """
+    attributes, record = trial.user_attrs, record or {}
     point = Point(**attributes[POINT])
-    tags = {"sweep.study": study, "sweep.trial": str(number), "kind": point.kind}
+    tags = {"sweep.study": study, TRIAL: str(number), "kind": point.kind}
+    attack = record.get("environment", {}).get("evaluate")
+    if attack:
+        tags[ATTACK] = f"PGD, {attack['num_steps']} steps, {attack['norm']}, eps {attack['eps']:g}"
     for tag, fact in ((JOURNAL, TRACKED), (PROCESS, WORKER), ("notbugs.error", ERROR)):
         if attributes.get(fact):
             tags[tag] = attributes[fact]
     status = _status(trial)
     if status == "KILLED":
         tags.setdefault("notbugs.error", "the process was killed")
-    return RecordedRun(
-        title=f"{study}, trial {number}",
+    points = named_points(attributes.get(CURVES, []))
+    rows = attributes.get(ROWS)
+    picture = _picture(trial, root)
+    named: dict[str, Path | str] = {SAMPLES: picture} if picture else {}
+    run = RecordedRun(
+        title=point.title(with_step_size="step_size" in trial.params),
         tags=tags,
-        params={"sweep": point.facts},
-        metrics=_metrics(trial),
-        curves=tuple((time, epoch, values) for time, epoch, values in attributes.get(CURVES, [])),
+        params=_params(point, record),
+        metrics=shown_metrics("trial", _metrics(trial), {}),
+        curves=tuple(shown_curves(points, means=trial.state == TrialState.COMPLETE)),
+        named={**named, FITS: json.dumps(rows, indent=1)} if rows else named,
         status=status,
         started=_milliseconds(trial.datetime_start),
         ended=_milliseconds(trial.datetime_complete),
     )
+    return run.with_note("trial", FITS if rows else "", SAMPLES if picture else "", _HEATMAPS)
+
+
+def _params(point: Point, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a point under the names of the stages `construct` and `fit`, so that trials and fits can be compared."""
+    recipe = {**record.get("construct", {}).get(point.kind, {})}
+    found: dict[str, Any] = {**record.get("fit", {}).get(point.kind, {})}
+    environment = record.get("environment", {})
+    found |= {f"model.{name}": value for name, value in environment.get("model", {}).items()}
+    found |= {name: environment[name] for name in SHARED if name in environment}
+    for leaf, value in point.axes.items():
+        if leaf.startswith(f"construct.{point.kind}."):
+            recipe[leaf.removeprefix(f"construct.{point.kind}.")] = value
+        else:
+            found[leaf.removeprefix(f"fit.{point.kind}.")] = value
+    scalars = {name: getattr(point, name) for name in ("eps", "num_steps", "step_size", "source_eps")}
+    given = {name: value for name, value in scalars.items() if value is not None}
+    return found | dataset_params(point.kind, {**recipe, **given})
+
+
+def _picture(trial: FrozenTrial, root: Path | None) -> Path | None:
+    """The images of its dataset, in Optuna's store of artifacts: the last that was hung on it, if it is here."""
+    if root is None:
+        return None
+    names = [name.removeprefix(_ARTIFACT) for name in trial.system_attrs if name.startswith(_ARTIFACT)]
+    files = [artifact_folder(root) / name for name in names]
+    return next((file for file in reversed(files) if file.is_file()), None)
 
 
 def _status(trial: FrozenTrial) -> str:
@@ -91,7 +143,10 @@ def _metrics(trial: FrozenTrial) -> Mapping[str, Any]:
     if trial.state == TrialState.PRUNED:
         return {"pruned": 1}
     rows = trial.user_attrs.get(ROWS)
-    return {**trial_metrics(rows), "seconds": trial.user_attrs.get(SECONDS, {})} if rows else {}
+    if not rows:
+        return {}
+    seconds = [part for fit in trial.user_attrs.get(SECONDS, {}).values() for part in fit.values()]
+    return {**trial_metrics(rows), **({"seconds": round(sum(seconds), 3)} if seconds else {})}
 
 
 def _milliseconds(moment: Any) -> int | None:

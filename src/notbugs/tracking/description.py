@@ -2,7 +2,7 @@
 
 import getpass
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,14 @@ from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, contents
 from notbugs.runtime.files import read_mapping
 from notbugs.runtime.git import git
 from notbugs.runtime.nested import flatten
+from notbugs.tracking.learning import Model
+from notbugs.tracking.shown import dataset_params, shown_params
 
 _WRITTEN = ("dvc.lock", "data", "metrics", "models", "plots", "reports")
+NOTE = "mlflow.note.content"
+"""Tag of a run that its page shows above everything, as Markdown."""
+_SOURCE = "source-"
+"""Beginning of the folder of a dataset that one source model made, as in `runtime.config`, which is slow to import."""
 
 
 def run_tags(stage: str, name: str | None, seed: Any = None) -> dict[str, str]:
@@ -32,6 +38,24 @@ def run_params(settings: Mapping[str, Any]) -> dict[str, str]:
         key: json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
         for key, value in flatten(settings).items()
     }
+
+
+def live_params(stage: str, name: str | None, settings: Mapping[str, Any], inputs: Sequence[Path]) -> dict[str, Any]:
+    """Params of a run by their names, not yet text; a fit's `dataset.*` are those of what it learns."""
+    found = shown_params(stage, name, settings)
+    if stage != "fit" or name is None:
+        return found
+    manifests = (read_mapping(path / "manifest.json") for path in inputs if name in (path.name, path.parent.name))
+    about = next((manifest for manifest in manifests if manifest), {})
+    return found | dataset_params(name, about.get("settings") or {})
+
+
+def live_models(params: Mapping[str, Any], inputs: Sequence[Path]) -> list[Model]:
+    """The models that a stage trains on everything, as far as its params and inputs tell."""
+    names = [path.name.removeprefix(_SOURCE) for path in inputs if path.name.startswith(_SOURCE)]
+    sources = [int(name) for name in names if name.isdecimal()] or [-1]
+    seeds = params.get("seeds")
+    return [Model(source, int(seed)) for source in sources for seed in seeds] if isinstance(seeds, list | tuple) else []
 
 
 def curve_name(column: str, subset: str, seed: str | int, source_seed: str | int | None) -> str:

@@ -3,6 +3,7 @@
 Telling is writing to a journal; see there why. This module imports neither MLflow nor torch.
 """
 
+import csv
 import importlib.util
 import json
 import os
@@ -20,12 +21,17 @@ from notbugs.runtime.dvc_lock import contents
 from notbugs.runtime.nested import numbers
 from notbugs.runtime.process import identity
 from notbugs.tracking import location
-from notbugs.tracking.description import run_params, run_tags
+from notbugs.tracking.description import live_models, live_params, run_params, run_tags
 from notbugs.tracking.journal import PROCESS, Journal, new_journal, now
+from notbugs.tracking.learning import Model, live_name, read_curves, rounded, shown_curves
+from notbugs.tracking.measured import RESULTS, measured
+from notbugs.tracking.shown import MOST, colour_tags, shown_metrics
 
 _SENDER = (
     "import sys; sys.path.append(sys.argv[2]); from notbugs.tracking.sending import main; sys.exit(main(sys.argv[1]))"
 )
+DRAWN = 20
+"""Curves of a stage's own that are drawn, besides learning curves; the rest of MOST is for what it measures."""
 SendBy = Callable[[str, Mapping[str, str]], None]
 """(folder of a journal, variables) -> None: has the journal sent by somebody who has MLflow imported."""
 _send_by: SendBy | None = None
@@ -56,11 +62,25 @@ def send_by(sender: SendBy) -> None:
 
 
 class Run:
-    """What a stage tells about itself while it runs. No method raises or waits for a server."""
+    """What a stage tells about itself while it runs. No method raises or waits for a server.
 
-    def __init__(self, journal: Journal | None, sender: "subprocess.Popen[bytes] | None" = None) -> None:
+    Args:
+        journal: where it is written; None where nothing is tracked.
+        sender: the process that sends it, if it is one of this process.
+        models: that are trained on everything, as far as they are known: whose learning curves can be drawn.
+    """
+
+    def __init__(
+        self,
+        journal: Journal | None,
+        sender: "subprocess.Popen[bytes] | None" = None,
+        models: Sequence[Model] = (),
+    ) -> None:
         self._journal = journal
         self._sender = sender
+        self._models = models
+        self._metrics: set[str] = set()
+        self._drawn: set[tuple[str, int]] = set()
         self._warned = False
         self._looked = time.monotonic()
 
@@ -70,20 +90,51 @@ class Run:
         return None if self._journal is None else self._journal.label
 
     def curve(self, step: int, values: Mapping[str, float | None]) -> None:
-        """A point on learning curves; what is None or not finite is left out.
+        """A point on curves; what is None or not finite is left out.
+
+        Of learning curves those of the first models are drawn, as `learning` says; of others the first DRAWN.
 
         Args:
             step: such as the epoch.
-            values: curve -> value; `accuracy/seed-0` and `accuracy/seed-1` are drawn side by side.
+            values: curve -> value.
         """
-        self.metrics(values, step)
+        found: dict[str, float] = {}
+        for curve, value in numbers(values).items():
+            name = live_name(curve, self._models)
+            if name is None or (name == curve and name not in self._metrics and self._has_drawn(found)):
+                continue
+            found[name] = value if name == curve else rounded(value)
+        self._drawn |= {(name, int(step)) for name in found}
+        self.metrics(found, step)
         self._look()
 
+    def _has_drawn(self, more: Mapping[str, float]) -> bool:
+        """Whether there is no room for another curve beside these."""
+        return len(self._metrics | more.keys()) >= DRAWN
+
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
-        """Single numbers; nested mappings become dotted names, what is no finite number is left out."""
-        found = numbers(values)
+        """Single numbers; nested mappings become dotted names, what is no finite number is left out.
+
+        A run has no more than MOST of them, the first ones.
+        """
+        found: dict[str, float] = {}
+        for name, value in numbers(values).items():
+            if name in self._metrics or len(self._metrics) < MOST:
+                self._metrics.add(name)
+                found[name] = value
         if found:
             self._append("metrics", step=int(step), values=found)
+
+    def curves_of(self, file: Path) -> None:
+        """Points of a CSV of learning curves that were not drawn while the stage ran."""
+        for _, step, values in shown_curves(read_curves(file)):
+            self.metrics({name: value for name, value in values.items() if (name, step) not in self._drawn}, step)
+
+    def measured(self, root: Path, params: Mapping[str, Any]) -> None:
+        """What metrics/results.csv says of every model, for those whom it is about."""
+        found = measured(root, params)
+        if found.models:
+            self._append("measured", **found.as_json)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file or folder to keep with the run, as it is now.
@@ -99,7 +150,10 @@ class Run:
         Each becomes an MLflow model with a signature, without pickle: `mlflow.pyfunc.load_model(...).predict`
         takes images (N, C, H, W) in [0, 1] and gives logits (N, classes).
         """
-        self._keep("model", path, name=path.stem)
+        place = path.absolute()
+        if self._journal is not None and place.is_relative_to(self._journal.header["root"]):
+            place = place.relative_to(self._journal.header["root"])
+        self._keep("model", path, name=path.stem, place=place.as_posix())
 
     def _keep(self, kind: str, path: Path, **values: Any) -> None:
         if self._journal is None:
@@ -171,20 +225,22 @@ def live_run(
         stage, name: such as "construct", "rand".
         root: project folder that the stage works in.
         experiment: MLflow experiment that the run is grouped under.
-        params: nested settings; become dotted names.
+        params: nested settings; `shown.shown_params` says which the run has, and how they are called.
         seed: tagged.
         inputs: datasets and models read.
         outputs: all files and folders written.
-        metrics_file: JSON whose numbers become the run's metrics once the block ended well.
+        metrics_file: JSON that `shown.shown_metrics` takes the run's metrics from once the block ended well.
         wait_seconds: how long to wait at the end for a sender that is sending; one that is still starting, or
             stuck, is left to finish by itself.
         study: for the run of a study.
     """
     journal, sender = None, None
+    own: dict[str, Any] = {}
     if _is_wanted():
         try:
             project = location.anchor(root)
-            tags = {**run_tags(stage, name, seed), PROCESS: identity()}
+            own = live_params(stage, name, params, inputs)
+            tags = {**run_tags(stage, name, seed), **colour_tags(own), PROCESS: identity()}
             if os.environ.get("DVC_EXP_NAME"):
                 tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
             header = {
@@ -194,7 +250,8 @@ def live_run(
                 "root": str(root.absolute()),
                 "store": location.store_name(project, location.tracking_uri(project)),
                 "experiment": experiment,
-                "params": run_params(params),
+                "params": run_params(own),
+                "metrics_file": metrics_file.name if metrics_file else "",
                 "tags": tags,
                 "inputs": [str(path.absolute()) for path in inputs],
                 "started": now(),
@@ -205,7 +262,7 @@ def live_run(
             sender = _start_sender(journal, study.environment if study else {})
         except Exception as error:  # whatever it is, the stage goes on
             print(f"notbugs: tracking: this run is not tracked: {error}", file=sys.stderr, flush=True)
-    run = Run(journal, sender)
+    run = Run(journal, sender, live_models(own, inputs))
     try:
         yield run
     except BaseException as error:
@@ -216,8 +273,16 @@ def live_run(
     if journal is not None:
         if metrics_file is not None:
             with suppress(OSError, ValueError, AttributeError):  # none there, or none of a mapping
-                run.metrics(json.loads(metrics_file.read_text(encoding="utf-8")))
+                metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+                run.metrics(shown_metrics(stage, metrics, journal.header["params"]))
                 run.artifact(metrics_file)
+        for file in outputs:
+            with suppress(OSError, ValueError, csv.Error):  # none there, or a table of another kind
+                if file.suffix == ".csv":
+                    run.curves_of(file)
+        if root / RESULTS in outputs:
+            with suppress(OSError, ValueError, KeyError, csv.Error):
+                run.measured(root, journal.header["params"])
         made = {path: asdict(there) for path, there in contents(root, outputs).items()}  # finds the run in dvc.lock
         run._end("FINISHED", None, made, wait_seconds)
 

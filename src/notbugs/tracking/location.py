@@ -137,22 +137,23 @@ def relocate_artifacts(project: Path, uri: str) -> int:
     database = project / "mlruns" / "mlflow.db"
     if database_file(uri) != database or not database.exists():
         return 0
-    columns = {
-        "experiments": "artifact_location",
-        "runs": "artifact_uri",
-        "logged_models": "artifact_location",
-        "model_versions": "source",
-    }
+    columns = (
+        ("experiments", "artifact_location"),
+        ("runs", "artifact_uri"),
+        ("logged_models", "artifact_location"),
+        ("model_versions", "source"),
+        ("model_versions", "storage_location"),
+    )
     inside = f"/{_ARTIFACTS}/"
     values = {"project": project.as_uri(), "inside": inside, "here": project.as_uri() + inside}
     elsewhere = f"{{0}} LIKE 'file://%{inside}%' AND instr({{0}}, :here) <> 1"
     moved = "UPDATE {1} SET {0} = :project || substr({0}, instr({0}, :inside)) WHERE " + elsewhere
-    looked = "SELECT 1 FROM experiments WHERE " + elsewhere.format(columns["experiments"])
+    looked = "SELECT 1 FROM experiments WHERE " + elsewhere.format("artifact_location")
     try:
         with closing(sqlite3.connect(database, timeout=5)) as connection, connection:
             if connection.execute(looked, values).fetchone() is None:  # without keeping others from writing
                 return 0
-            updates = [moved.format(column, table) for table, column in columns.items()]
+            updates = [moved.format(column, table) for table, column in columns]
             return sum(connection.execute(update, values).rowcount for update in updates)
     except sqlite3.Error:
         return 0

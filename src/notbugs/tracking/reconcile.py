@@ -1,29 +1,37 @@
 """`notbugs track`: MLflow brought up to date with dvc.lock, whatever happened in between."""
 
+import csv
 import hashlib
 import json
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.config import read_params, runtime
-from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, read_lock
+from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, content, read_lock
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import file_lock, read_mapping, sha256, write_text
 from notbugs.runtime.process import alive
 from notbugs.tracking import location
+from notbugs.tracking.description import run_params
 from notbugs.tracking.journal import JOURNAL, PROCESS, Journal, journals
+from notbugs.tracking.measured import RESULTS, link, measured
 from notbugs.tracking.rebuilding import REBUILT, STUDY, StudyRuns, Trials, rebuild, record, study_run
 from notbugs.tracking.sending import begin, close_if_dead, send
 from notbugs.tracking.store import Store, TrackingError, open_store
 
 WAIT_SECONDS = 20.0
 """How long to wait for the senders of stages that have just ended."""
+FIGURES = "figures"
+"""Folder of a study's figures among the artifacts of its run."""
+Settings = Callable[[LockEntry], Mapping[str, Any] | None]
+"""Stage in dvc.lock -> its settings, nested, with what is left out at its default; None where that cannot be said."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class TrackSummary:
         return text
 
 
-def track(root: Path, *, studies: Sequence[StudyRuns] = ()) -> TrackSummary:
+def track(root: Path, *, studies: Sequence[StudyRuns] = (), settings: Settings = lambda entry: None) -> TrackSummary:
     """Give every stage in dvc.lock its run in MLflow, and end the runs of processes that were killed.
 
     A stage has its run if one is tagged with its `pipeline.key`. If not: the live run whose outputs are those
@@ -90,9 +98,10 @@ def track(root: Path, *, studies: Sequence[StudyRuns] = ()) -> TrackSummary:
     Args:
         root: folder with dvc.lock and params.yaml.
         studies: finished ones, whether or not they stand in dvc.lock.
+        settings: of a stage in dvc.lock, asked only for runs that are made from it.
     Returns: what was done; `ok` is False, with the reason, if MLflow cannot be used. Never raises for that.
     """
-    work = _Reconciliation(root.absolute(), studies)
+    work = _Reconciliation(root.absolute(), studies, settings)
     try:
         (work.project / ".notbugs").mkdir(exist_ok=True)
         with file_lock(work.project / ".notbugs" / "track.lock", WAIT_SECONDS) as mine:
@@ -115,8 +124,11 @@ def experiment_name(root: Path) -> str:
 class _Reconciliation:
     """One call of `track`."""
 
-    def __init__(self, root: Path, studies: Sequence[StudyRuns]) -> None:
+    def __init__(self, root: Path, studies: Sequence[StudyRuns], settings: Settings) -> None:
         self.root = root
+        self.settings = settings
+        self.new: set[str] = set()
+        """Stages whose runs were made now."""
         self.studies = {study.address: study for study in studies}
         self.project = location.anchor(root)
         self.work = location.work_folder(self.project)
@@ -150,6 +162,8 @@ class _Reconciliation:
                 self._send([journal for journal in pending if journal.header["experiment"] == name], store)
                 for entry in entries if name == experiment else []:
                     self._bring_up(entry, store)
+                if name == experiment:
+                    self._link_models(entries, store)
                 for study in self.studies.values() if name == experiment else []:
                     self._bring_up_study(study, store)
                 self._close_leftovers(store)
@@ -163,8 +177,8 @@ class _Reconciliation:
         return [journal for journal in found if journal.header.get("store") == self.store_name]
 
     def _pending(self) -> Iterator[Journal]:
-        """Journals that have ended (or whose stage is dead) and are not sent."""
-        for journal in self._journals():
+        """Journals that have ended (or whose stage is dead) and are not sent, in the order in which they began."""
+        for journal in sorted(self._journals(), key=lambda journal: int(journal.header.get("started", 0))):
             if not journal.done and (journal.ended or alive(journal.process) is False):
                 yield journal
 
@@ -185,6 +199,7 @@ class _Reconciliation:
                 if unsent and begin(store, journal) and send(store, journal):
                     self.counts["sent"] += 1
                     self.known = journal.state["run_id"]
+                    self.new.add(journal.header["tags"]["stage"])
 
     def _close_leftovers(self, store: Store) -> None:
         """End runs that count as running although their process is dead and their journal is gone."""
@@ -207,13 +222,30 @@ class _Reconciliation:
             self.counts["waiting"] += 1
             return
         study = self.studies.get(entry.address)
-        run = rebuild(self.root, entry, study.key if study else None)
+        run = rebuild(self.root, entry, study, self.settings(entry))
         if run is None:
             self.skipped.append(entry.address)
             return
         unfinished = next((one for one in there if REBUILT in one.tags and not one.deleted), None)
         self.known = record(store, run, unfinished or (study_run(store, study.key) if study else None))
         self.counts["rebuilt"] += 1
+        self.new.add(entry.stage)
+
+    def _link_models(self, entries: list[LockEntry], store: Store) -> None:
+        """Give models, and the runs that trained them, what was measured of them, if any of these runs is new."""
+        entry = next((entry for entry in entries if str(RESULTS) in entry.outs), None)
+        if entry is None or not self.new & {"train", "fit", entry.stage}:
+            return
+        run = next((run for run in store.tagged("pipeline.key", entry.key) if run.status == "FINISHED"), None)
+        there = content(self.root / RESULTS)
+        if run is None or run.deleted or there is None or not there.fits(entry.outs[str(RESULTS)]):
+            return
+        rebuilt = rebuild(self.root, entry, settings=self.settings(entry))
+        if rebuilt is None:
+            return
+        dataset = next((data for data in rebuilt.datasets if data["context"] == "test"), None)
+        with suppress(OSError, ValueError, KeyError, csv.Error):  # a table of another version
+            link(store, run.run_id, run.started, measured(self.root, run_params(rebuilt.params)), dataset)
 
     def _bring_up_study(self, study: StudyRuns, store: Store) -> None:
         """See that a finished study has its run, and each of its trials; its sessions at work send theirs."""
@@ -229,6 +261,10 @@ class _Reconciliation:
         if found:
             session = None if REBUILT in found.tags else ""
             self.counts["recorded"] += Trials(self.work, study.trials, session).update(store, found.run_id, last=True)
+            drawn = store.artifacts(found.run_id, FIGURES) if study.figures else set()
+            for figure in study.figures:
+                if figure.name not in drawn:
+                    store.log_artifact(found.run_id, figure, FIGURES)
 
     def _is_current(self, experiment: str) -> bool:
         """Whether all is as it was when the last call ended; found out without MLflow."""

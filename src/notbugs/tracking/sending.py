@@ -10,16 +10,18 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from notbugs.runtime.process import alive
 from notbugs.tracking import location
-from notbugs.tracking.description import describe_inputs
-from notbugs.tracking.journal import JOURNAL, Journal, now
+from notbugs.tracking.description import NOTE, describe_inputs
+from notbugs.tracking.journal import JOURNAL, Journal, journals, now
+from notbugs.tracking.measured import Measured, link
 from notbugs.tracking.rebuilding import STUDY, Trials, study_run
-from notbugs.tracking.store import Store, TrackingError, open_store
+from notbugs.tracking.shown import note
+from notbugs.tracking.store import SYSTEM_METRICS, Store, TrackingError, open_store
 
 POLL_SECONDS = 0.1
 HEAD_START_SECONDS = 3.0
@@ -28,6 +30,10 @@ RETRY_SECONDS = 10.0
 """Between two attempts while the server is away."""
 PATIENCE_SECONDS = 60.0
 """How long attempts go on once the stage has ended; then it is left to `notbugs track`."""
+SYSTEM_SECONDS = 30.0
+"""How long a run lasts before what the machine does is measured: of a run of seconds there would be nothing to see."""
+OTHERS_SECONDS = 30.0
+"""How long the numbers of models wait for the runs that log these models, if they are being sent."""
 _AT_ONCE = 1000
 """Numbers collected before they are sent together."""
 
@@ -52,7 +58,11 @@ def send(store: Store, journal: Journal, trials: Trials | None = None) -> bool:
         journal.set_state(inputs_sent=True)
     trials.update(store, run_id)
     waiting: list[tuple[str, float, int, int]] = []
-    for offset, event in journal.events(int(state.get("offset", 0))):
+    sent = int(state.get("offset", 0))
+    for offset, event in journal.events(sent):
+        if event["kind"] == "measured" and _others_are_coming(journal, event):
+            break
+        sent = offset
         if event["kind"] == "metrics":
             waiting += [(key, value, event["time"], event["step"]) for key, value in event["values"].items()]
             if len(waiting) < _AT_ONCE:
@@ -66,11 +76,15 @@ def send(store: Store, journal: Journal, trials: Trials | None = None) -> bool:
         if event["kind"] == "artifact":
             store.log_artifact(run_id, journal.folder / event["path"], event.get("folder"))
         elif event["kind"] == "model":
-            store.log_models(run_id, journal.folder / event["path"], event.get("name") or "")
+            place = event.get("place") or event.get("name") or ""
+            address, params = journal.header["address"], journal.header["params"]
+            store.log_models(run_id, journal.folder / event["path"], place, address=address, params=params)
+        elif event["kind"] == "measured":
+            link(store, run_id, journal.header["started"], Measured.from_json(event), _measured_on(journal))
         journal.set_state(offset=offset)
     if waiting:
         store.log(run_id, metrics=waiting)
-        journal.set_state(offset=offset)
+        journal.set_state(offset=sent)
     return False
 
 
@@ -129,11 +143,36 @@ def _run_id(store: Store, journal: Journal) -> str:
     return run_id
 
 
+def _others_are_coming(journal: Journal, event: dict[str, Any]) -> bool:
+    """Whether runs that log the models of these numbers are still being sent, and it is worth waiting for them."""
+    if now() - event["time"] > 1000 * OTHERS_SECONDS:
+        return False
+    others = (other for run in Measured.from_json(event).runs for other in journals(journal.folder.parents[1], run))
+    store, own = journal.header.get("store"), journal.folder
+    return any(
+        not other.done and other.ended and other.folder != own and other.header.get("store") == store
+        for other in others
+    )
+
+
+def _measured_on(journal: Journal) -> dict[str, Any] | None:
+    """The test split among a stage's inputs."""
+    inputs = journal.state.get("inputs")
+    if inputs is None:  # the process beside the stage was killed before it had looked
+        root = Path(journal.header["root"])
+        inputs = describe_inputs(root, [Path(name) for name in journal.header["inputs"]])
+    return next((data for data in inputs["datasets"] if data["context"] == "test"), None)
+
+
 def _finish(store: Store, journal: Journal, run_id: str, event: dict[str, Any]) -> None:
     outputs = event["outputs"]
     tags = {f"dvc.out.{path}": there["md5"] for path, there in outputs.items() if there["md5"]}
     if event.get("error"):
         tags["notbugs.error"] = event["error"]
+    found, header = store.get(run_id), journal.header
+    if found and NOTE not in found.tags:  # unless the user has written one
+        file = header.get("metrics_file", "") if event["status"] == "FINISHED" else ""
+        tags[NOTE] = note(header["address"], header["tags"]["stage"], found.metrics, file)
     store.log(run_id, tags=tags)
     store.set_status(run_id, event["status"], event.get("at") or event["time"])
     key = journal.header["tags"].get("pipeline.key")
@@ -229,10 +268,15 @@ class _Sender:
     def _follow(self, store: Store) -> bool:
         """Send what the stage says until it ends."""
         trials = Trials.of(self.journal)
-        if send(store, self.journal, trials):
-            return True
-        with store.system_metrics(self.journal.state["run_id"], int(self.header["pid"])):
+        with ExitStack() as stack:
+            asked = os.environ.get(SYSTEM_METRICS, "").lower()
+            measuring = asked in ("false", "0")
+            due = self.header["started"] + (0 if asked in ("true", "1") else 1000 * SYSTEM_SECONDS)
             while not send(store, self.journal, trials):
+                if not measuring and not self.journal.ended and now() >= due:
+                    measuring = True
+                    run_id = self.journal.state["run_id"]
+                    stack.enter_context(store.system_metrics(run_id, int(self.header["pid"])))
                 close_if_dead(self.journal)
                 time.sleep(POLL_SECONDS)
         return True

@@ -17,8 +17,9 @@ from notbugs.runtime.errors import UserError
 from notbugs.runtime.process import as_interrupts
 from notbugs.tracking import location
 from notbugs.tracking.rebuilding import StudyRuns
-from notbugs.tracking.reconcile import experiment_name, track
+from notbugs.tracking.reconcile import Settings, experiment_name, track
 from notbugs.tracking.store import PRIVATE
+from notbugs.tracking.views import ALL, view_query, view_tag
 
 START_SECONDS = 180.0
 _local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -30,7 +31,14 @@ class ServeError(UserError):
     """The pages cannot be served."""
 
 
-def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[StudyRuns] = ()) -> None:
+def serve(
+    root: Path,
+    port: int,
+    host: str = "127.0.0.1",
+    *,
+    studies: Sequence[StudyRuns] = (),
+    settings: Settings = lambda entry: None,
+) -> None:
     """Bring MLflow up to date and serve its pages until Ctrl-C.
 
     Only this machine can reach them, and only under its own name (a page elsewhere on the web cannot). If
@@ -39,7 +47,7 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[S
     Args:
         port: to listen on.
         host: a loopback address.
-        studies: as of `track`.
+        studies, settings: as of `track`.
     Raises: ServeError if the port is taken, the host is not this machine, or MLflow's server does not start.
     """
     project = location.anchor(root)
@@ -47,7 +55,7 @@ def serve(root: Path, port: int, host: str = "127.0.0.1", *, studies: Sequence[S
     elsewhere = location.is_server(uri)
     if not elsewhere:
         _check_address(host, port)
-    print(f"notbugs: tracking: {track(root, studies=studies)}", file=sys.stderr, flush=True)
+    print(f"notbugs: tracking: {track(root, studies=studies, settings=settings)}", file=sys.stderr, flush=True)
     if elsewhere:
         print(f"MLflow: {location.shown(uri)} (the server of MLFLOW_TRACKING_URI)", flush=True)
         return
@@ -131,11 +139,13 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", address: str, log: Path) -
 
 
 def _runs_page(address: str, experiment: str) -> str:
-    """Address of the table of runs; MLflow's own first page is one on language models."""
+    """Address of the table of runs, in our view of it; MLflow's own first page is one on language models."""
     query = urllib.parse.urlencode({"experiment_name": experiment})
     try:
         with _local.open(f"{address}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=10) as answer:
-            number = json.load(answer)["experiment"]["experiment_id"]
+            found = json.load(answer)["experiment"]
+            page = f"{address}/#/experiments/{found['experiment_id']}/runs?workflowType=machine_learning"
     except (OSError, ValueError, KeyError):
         return address
-    return f"{address}/#/experiments/{number}/runs?workflowType=machine_learning"
+    is_saved = any(tag.get("key") == view_tag(ALL) for tag in found.get("tags", []))
+    return f"{page}&{view_query(ALL)}" if is_saved else page  # the user may have deleted it

@@ -3,14 +3,10 @@
 import json
 import logging
 import os
-import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +16,9 @@ import psutil  # type: ignore[import-untyped]
 from notbugs.runtime.errors import one_line
 from notbugs.runtime.files import file_lock
 from notbugs.tracking import location
+from notbugs.tracking.model_store import ModelStore
+from notbugs.tracking.names import clean, clean_tags
+from notbugs.tracking.views import VERSION, WRITTEN, views
 
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -38,6 +37,7 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _OPEN_SECONDS = 60.0
 _BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 """How many MLflow takes at once."""
+SYSTEM_METRICS = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class Found:
     """Milliseconds since 1970."""
     last_time: int
     """The same: of the newest number, or the start."""
+    metrics: frozenset[str] = frozenset()
+    """Names of its metrics."""
+    models: frozenset[str] = frozenset()
+    """Ids of its models."""
 
 
 class TrackingError(Exception):
@@ -108,7 +112,7 @@ def open_store(uri: str, experiment: str, project: Path) -> Iterator["Store"]:
             with file_lock(project / ".notbugs" / "open.lock", _OPEN_SECONDS):  # MLflow cannot make a database twice
                 client = MlflowClient(uri)
                 experiment_id = _experiment(client, experiment, uri, project)
-            yield Store(client, experiment_id, uri)
+            yield Store(client, experiment_id, uri, project)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise TrackingError(f"MLflow at {location.shown(uri)}: {one_line(error)}") from error
 
@@ -121,13 +125,15 @@ def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
-    if found is None:
+    if found is not None:
+        _offer_views(client, found)
+    else:
         artifacts = None
         if not location.is_server(uri):
             folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".") or "-"
             artifacts = (location.artifact_root(project) / folder).as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS | views()))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was quicker
             if found is None:
@@ -140,15 +146,23 @@ def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
     return str(found.experiment_id)
 
 
-class Store:
+def _offer_views(client: Any, experiment: Any) -> None:
+    """Save our views of the runs table with an experiment; those of this version once, so a deleted one stays away."""
+    if experiment.lifecycle_stage == "active" and experiment.tags.get(WRITTEN) != VERSION:
+        for key, value in views().items():
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+
+
+class Store(ModelStore):
     """One experiment on a tracking server or in a database."""
 
-    def __init__(self, client: Any, experiment_id: str, uri: str) -> None:
-        self._client, self._experiment_id, self._uri = client, experiment_id, uri
+    def __init__(self, client: Any, experiment_id: str, uri: str, project: Path) -> None:
+        super().__init__(client, experiment_id, project)
+        self._uri = uri
 
     def create(self, name: str, tags: Mapping[str, str], start_time: int) -> str:
         """Start a run; gives its id."""
-        run = self._client.create_run(self._experiment_id, start_time=start_time, tags=_clean_tags(tags), run_name=name)
+        run = self._client.create_run(self._experiment_id, start_time=start_time, tags=clean_tags(tags), run_name=name)
         return str(run.info.run_id)
 
     def log(
@@ -163,9 +177,9 @@ class Store:
         from mlflow.entities import Metric, Param, RunTag
 
         rows: dict[str, Sequence[Any]] = {
-            "metrics": [Metric(_clean(key), value, time, step) for key, value, time, step in metrics],
-            "params": [Param(_clean(key), value[:6000]) for key, value in (params or {}).items()],
-            "tags": [RunTag(key, value) for key, value in _clean_tags(tags or {}).items()],
+            "metrics": [Metric(clean(key), value, time, step) for key, value, time, step in metrics],
+            "params": [Param(clean(key), value[:6000]) for key, value in (params or {}).items()],
+            "tags": [RunTag(key, value) for key, value in clean_tags(tags or {}).items()],
         }
         for kind, some in rows.items():
             for first in range(0, len(some), _BATCH[kind]):
@@ -197,56 +211,13 @@ class Store:
         if found is not None and found.dataset_inputs:
             self._client.log_inputs(run_id, found.dataset_inputs)
 
-    def log_artifact(self, run_id: str, path: Path, folder: str | None) -> None:
-        """Upload a file or folder."""
-        if path.is_dir():
-            self._client.log_artifacts(run_id, str(path), "/".join(filter(None, [folder, path.name])))
-        else:
-            self._client.log_artifact(run_id, str(path), folder)
+    def artifacts(self, run_id: str, folder: str) -> set[str]:
+        """Names of the files in a folder of a run's artifacts."""
+        return {Path(item.path).name for item in self._client.list_artifacts(run_id, folder)}
 
-    def log_models(self, run_id: str, path: Path, name: str) -> None:
-        """Log the classifiers at `path`; what has no description beside it is logged as a plain file."""
-        for weights in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
-            relative = weights.relative_to(path).with_suffix("").as_posix() if path.is_dir() else name
-            if weights.with_suffix(".json").exists():
-                self._log_model(run_id, re.sub(r"[^\w-]+", "-", relative), weights)
-            else:
-                self.log_artifact(run_id, weights, "model")
-
-    def _log_model(self, run_id: str, name: str, weights: Path) -> None:
-        """Log a classifier: weights (.safetensors) with its description (.json) beside it; nothing is pickled.
-
-        `mlflow.pyfunc.log_model` does the same, but called again after it was broken off it makes a second model.
-        """
-        import numpy as np
-        from mlflow import pyfunc
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model, infer_signature
-
-        query = f"source_run_id = '{run_id}' AND name = '{name}'"
-        found = self._client.search_logged_models([self._experiment_id], filter_string=query, max_results=1)
-        make = self._client.create_logged_model
-        model = found[0] if found else make(self._experiment_id, name, run_id, model_type="classifier")
-        description = weights.with_suffix(".json")
-        about = json.loads(description.read_text(encoding="utf-8"))
-        images = np.zeros((1, *about["image_shape"]), "float32")
-        logits = np.zeros((1, len(about["class_names"])), "float32")
-        with tempfile.TemporaryDirectory() as folder:
-            data, written = Path(folder) / "data", Path(folder) / "model"
-            data.mkdir()
-            shutil.copyfile(weights, data / "model.safetensors")
-            shutil.copyfile(description, data / "model.json")
-            pyfunc.save_model(
-                written,
-                loader_module=__name__,
-                data_path=data,
-                mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
-                signature=infer_signature(images, logits),
-                pip_requirements=[f"{library}=={version(library)}" for library in ("mlflow", "torch", "safetensors")],
-            )
-            self._client.log_model_artifacts(model.model_id, str(written))
-        self._client.finalize_logged_model(model.model_id, "READY")
-        self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Upload a text as a file."""
+        self._client.log_text(run_id, text, name)
 
     @contextmanager
     def system_metrics(self, run_id: str, pid: int) -> Iterator[None]:
@@ -254,9 +225,6 @@ class Store:
 
         Every second at first, every ten in a long run, or as MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says.
         """
-        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("false", "0"):
-            yield
-            return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         class Monitor(SystemMetricsMonitor):
@@ -304,6 +272,14 @@ class Store:
         runs = self._client.search_runs([self._experiment_id], query, ViewType.ALL, max_results=most)
         return [_found(run) for run in runs]
 
+    def trained(self, address: str) -> list[Found]:
+        """Runs of a stage, such as "fit@det", that have ended well or go on; the newest first, at most 100."""
+        stage, _, name = address.partition("@")
+        query = f"tags.stage = '{stage}'" + (f" and tags.name = '{name}'" if name else "")
+        order = ["attributes.start_time DESC"]
+        runs = self._client.search_runs([self._experiment_id], query, max_results=100, order_by=order)
+        return [found for found in map(_found, runs) if found.status in ("FINISHED", "RUNNING")]
+
     def times(self) -> list[tuple[dict[str, str], int, int]]:
         """Tags, start and end (milliseconds since 1970) of the runs of the experiment that have ended, oldest first."""
         found: list[Any] = []
@@ -334,16 +310,9 @@ def _found(run: Any) -> Found:
         deleted=info.lifecycle_stage != "active",
         started=info.start_time,
         last_time=max([info.start_time, *times]),
+        metrics=frozenset(run.data.metrics),
+        models=frozenset(model.model_id for model in (run.outputs.model_outputs if run.outputs else ())),
     )
-
-
-def _clean(key: str) -> str:
-    """A key of characters that MLflow takes."""
-    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key).strip("/.")[:250] or "_"
-
-
-def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {_clean(key): value[:5000] for key, value in tags.items()}
 
 
 def _load_pyfunc(path: str) -> SimpleNamespace:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from notbugs.data.store import load_dataset
-from notbugs.models import ModelError
+from notbugs.models import ModelError, ModelSettings
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.own_code import modules_named, require_watched
 from notbugs.pipeline.running.processes import in_processes
 from notbugs.pipeline.running.stage import Stage
 from notbugs.pipeline.running.unused import remove_unused
 from notbugs.runtime.cache import resumable_folder
+from notbugs.runtime.config import runtime, settings
 from notbugs.runtime.distribution import world_size
 from notbugs.runtime.errors import printable
 from notbugs.runtime.files import sha256
@@ -92,16 +93,14 @@ class Job:
 
         Args:
             inputs: datasets (folders) and models (files) that are read; None for all that the stage declares.
-            params: what is tracked as its settings; None for its section, `model` if that counts, and what all share.
+            params: sections handed to tracking beside its own, `model` if that counts, and what all stages share.
             more: what the work depends on besides these, as JSON.
         Gives: the run, and the folder of the unfinished work.
         """
         stage, project = self.stage, self.project
         inputs = [self.path(path) for path in stage.inputs] if inputs is None else inputs
-        settings = {**self._settings_as_json(), **more}
-        shared: dict[str, Any] = {"seed": project.seed}
-        if "device" in stage.shared:
-            shared = {"runtime": project.runtime.model_dump(mode="json")}
+        made_of = {**self._settings_as_json(), **more}
+        others = {key: value for key, value in (params or {}).items() if isinstance(value, Mapping)}
         metrics_file = [self.metrics_file] if stage.metrics_file else []
         with ExitStack() as stack:
             run = stack.enter_context(
@@ -110,7 +109,7 @@ class Job:
                     self.name,
                     root=project.root,
                     experiment=project.runtime.experiment,
-                    params={**settings, **shared, **self._shown()} if params is None else params,
+                    params={**others, **tracked_settings(stage, project.params, self.name, self.settings)},
                     seed=project.seed,
                     inputs=inputs,
                     outputs=[*self.outputs, *metrics_file],
@@ -118,26 +117,16 @@ class Job:
                 )
             )
             if stage.resumes:
-                made_from = self._made_from(settings, inputs)
+                made_from = self._made_from(made_of, inputs)
                 title = f"{stage.name}-{self.name or 'all'}"
                 work = stack.enter_context(resumable_folder(project.root, title, made_from))
             else:
                 work = Path(stack.enter_context(TemporaryDirectory()))
             yield run, work
 
-    def _shown(self) -> dict[str, Any]:
-        """What params.yaml says of how a construction is shown: in MLflow, though no work depends on it."""
-        given = {name: getattr(self.settings, name, None) for name in ("title", "colour")}
-        return {name: value for name, value in given.items() if isinstance(value, str)}
-
     def _settings_as_json(self) -> dict[str, Any]:
         """The sections that the stage is configured by."""
-        section, _, name = self.stage.key(self.name).partition(".")
-        own = self.settings.model_dump(mode="json")
-        found = {section: {name: own} if name else own}
-        if "model" in self.stage.reads:
-            found["model"] = self.project.model_settings().model_dump(mode="json")
-        return found
+        return _sections(self.stage, self.project.params, self.name, self.settings)
 
     def _made_from(self, settings: Mapping[str, Any], inputs: Sequence[Path]) -> dict[str, Any]:
         """All that the work depends on."""
@@ -155,6 +144,36 @@ class Job:
             "inputs": {path.relative_to(project.root).as_posix(): _content(path) for path in inputs},
             **made_with(*self.stage.modules, *modules_named(project.params, self.stage.keys(self.name))),
         }
+
+
+def tracked_settings(
+    stage: Stage, params: Mapping[str, Any], name: str | None = None, own: Any = None
+) -> dict[str, Any]:
+    """What tracking is told of a stage's settings, whether it runs or is found in dvc.lock: nested, nothing left out.
+
+    Args:
+        params: params.yaml, or the part of it that dvc.lock has.
+        own: the stage's settings, if they were read already.
+    Raises: ConfigError for settings of another version.
+    """
+    own = stage.read_settings(params, name) if own is None else own
+    shared = runtime(params).model_dump(mode="json")
+    given = {key: getattr(own, key, None) for key in ("title", "colour")}  # no work depends on these: not in the dump
+    titles = {key: value for key, value in given.items() if isinstance(value, str)}
+    sections = _sections(stage, params, name, own)
+    section, _, entry = stage.key(name).partition(".")
+    (sections[section][entry] if entry else sections[section]).update(titles)
+    return {**{key: shared[key] for key in stage.shared if key in shared}, **sections}
+
+
+def _sections(stage: Stage, params: Mapping[str, Any], name: str | None, own: Any) -> dict[str, Any]:
+    """The sections that a stage is configured by, as JSON."""
+    section, _, entry = stage.key(name).partition(".")
+    dump = own.model_dump(mode="json")
+    found = {section: {entry: dump} if entry else dump}
+    if "model" in stage.reads:
+        found["model"] = settings(params, "model", ModelSettings).model_dump(mode="json")
+    return found
 
 
 def _content(path: Path) -> str:
