@@ -125,9 +125,9 @@ def test_kill_9_in_mid_trial_and_again(project: Path, undisturbed: dict[str, byt
         first.send_signal(signal.SIGKILL)
     before = {trial.number: trial for trial in trials(project)}
     assert any(trial.state.name == "RUNNING" for trial in before.values())
-    told = {run.title: run.status for run in trial_runs(project, "small", study_key_of(project))}
+    told = {run.identity: run.status for run in trial_runs(project, "small", study_key_of(project))}
     running = next(number for number, trial in before.items() if trial.state.name == "RUNNING")
-    assert told[f"small, trial {running}"] == "KILLED"
+    assert told[str(running)] == "KILLED"
     with command(project, "small", "--jobs", "1") as second:
         assert second.wait(SECONDS) == 0, (project / "output.txt").read_text()
     after = trials(project)

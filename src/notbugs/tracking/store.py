@@ -148,9 +148,12 @@ def _experiment(client: Any, name: str, uri: str, project: Path) -> str:
 
 def _offer_views(client: Any, experiment: Any) -> None:
     """Save our views of the runs table with an experiment; those of this version once, so a deleted one stays away."""
+    from mlflow.exceptions import MlflowException
+
     if experiment.lifecycle_stage == "active" and experiment.tags.get(WRITTEN) != VERSION:
-        for key, value in views().items():
-            client.set_experiment_tag(experiment.experiment_id, key, value)
+        with suppress(MlflowException):  # a server that lets one log runs and nothing else: it goes without views
+            for key, value in views().items():
+                client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
 class Store(ModelStore):
