@@ -16,9 +16,8 @@ from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources import SOURCES, DataSettings, load_source
 from notbugs.models import ARCHITECTURES, create_model
 from notbugs.models.base import Classifier
-from notbugs.pipeline.questions import QUESTIONS
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.stages import STAGES, run_stage
+from notbugs.pipeline.stages import QUESTIONS, STAGES, run_stage
 from notbugs.runtime import registry
 from notbugs.runtime.config import read_params, validate
 from notbugs.testing import check_classifier, check_recipe, check_source

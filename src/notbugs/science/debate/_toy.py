@@ -36,7 +36,7 @@ class ToySettings(QuestionSettings):
     """The loss weighs feature i, from 0, with importance**i; with 1 dense features have no preferred directions."""
     seeds: Seeds = (0, 1, 2)
     """An autoencoder is trained for each, at each sparsity."""
-    num_steps: int = Field(default=1500, ge=20)
+    num_steps: int = Field(default=1500, ge=2)
     """Steps of Adam, on new inputs each."""
     batch_size: int = Field(default=128, ge=1)
     """Inputs a step."""
