@@ -160,7 +160,7 @@ def test_a_sweep_is_part_of_the_pipeline(project: Path, tmp_path: Path) -> None:
         assert child["tags"]["mlflow.parentRunId"] == parent["id"]
         assert child["tags"]["dvc.dep.data/train"].endswith(".dir")
         assert "dvc.dep.models/train/standard/seed-0.safetensors" in child["tags"]
-        assert {"accuracy", "still_y", "validation_accuracy/seed-0", "seconds.0.fit"} <= set(child["metrics"])
+        assert {"accuracy", "still_y", "learning/validation_accuracy", "seconds"} <= set(child["metrics"])
 
 
 def test_the_report_stands_alone(project: Path) -> None:
@@ -259,8 +259,11 @@ def test_mlflow_has_one_finished_run_a_stage(project: Path, tmp_path: Path) -> N
     assert sorted(run["tags"]["mlflow.runName"] for run in found) == sorted(STAGES)
     assert {run["status"] for run in found} == {"FINISHED"}
     by_name = {run["tags"]["mlflow.runName"]: run for run in found}
-    assert "validation_accuracy/seed-1" in by_name["train@standard"]["metrics"]
+    assert "learning_by_seed/validation_accuracy.seed-1" in by_name["train@standard"]["metrics"]
     assert by_name["evaluate"]["metrics"]
+    for name in ("train@robust", "fit@rand"):  # measured by `evaluate`, and told to the run that trained the models
+        assert {"accuracy", "accuracy_shifted", "adversarial_accuracy"} <= set(by_name[name]["metrics"])
+    assert not any("/" not in name for name in by_name["evaluate"]["metrics"])  # it had to log no model itself
 
 
 def test_runs_lost_to_mlflow_are_rebuilt(project: Path, tmp_path: Path) -> None:

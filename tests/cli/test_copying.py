@@ -16,8 +16,10 @@ from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources import SOURCES, DataSettings, load_source
 from notbugs.models import ARCHITECTURES, create_model
 from notbugs.models.base import Classifier
+from notbugs.pipeline.questions import QUESTIONS
 from notbugs.pipeline.running.context import open_project
-from notbugs.pipeline.stages import QUESTIONS, STAGES, run_stage
+from notbugs.pipeline.stages import QUESTIONS as OF_STAGES
+from notbugs.pipeline.stages import STAGES, run_stage
 from notbugs.runtime import registry
 from notbugs.runtime.config import read_params, validate
 from notbugs.testing import check_classifier, check_recipe, check_source
@@ -96,7 +98,7 @@ def test_a_copied_source_reads_the_same(project: Path) -> None:
     check_source(lambda seed: load_source(DataSettings(source=own, max_train=60), seed=seed, root=project))
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.parametrize("name", OF_STAGES)
 def test_every_question_can_be_copied_with_what_its_stage_declares(name: str, project: Path) -> None:
     done = CliRunner().invoke(main, ["copy", "stage", name])
     own = f"lab.{name}:QUESTION"
