@@ -9,10 +9,9 @@ what is learnt from each dataset is always learnt the same way, by standard trai
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from notbugs.attacks import AttackSettings
@@ -23,7 +22,14 @@ from notbugs.runtime.config import Settings
 from notbugs.runtime.progress import silent
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.shares import share_table, shares
-from notbugs.science.common.training import Attack, StudyTraining, clean_and_attacked, trained
+from notbugs.science.common.training import (
+    RISING_FROM_ZERO,
+    Attack,
+    StandardTraining,
+    StudyTraining,
+    clean_and_attacked,
+    trained,
+)
 from notbugs.science.inversion import Pairs, choose_pairs, invert, resemblance
 
 
@@ -37,13 +43,13 @@ class RobustStudyTraining(StudyTraining):
 class EstimatorSettings(Settings):
     """Which estimators g are tried, and how what they make is learnt and measured."""
 
-    eps: tuple[float, ...] = Field(strict=False, min_length=2)
+    eps: Annotated[tuple[float, ...], Field(strict=False, min_length=2), RISING_FROM_ZERO]
     """Training radii of g, pixel units; 0 is standard training, whose inversions are D_NR."""
     seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
     """Each g is trained, inverted and fitted once for each."""
     num_examples: int | None = Field(default=None, ge=10)
     """Images of D that are inverted, drawn by class; null takes all. Each g learns all of D."""
-    standard: StudyTraining
+    standard: StandardTraining
     """Training of g at eps 0."""
     robust: RobustStudyTraining
     """Training of g at any larger eps."""
@@ -55,24 +61,10 @@ class EstimatorSettings(Settings):
     """Gradient steps of the inversion."""
     step_size: float = Field(gt=0, allow_inf_nan=False)
     """Length of a step, pixel units."""
-    fit: StudyTraining
+    fit: StandardTraining
     """Standard training on what was made, with the pipeline's own architecture."""
     attack: Attack
     """How adversarial accuracy is measured."""
-
-    @field_validator("eps")
-    @classmethod
-    def _rise_from_zero(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
-        if eps[0] != 0 or any(later <= earlier for earlier, later in pairwise(eps)):
-            raise ValueError("a rising list of radii that begins with 0 (standard training)")
-        return eps
-
-    @field_validator("standard", "fit")
-    @classmethod
-    def _is_standard(cls, training: StudyTraining) -> StudyTraining:
-        if training.attack is not None:
-            raise ValueError("without an attack: this is standard training")
-        return training
 
     def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: UnfitError if D has fewer images, or more classes, than are asked for."""

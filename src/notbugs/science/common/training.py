@@ -1,9 +1,11 @@
 """How a study trains its own models, and attacks them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from torch import Tensor, nn
 
 from notbugs.attacks import AttackSettings
@@ -32,6 +34,24 @@ class StudyTraining(TrainSettings):
         if early_stopping is not None:
             raise ValueError("null: these trainings run to their end")
         return early_stopping
+
+
+def _without_attack(training: StudyTraining) -> StudyTraining:
+    if training.attack is not None:
+        raise ValueError("without an attack: this is standard training")
+    return training
+
+
+def _rising_from_zero(eps: tuple[float, ...]) -> tuple[float, ...]:
+    if eps[0] != 0 or any(later <= earlier for earlier, later in pairwise(eps)):
+        raise ValueError("a rising list of radii that begins with 0 (standard training)")
+    return eps
+
+
+StandardTraining = Annotated[StudyTraining, AfterValidator(_without_attack)]
+"""Of one standard training."""
+RISING_FROM_ZERO = AfterValidator(_rising_from_zero)
+"""Of a list of training radii, pixel units; 0, the first, is standard training."""
 
 
 class Attack(AttackSettings):

@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, field_validator
@@ -16,7 +15,7 @@ from notbugs.models.base import Classifier
 from notbugs.runtime.config import Seeds
 from notbugs.science.common.lab import Lab, require_images
 from notbugs.science.common.question import QuestionSettings
-from notbugs.science.common.training import Attack, StudyTraining, trained
+from notbugs.science.common.training import RISING_FROM_ZERO, Attack, StandardTraining, StudyTraining, trained
 from notbugs.science.debate._shared import sub_sample, targeted
 from notbugs.science.estimator import RobustStudyTraining
 from notbugs.science.inversion import choose_pairs, features, invert
@@ -35,11 +34,11 @@ Masks = dict[str, list[Tensor]]
 class LittleRobustnessSettings(QuestionSettings):
     """Which source models g are tried, and what is made of them."""
 
-    eps: tuple[float, ...] = Field(strict=False, min_length=4)
+    eps: Annotated[tuple[float, ...], Field(strict=False, min_length=4), RISING_FROM_ZERO]
     """Training radii of g, pixel units, rising from 0; 0 is standard training."""
     seeds: Seeds = (0, 1)
     """Each g is trained once for each, in both architectures."""
-    standard: StudyTraining
+    standard: StandardTraining
     """Training at eps 0; so are the models trained that the examples are tried on."""
     robust: RobustStudyTraining
     """Training at any larger eps: its attack, with radius and steps in the proportion of the eps."""
@@ -47,7 +46,7 @@ class LittleRobustnessSettings(QuestionSettings):
     """The second architecture; the first is the pipeline's."""
     attack: Attack
     """Of g on the test images towards y + 1, and of D_rand."""
-    fit: StudyTraining
+    fit: StandardTraining
     """How D_rand is learnt."""
     num_fitted: int = Field(default=2, ge=1)
     """D_rand is made and learnt of the g of at most so many seeds."""
@@ -60,26 +59,12 @@ class LittleRobustnessSettings(QuestionSettings):
     step_size: float = Field(gt=0, allow_inf_nan=False)
     """Length of a step, pixel units."""
 
-    @field_validator("standard", "fit")
-    @classmethod
-    def _is_standard(cls, training: StudyTraining) -> StudyTraining:
-        if training.attack is not None:
-            raise ValueError("without an attack: this is standard training")
-        return training
-
     @field_validator("robust")
     @classmethod
     def _has_a_radius(cls, training: RobustStudyTraining) -> RobustStudyTraining:
         if training.attack.eps == 0:
             raise ValueError("with an attack of eps > 0")
         return training
-
-    @field_validator("eps")
-    @classmethod
-    def _rise_from_zero(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
-        if eps[0] != 0 or any(later <= earlier for earlier, later in pairwise(eps)):
-            raise ValueError("a rising list of radii that begins with 0 (standard training)")
-        return eps
 
     def training_at(self, eps: float) -> StudyTraining:
         """How g is trained at a radius."""

@@ -28,7 +28,7 @@ from notbugs.runtime.config import Seeds
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.question import Question, QuestionSettings
 from notbugs.science.common.shares import Spread, share, share_table, wilson_share
-from notbugs.science.common.training import StudyTraining, trained
+from notbugs.science.common.training import StandardTraining, trained
 from notbugs.science.debate._budgets import Budget
 from notbugs.science.debate._shared import fits, gaps, in_points, in_words, judged, near, on_shifted, on_y, sub_sample
 
@@ -60,9 +60,9 @@ class BugsSettings(QuestionSettings):
     """Standard models of the ensemble."""
     num_held_out: int = Field(default=1, ge=1)
     """Further standard models, which say how far the examples transfer."""
-    d: StudyTraining
+    d: StandardTraining
     """How standard models are trained, where `train.standard` has too few beside the source."""
-    fit: StudyTraining
+    fit: StandardTraining
     """How the examples are learnt, with the pipeline's architecture."""
     seeds: Seeds = (0, 1)
     """One fit for each, at every weight."""
@@ -75,13 +75,6 @@ class BugsSettings(QuestionSettings):
         if weights[0] != 0 or not all(earlier < later < float("inf") for earlier, later in pairwise(weights)):
             raise ValueError("a rising list of finite weights that begins with 0 (plain D_det)")
         return weights
-
-    @field_validator("d", "fit")
-    @classmethod
-    def _is_standard(cls, training: StudyTraining) -> StudyTraining:
-        if training.attack is not None:
-            raise ValueError("without an attack: this is standard training")
-        return training
 
     def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: UnfitError for fewer images than classes."""

@@ -25,7 +25,7 @@ from notbugs.runtime.config import Seeds
 from notbugs.science.common.lab import Answer, Lab, UnfitError, require_images
 from notbugs.science.common.question import Question, QuestionSettings
 from notbugs.science.common.shares import Share, share, share_table, shares
-from notbugs.science.common.training import StudyTraining, trained
+from notbugs.science.common.training import StandardTraining, trained
 from notbugs.science.debate._shared import Masks, fits, gaps, in_points, in_words, judged, near, on_y
 
 BEYOND = 0.10
@@ -46,18 +46,18 @@ KINDS: dict[str, str] = {"noise": "uniform noise", "waves": "sums of waves"}
 class MistakesSettings(QuestionSettings):
     """How the weak source is made, and how what models say is learnt."""
 
-    weak: StudyTraining
+    weak: StandardTraining
     """How the weak source is trained: stopped so early that it is often wrong on its own training images."""
     folds: int = Field(default=1, ge=1)
     """1: the source is asked about the images that it learnt. k: D is cut in k, and each part asked of a source that
     learnt the others."""
-    fit: StudyTraining
+    fit: StandardTraining
     """How its mistakes are learnt, with the pipeline's architecture."""
     foreign: tuple[Kind, ...] = Field(default=("noise", "waves"), strict=False)
     """Images that are not D's: noise, uniform in [0, 1]; waves, the sum of a few in any direction."""
     num_foreign: int | None = Field(default=None, ge=10)
     """Foreign images of each kind; null takes as many as D has for training."""
-    foreign_fit: StudyTraining
+    foreign_fit: StandardTraining
     """How they are learnt."""
     seeds: Seeds = (0, 1, 2)
     """One weak source and one fit of each kind for each."""
@@ -68,13 +68,6 @@ class MistakesSettings(QuestionSettings):
         if len(set(foreign)) < len(foreign):
             raise ValueError("a list of different kinds")
         return foreign
-
-    @field_validator("weak", "fit", "foreign_fit")
-    @classmethod
-    def _is_standard(cls, training: StudyTraining) -> StudyTraining:
-        if training.attack is not None:
-            raise ValueError("without an attack: this is standard training")
-        return training
 
     def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: UnfitError for fewer images than parts, or than classes."""

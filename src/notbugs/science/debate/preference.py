@@ -25,7 +25,7 @@ from notbugs.runtime.config import Seeds
 from notbugs.science.common.lab import Answer, Lab, require_images
 from notbugs.science.common.question import Question, QuestionSettings
 from notbugs.science.common.shares import share_table, wilson_share
-from notbugs.science.common.training import StudyTraining
+from notbugs.science.common.training import StandardTraining
 from notbugs.science.debate._shared import (
     fits,
     gaps,
@@ -52,7 +52,7 @@ class PreferenceSettings(QuestionSettings):
     """Its radii, rising, pixel units."""
     num_steps: int = Field(ge=1)
     """Gradient steps, of 2.5·eps/num_steps each."""
-    fit: StudyTraining
+    fit: StandardTraining
     """How D, the perturbed images and their controls are learnt, with the pipeline's architecture."""
     seeds: Seeds = (0, 1)
     """One fit for each, on each of these."""
@@ -65,13 +65,6 @@ class PreferenceSettings(QuestionSettings):
         if not all(earlier < later < float("inf") for earlier, later in pairwise((0.0, *eps))):
             raise ValueError("a rising list of finite radii above 0")
         return eps
-
-    @field_validator("fit")
-    @classmethod
-    def _is_standard(cls, fit: StudyTraining) -> StudyTraining:
-        if fit.attack is not None:
-            raise ValueError("without an attack: this is standard training")
-        return fit
 
     def check_data(self, data: Mapping[str, Images]) -> None:
         """Raises: UnfitError for fewer images than classes."""
