@@ -13,6 +13,7 @@ from notbugs.construction.settings import InvertSettings, TargetSettings
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.store import save_dataset
 from notbugs.models import save_model
+from tiny import CONSTRUCT, FEATURES
 
 TRAIN = {"epochs": 2, "batch_size": 64, "lr": 0.1, "schedule": "one_cycle"}
 PARAMS: dict[str, Any] = {
@@ -22,6 +23,9 @@ PARAMS: dict[str, Any] = {
     "model": {"architecture": "small_cnn", "width": 4},
     "train": {"standard": {"seeds": [0], **TRAIN}, "robust": {"seeds": [0], **TRAIN}},
     "fit": {"robust": {"seeds": [0], **TRAIN}, "nonrobust": {"seeds": [0], **TRAIN}},
+    "data": {"source": "digits"},
+    "construct": CONSTRUCT,
+    "features": FEATURES,
     "transfer": {
         "architectures": {
             "cnn": {"architecture": "small_cnn", "width": 4},

@@ -17,11 +17,16 @@ class CutOff(Exception):  # noqa: N818
 
 
 @pytest.mark.parametrize(
-    ("stage", "part", "whole"), [("transfer", "_measure_architecture", 3), ("estimator", "_measure_seed", 10)]
+    ("stage", "module", "part", "whole"),
+    [
+        ("transfer", "transfer", "_measure_architecture", 3),
+        ("features", "features.study", "_measure_source", 4),
+        ("estimator", "estimator", "_measure_seed", 10),
+    ],
 )
-def test_a_stage_that_was_cut_off_goes_on(stage, part, whole, tiny_project: Path, tmp_path, monkeypatch):
+def test_a_stage_that_was_cut_off_goes_on(stage, module, part, whole, tiny_project: Path, tmp_path, monkeypatch):
     project = shutil.copytree(tiny_project, tmp_path / "project")
-    module = importlib.import_module(f"notbugs.science.{stage}")
+    module = importlib.import_module(f"notbugs.science.{module}")
     original, metrics = getattr(module, part), project / "metrics" / f"{stage}.json"
     run_stage(open_project(project), stage)
     expected = metrics.read_bytes()

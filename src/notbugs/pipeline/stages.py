@@ -122,6 +122,7 @@ _ALL = (
         inputs=("data/train", "data/rand", "data/det", "data/test", "models/train/standard"),
         paired={"standard": "det"},
         resumes=True,
+        workers=True,
     ),
     _question(
         "inversion",
@@ -159,6 +160,8 @@ _ALL = (
         reads=("data", "construct", *SEEDS),
         inputs=("data", "models/train"),
         outputs=("metrics/features.csv",),
+        resumes=True,
+        workers=True,
     ),
     _question(
         "planted",

@@ -57,12 +57,15 @@ def transfer(lab: Lab, settings: TransferSettings) -> Answer:
 
     On digits about a minute and a half. Expected in the paper: accuracy from D_det and transfer success rise together.
     """
-    source, attack, test = lab.models["standard"], settings.attack, lab.data["test"].data()
-    examples = adversarial_examples(source, test, attack, generator=make_generator(lab.seed, "transfer", "noise"))
-    facts, masks = {}, {}
-    for number, name in enumerate(settings.architectures):
-        measure = partial(_measure_architecture, lab, settings, name, test, examples)
-        facts[name], masks[name] = lab.load_or_make(f"architecture-{number}", measure)
+    source, attack = lab.models["standard"], settings.attack
+    parts = {
+        f"architecture-{number}": partial(_measure_architecture, settings=settings, name=name)
+        for number, name in enumerate(settings.architectures)
+    }
+    found = lab.load_or_make_all(parts, "architectures")
+    facts = {name: one for name, (one, _) in zip(settings.architectures, found, strict=True)}
+    masks = {name: one for name, (_, one) in zip(settings.architectures, found, strict=True)}
+    examples = _examples_of_source(lab, settings)
     table = {name: {**facts[name], **nested(shares)} for name, shares in share_table(masks).items()}
     rates = [found["transfer"]["targeted"]["conditional"] for found in table.values()]
     shown = ", ".join(f"{rate['mean']:.1%}" for rate in rates if rate)
@@ -81,11 +84,18 @@ def transfer(lab: Lab, settings: TransferSettings) -> Answer:
     return Answer(metrics, (f"{len(table)} architectures; targeted transfer success {shown or 'undefined'}",))
 
 
+def _examples_of_source(lab: Lab, settings: TransferSettings) -> "Examples":
+    """The same whenever they are made: each architecture's part makes them anew, which costs little beside training."""
+    generator = make_generator(lab.seed, "transfer", "noise")
+    return adversarial_examples(lab.models["standard"], lab.data["test"].data(), settings.attack, generator=generator)
+
+
 def _measure_architecture(
-    lab: Lab, settings: TransferSettings, name: str, test: ImageData, examples: "Examples"
+    lab: Lab, *, settings: TransferSettings, name: str
 ) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
     """What X is, and all that is measured of it: accuracy from each dataset, transfer from the source, by seed."""
     architecture = settings.architectures[name]
+    test, examples = lab.data["test"].data(), _examples_of_source(lab, settings)
     shifted = shifted_labels(test.labels, len(test.class_names))
     masks: dict[str, list[Tensor]] = defaultdict(list)
     for seed in settings.seeds:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,20 +99,27 @@ def study(
         settings: radii, sizes.
     Raises: FeatureError if no feature of a source varies, or a class is missing.
     """
-    rows: list[dict[str, Any]] = []
-    summaries = {}
-    fewer = {name: _fewer(lab, name, settings.max_examples) for name in ("train", "test")}
-    for name, source in sources.items():
-        chosen = _Source(lab, name, source, fewer, settings)
-        rows += chosen.rows()
-        summaries[name] = chosen.summary()
+    parts = {
+        f"source-{number}": partial(_measure_source, name=name, source=source, settings=settings)
+        for number, (name, source) in enumerate(sources.items())
+    }
+    found = lab.load_or_make_all(parts, "features")
+    rows = [row for rows_of_source, _ in found for row in rows_of_source]
     rings = circles(settings.circles, make_generator(lab.seed, "features", "circles"))
     return rows, {
         "headline_eps": settings.headline_eps,
-        "num_examples": len(fewer["test"]),
-        "sources": summaries,
+        "num_examples": len(_fewer(lab, "test", settings.max_examples)),
+        "sources": {name: summary for name, (_, summary) in zip(sources, found, strict=True)},
         "circles": {name: as_share(found) for name, found in rings.usefulness().items()},
     }
+
+
+def _measure_source(
+    lab: Lab, *, name: str, source: nn.Module, settings: FeaturesSettings
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows and summary of one source."""
+    chosen = _Source(lab, name, source, settings)
+    return list(chosen.rows()), chosen.summary()
 
 
 def _fewer(lab: Lab, name: str, count: int | None) -> ImageData:
@@ -124,12 +132,11 @@ def _fewer(lab: Lab, name: str, count: int | None) -> ImageData:
 class _Source:
     """One source: its features, what was measured of them, what is said of them."""
 
-    def __init__(
-        self, lab: Lab, name: str, source: nn.Module, fewer: Mapping[str, ImageData], settings: FeaturesSettings
-    ) -> None:
+    def __init__(self, lab: Lab, name: str, source: nn.Module, settings: FeaturesSettings) -> None:
         self.name, self.settings, self.progress = name, settings, lab.progress
         self.attack = settings.model_dump(include={"norm", "num_steps"})
-        self.data, train, self.test = lab.data["train"], fewer["train"], fewer["test"]
+        train, self.test = (_fewer(lab, split, settings.max_examples) for split in ("train", "test"))
+        self.data = lab.data["train"]
         self.linear = isinstance(source, LinearFeatures)
         limit = None if self.linear else settings.max_features
         self.features = features_of(source, self.data, limit, make_generator(lab.seed, "features", name))
