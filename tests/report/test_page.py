@@ -18,6 +18,7 @@ from notbugs.report import ReportSettings
 from notbugs.report.page import SECTIONS, abstract, main_numbers, write_report
 from notbugs.report.project import load_project
 from notbugs.report.sections import Section
+from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.errors import ConfigError
 
 CLAIMS = next(section for section in SECTIONS if section.key == "claims")
@@ -85,12 +86,15 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert html.startswith("<!DOCTYPE html>")
     assert page.loads
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
-    assert page.tags.count("script") == 1  # which opens what is folded
+    assert html.count("<script>") == 1
+    data = html.count('<script type="application/json">')
+    assert page.tags.count("script") == 1 + data
+    assert data == len(DATASET_NAMES)  # the explorer's
     assert "@import" not in html
     assert "url(" not in html
     assert {anchor for anchor in page.anchors if anchor.startswith("#")} <= {f"#{name}" for name in page.ids}
     optional = {section.key for section in SECTIONS if section.needs} - {"debate"}  # not in params; recorded
-    sections = [name for name in page.ids if not name.startswith(("verdict-", "part-"))]
+    sections = [name for name in page.ids if not name.startswith(("verdict-", "part-", "sheet-"))]
     assert set(sections) == {section.key for section in SECTIONS} - optional - {"recorded"}  # on digits none is
     assert len(page.ids) == len(set(page.ids))
 
@@ -156,6 +160,19 @@ def test_page_holds_tables_settings_words_and_citation(page: Page) -> None:
         assert text in spaced(page)
 
 
+def test_sections_stand_in_their_order(html: str) -> None:
+    places = [html.index(f' id="{key}">') for key in ("samples", "explorer", "debate", "learning", "words", "cite")]
+    assert places == sorted(places)
+    assert '<details class="section" id="explorer">' in html
+
+
+def test_training_accuracy_of_adversarial_training_is_called_so(page: Page) -> None:
+    text = spaced(page)
+    assert "In the panel of D, robust the training curve is training accuracy under attack." in text
+    assert re.search(r"D, robust 4 0\.500 under attack 87\.5 under attack ", text)
+    assert re.search(r"D, standard 4 0\.500 87\.5 \d", text)
+
+
 def spaced(page: Page) -> str:
     """The text with a blank between neighbouring cells."""
     return " ".join(" ".join(page.parts).split())
@@ -181,7 +198,8 @@ def test_nothing_of_the_machine_or_the_moment_is_on_the_page(fake_project: Path,
 
 def test_figures_are_written_beside_the_page(written: Path, html: str) -> None:
     names = sorted(file.name for file in (written / "figures").iterdir())
-    assert names == sorted(
+    own = [name for name in names if not name.startswith("debate-")]  # of the recorded debate
+    assert own == sorted(
         f"{name}.png"
         for name in (
             "figure_2", "accuracy_vs_eps", "label_accuracies", "distances", "learning_curves",
@@ -268,7 +286,7 @@ def test_text_from_data_is_escaped(tmp_path: Path, make_project: MakeProject) ->
     write_report(root, root / "report.html", root / "figures")
     html = (root / "report.html").read_text(encoding="utf-8")
     assert "<b>" not in html
-    assert html.count("<script") == 1  # the page's own
+    assert html.count("<script>") == 1  # the page's own
     assert "on &lt;b&gt;&amp;amp;" in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 

@@ -14,6 +14,7 @@ from notbugs.report import (
     diagnose,
     diversity,
     estimator,
+    explorer,
     features,
     gaussian,
     inversion,
@@ -33,6 +34,7 @@ from notbugs.runtime.tasks import DoAll, in_turn
 
 SECTIONS: tuple[Section, ...] = (
     *MAIN_SECTIONS,
+    explorer.SECTION,
     diagnose.SECTION,
     recorded.SECTION,
     transfer.SECTION,

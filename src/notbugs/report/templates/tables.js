@@ -44,9 +44,9 @@
       if (!textOf(heading) || heading.classList.contains("tile")) return;
       const button = document.createElement("button");
       button.type = "button";
-      button.append(...heading.childNodes);
+      button.append(heading.firstChild);  // what stands in small below it stays there
       button.addEventListener("click", () => sort(heading, column));
-      heading.append(button);
+      heading.prepend(button);
     });
   };
 
@@ -66,7 +66,8 @@
   };
 
   const makeCopyable = (table, caption) => {
-    const menu = document.createElement("div"), text = textOf(caption);
+    const over = document.createElement("div"), menu = document.createElement("div"), text = textOf(caption);
+    over.className = "over";
     menu.className = "copy";
     menu.innerHTML = '<span role="status"></span><details><summary>Copy</summary><div></div></details>';
     const [status, fold, summary] = ["span", "details", "summary"].map((name) => menu.querySelector(name));
@@ -88,7 +89,8 @@
       if (event.key === "Escape" && fold.open) { fold.open = false; summary.focus(); }
     });
     menu.addEventListener("focusout", ({ relatedTarget: to }) => { if (to && !menu.contains(to)) fold.open = false; });
-    caption.before(menu);
+    caption.before(over);
+    over.append(caption, menu);
   };
 
   document.addEventListener("pointerdown", ({ target }) => {
