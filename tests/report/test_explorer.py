@@ -45,7 +45,7 @@ def tile(sheet: Sheet, across: int, down: int) -> "np.ndarray[Any, Any]":
     return pixels[down * height : (down + 1) * height, across * width : (across + 1) * width] / 255
 
 
-HALF_A_LEVEL = 0.5 / (explorer.LEVELS - 1) + 0.5 / 255 + 1e-6
+HALF_A_LEVEL = 0.5 / (explorer.DIFFERENCES - 1) + 0.5 / 255 + 1e-6
 """Of brightness, and half of what a byte tells apart."""
 
 
@@ -105,9 +105,9 @@ def test_tiles_are_x_the_new_image_and_the_enlarged_difference(project: Project,
     for place, texts in (one.rows[0], one.rows[-1]):
         x, new = train[int(texts[0])][0][0].numpy(), made[int(texts[0])][0][0].numpy()
         for shown, expected in (
-            (tile(found["originals"], 0, place), x),
-            (tile(one.sheet, 0, place), new),
-            (tile(one.sheet, 1, place), np.clip(0.5 + one.factor * (new - x), 0, 1)),
+            (tile(found["originals"], place, 0), x),
+            (tile(one.sheet, place, 0), new),
+            (tile(one.sheet, place, 1), np.clip(0.5 + one.factor * (new - x), 0, 1)),
         ):
             assert np.abs(shown - expected).max() <= HALF_A_LEVEL
 
@@ -120,14 +120,14 @@ def test_inversions_show_their_start_and_noise_is_grey(
     place, texts = one.rows[4]
     project = load_project(fake_project)
     start = int(project.dataset("nonrobust").examples["start_index"][int(texts[0])])
-    assert np.abs(tile(one.sheet, 0, place) - project.dataset("train")[start][0][0].numpy()).max() <= HALF_A_LEVEL
+    assert np.abs(tile(one.sheet, place, 0) - project.dataset("train")[start][0][0].numpy()).max() <= HALF_A_LEVEL
     root = shutil.copytree(fake_project, tmp_path / "lab")
     row = int(texts[0])
     rewrite(
         root, "nonrobust", lambda table: table.assign(start_index=table["start_index"].where(table.index != row, -1))
     )
     changed = of(numbers(load_project(root), {}), "nonrobust")
-    assert np.ptp(tile(changed.sheet, 0, place)) == 0
+    assert np.ptp(tile(changed.sheet, place, 0)) == 0
 
 
 def rewrite(root: Path, key: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -143,8 +143,8 @@ def test_large_images_are_shown_smaller(project: Project, monkeypatch: pytest.Mo
     place, texts = of(small, "det").rows[0]
     x = project.dataset("train")[int(texts[0])][0][0].numpy()
     mean = x.reshape(4, 2, 4, 2).mean(axis=(1, 3))
-    assert np.abs(tile(small["originals"], 0, place) - mean).max() <= HALF_A_LEVEL
-    assert "Images are shown at 4 pixels." in " ".join(str(SECTION.render(project, {}, {}, ())).split())
+    assert np.abs(tile(small["originals"], place, 0) - mean).max() <= HALF_A_LEVEL
+    assert "shown at 4 pixels, each a mean over several." in " ".join(str(SECTION.render(project, {}, {}, ())).split())
 
 
 # What is said
@@ -188,7 +188,7 @@ def test_images_that_a_dataset_was_not_made_from_are_left_out(fake_project: Path
     assert [texts[0] for _, texts in one.rows] == [texts[0] for _, texts in whole.rows if int(texts[0]) % 2 == 0]
     place, texts = one.rows[1]
     made = load_dataset(root / "data/rand/source-0", verify=False)[int(texts[0])][0][0].numpy()
-    assert np.abs(tile(one.sheet, 0, place) - made).max() <= HALF_A_LEVEL
+    assert np.abs(tile(one.sheet, place, 0) - made).max() <= HALF_A_LEVEL
 
 
 # How much it weighs

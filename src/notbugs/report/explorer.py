@@ -7,6 +7,7 @@ bytes gives their number. Only these rows are read. A dataset's images are tiles
 import base64
 import io
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -27,16 +29,20 @@ from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section
 from notbugs.report.source_grid import drawable
 
+Pixels = NDArray[np.float32]
+"""Images in [0, 1], (n, C, H, W)."""
 MOST = 120
 """Images of a dataset at most."""
 BYTES = 375_000
 """Of all sheets and texts on the page at most, beside the tables' own markup."""
-LEAST_BYTES = 1 / 6
-"""A value of an image takes at least so many bytes; bounds what is read before the bytes are counted."""
+USUAL_BYTES = 0.4
+"""A value of an image takes about so many bytes or more; bounds what is read before the bytes are counted."""
 SIDE = 64
 """Pixels of a side at most; larger images are shown at this size."""
-LEVELS = 32
-"""Brightnesses of a channel in a sheet: half the bytes of 256, which no eye tells apart at this size."""
+LEVELS = 33
+"""Brightnesses of a channel in a sheet: half the bytes of 256, which no eye tells apart here. Odd: grey is one."""
+DIFFERENCES = 17
+"""The same of differences, which do not compress otherwise."""
 PIXELS = 72
 """A tile is shown at least this many pixels of the page wide, a whole number of them for each of its own."""
 
@@ -100,9 +106,10 @@ class Explored:
 
     Attributes:
         key, title: of it. factor: by which the difference is enlarged. columns: what is said of an example.
-        sheet: start x' (of inversions), new image, difference; the row of an example is its place in the sample.
-        tiles: what these are called. rows: (place in the sample, row of D, a text for each column with what is below
-            it after a line's end).
+        sheet: a line of start x' (of inversions), of new images, of differences; the place of an example in the sample
+            is that in each line.
+        tiles: what the lines are called.
+        rows: (place in the sample, [row of D, a text for each column, with what is below it after a line's end]).
     """
 
     key: str
@@ -151,11 +158,12 @@ def numbers(project: Project, _: Facts) -> dict[str, Any]:
     train = project.dataset("train")
     made = {key: project.dataset(key) for key in keys}
     values = train.image_shape[0] * min(SIDE, train.image_shape[1]) * min(SIDE, train.image_shape[2])
-    count = int(max(1, min(MOST, BYTES / (LEAST_BYTES * values * (1 + 2 * len(keys))))))
+    count = int(max(1, min(MOST, BYTES / (USUAL_BYTES * values * (1 + 2 * len(keys))))))
     while True:
         rows = sample(train.labels, count)
         original = _images(train, rows)
-        originals, sets = _sheet([original]), [_explored(key, made[key], train, rows, original) for key in keys]
+        originals = _sheet([_in_levels(original, LEVELS)])
+        sets = [_explored(key, made[key], train, rows, original) for key in keys]
         size = len(originals.base64) + sum(map(_size, sets))
         if size <= BYTES or count == 1:
             break
@@ -169,23 +177,24 @@ def _size(explored: Explored) -> int:
     return len(explored.sheet.base64) + len(json.dumps(explored.rows))
 
 
-def _explored(key: str, made: StoredDataset, train: StoredDataset, rows: list[int], original: Tensor) -> Explored:
+def _explored(key: str, made: StoredDataset, train: StoredDataset, rows: list[int], original: Pixels) -> Explored:
     """A dataset's images of these rows of D; what was not made from one of them is left out."""
     facts = _facts(made, rows)
     places = [place for place, row in enumerate(rows) if row in facts.index]
     facts = facts.loc[[rows[place] for place in places]]
-    new = torch.full_like(original, 0.5)
+    new = np.full_like(original, 0.5)
     new[places] = _images(made, facts["index"].tolist())
-    delta = torch.zeros_like(original)
+    delta = np.zeros_like(original)
     delta[places] = new[places] - original[places]
-    factor = amplification(delta)
-    tiles = {"new image": new, f"difference ×{factor}": (factor * delta + 0.5).clamp(0, 1)}
+    factor = amplification(torch.from_numpy(delta))
+    difference = _in_levels((factor * delta + 0.5).clip(0, 1), DIFFERENCES)
+    tiles = {"new image": _in_levels(new, LEVELS), f"difference ×{factor}": difference}
     starts = facts["start_index"]
     if (starts >= 0).any():
-        start = torch.full_like(original, 0.5)  # grey for noise, which is not kept
+        start = np.full_like(original, 0.5)  # grey for noise, which is not kept
         known = [place for place, row in zip(places, starts, strict=True) if row >= 0]
         start[known] = _images(train, [int(row) for row in starts if row >= 0])
-        tiles = {"start x'": start, **tiles}
+        tiles = {"start x'": _in_levels(start, LEVELS), **tiles}
     columns = [column for column in COLUMNS if _says_anything(column, facts)]
     written = [_written(column, facts, made.class_names) for column in columns]
     texts = zip([str(row) for row in facts.index], *written, strict=True)
@@ -226,25 +235,31 @@ def _text(value: Any, says: str, names: Sequence[str]) -> str:
     return f"{value:.2f}" if says == "length" else f"{value:.3f}"
 
 
-def _images(dataset: StoredDataset, rows: list[int]) -> Tensor:
+def _images(dataset: StoredDataset, rows: list[int]) -> Pixels:
     """Images of some rows as they are shown, (n, 1 or 3, H, W) in [0, 1], no side longer than SIDE."""
     images = drawable(as_floats(dataset.raw(torch.tensor(rows, dtype=torch.int64))))
     height, width = images.shape[2:]
     if max(height, width) <= SIDE:
-        return images
+        return images.numpy()
     longest = max(height, width)
-    return adaptive_avg_pool2d(images, (max(1, height * SIDE // longest), max(1, width * SIDE // longest)))
+    return adaptive_avg_pool2d(images, (max(1, height * SIDE // longest), max(1, width * SIDE // longest))).numpy()
 
 
-def _sheet(columns: Sequence[Tensor]) -> Sheet:
-    """Columns of tiles, each (n, C, H, W), as one picture."""
-    tiles = np.stack([column.numpy() for column in columns], axis=1)  # (n, columns, C, H, W)
-    count, across, channels, height, width = tiles.shape
-    pixels = tiles.transpose(0, 3, 1, 4, 2).reshape(count * height, across * width, channels)
-    levels = (np.rint(pixels * (LEVELS - 1)) * 255 / (LEVELS - 1)).round().astype(np.uint8)
+def _sheet(lines: Sequence[Pixels]) -> Sheet:
+    """Lines of tiles, each (n, C, H, W), below each other: alike neighbours take fewer bytes."""
+    tiles = np.stack(lines)  # (lines, n, C, H, W)
+    down, across, channels, height, width = tiles.shape
+    pixels = (
+        (tiles.transpose(0, 3, 1, 4, 2).reshape(down * height, across * width, channels) * 255).round().astype(np.uint8)
+    )
     buffer = io.BytesIO()
-    Image.fromarray(levels[..., 0] if channels == 1 else levels).save(buffer, "PNG", optimize=True)
-    return Sheet(buffer.getvalue(), across * width, count * height, (width, height))
+    # Noise repeats nothing: to look for it takes twice the time, and helps less than what is coded alone.
+    Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, "PNG", compress_type=zlib.Z_RLE)
+    return Sheet(buffer.getvalue(), across * width, down * height, (width, height))
+
+
+def _in_levels(images: Pixels, levels: int) -> Pixels:
+    return ((images * (levels - 1)).round() / (levels - 1)).astype(np.float32)
 
 
 SECTION = Section("explorer", numbers=numbers)

@@ -1,5 +1,5 @@
 // Single images: one dataset at a time, its images chosen by what is said of them. Rows are copies of the first one, which
-// the page holds without scripts, with other texts and another row of the sheets.
+// the page holds without scripts, with other texts and other tiles of the sheets.
 {
   const PAGE = 20;  // images that are shown at once
   const sets = [...document.querySelectorAll(".explored")];
@@ -13,8 +13,8 @@
       const row = body.rows[0].cloneNode(true);
       row.className = "more";
       row.querySelectorAll("svg").forEach((tile) => {
-        const [x, , width, height] = tile.getAttribute("viewBox").split(" ");
-        tile.setAttribute("viewBox", `${x} ${place * height} ${width} ${height}`);
+        const [, y, width, height] = tile.getAttribute("viewBox").split(" ");
+        tile.setAttribute("viewBox", `${place * width} ${y} ${width} ${height}`);
       });
       [...row.cells].filter((cell) => !cell.matches(".tile")).forEach((cell, number) => {
         const [text, below] = texts[number].split("\n");
