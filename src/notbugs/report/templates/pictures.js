@@ -7,19 +7,23 @@
   shown.addEventListener("click", ({ target }) => { if (target === shown) shown.close(); });
   document.body.append(shown);
 
+  const open = (picture) => {
+    large.src = picture.src;
+    large.alt = picture.alt;
+    shown.setAttribute("aria-label", picture.alt);
+    frame.setAttribute("aria-label", "Picture at full size");
+    shown.showModal();  // Escape closes it, and the focus returns
+  };
+  // The picture itself is the button, and stays where it is: other scripts look for it there.
   for (const picture of document.querySelectorAll("figure > img")) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "larger";
-    button.title = "Open at full size";
-    picture.before(button);
-    button.append(picture);
-    button.addEventListener("click", () => {
-      large.src = picture.src;
-      large.alt = picture.alt;
-      shown.setAttribute("aria-label", picture.alt);
-      frame.setAttribute("aria-label", "Picture at full size");
-      shown.showModal();  // Escape closes it, and the focus returns
+    picture.tabIndex = 0;
+    picture.setAttribute("role", "button");
+    picture.title = "Open at full size";
+    picture.addEventListener("click", () => { picture.focus(); open(picture); });
+    picture.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      open(picture);
     });
   }
 
