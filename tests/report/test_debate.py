@@ -12,7 +12,8 @@ import yaml
 
 from notbugs.report import recorded
 from notbugs.report.debate import SECTION, parts
-from notbugs.report.drawing import report_style, to_png
+from notbugs.report.drawing import report_style
+from notbugs.report.live import to_png
 from notbugs.report.project import load_project
 from notbugs.report.questions import SECTION as QUESTIONS
 from notbugs.report.sections import Picture

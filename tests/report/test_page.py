@@ -15,6 +15,7 @@ import yaml
 
 from notbugs.evaluation.results import ResultsError
 from notbugs.report import ReportSettings
+from notbugs.report.live import bundle
 from notbugs.report.page import SECTIONS, abstract, main_numbers, write_report
 from notbugs.report.project import load_project
 from notbugs.report.sections import Section
@@ -85,9 +86,11 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert html.startswith("<!DOCTYPE html>")
     assert page.loads
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
-    assert page.tags.count("script") == 1  # which opens what is folded
-    assert "@import" not in html
-    assert "url(" not in html
+    assert html.count(bundle()) == 1
+    assert page.tags.count("script") == 3 + html.count('<script type="application/json">')  # folding, Vega, charts
+    outside = without_scripts(html)
+    assert "@import" not in outside
+    assert "url(" not in outside
     assert {anchor for anchor in page.anchors if anchor.startswith("#")} <= {f"#{name}" for name in page.ids}
     optional = {section.key for section in SECTIONS if section.needs} - {"debate"}  # not in params; recorded
     sections = [name for name in page.ids if not name.startswith(("verdict-", "part-"))]
@@ -156,6 +159,22 @@ def test_page_holds_tables_settings_words_and_citation(page: Page) -> None:
         assert text in spaced(page)
 
 
+def without_scripts(html: str) -> str:
+    return re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+
+
+def test_a_live_chart_stands_beside_its_picture(html: str) -> None:
+    figures = re.findall(r"<figure>.*?</figure>", html, flags=re.DOTALL)
+    charts = [one for one in figures if "application/json" in one]
+    recorded = [name for name in html.split() if name == "Recorded,"]  # debate, at least a chart a part
+    assert len(charts) >= 5 + len(recorded)  # accuracies against eps, two; learning curves; two of the study
+    for one in charts:
+        text = re.search(r'<script type="application/json">(.*?)</script>', one)
+        assert text is not None
+        assert json.loads(text[1])["description"]
+        assert re.search(r'<img src="data:image/png;base64,[^"]+" alt="[^"]{10,}"', one)
+
+
 def spaced(page: Page) -> str:
     """The text with a blank between neighbouring cells."""
     return " ".join(" ".join(page.parts).split())
@@ -172,7 +191,7 @@ def test_hashes_are_those_of_the_files(fake_project: Path, page: Page) -> None:
 
 
 def test_nothing_of_the_machine_or_the_moment_is_on_the_page(fake_project: Path, written: Path, html: str) -> None:
-    without_pictures = re.sub(r"base64,[^\"]+", "", html)
+    without_pictures = re.sub(r"base64,[^\"]+", "", html.replace(bundle(), ""))
     assert str(fake_project) not in without_pictures
     assert str(written) not in without_pictures
     assert "made-up" not in without_pictures  # the experiment's name
@@ -180,18 +199,19 @@ def test_nothing_of_the_machine_or_the_moment_is_on_the_page(fake_project: Path,
 
 
 def test_figures_are_written_beside_the_page(written: Path, html: str) -> None:
-    names = sorted(file.name for file in (written / "figures").iterdir())
-    assert names == sorted(
+    written_names = sorted(file.name for file in (written / "figures").iterdir())
+    assert [name for name in written_names if not name.startswith("debate-")] == sorted(  # of recordings
         f"{name}.png"
         for name in (
             "figure_2", "accuracy_vs_eps", "label_accuracies", "distances", "learning_curves",
             "minimum_norm",
             "datasets", "grid_inverted", "grid_rand", "grid_det",
             "sweep_small_rand_heatmaps", "sweep_small_det_heatmaps",
-            "sweep_small_lines", "sweep_small_budget", "sweep_small_front", "sweep_small_importance",
+            "sweep_small_lines", "sweep_small_steps", "sweep_small_budget", "sweep_small_front",
+            "sweep_small_importance",
         )
     )  # fmt: skip
-    assert html.count("<img ") == len(names)
+    assert without_scripts(html).count("<img ") == len(written_names)
 
 
 def by_another(tasks: Sequence[Any], work: Callable[[Any], Any], description: str) -> list[Any]:
@@ -268,7 +288,7 @@ def test_text_from_data_is_escaped(tmp_path: Path, make_project: MakeProject) ->
     write_report(root, root / "report.html", root / "figures")
     html = (root / "report.html").read_text(encoding="utf-8")
     assert "<b>" not in html
-    assert html.count("<script") == 1  # the page's own
+    assert html.count("<script>") == 1  # the page's own
     assert "on &lt;b&gt;&amp;amp;" in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 

@@ -85,11 +85,17 @@ def test_heatmap_shows_each_number_in_its_cell(study: StudyResults) -> None:
 
 
 def test_lines_hollow_where_images_no_longer_show_y(study: StudyResults) -> None:
-    figure = figures.lines(study)
-    assert figure is not None
-    assert len(figure.axes) == 4
-    hollow = [line for line in figure.axes[0].lines if isinstance(line.get_markerfacecolor(), str)]
-    assert {float(x) for line in hollow for x in line.get_xdata()} == {2.0}
+    chart = figures.lines(study)
+    assert chart is not None
+    panels = chart.spec["vconcat"][0]
+    assert panels["facet"]["sort"] == ["D_rand, on y", "D_rand, on y + 1", "D_det, on y", "D_det, on y + 1"]
+    assert {row["x"] for row in chart.spec["data"]["values"] if not row["honest"]} == {2.0}
+    points = next(one for one in panels["spec"]["layer"] if one["mark"]["type"] == "point")
+    assert points["encoding"]["fill"]["condition"]["test"] == "datum.honest == 1"
+    assert points["encoding"]["fill"]["value"] == "white"
+    first = chart.spec["data"]["values"][0]
+    assert (first["series"], first["y"]) == ("1 step", pytest.approx(0.2))
+    assert first["high"] - first["low"] == pytest.approx(2 * 0.02 / 2**0.5, abs=1e-4)
 
 
 def test_front_is_what_none_beats() -> None:
@@ -110,6 +116,7 @@ def test_every_figure_of_a_grid_and_of_a_sampler(tmp_path: Path, study: StudyRes
         "sweep_small_rand_heatmaps",
         "sweep_small_det_heatmaps",
         "sweep_small_lines",
+        "sweep_small_steps",
         "sweep_small_budget",
         "sweep_small_front",
         "sweep_small_importance",
@@ -148,7 +155,7 @@ def test_figures_of_one_study(tmp_path: Path) -> None:
     write_sweep(tmp_path)
     (tmp_path / "params.yaml").write_text("seed: 0\n")
     files = write_figures(tmp_path, "small")
-    assert len(files) == 6
+    assert len(files) == 7
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     assert files[0].parent == tmp_path / "sweeps/small/figures"
 
@@ -262,7 +269,7 @@ def test_studies_with_names_that_start_alike(tmp_path: Path) -> None:
     page = render("sweeps", pictures=pictures, verdicts=[], **numbers_of_studies(tmp_path, 10, 360))
     assert page.count("<img ") == len(pictures)
     before, after = page.split("Study small_two (grid)")
-    assert (before.count('of the study small"'), after.count('of the study small_two"')) == (6, 6)
+    assert (before.count('of the study small"'), after.count('of the study small_two"')) == (7, 7)
 
 
 def test_no_studies_no_section(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
 from notbugs.data.store import source_folders
 from notbugs.evaluation.comparison import Estimate, shares_of_variance
@@ -27,6 +26,7 @@ from notbugs.evaluation.results import (
 from notbugs.report import claims, figures, grids
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.evidence import Evidence, NotMeasuredError
+from notbugs.report.live import Drawing
 from notbugs.report.project import Project
 from notbugs.report.recorded import of_others
 from notbugs.report.sections import Draw, Facts, Section
@@ -40,7 +40,7 @@ CHANGE_NOTHING = ("experiment", "jobs")
 """Keys of params.yaml that no result depends on."""
 
 
-def drawn(draw: Callable[[Project], Figure | None]) -> Draw:
+def drawn(draw: Callable[[Project], Drawing | None]) -> Draw:
     """A figure that needs no metrics of a stage, as the registry has them."""
     return lambda project, _: draw(project)
 
