@@ -15,7 +15,7 @@ from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.results import accuracy_table
 from notbugs.report import figures
 from notbugs.report.claims import CIFAR10
-from notbugs.report.drawing import bar, look, new_figure, report_style, to_png
+from notbugs.report.drawing import bar, look, new_figure, percent_axis, report_style, to_png
 from notbugs.report.live import LiveChart
 from notbugs.report.project import Project, load_project
 
@@ -63,6 +63,16 @@ def test_figure_2_shows_intervals_and_the_papers_values(project: Project) -> Non
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "adversarial, L2 eps 0.5" in legend
     assert "the paper: CIFAR-10, ResNet-50, L2 eps 0.25" in legend
+
+
+def test_a_percentage_above_100_is_not_cut() -> None:
+    tops = {}
+    for highest in (0.4, 1.0, 1.3):
+        _, (axes,) = new_figure(2.0)
+        axes.plot([0, 1], [0.1, highest])
+        percent_axis(axes, "share")
+        tops[highest] = axes.get_ylim()[1]
+    assert tops == {0.4: 1.02, 1.0: 1.02, 1.3: pytest.approx(1.326)}
 
 
 def test_colours_are_one_a_model_and_differ() -> None:

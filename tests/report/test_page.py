@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -405,3 +406,18 @@ def test_certificates_are_shown_where_there_are_some(make_project: MakeProject, 
     text = " ".join(" ".join(Page((tmp_path / "report.html").read_text()).parts).split())
     assert "Randomised smoothing with sigma 0.25, 40 images" in text
     assert "12.5 87.5 25.0" in text
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_captions_say_one_seed_where_it_is_one(tmp_path: Path, make_project: MakeProject, html: str) -> None:
+    root = make_project(tmp_path / "lab")
+    results = pd.read_csv(root / "metrics/results.csv")
+    first = results[(results["seed"] == 0) & results["source_seed"].fillna(0).eq(0)]
+    first.to_csv(root / "metrics/results.csv", index=False)
+    write_report(root, root / "report.html", root / "figures")
+    alone = (root / "report.html").read_text(encoding="utf-8")
+    for section, count in (("figure-2", 1), ("eps", 1), ("labels", 1), ("learning", 2), ("classes", 1)):
+        for page, words in ((alone, "one seed"), (html, "and trainings|mean over seeds")):
+            (own,) = re.findall(rf'id="{section}">.*?</(?:section|details)>', page, flags=re.DOTALL)
+            told = re.sub(r"aria-label=\"[^\"]*\"|<script.*?</script>", "", own, flags=re.DOTALL)
+            assert len(re.findall(words, told)) == count, (section, words)

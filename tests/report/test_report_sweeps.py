@@ -1,6 +1,7 @@
 """Sweeps in the report: means, figures, and an answer to Reviewer 3 that follows the numbers."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,31 @@ def test_a_front_along_zero_is_not_drawn(tmp_path: Path) -> None:
     rows = [{**row, "adversarial_accuracy": 0.0} for row in trial_rows(("rand",))]
     write_sweep(tmp_path, "weak", rows)
     assert figures.front(load_study(tmp_path, "weak")) is None
+
+
+def test_a_front_leaves_out_what_withstands_nothing(tmp_path: Path) -> None:
+    rows = [{**row, "adversarial_accuracy": 0.3 if row["kind"] == "rand" else 0.0} for row in trial_rows()]
+    write_sweep(tmp_path, "half", rows)
+    figure = figures.front(load_study(tmp_path, "half"))
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["D_rand", "front"]
+    assert all(np.asarray(line.get_ydata()).min() > 0 for line in axes.lines)
+
+
+def test_captions_of_a_study_of_one_seed_say_so(tmp_path: Path) -> None:
+    for name, seeds in (("one", [0]), ("two", [0, 1])):
+        root = tmp_path / name
+        folder = write_sweep(root, rows=[row for row in trial_rows(("rand",)) if row["seed"] in seeds])
+        about = json.loads((folder / "study.json").read_text())
+        about["sweep"]["seeds"] = seeds
+        (folder / "study.json").write_text(json.dumps(about))
+        pictures = {title: Picture(b"png" + bytes(30)) for title, _ in draw(load_study(root, "small"))}
+        page = render("sweeps", pictures=pictures, verdicts=[], **numbers_of_studies(root, 10, 360))
+        captions = re.findall("<figcaption>(.*?)</figcaption>", page, flags=re.DOTALL)
+        told = [text for text in captions if re.search("one seed" if name == "one" else "mean over seeds", text, re.I)]
+        assert len(told) == len(captions) - 2  # the budget's and the importances' speak of no mean
+        assert ("standard deviation" in page) == (name == "two")
 
 
 def test_every_figure_of_a_grid_and_of_a_sampler(tmp_path: Path, study: StudyResults) -> None:

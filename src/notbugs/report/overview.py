@@ -87,6 +87,16 @@ def _headline_estimates(evidence: Evidence) -> Iterator[tuple[str, Estimate]]:
         yield "D_det, y minus y + 1", gap
 
 
+def several(project: Project) -> bool:
+    """Whether any accuracy is a mean over seeds."""
+    return any(row.clean is not None and row.clean.num_seeds > 1 for row in accuracy_table(project.results))
+
+
+def seeds(project: Project, _: Facts) -> dict[str, Any]:
+    """What the caption of a figure says of them."""
+    return {"several": several(project)}
+
+
 def figure_2(project: Project, _: Facts) -> dict[str, Any]:
     """By what the adversarial bars are measured, such as "all attacks together"; and whose the marks are."""
     table = accuracy_table(project.results)
@@ -94,7 +104,7 @@ def figure_2(project: Project, _: Facts) -> dict[str, Any]:
     attacks = " or ".join(attack_label(name) for name in sorted(names)) or "not measured"
     base = next((row.label for row in table if (row.dataset, row.estimator) == ("D", "as_D_R")), None)
     marks = {"setting": SETTING, "figure_eps": FIGURE_EPS}
-    return {"eps": project.headline_eps, "attacks": attacks, "base": base, **marks}
+    return {"eps": project.headline_eps, "attacks": attacks, "base": base, "several": several(project), **marks}
 
 
 def accuracy(project: Project, _: Facts) -> dict[str, Any]:
@@ -109,7 +119,7 @@ def accuracy(project: Project, _: Facts) -> dict[str, Any]:
         "attacks": attacks,
         "headline": max(at_headline, key=lambda key: strength(key[1], 1), default=None),
         "not_learnt": {(name, "standard"): stuck for name, stuck in project.not_learnt.items()},
-        "several": any(row.clean is not None and row.clean.num_seeds > 1 for row in rows),
+        "several": several(project),
         "reported": CIFAR10,
         "paper_eps": claims.EPS,
         "setting": SETTING,
@@ -206,7 +216,7 @@ def per_class(project: Project, _: Facts) -> dict[str, Any]:
     known, rows = means.to_dict(), {}
     for label, size in sizes.items():
         rows[label] = (size, [known.get((*model, label)) for model in models])
-    return {"models": [model_label(*model) for model in models], "rows": rows}
+    return {"models": [model_label(*model) for model in models], "rows": rows, "several": several(project)}
 
 
 def learning(project: Project, _: Facts) -> dict[str, Any]:
@@ -217,7 +227,7 @@ def learning(project: Project, _: Facts) -> dict[str, Any]:
         for subset, group in table.groupby("subset", sort=False):
             model = ("D", key) if stage == "train" else fitted_model(key, str(subset))
             rows.append({"label": model_label(*model), "epochs": group["epoch"].max(), **_end(group)})
-    return {"rows": rows}
+    return {"rows": rows, "several": several(project)}
 
 
 def _end(curves: pd.DataFrame) -> dict[str, float | None]:
@@ -260,9 +270,9 @@ MAIN_SECTIONS = (
     Section("figure-2", folded=False, figures={"figure_2": drawn(figures.figure_2)}, numbers=figure_2),
     Section("claims", folded=False, rules=claims.RULES, more_rules=claims.further_rules, numbers=claims_numbers),
     Section("accuracy", folded=False, numbers=accuracy),
-    Section("eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}),
+    Section("eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}, numbers=seeds),
     Section("attacks", figures={"minimum_norm": drawn(figures.minimum_norm)}, numbers=attacks),
-    Section("labels", figures={"label_accuracies": drawn(figures.label_accuracies)}),
+    Section("labels", figures={"label_accuracies": drawn(figures.label_accuracies)}, numbers=seeds),
     Section("construction", figures={"distances": drawn(figures.distances)}, numbers=construction),
     Section(
         "samples",

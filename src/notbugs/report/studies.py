@@ -52,7 +52,7 @@ LABELS = {"eps": "eps", "num_steps": "steps", "step_size": "step size", "source_
 """What the short form varies, in words; an axis is called by its key."""
 _SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 LEAST_WITHSTOOD = 0.005
-"""Adversarial accuracy that some point must reach for a front to be drawn."""
+"""Adversarial accuracy that some point of a dataset must reach for the front to show it."""
 IMPORTANT = ("accuracy", "accuracy_shifted", "attack_success", "still_y")
 
 
@@ -329,20 +329,22 @@ def budget(study: StudyResults) -> Figure | None:
 def front(study: StudyResults) -> Figure | None:
     """Clean against adversarial accuracy; the points that none beats in both, by validation, are joined.
 
-    None where nothing withstands: a front along zero says nothing.
+    A dataset that withstands nothing is left out, and None where none does: a front along zero says nothing.
     """
-    if not len(study.points) or float(study.points["adversarial_accuracy"].max()) < LEAST_WITHSTOOD:
+    standing = [kind for kind in study.kinds if float(study.of(kind)["adversarial_accuracy"].max()) >= LEAST_WITHSTOOD]
+    if not standing:
         return None
     figure, (axes,) = new_figure(3.6)
-    for kind in study.kinds:
+    for kind in standing:
         points, style = study.of(kind), look(dataset_name(kind))
         clean, attacked = points["accuracy"], points["adversarial_accuracy"]
         axes.plot(clean, attacked, style.marker, color=style.colour, alpha=0.6, label=set_title(kind), ls="")
-    best = study.points[pareto(study.points)].sort_values("accuracy")
+    shown = study.points[study.points["kind"].isin(standing)]
+    best = shown[pareto(shown)].sort_values("accuracy")
     axes.plot(best["accuracy"], best["adversarial_accuracy"], "-", color=GREY, lw=1.2, zorder=1, label="front")
     percent_ticks(axes.xaxis)
     percent_ticks(axes.yaxis)
-    axes.set_ylim(-0.01, max(0.1, 1.2 * float(study.points["adversarial_accuracy"].max())))
+    axes.set_ylim(-0.01, max(0.1, 1.2 * float(shown["adversarial_accuracy"].max())))
     axes.set(ylabel="test accuracy under attack", xlabel="test accuracy on y", xlim=(-0.02, 1.02))
     axes.legend(loc="upper left")
     return figure
