@@ -150,6 +150,7 @@ def leave_blank(patched: pytest.MonkeyPatch) -> None:
     """Figures are made, but all are saved as the same small picture: drawing them takes most of a report's time."""
     for module in ("page", "studies"):
         patched.setattr(f"notbugs.report.{module}.to_png", warm.blank_png)
+    patched.setattr("notbugs.report.page.script", lambda root: "")  # made in seconds; without it no chart is live
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -210,6 +210,7 @@ def _leave_blank() -> None:
     from notbugs.report import page, studies
 
     page.to_png = studies.to_png = blank_png
+    page.script = lambda root: ""  # without it no chart is live
 
 
 def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -12,8 +12,9 @@ import yaml
 
 from notbugs.report import recorded
 from notbugs.report.debate import SECTION, Part, parts
-from notbugs.report.drawing import report_style, to_png
+from notbugs.report.drawing import report_style
 from notbugs.report.head import render_head
+from notbugs.report.live import to_png
 from notbugs.report.project import load_project
 from notbugs.report.questions import SECTION as QUESTIONS
 from notbugs.report.sections import Picture

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from notbugs.evaluation.comparison import Estimate
@@ -15,7 +15,8 @@ from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.results import accuracy_table
 from notbugs.report import figures
 from notbugs.report.claims import CIFAR10
-from notbugs.report.drawing import bar, look, new_figure, report_style, to_png
+from notbugs.report.drawing import bar, look, new_figure, percent_axis, report_style, to_png
+from notbugs.report.live import LiveChart
 from notbugs.report.project import Project, load_project
 
 
@@ -64,6 +65,16 @@ def test_figure_2_shows_intervals_and_the_papers_values(project: Project) -> Non
     assert "the paper: CIFAR-10, ResNet-50, L2 eps 0.25" in legend
 
 
+def test_a_percentage_above_100_is_not_cut() -> None:
+    tops = {}
+    for highest in (0.4, 1.0, 1.3):
+        _, (axes,) = new_figure(2.0)
+        axes.plot([0, 1], [0.1, highest])
+        percent_axis(axes, "share")
+        tops[highest] = axes.get_ylim()[1]
+    assert tops == {0.4: 1.02, 1.0: 1.02, 1.3: pytest.approx(1.326)}
+
+
 def test_colours_are_one_a_model_and_differ() -> None:
     models = [*figures.FIGURE_2]
     assert len({look(*model).colour for model in models}) == len(models)
@@ -76,33 +87,69 @@ def test_colours_are_one_a_model_and_differ() -> None:
     ]
 
 
+def rows_of(chart: LiveChart, **named: str) -> list[dict[str, Any]]:
+    """Rows of a chart's table."""
+    return [row for row in chart.spec["data"]["values"] if named.items() <= row.items()]
+
+
+def column(rows: list[dict[str, Any]], name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
 def test_curves_hold_every_eps_of_one_attack(project: Project) -> None:
-    figure = figures.accuracy_against_eps(project)
-    assert figure is not None
-    (axes,) = figure.axes
-    lines = {str(line.get_label()): line for line in axes.lines if not str(line.get_label()).startswith("_")}
-    assert list(lines) == [
+    chart = figures.accuracy_against_eps(project)
+    assert chart is not None
+    legend = chart.spec["layer"][-1]["encoding"]
+    assert legend["shape"]["scale"]["domain"] == [
         "D, standard", "D, robust", "D, fitted as D_R", "D_R", "D_NR", "D_rand", "D_det", "D_rand from robust",
-        "D_det from robust",
+        "D_det from robust", "chance",
     ]  # fmt: skip
-    assert np.asarray(lines["D, robust"].get_xdata()).tolist() == [0.0, 0.25, 0.5, 1.0]
-    heights = np.asarray(lines["D, robust"].get_ydata()).tolist()
-    assert heights == pytest.approx([0.96, 0.90, 0.78, 0.45], abs=0.002)
-    assert to_hex(str(lines["D, robust"].get_color())) == look("D", "robust").colour.lower()
-    assert [text.get_text() for text in axes.texts] == ["headline eps", "eps of robust training"]
-    assert "L2 radius of the attack (pgd20)" in axes.get_xlabel()
+    robust = rows_of(chart, series="D, robust")
+    assert column(robust, "x") == [0.0, 0.25, 0.5, 1.0]
+    assert column(robust, "y") == pytest.approx([0.96, 0.90, 0.78, 0.45], abs=0.002)
+    assert legend["stroke"]["scale"]["range"][1] == look("D", "robust").colour
+    texts = [one["data"]["values"][0] for one in chart.spec["layer"] if one["mark"]["type"] == "text"]
+    assert texts == [{"x": 0.5, "means": "headline eps"}, {"x": 1.0, "means": "eps of robust training"}]
+    points = next(one for one in chart.spec["layer"] if one["mark"]["type"] == "point")
+    assert "L2 radius of the attack (pgd20)" in points["encoding"]["x"]["title"]
+
+
+def test_controls_are_dashed_and_of_the_colour_of_what_they_control(project: Project) -> None:
+    chart = figures.accuracy_against_eps(project)
+    assert chart is not None
+    line = next(one for one in chart.spec["layer"] if one["mark"]["type"] == "line")["encoding"]
+    names, dashes = (line["strokeDash"]["scale"][key] for key in ("domain", "range"))
+    colours = dict(zip(names, line["color"]["scale"]["range"], strict=True))
+    by_name = dict(zip(names, dashes, strict=True))
+    assert colours["D_det from robust"] == colours["D_det"] == look("D_det").colour
+    assert by_name["D_det"] == [1, 0]
+    assert by_name["D_det from robust"] == [6, 3]
+    assert by_name["D, fitted as D_R"] == [7, 3, 2, 3]
 
 
 def test_bands_are_the_intervals_over_images_and_trainings(project: Project) -> None:
-    figure = figures.accuracy_against_eps(project)
-    assert figure is not None
-    band = figure.axes[0].collections[0].get_paths()[0].vertices  # D, standard
-    row = accuracy_table(project.results)[0]
+    chart = figures.accuracy_against_eps(project)
+    assert chart is not None
+    row = accuracy_table(project.results)[0]  # D, standard
     assert row.clean is not None
-    at_zero = band[band[:, 0] == 0.0][:, 1]
-    assert (at_zero.min(), at_zero.max()) == pytest.approx((row.clean.low, row.clean.high))
+    at_zero = rows_of(chart, series="D, standard")[0]
+    assert (at_zero["low"], at_zero["high"]) == pytest.approx((row.clean.low, row.clean.high), abs=1e-5)
     low, high = wilson_interval(row.clean.value * 360, 360)
     assert row.clean.low < low < high < row.clean.high
+    band = next(one for one in chart.spec["layer"] if one["mark"]["type"] == "area")["encoding"]
+    assert (band["y"]["field"], band["y2"]["field"]) == ("low", "high")
+
+
+def test_the_smallest_perturbations_give_a_falling_curve_with_pgd_as_marks(project: Project) -> None:
+    chart = figures.minimum_norm(project)
+    assert chart is not None
+    robust = rows_of(chart, series="D, robust")
+    assert len(robust) == figures.CURVE_STEPS + 1
+    heights = column(robust, "y")
+    assert heights == sorted(heights, reverse=True)
+    (marks,) = [one for one in chart.spec["layer"] if one["mark"]["type"] == "point" and "data" in one]
+    own = [row for row in marks["data"]["values"] if row["series"] == "D, robust"]
+    assert [row["x"] for row in own] == [0.0, 0.25, 0.5, 1.0]
 
 
 def test_curve_attack_prefers_coverage_then_fewer_steps(project: Project) -> None:
@@ -142,16 +189,18 @@ def test_histogram_of_equal_values_is_one_bin() -> None:
 
 
 def test_learning_curves_are_means_over_seeds_where_measured(project: Project) -> None:
-    figure = figures.learning_curves(project)
-    assert figure is not None
-    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
-    assert list(panels)[:3] == ["D, standard", "D, robust", "D_R"]
-    _, validation, shifted, adversarial = panels["D, robust"].lines
-    assert np.asarray(validation.get_xdata()).tolist() == [2, 4]
-    assert np.asarray(validation.get_ydata()).tolist() == pytest.approx([0.77, 0.87])
-    assert np.asarray(shifted.get_ydata()).tolist() == pytest.approx([0.05, 0.05])
-    assert np.asarray(adversarial.get_ydata()).tolist() == pytest.approx([0.4, 0.45])
-    assert len(np.asarray(panels["D_R"].lines[3].get_xdata())) == 0
+    chart = figures.learning_curves(project)
+    assert chart is not None
+    assert chart.spec["vconcat"][0]["facet"]["sort"][:3] == ["D, standard", "D, robust", "D_R"]
+    validation, shifted, attacked = (
+        rows_of(chart, panel="D, robust", series=f"validation, {what}") for what in ("on y", "on y + 1", "under attack")
+    )
+    assert column(validation, "x") == [2, 4]
+    assert column(validation, "y") == pytest.approx([0.77, 0.87])
+    assert column(shifted, "y") == pytest.approx([0.05, 0.05])
+    assert column(attacked, "y") == pytest.approx([0.4, 0.45])
+    assert set(column(validation, "colour")) == {look("D", "robust").colour}
+    assert not rows_of(chart, panel="D_R", series="validation, under attack")
 
 
 def test_png_bytes_do_not_vary_and_ignore_the_users_style(project: Project) -> None:

@@ -10,15 +10,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from notbugs.evaluation.results import ResultsError
 from notbugs.report import ReportSettings
+from notbugs.report.live import bundle
 from notbugs.report.page import SECTIONS, abstract, main_numbers, write_report
 from notbugs.report.project import load_project
 from notbugs.report.sections import Section
-from notbugs.runtime.config import DATASET_NAMES
 from notbugs.runtime.errors import ConfigError
 
 CLAIMS = next(section for section in SECTIONS if section.key == "claims")
@@ -86,12 +87,11 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert html.startswith("<!DOCTYPE html>")
     assert page.loads
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
-    assert html.count("<script>") == 1
-    data = html.count('<script type="application/json">')
-    assert page.tags.count("script") == 1 + data
-    assert data == len(DATASET_NAMES)  # the explorer's
-    assert "@import" not in html
-    assert "url(" not in html
+    assert html.count(bundle()) == 1
+    assert page.tags.count("script") == 3 + html.count('<script type="application/json">')  # folding, Vega, charts
+    outside = without_scripts(html)
+    assert "@import" not in outside
+    assert "url(" not in outside
     assert {anchor for anchor in page.anchors if anchor.startswith("#")} <= {f"#{name}" for name in page.ids}
     optional = {section.key for section in SECTIONS if section.needs} - {"debate"}  # not in params; recorded
     sections = [name for name in page.ids if not name.startswith(("verdict-", "part-", "sheet-"))]
@@ -160,6 +160,22 @@ def test_page_holds_tables_settings_words_and_citation(page: Page) -> None:
         assert text in spaced(page)
 
 
+def without_scripts(html: str) -> str:
+    return re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+
+
+def test_a_live_chart_stands_beside_its_picture(html: str) -> None:
+    figures = re.findall(r"<figure>.*?</figure>", html, flags=re.DOTALL)
+    charts = [one for one in figures if "application/json" in one]
+    recorded = [name for name in html.split() if name == "Recorded,"]  # debate, at least a chart a part
+    assert len(charts) >= 5 + len(recorded)  # accuracies against eps, two; learning curves; two of the study
+    for one in charts:
+        text = re.search(r'<script type="application/json">(.*?)</script>', one)
+        assert text is not None
+        assert json.loads(text[1])["description"]
+        assert re.search(r'<img src="data:image/png;base64,[^"]+" alt="[^"]{10,}"', one)
+
+
 def test_sections_stand_in_their_order(html: str) -> None:
     places = [html.index(f' id="{key}">') for key in ("samples", "explorer", "debate", "learning", "words", "cite")]
     assert places == sorted(places)
@@ -189,7 +205,7 @@ def test_hashes_are_those_of_the_files(fake_project: Path, page: Page) -> None:
 
 
 def test_nothing_of_the_machine_or_the_moment_is_on_the_page(fake_project: Path, written: Path, html: str) -> None:
-    without_pictures = re.sub(r"base64,[^\"]+", "", html)
+    without_pictures = re.sub(r"base64,[^\"]+", "", html.replace(bundle(), ""))
     assert str(fake_project) not in without_pictures
     assert str(written) not in without_pictures
     assert "made-up" not in without_pictures  # the experiment's name
@@ -197,19 +213,19 @@ def test_nothing_of_the_machine_or_the_moment_is_on_the_page(fake_project: Path,
 
 
 def test_figures_are_written_beside_the_page(written: Path, html: str) -> None:
-    names = sorted(file.name for file in (written / "figures").iterdir())
-    own = [name for name in names if not name.startswith("debate-")]  # of the recorded debate
-    assert own == sorted(
+    written_names = sorted(file.name for file in (written / "figures").iterdir())
+    assert [name for name in written_names if not name.startswith("debate-")] == sorted(  # of recordings
         f"{name}.png"
         for name in (
             "figure_2", "accuracy_vs_eps", "label_accuracies", "distances", "learning_curves",
             "minimum_norm",
             "datasets", "grid_inverted", "grid_rand", "grid_det",
             "sweep_small_rand_heatmaps", "sweep_small_det_heatmaps",
-            "sweep_small_lines", "sweep_small_budget", "sweep_small_front", "sweep_small_importance",
+            "sweep_small_lines", "sweep_small_steps", "sweep_small_budget", "sweep_small_front",
+            "sweep_small_importance",
         )
     )  # fmt: skip
-    assert html.count("<img ") == len(names)
+    assert without_scripts(html).count("<img ") == len(written_names)
 
 
 def by_another(tasks: Sequence[Any], work: Callable[[Any], Any], description: str) -> list[Any]:
@@ -403,3 +419,18 @@ def test_certificates_are_shown_where_there_are_some(make_project: MakeProject, 
     text = " ".join(" ".join(Page((tmp_path / "report.html").read_text()).parts).split())
     assert "Randomised smoothing with sigma 0.25, 40 images" in text
     assert "12.5 87.5 25.0" in text
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_captions_say_one_seed_where_it_is_one(tmp_path: Path, make_project: MakeProject, html: str) -> None:
+    root = make_project(tmp_path / "lab")
+    results = pd.read_csv(root / "metrics/results.csv")
+    first = results[(results["seed"] == 0) & results["source_seed"].fillna(0).eq(0)]
+    first.to_csv(root / "metrics/results.csv", index=False)
+    write_report(root, root / "report.html", root / "figures")
+    alone = (root / "report.html").read_text(encoding="utf-8")
+    for section, count in (("figure-2", 1), ("eps", 1), ("labels", 1), ("learning", 2), ("classes", 1)):
+        for page, words in ((alone, "one seed"), (html, "and trainings|mean over seeds")):
+            (own,) = re.findall(rf'id="{section}">.*?</(?:section|details)>', page, flags=re.DOTALL)
+            told = re.sub(r"aria-label=\"[^\"]*\"|<script.*?</script>", "", own, flags=re.DOTALL)
+            assert len(re.findall(words, told)) == count, (section, words)

@@ -1,6 +1,7 @@
 """Sweeps in the report: means, figures, and an answer to Reviewer 3 that follows the numbers."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,17 @@ def test_heatmap_shows_each_number_in_its_cell(study: StudyResults) -> None:
 
 
 def test_lines_hollow_where_images_no_longer_show_y(study: StudyResults) -> None:
-    figure = figures.lines(study)
-    assert figure is not None
-    assert len(figure.axes) == 4
-    hollow = [line for line in figure.axes[0].lines if isinstance(line.get_markerfacecolor(), str)]
-    assert {float(x) for line in hollow for x in line.get_xdata()} == {2.0}
+    chart = figures.lines(study)
+    assert chart is not None
+    panels = chart.spec["vconcat"][0]
+    assert panels["facet"]["sort"] == ["D_rand, on y", "D_rand, on y + 1", "D_det, on y", "D_det, on y + 1"]
+    assert {row["x"] for row in chart.spec["data"]["values"] if not row["honest"]} == {2.0}
+    points = next(one for one in panels["spec"]["layer"] if one["mark"]["type"] == "point")
+    assert points["encoding"]["fill"]["condition"]["test"] == "datum.honest == 1"
+    assert points["encoding"]["fill"]["value"] == "white"
+    first = chart.spec["data"]["values"][0]
+    assert (first["series"], first["y"]) == ("1 step", pytest.approx(0.2))
+    assert first["high"] - first["low"] == pytest.approx(2 * 0.02 / 2**0.5, abs=1e-4)
 
 
 def test_front_is_what_none_beats() -> None:
@@ -105,11 +112,37 @@ def test_a_front_along_zero_is_not_drawn(tmp_path: Path) -> None:
     assert figures.front(load_study(tmp_path, "weak")) is None
 
 
+def test_a_front_leaves_out_what_withstands_nothing(tmp_path: Path) -> None:
+    rows = [{**row, "adversarial_accuracy": 0.3 if row["kind"] == "rand" else 0.0} for row in trial_rows()]
+    write_sweep(tmp_path, "half", rows)
+    figure = figures.front(load_study(tmp_path, "half"))
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["D_rand", "front"]
+    assert all(np.asarray(line.get_ydata()).min() > 0 for line in axes.lines)
+
+
+def test_captions_of_a_study_of_one_seed_say_so(tmp_path: Path) -> None:
+    for name, seeds in (("one", [0]), ("two", [0, 1])):
+        root = tmp_path / name
+        folder = write_sweep(root, rows=[row for row in trial_rows(("rand",)) if row["seed"] in seeds])
+        about = json.loads((folder / "study.json").read_text())
+        about["sweep"]["seeds"] = seeds
+        (folder / "study.json").write_text(json.dumps(about))
+        pictures = {title: Picture(b"png" + bytes(30)) for title, _ in draw(load_study(root, "small"))}
+        page = render("sweeps", pictures=pictures, verdicts=[], **numbers_of_studies(root, 10, 360))
+        captions = re.findall("<figcaption>(.*?)</figcaption>", page, flags=re.DOTALL)
+        told = [text for text in captions if re.search("one seed" if name == "one" else "mean over seeds", text, re.I)]
+        assert len(told) == len(captions) - 2  # the budget's and the importances' speak of no mean
+        assert ("standard deviation" in page) == (name == "two")
+
+
 def test_every_figure_of_a_grid_and_of_a_sampler(tmp_path: Path, study: StudyResults) -> None:
     assert [name for name, _ in draw(study)] == [
         "sweep_small_rand_heatmaps",
         "sweep_small_det_heatmaps",
         "sweep_small_lines",
+        "sweep_small_steps",
         "sweep_small_budget",
         "sweep_small_front",
         "sweep_small_importance",
@@ -148,7 +181,7 @@ def test_figures_of_one_study(tmp_path: Path) -> None:
     write_sweep(tmp_path)
     (tmp_path / "params.yaml").write_text("seed: 0\n")
     files = write_figures(tmp_path, "small")
-    assert len(files) == 6
+    assert len(files) == 7
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     assert files[0].parent == tmp_path / "sweeps/small/figures"
 
@@ -262,7 +295,7 @@ def test_studies_with_names_that_start_alike(tmp_path: Path) -> None:
     page = render("sweeps", pictures=pictures, verdicts=[], **numbers_of_studies(tmp_path, 10, 360))
     assert page.count("<img ") == len(pictures)
     before, after = page.split("Study small_two (grid)")
-    assert (before.count('of the study small"'), after.count('of the study small_two"')) == (6, 6)
+    assert (before.count('of the study small"'), after.count('of the study small_two"')) == (7, 7)
 
 
 def test_no_studies_no_section(tmp_path: Path) -> None:

@@ -1,97 +1,87 @@
 """Charts that studies give as numbers (`evaluation.statements.Chart`), drawn in the report's style."""
 
-from collections.abc import Sequence
-from itertools import cycle
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from notbugs.evaluation.statements import Chart
+from notbugs.report import layers
+from notbugs.report.drawing import GREY, Look
+from notbugs.report.keys import Key
+from notbugs.report.layers import Frame
+from notbugs.report.live import LiveChart
 
-from notbugs.evaluation.comparison import Estimate
-from notbugs.evaluation.statements import Chart, Series
-from notbugs.report.drawing import (
-    GREY,
-    bar,
-    filled,
-    legend,
-    mark,
-    new_figure,
-    percent_axis,
-    percent_ticks,
-    point,
-    stroke,
-)
-
-LOOKS = (
-    ("#000000", "o"),
-    ("#0072B2", "s"),
-    ("#D55E00", "^"),
-    ("#009E73", "D"),
-    ("#CC79A7", "P"),
-    ("#E69F00", "v"),
-    ("#56B4E9", "X"),
-)
-"""Colour and marker of each series, in turn: told apart with any colour vision, and in grey."""
-HEIGHT = 3.7
-LINES = ("--", ":", "-.")
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of the series in turn: told apart with any colour vision, and in grey."""
+MARKERS = "os^DPvX<>"
+LINES = ("-", "--", "-.", ":")
+LEVELS = ("--", ":", "-.")
+"""Of level lines in turn."""
+MOST_NUMBERS = 22
+"""Bars above which a percentage finds room."""
 
 
-def draw(chart: Chart) -> Figure:
-    """The chart as a figure."""
-    figure, (axes,) = new_figure(HEIGHT)
-    places = list(dict.fromkeys(x for series in chart.series for x in series.x))
-    named = any(isinstance(x, str) for x in places)
-    handles = []
-    for number, (series, (colour, marker)) in enumerate(zip(chart.series, cycle(LOOKS), strict=False)):
-        where = [float(places.index(x)) if named else float(x) for x in series.x]
-        found = _estimates(series)
+def keys(chart: Chart) -> list[Key]:
+    """How each series is drawn: no two alike in colour and marker (bars: colour and inside) before there are 14."""
+    found = []
+    for number, series in enumerate(chart.series):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        line = LINES[number // len(COLOURS) % len(LINES)] if chart.kind == "lines" else ""
         if chart.kind == "bars":
-            handles.append(_bars(axes, [float(places.index(x)) for x in series.x], found, series.label, number, chart))
-            continue
-        for place, value in zip(where, found, strict=True):
-            point(axes, place, value, colour, marker)
-        if chart.kind == "lines":
-            known = [(place, value.value) for place, value in zip(where, found, strict=True) if value is not None]
-            axes.plot([x for x, _ in known], [y for _, y in known], color=colour)
-            handles.append(stroke(colour, series.label, marker=marker))
+            found.append(Key(series.label, Look(colour, "bar", ""), hollow=number % 2 == 1))
         else:
-            handles.append(mark(colour, series.label, marker))
-    for (label, level), style in zip((chart.marks or {}).items(), cycle(LINES), strict=False):
-        axes.axhline(level, color=GREY, lw=1, ls=style, zorder=2.5)
-        handles.append(stroke(GREY, label, style, lw=1))
-    if named or chart.kind == "bars":
-        axes.set_xticks(range(len(places)), [str(place) for place in places])
-    axes.set_xlabel(chart.x)
-    if chart.percent and all(value >= 0 for series in chart.series for value in series.y if value is not None):
-        percent_axis(axes, chart.y)
-    else:
-        axes.set_ylabel(chart.y)
-        if chart.percent:  # differences
-            percent_ticks(axes.yaxis)
-    legend(figure, handles, columns=3)
-    return figure
-
-
-def _estimates(series: Series) -> list[Estimate | None]:
-    """Value and interval of each point; a point without an interval has one of no width."""
-    lows, highs = (list(ends) or [None] * len(series.y) for ends in (series.low, series.high))
-    found: list[Estimate | None] = []
-    for value, low, high in zip(series.y, lows, highs, strict=True):
-        if value is None:
-            found.append(None)
-        else:
-            found.append(Estimate(value, value if low is None else low, value if high is None else high))
+            found.append(Key(series.label, Look(colour, marker, line)))
     return found
 
 
-def _bars(
-    axes: Axes, places: Sequence[float], found: Sequence[Estimate | None], label: str, number: int, chart: Chart
-) -> object:
-    """One series of bars, beside those of the others; its entry in the legend."""
-    count = len(chart.series)
-    width = 0.8 / count
-    colour, _ = LOOKS[number % len(LOOKS)]
-    hatched = number % 2 == 1
-    for place, value in zip(places, found, strict=True):
-        middle = place + (number - (count - 1) / 2) * width
-        bar(axes, middle, value, colour, width=0.9 * width, hatched=hatched, decimals=0 if chart.percent else None)
-    return filled(colour, label, hatched=hatched)
+def draw(chart: Chart) -> LiveChart:
+    """The chart by its definition."""
+    rows = list(_rows(chart))
+    own = keys(chart)
+    marks = chart.marks or {}
+    level_keys = [Key(label, Look(GREY, "", LEVELS[number % len(LEVELS)])) for number, label in enumerate(marks)]
+    frame = _axes(chart, rows)
+    told = layers.told(frame, "series", "interval" if any(row["low"] is not None for row in rows) else "")
+    drawn = [layers.levels(frame, [*own, *level_keys], marks)] if marks else []
+    if chart.kind == "bars":
+        drawn += [layers.bars(frame, own, told), layers.whiskers(frame, _grey(own), xOffset=layers.beside(own))]
+        if chart.percent and len(rows) <= MOST_NUMBERS:
+            drawn.append(layers.heights(frame, own))
+    else:
+        drawn.append(layers.whiskers(frame, own))
+        drawn += [layers.lines(frame, own)] if chart.kind == "lines" else []
+        drawn.append(layers.points(frame, own, told))
+    legend = layers.in_legend([*own, *level_keys])
+    return layers.layered(rows, [*drawn, legend], frame, about=chart.caption or f"{chart.y} against {chart.x}")
+
+
+def _rows(chart: Chart) -> Iterator[dict[str, Any]]:
+    """A row a point that was measured; without an interval its ends are None."""
+    names = bool(_places(chart))
+    for series in chart.series:
+        lows, highs = (list(ends) or [None] * len(series.y) for ends in (series.low, series.high))
+        for x, y, low, high in zip(series.x, series.y, lows, highs, strict=True):
+            if y is not None:
+                place = str(x) if names else x
+                yield {"series": series.label, "x": place, "y": y, "low": low, "high": high}
+
+
+def _places(chart: Chart) -> list[str]:
+    """The names along x; none where numbers stand there."""
+    places = list(dict.fromkeys(x for series in chart.series for x in series.x))
+    named = chart.kind == "bars" or any(isinstance(x, str) for x in places)
+    return [str(place) for place in places] if named else []
+
+
+def _axes(chart: Chart, rows: Sequence[dict[str, Any]]) -> Frame:
+    """Percentages from 0 to 100 or as high as a value lies; differences and other numbers have a range of their own."""
+    ends = [row[key] for row in rows for key in ("y", "low", "high") if row[key] is not None]
+    places = _places(chart)
+    if chart.percent and all(row["y"] >= 0 for row in rows):
+        return Frame.of_shares(chart.x, chart.y, [row["y"] for row in rows], places)
+    bottom = 0.0 if chart.kind == "bars" and min(ends, default=0.0) >= 0 else None
+    return Frame(chart.x, chart.y, places, chart.percent, bottom, None)
+
+
+def _grey(own: Sequence[Key]) -> list[Key]:
+    """The same series, for whiskers that show on their bars."""
+    return [Key(key.label, Look(GREY, "", "")) for key in own]

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from notbugs.evaluation.statements import Chart, Verdict
 from notbugs.report.charts import draw
+from notbugs.report.live import Drawing
 from notbugs.report.project import Project
 from notbugs.report.questions import OfEveryEntry, rows_of
 from notbugs.report.recorded import recordings
@@ -82,7 +82,7 @@ class _Debate(OfEveryEntry):
         found = self.of_entries(project) if project.params.get("science") else {}
         return {name: facts for name, facts in found.items() if "position" in facts["question"]}
 
-    def draw(self, project: Project, found: Facts) -> Iterable[tuple[str, Figure]]:
+    def draw(self, project: Project, found: Facts) -> Iterable[tuple[str, Drawing]]:
         """The charts of every part."""
         for part in parts(found):
             for name, chart in part.charts:

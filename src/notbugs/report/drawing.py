@@ -142,8 +142,9 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, *, width: float =
 
 
 def percent_axis(axes: Axes, label: str) -> None:
-    """Make y run over accuracies: fractions from 0 to 1, written as percentages."""
-    axes.set_ylim(0, 1.02)
+    """Make y run over accuracies: fractions from 0 to 1, or as high as what was drawn, written as percentages."""
+    highest = float(axes.dataLim.y1)
+    axes.set_ylim(0, 1.02 * max(1.0, highest if np.isfinite(highest) else 0.0))
     percent_ticks(axes.yaxis)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_ylabel(label)

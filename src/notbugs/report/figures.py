@@ -1,12 +1,13 @@
 """The figures of the main results, drawn from the results, the learning curves and the per-example tables.
 
-Each function returns a matplotlib Figure, or None where this pipeline holds nothing to draw.
+Each function returns a matplotlib Figure or a live chart, or None where this pipeline holds nothing to draw.
 """
 
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -24,9 +25,11 @@ from notbugs.evaluation.results import (
     model_label,
     set_title,
 )
+from notbugs.report import layers
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.drawing import (
     GREY,
+    Look,
     bar,
     chance_line,
     filled,
@@ -39,6 +42,9 @@ from notbugs.report.drawing import (
     stroke,
 )
 from notbugs.report.honesty import CALLED_BEFORE
+from notbugs.report.keys import Key
+from notbugs.report.layers import Frame
+from notbugs.report.live import LiveChart
 from notbugs.report.project import Project
 from notbugs.runtime.config import dataset_name
 
@@ -48,8 +54,18 @@ BAR = 0.38
 """From the middle of a bar to that of the other one."""
 MOST_LEVEL = 8
 """So many bars' names stand beside each other without touching."""
-CURVE_STEPS = 200
+CURVE_STEPS = 100
 """Points of a curve of the smallest perturbations."""
+CHANCE = Key("chance", Look(GREY, "", "--"))
+OWN_COLOUR = "black"
+"""In the legend of curves: in each panel it is the colour of the panel's model."""
+_CURVES = {
+    "train_accuracy": Key("training, on the given labels", Look("#b5b5b5", "", "-")),
+    "validation_accuracy": Key("validation, on y", Look(OWN_COLOUR, "", "-")),
+    "validation_accuracy_shifted": Key("validation, on y + 1", Look(OWN_COLOUR, "", ":")),
+    "validation_adversarial_accuracy": Key("validation, under attack", Look(OWN_COLOUR, "", "--")),
+}
+"""Column of a learning curve -> how it is drawn."""
 _PAPER: dict[str, Any] = {"mec": GREY, "mew": 1.3}
 """How the paper's values are drawn."""
 _JUDGE: dict[str, Any] = {"mec": "black", "mew": 1.1, "ms": 5.5}
@@ -88,34 +104,35 @@ def figure_2(project: Project) -> Figure | None:
     return figure
 
 
-def accuracy_against_eps(project: Project) -> Figure | None:
+def accuracy_against_eps(project: Project) -> LiveChart | None:
     """Accuracy on y against the attack's eps: nested means, bands of 95% intervals over images and trainings."""
     rows = [row for row in accuracy_table(project.results) if not row.dataset.endswith(STILL_Y)]
     attack = curve_attack(rows)
     if attack is None:
         return None
-    figure, (axes,) = new_figure(4.2)
+    table: list[dict[str, Any]] = []
     for row in rows:
-        points = [(0.0, row.clean)]
-        points += [(eps, cell) for (eps, name), cell in row.adversarial.items() if name == attack]
-        eps = [radius for radius, cell in points if cell is not None]
-        cells = [cell for _, cell in points if cell is not None]
-        style = look(row.dataset, row.estimator)
-        means = [cell.value for cell in cells]
-        axes.plot(eps, means, style.line, color=style.colour, marker=style.marker, label=row.label)
-        low, high = [cell.low for cell in cells], [cell.high for cell in cells]
-        axes.fill_between(eps, low, high, color=style.colour, alpha=0.15, lw=0)
+        measured = {0.0: row.clean, **{eps: cell for (eps, name), cell in row.adversarial.items() if name == attack}}
+        for eps, cell in measured.items():
+            if cell is not None:
+                ends = {"low": cell.low, "high": cell.high}
+                table.append({"series": row.label, "x": eps, "y": cell.value, **ends})
+    keys = [Key(row.label, look(row.dataset, row.estimator)) for row in rows]
+    across = f"eps: {norm_title(project.norm)} radius of the attack ({attack}), pixel units"
+    frame = Frame.of_shares(across, "test accuracy on y", [row["y"] for row in table])
     marks = [(project.headline_eps, "headline eps")]
     if project.robust_eps is not None:
         marks.append((project.robust_eps, "eps of robust training"))
-    for line, (radius, text) in enumerate(marks):
-        _mark(axes, radius, text, line)
-    chance_line(axes, project.num_classes)
-    axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # room for the markers at eps 0
-    axes.set_xlabel(f"eps: {norm_title(project.norm)} radius of the attack ({attack}), pixel units")
-    percent_axis(axes, "test accuracy on y")
-    figure.legend(loc="outside right upper", title="fitted on", handlelength=3.2)
-    return figure
+    right = max(row["x"] for row in table)
+    drawn = [
+        layers.bands(frame, keys),
+        *layers.uprights(frame, marks, right),
+        layers.levels(frame, [CHANCE], {CHANCE.label: 1 / project.num_classes}),
+        layers.lines(frame, keys),
+        layers.points(frame, keys, layers.told(frame, "fitted on")),
+        layers.in_legend([*keys, CHANCE], "fitted on"),
+    ]
+    return layers.layered(table, drawn, frame, about="Accuracy on y of each model against the radius of the attack")
 
 
 def curve_attack(rows: Sequence[AccuracyRow]) -> str | None:
@@ -127,37 +144,34 @@ def curve_attack(rows: Sequence[AccuracyRow]) -> str | None:
     return min(counts, key=lambda name: (-len(counts[name]), attack_steps(name), name)) if counts else None
 
 
-def _mark(axes: Axes, eps: float, text: str, line: int) -> None:
-    """A vertical line at an eps, with its meaning above the axes; `line` keeps two texts apart."""
-    axes.axvline(eps, color=GREY, lw=0.9, ls=":", zorder=1)
-    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (0, 2 + 11 * line)}
-    axes.annotate(text, (eps, 1.0), ha="center", va="bottom", fontsize=8, color=GREY, **place)  # type: ignore[arg-type]
-
-
-def minimum_norm(project: Project) -> Figure | None:
+def minimum_norm(project: Project) -> LiveChart | None:
     """Accuracy against eps from the smallest perturbations, with PGD at fixed eps as marks; first seed of the suite."""
     norms = project.minimum_norms
     if not len(norms):
         return None
-    figure, (axes,) = new_figure(4.2)
     top = 1.25 * max(project.headline_eps, float(project.results["eps"].astype(float).max()))
     radii = [top * step / CURVE_STEPS for step in range(CURVE_STEPS + 1)]
+    table, marks, keys = [], [], []
     for dataset, estimator in in_order(zip(norms["dataset"], norms["estimator"], strict=True)):
         own = norms[(norms["dataset"] == dataset) & (norms["estimator"] == estimator)]
         if dataset.endswith(STILL_Y) or not len(own):
             continue
         own = _same_model(own, own.iloc[0])
         smallest = own.groupby("example")["distance"].min().to_numpy(dtype=float)
-        style, label = look(dataset, estimator), model_label(dataset, estimator)
-        shares = [float((smallest > eps).mean()) for eps in radii]
-        axes.plot(radii, shares, style.line, color=style.colour, label=label)
-        marks = _pgd_points(project, own.iloc[0])
-        axes.plot(*zip(*marks, strict=True), style.marker, color=style.colour, mec="white", mew=0.6, ms=6)
-    axes.set(xlim=(0, top), xlabel="eps: length of the perturbation, pixel units")
-    percent_axis(axes, "test accuracy on y")
-    handles = [*axes.get_legend_handles_labels()[0], mark(GREY, "marks: PGD at that eps")]
-    figure.legend(handles=handles, loc="outside right upper", title="fitted on")
-    return figure
+        label = model_label(dataset, estimator)
+        keys.append(Key(label, look(dataset, estimator)))
+        table += [{"series": label, "x": eps, "y": float((smallest > eps).mean())} for eps in radii]
+        marks += [{"series": label, "x": eps, "y": share} for eps, share in _pgd_points(project, own.iloc[0])]
+    frame = Frame.of_shares("eps: length of the perturbation, pixel units", "test accuracy on y", [1.0])
+    told = layers.told(frame, "fitted on", spread="")
+    drawn = [
+        layers.lines(frame, keys),
+        layers.under_the_mouse(frame, told),
+        layers.points(frame, keys, told, rows=marks),
+        layers.in_legend(keys, "fitted on"),
+    ]
+    about = "Accuracy on y of each model against the length of the smallest perturbation that fools it"
+    return layers.layered(table, drawn, frame, about=about)
 
 
 def _same_model(table: Any, row: Any) -> Any:
@@ -243,36 +257,36 @@ def _histogram(axes: Axes, values: "pd.Series[float]", colour: str, kind: Any) -
     axes.hist(numbers, bins=edges.tolist(), histtype=kind, color=colour, lw=1.4)
 
 
-def learning_curves(project: Project) -> Figure | None:
+def learning_curves(project: Project) -> LiveChart | None:
     """Training and validation accuracy over the epochs, a panel a model; band: one standard deviation."""
-    if not project.curves:
-        return None
-    figure, axes = panels(len(project.curves), 2.3, 0.4)
-    for panel, (name, curves) in zip(axes, project.curves.items(), strict=True):
+    table: list[dict[str, Any]] = []
+    for name, curves in project.curves.items():
         stage, key = name.split("-", 1)
         model = ("D", key) if stage == "train" else (dataset_name(key), "standard")
         full = curves[curves["subset"] == "full"]
-        for column, (style, colour, _) in _curve_styles(look(*model).colour).items():
-            _curve(panel, full, column, style, colour)
-        panel.set(title=model_label(*model), xlabel="epoch")
-        percent_axis(panel, "accuracy")
-    legend(figure, [stroke(colour, label, style) for style, colour, label in _curve_styles("black").values()])
-    return figure
+        for column, curve in _CURVES.items():
+            shade = look(*model).colour if curve.look.colour == OWN_COLOUR else curve.look.colour
+            named = {"panel": model_label(*model), "series": curve.label, "colour": shade}
+            table += [{**named, **point} for point in _curve(full, column)]
+    if not table:
+        return None
+    keys = list(_CURVES.values())
+    frame = Frame("epoch", "accuracy")
+    paint = alt.Color("colour:N", scale=None)
+    drawn = [
+        layers.bands(frame, keys, paint),
+        layers.lines(frame, keys, paint),
+        layers.dots(frame, layers.told(frame, "accuracy", "± one standard deviation"), paint),
+    ]
+    about = "Training and validation accuracy over the epochs for each model"
+    return layers.in_panels(table, drawn, frame, keys, about=about, height=130)
 
 
-def _curve_styles(colour: str) -> dict[str, tuple[str, str, str]]:
-    """Column -> line style, colour, label."""
-    return {
-        "train_accuracy": ("-", "#b5b5b5", "training, on the given labels"),
-        "validation_accuracy": ("-", colour, "validation, on y"),
-        "validation_accuracy_shifted": (":", colour, "validation, on y + 1"),
-        "validation_adversarial_accuracy": ("--", colour, "validation, under attack"),
-    }
-
-
-def _curve(axes: Axes, curves: pd.DataFrame, column: str, style: str, colour: str) -> None:
-    """Mean over seeds of one column, at the epochs where it was measured."""
+def _curve(curves: pd.DataFrame, column: str) -> list[dict[str, float]]:
+    """Mean over seeds of one column, at the epochs where it was measured, and one standard deviation around it."""
     measured = curves[["epoch", column]].dropna().astype(float).groupby("epoch")[column]
-    mean, spread = measured.mean(), measured.std(ddof=1).fillna(0.0)
-    axes.plot(mean.index, mean, style, color=colour, marker="o" if len(mean) == 1 else None)
-    axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+    spread = measured.std(ddof=1).fillna(0.0).to_dict()
+    points = []
+    for epoch, mean in measured.mean().items():
+        points.append({"x": epoch, "y": mean, "low": mean - spread[epoch], "high": mean + spread[epoch]})
+    return points

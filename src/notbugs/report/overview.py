@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
 from notbugs.data.store import source_folders
 from notbugs.evaluation.comparison import Estimate, shares_of_variance
@@ -27,6 +26,7 @@ from notbugs.evaluation.results import (
 from notbugs.report import claims, figures, grids
 from notbugs.report.claims import CIFAR10, FIGURE_EPS, SETTING
 from notbugs.report.evidence import Evidence, NotMeasuredError
+from notbugs.report.live import Drawing
 from notbugs.report.project import Project
 from notbugs.report.recorded import of_others
 from notbugs.report.sections import Draw, Facts, Section
@@ -40,7 +40,7 @@ CHANGE_NOTHING = ("experiment", "jobs")
 """Keys of params.yaml that no result depends on."""
 
 
-def drawn(draw: Callable[[Project], Figure | None]) -> Draw:
+def drawn(draw: Callable[[Project], Drawing | None]) -> Draw:
     """A figure that needs no metrics of a stage, as the registry has them."""
     return lambda project, _: draw(project)
 
@@ -87,6 +87,16 @@ def _headline_estimates(evidence: Evidence) -> Iterator[tuple[str, Estimate]]:
         yield "D_det, y minus y + 1", gap
 
 
+def several(project: Project) -> bool:
+    """Whether any accuracy is a mean over seeds."""
+    return any(row.clean is not None and row.clean.num_seeds > 1 for row in accuracy_table(project.results))
+
+
+def seeds(project: Project, _: Facts) -> dict[str, Any]:
+    """What the caption of a figure says of them."""
+    return {"several": several(project)}
+
+
 def figure_2(project: Project, _: Facts) -> dict[str, Any]:
     """By what the adversarial bars are measured, such as "all attacks together"; and whose the marks are."""
     table = accuracy_table(project.results)
@@ -94,7 +104,7 @@ def figure_2(project: Project, _: Facts) -> dict[str, Any]:
     attacks = " or ".join(attack_label(name) for name in sorted(names)) or "not measured"
     base = next((row.label for row in table if (row.dataset, row.estimator) == ("D", "as_D_R")), None)
     marks = {"setting": SETTING, "figure_eps": FIGURE_EPS}
-    return {"eps": project.headline_eps, "attacks": attacks, "base": base, **marks}
+    return {"eps": project.headline_eps, "attacks": attacks, "base": base, "several": several(project), **marks}
 
 
 def accuracy(project: Project, _: Facts) -> dict[str, Any]:
@@ -109,7 +119,7 @@ def accuracy(project: Project, _: Facts) -> dict[str, Any]:
         "attacks": attacks,
         "headline": max(at_headline, key=lambda key: strength(key[1], 1), default=None),
         "not_learnt": {(name, "standard"): stuck for name, stuck in project.not_learnt.items()},
-        "several": any(row.clean is not None and row.clean.num_seeds > 1 for row in rows),
+        "several": several(project),
         "reported": CIFAR10,
         "paper_eps": claims.EPS,
         "setting": SETTING,
@@ -206,7 +216,7 @@ def per_class(project: Project, _: Facts) -> dict[str, Any]:
     known, rows = means.to_dict(), {}
     for label, size in sizes.items():
         rows[label] = (size, [known.get((*model, label)) for model in models])
-    return {"models": [model_label(*model) for model in models], "rows": rows}
+    return {"models": [model_label(*model) for model in models], "rows": rows, "several": several(project)}
 
 
 def learning(project: Project, _: Facts) -> dict[str, Any]:
@@ -219,7 +229,7 @@ def learning(project: Project, _: Facts) -> dict[str, Any]:
             rows.append({"label": model_label(*model), "epochs": group["epoch"].max(), **_end(group)})
     trained = (project.params.get("train") or {}).items()
     attacked = [model_label("D", key) for key, settings in trained if (settings or {}).get("attack")]
-    return {"rows": rows, "attacked": attacked}
+    return {"rows": rows, "attacked": attacked, "several": several(project)}
 
 
 def _end(curves: pd.DataFrame) -> dict[str, float | None]:
@@ -262,9 +272,9 @@ MAIN_SECTIONS = (
     Section("figure-2", folded=False, figures={"figure_2": drawn(figures.figure_2)}, numbers=figure_2),
     Section("claims", folded=False, rules=claims.RULES, more_rules=claims.further_rules, numbers=claims_numbers),
     Section("accuracy", folded=False, numbers=accuracy),
-    Section("eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}),
+    Section("eps", figures={"accuracy_vs_eps": drawn(figures.accuracy_against_eps)}, numbers=seeds),
     Section("attacks", figures={"minimum_norm": drawn(figures.minimum_norm)}, numbers=attacks),
-    Section("labels", figures={"label_accuracies": drawn(figures.label_accuracies)}),
+    Section("labels", figures={"label_accuracies": drawn(figures.label_accuracies)}, numbers=seeds),
     Section("construction", figures={"distances": drawn(figures.distances)}, numbers=construction),
     Section(
         "samples",

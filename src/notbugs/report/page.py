@@ -24,8 +24,9 @@ from notbugs.report import (
     sweeps,
     transfer,
 )
-from notbugs.report.drawing import drawn_as, report_style, to_png
+from notbugs.report.drawing import drawn_as, report_style
 from notbugs.report.head import render_head
+from notbugs.report.live import Drawing, LiveChart, script, to_png
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS, SAMPLES
 from notbugs.report.project import Project, load_project
 from notbugs.report.sections import Picture, Section, environment, words
@@ -73,7 +74,7 @@ def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> Non
     present = [(section, section.metrics(project)) for section in SECTIONS if section.is_in(project)]
     verdicts = {section.key: section.judge(project, found) for section, found in present}
     drawn = do_all([section.key for section, _ in present], Artist(project), "figures")
-    pictures = {name: Picture(png) for of_section in drawn for name, png in of_section.items()}
+    pictures = {name: picture for of_section in drawn for name, picture in of_section.items()}
     bodies = [
         Body(
             section.key,
@@ -90,6 +91,7 @@ def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> Non
         abstract=abstract(project, verdicts["claims"]),
         head=render_head(project, verdicts, facts, pictures.get(SAMPLES)),
         sections=[body for body in bodies if body.html],
+        vega=script(project.root) if any(picture.chart for picture in pictures.values()) else "",
     )
     for name, picture in pictures.items():
         with whole_file(figures_dir / f"{name}.png") as temporary:
@@ -107,12 +109,17 @@ class Artist:
     def __reduce__(self) -> tuple[Callable[[Path], "Artist"], tuple[Path]]:
         return _artist_of_this_process, (self.project.root,)
 
-    def __call__(self, key: str) -> dict[str, bytes]:
-        """File name without suffix -> PNG."""
+    def __call__(self, key: str) -> dict[str, Picture]:
+        """File name without suffix -> picture."""
         section = next(section for section in SECTIONS if section.key == key)
         with titled(self.project.params), drawn_as(self.project.sets.values()), report_style():
             figures = section.draw(self.project, section.metrics(self.project))
-            return {name: to_png(figure) for name, figure in figures}
+            return {name: pictured(figure) for name, figure in figures}
+
+
+def pictured(drawn: Drawing) -> Picture:
+    """A figure as the page shows it."""
+    return Picture(to_png(drawn), drawn.json() if isinstance(drawn, LiveChart) else "")
 
 
 @lru_cache(maxsize=1)
@@ -141,14 +148,18 @@ class Body(NamedTuple):
     folded: bool = False
 
 
-def render_page(title: str, subtitle: str, abstract: str, sections: Sequence[Body], head: Markup | None = None) -> str:
+def render_page(
+    title: str, subtitle: str, abstract: str, sections: Sequence[Body], head: Markup | None = None, vega: str = ""
+) -> str:
     """A page as HTML; all text is escaped by the template.
 
     Args:
         head: what stands between abstract and sections.
+        vega: the script that draws live charts; empty on a page without any.
     """
     template = environment().get_template("report.html.j2")
-    return template.render(title=title, subtitle=subtitle, abstract=abstract, head=head or "", sections=sections)
+    parts = {"title": title, "subtitle": subtitle, "abstract": abstract, "head": head or "", "sections": sections}
+    return template.render(**parts, vega=Markup(vega))
 
 
 def abstract(project: Project, claims: Sequence[Verdict]) -> str:

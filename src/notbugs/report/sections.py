@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from jinja2 import ChoiceLoader, Environment, FunctionLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from notbugs.attacks.norms import norm_title
 from notbugs.evaluation.comparison import Estimate
@@ -22,12 +21,13 @@ from notbugs.evaluation.statements import Finding, Verdict
 from notbugs.report.drawing import DPI
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE
+from notbugs.report.live import AROUND, BETWEEN, PANEL, Drawing
 from notbugs.report.project import Project
 from notbugs.runtime.beside import page_of
 
 Facts = Mapping[str, Any]
 """What a metrics file holds."""
-Draw = Callable[[Project, Facts], Figure | None]
+Draw = Callable[[Project, Facts], Drawing | None]
 Judge = Callable[[Project, Facts], "Ruling | None"]
 PAGE_DPI = 100
 """Pixels of the page to an inch of a figure: a full-width figure is 900 pixels wide."""
@@ -51,9 +51,14 @@ def estimate(share: Facts) -> Estimate:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG as the page shows it."""
+    """A PNG as the page shows it, and the definition of the live chart that stands in its place where scripts run.
+
+    Attributes:
+        chart: the definition as JSON; empty where the picture is all.
+    """
 
     png: bytes
+    chart: str = ""
 
     @property
     def base64(self) -> str:
@@ -115,7 +120,7 @@ class Section:
     key: str
     needs: tuple[str, ...] = ()
     figures: Mapping[str, Draw] = field(default_factory=dict)
-    more_figures: Callable[[Project], Iterable[tuple[str, Figure]]] = lambda project: ()
+    more_figures: Callable[[Project], Iterable[tuple[str, Drawing]]] = lambda project: ()
     rules: Mapping[str, Judge] = field(default_factory=dict)
     more_rules: Callable[[Project], Iterable["AnotherRule"]] = lambda project: ()
     numbers: Callable[[Project, Facts], dict[str, Any]] = _nothing_else
@@ -156,7 +161,7 @@ class Section:
                 verdicts.append(Verdict(key, title, statement, ruling.finding, *told, ruling.on_edge))
         return verdicts
 
-    def draw(self, project: Project, found: Facts) -> Iterable[tuple[str, Figure]]:
+    def draw(self, project: Project, found: Facts) -> Iterable[tuple[str, Drawing]]:
         """Every figure, by file name without suffix."""
         for name, draw in self.figures.items():
             figure = draw(project, found)
@@ -209,6 +214,7 @@ def environment() -> Environment:
         "with_spread": percent_with_spread,
         "whole": lambda fraction: f"{fraction:.0%}",
     }
+    found.globals |= {"PANEL": PANEL, "AROUND": AROUND, "BETWEEN": BETWEEN}  # of live charts
     found.globals |= {"CALLED_BEFORE": CALLED_BEFORE, "LIMIT": f"{100 * STILL_Y_SHARE:g}%", "norm_title": norm_title}
     return found
 

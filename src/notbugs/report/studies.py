@@ -28,10 +28,11 @@ from notbugs.report.drawing import (
     percent_axis,
     percent_ticks,
     report_style,
-    to_png,
 )
 from notbugs.report.honesty import judged
+from notbugs.report.live import Drawing, LiveChart, to_png
 from notbugs.report.sets import sets_of
+from notbugs.report.study_curves import against_eps, against_steps, eps_of, first_shown
 from notbugs.runtime.config import dataset_name, read_params
 from notbugs.runtime.files import sha256, whole_folder
 
@@ -51,7 +52,7 @@ LABELS = {"eps": "eps", "num_steps": "steps", "step_size": "step size", "source_
 """What the short form varies, in words; an axis is called by its key."""
 _SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 LEAST_WITHSTOOD = 0.005
-"""Adversarial accuracy that some point must reach for a front to be drawn."""
+"""Adversarial accuracy that some point of a dataset must reach for the front to show it."""
 IMPORTANT = ("accuracy", "accuracy_shifted", "attack_success", "still_y")
 
 
@@ -143,7 +144,7 @@ def mean_points(trials: pd.DataFrame) -> pd.DataFrame:
     return judged(means, {})
 
 
-def draw(study: StudyResults) -> Iterator[tuple[str, Figure]]:
+def draw(study: StudyResults) -> Iterator[tuple[str, Drawing]]:
     """Every figure of a study, with its file name without suffix."""
     for kind in study.kinds:
         if study.axes:
@@ -151,9 +152,9 @@ def draw(study: StudyResults) -> Iterator[tuple[str, Figure]]:
             continue
         for suffix, points in _by_source(study, kind):
             yield f"sweep_{study.name}_{kind}{suffix}_heatmaps", heatmaps(points, kind, study.about)
-    built: tuple[tuple[str, Callable[[StudyResults], Figure | None]], ...]
-    built = (("lines", lines), ("budget", budget), ("front", front), ("importance", importance))
-    for title, build in built[2:] if study.axes else built:
+    built: tuple[tuple[str, Callable[[StudyResults], Drawing | None]], ...]
+    built = (("lines", lines), ("steps", steps), ("budget", budget), ("front", front), ("importance", importance))
+    for title, build in built[3:] if study.axes else built:
         figure = build(study)
         if figure is not None:
             yield f"sweep_{study.name}_{title}", figure
@@ -281,35 +282,25 @@ def _scatter(
         axes.set_xscale("log")
 
 
-def lines(study: StudyResults) -> Figure | None:
+def _gridded(study: StudyResults) -> dict[str, pd.DataFrame]:
+    """Kind -> its points, of a grid of eps and steps; of another study none."""
+    return {kind: study.of(kind) for kind in study.kinds} if study.about["sweep"]["sampler"] == "grid" else {}
+
+
+def lines(study: StudyResults) -> LiveChart | None:
     """Accuracy on y and on y + 1 against eps, a line for each number of steps; for datasets with a ball."""
-    kinds = [kind for kind in study.kinds if study.of(kind)["eps"].nunique() > 1]
-    if not kinds or study.about["sweep"]["sampler"] != "grid":
-        return None
-    figure, all_axes = new_figure(2.6 * len(kinds) + 0.6, len(kinds), 2)
-    steps = sorted(study.points["num_steps"].unique())
-    shades = colormaps[COLOURS](np.linspace(0.0, 0.9, len(steps)))
-    for row, kind in enumerate(kinds):
-        for place, (column, title) in enumerate(QUANTITIES[:2]):
-            axes = all_axes[2 * row + place]
-            for shade, count in zip(shades, steps, strict=True):
-                own = study.of(kind)
-                _line(axes, own[own["num_steps"] == count], column, shade, f"{count:g} step{'' if count == 1 else 's'}")
-            percent_axis(axes, "")
-            axes.set_title(f"{set_title(kind)}: {title}")
-    for axes in all_axes[-2:]:
-        axes.set_xlabel("eps")
-    legend(figure, all_axes[0].get_legend_handles_labels()[0])
-    return figure
+    return against_eps(_gridded(study))
 
 
-def _line(axes: Axes, points: pd.DataFrame, column: str, shade: Any, label: str) -> None:
-    means = points.groupby("eps")[[column, f"{column}_std", "honest"]].agg("mean").reset_index()
-    eps, values, spread = (means[key].to_numpy(dtype=float) for key in ("eps", column, f"{column}_std"))
-    axes.errorbar(eps, values, yerr=spread, color=shade, capsize=2, lw=1.5, label=label)
-    honest = means["honest"].to_numpy(dtype=float) == 1.0
-    axes.plot(eps[honest], values[honest], "o", color=shade)
-    axes.plot(eps[~honest], values[~honest], "o", color=shade, mfc="white")
+def first_of(study: StudyResults) -> float | None:
+    """The eps that the picture of `steps` shows; None without one."""
+    eps = eps_of(_gridded(study))
+    return first_shown(eps) if eps else None
+
+
+def steps(study: StudyResults) -> LiveChart | None:
+    """Accuracies against the number of steps, at an eps that a slider chooses; for datasets with a ball."""
+    return against_steps(_gridded(study))
 
 
 def budget(study: StudyResults) -> Figure | None:
@@ -338,20 +329,22 @@ def budget(study: StudyResults) -> Figure | None:
 def front(study: StudyResults) -> Figure | None:
     """Clean against adversarial accuracy; the points that none beats in both, by validation, are joined.
 
-    None where nothing withstands: a front along zero says nothing.
+    A dataset that withstands nothing is left out, and None where none does: a front along zero says nothing.
     """
-    if not len(study.points) or float(study.points["adversarial_accuracy"].max()) < LEAST_WITHSTOOD:
+    standing = [kind for kind in study.kinds if float(study.of(kind)["adversarial_accuracy"].max()) >= LEAST_WITHSTOOD]
+    if not standing:
         return None
     figure, (axes,) = new_figure(3.6)
-    for kind in study.kinds:
+    for kind in standing:
         points, style = study.of(kind), look(dataset_name(kind))
         clean, attacked = points["accuracy"], points["adversarial_accuracy"]
         axes.plot(clean, attacked, style.marker, color=style.colour, alpha=0.6, label=set_title(kind), ls="")
-    best = study.points[pareto(study.points)].sort_values("accuracy")
+    shown = study.points[study.points["kind"].isin(standing)]
+    best = shown[pareto(shown)].sort_values("accuracy")
     axes.plot(best["accuracy"], best["adversarial_accuracy"], "-", color=GREY, lw=1.2, zorder=1, label="front")
     percent_ticks(axes.xaxis)
     percent_ticks(axes.yaxis)
-    axes.set_ylim(-0.01, max(0.1, 1.2 * float(study.points["adversarial_accuracy"].max())))
+    axes.set_ylim(-0.01, max(0.1, 1.2 * float(shown["adversarial_accuracy"].max())))
     axes.set(ylabel="test accuracy under attack", xlabel="test accuracy on y", xlim=(-0.02, 1.02))
     axes.legend(loc="upper left")
     return figure

@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from notbugs.evaluation.comparison import Estimate, Run, difference, nested_mean, t_half_width
 from notbugs.evaluation.intervals import Z_95
 from notbugs.evaluation.results import set_title
 from notbugs.report.honesty import Pipeline, honesty_of, judged
+from notbugs.report.live import Drawing
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section, words
-from notbugs.report.studies import StudyResults, all_studies, draw, is_of_present_data, load_studies
+from notbugs.report.studies import StudyResults, all_studies, draw, first_of, is_of_present_data, load_studies
 
 SAME = 0.05
 """Accuracies closer than this count as the same: about the half width of an interval at 360 test images."""
 
 
-def figures(project: Project) -> Iterator[tuple[str, Figure]]:
+def figures(project: Project) -> Iterator[tuple[str, Drawing]]:
     """Every figure of every study."""
     for study in load_studies(project.root):
         yield from draw(study)
@@ -59,6 +59,7 @@ def numbers_of_studies(
                 "about": study.about,
                 "paragraphs": answer(study, num_classes, num_images, known),
                 "best": [row for kind in study.kinds for row in _best(study, kind, known or {})],
+                "first_shown": first_of(study),
                 "prefix": f"sweep_{study.name}_",
                 "longer": tuple(longer),  # of studies whose names start the same
             }

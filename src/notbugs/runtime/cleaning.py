@@ -15,6 +15,7 @@ KINDS = {
     "neighbours": "what 1-NN calls the images of D; made again by `notbugs construct`",
     "processes": "what the processes of a failed stage printed",
     "runs": "journals of runs, which `notbugs track` may still have to send to MLflow",
+    "report": "the script of the report's charts; made again by `notbugs report`",
     "sweeps": "kept results of sweeps; made again by `notbugs sweep`",
     "untouched": "what models say of the images of D; made again by `notbugs construct`",
     "benchmarks": "kept results of benchmarks",

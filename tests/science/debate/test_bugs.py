@@ -149,7 +149,7 @@ def test_the_page_and_the_chart_hold_the_numbers(noise_to_d: Answer) -> None:
     assert page.count("<tr>") == 3
     (chart,) = noise_to_d.charts
     assert chart.series[1].y == [1, 0]
-    assert draw(chart).axes
+    assert draw(chart).spec["layer"]
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_the_page_and_the_charts_hold_the_numbers(parted: Answer) -> None:
     assert "radius 0.6" in page
     assert [chart.name for chart in parted.charts] == ["low-pass", "kept"]
     for chart in parted.charts:
-        assert draw(chart).axes
+        assert draw(chart).spec["layer"]
 
 
 @pytest.mark.parametrize(

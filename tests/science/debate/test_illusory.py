@@ -179,7 +179,7 @@ def test_the_page_and_the_chart_hold_the_numbers(data: dict[str, StoredDataset])
     assert "L∞ 0.02 stands beside L2 0.2." in page
     assert "square" in page
     assert "100.0" in page
-    assert draw(found.charts[0]).axes
+    assert draw(found.charts[0]).spec["layer"]
     assert [series.label for series in found.charts[0].series] == ["PGD-5, L2 0.2", "suite, L2 0.2", "suite, L∞ 0.02"]
 
 

@@ -176,7 +176,7 @@ def test_transfer_that_is_highest_between_and_cka_that_rises(lab: Lab, monkeypat
     assert "At each radius 2 source models g were trained" in page
     assert page.count("<tr>") == 12
     for chart in found.charts:
-        assert draw(chart).axes
+        assert draw(chart).spec["layer"]
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_the_page_and_the_chart_hold_the_numbers(known: Answer) -> None:
     assert page.count("<tr>") == 3
     (chart,) = known.charts
     assert [list(series.x) for series in chart.series] == [["mistakes", "uniform noise"]] * 2 + [["mistakes"]]
-    assert draw(chart).axes
+    assert draw(chart).spec["layer"]
 
 
 @pytest.mark.parametrize(

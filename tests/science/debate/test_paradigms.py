@@ -267,7 +267,7 @@ def test_an_encoder_that_sees_no_fine_pattern_loses_d_nr_and_one_that_does_keeps
     page = Part("p", {**found.metrics, "question": {"page": QUESTION.study.__module__}}).page()
     assert "120 images of each dataset; the labels of 2 classes" in page
     assert page.count("<tr>") == 8
-    assert draw(found.charts[0]).axes
+    assert draw(found.charts[0]).spec["layer"]
 
 
 def test_what_d_r_loses_too_is_no_loss_of_d_nr(lab: Lab, monkeypatch: pytest.MonkeyPatch):

@@ -120,7 +120,7 @@ def test_the_page_and_the_chart_hold_the_numbers(pushed: Answer) -> None:
     (chart,) = pushed.charts
     assert list(chart.series[0].x) == ["0.1", "1"]
     assert chart.series[1].y == [0, 1]
-    assert draw(chart).axes
+    assert draw(chart).spec["layer"]
 
 
 @pytest.mark.parametrize(

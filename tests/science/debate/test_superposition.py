@@ -167,7 +167,7 @@ def test_the_question_is_one_and_its_page_shows_the_numbers(answer: Answer):
     assert "8 features in 2 dimensions, 2 at each sparsity" in page
     assert page.count("<tr>") == 5
     for chart in answer.charts:
-        assert draw(chart).axes
+        assert draw(chart).spec["layer"]
 
 
 @pytest.mark.parametrize(
