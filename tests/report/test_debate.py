@@ -11,12 +11,15 @@ import pytest
 import yaml
 
 from notbugs.report import recorded
-from notbugs.report.debate import SECTION, parts
+from notbugs.report.debate import SECTION, Part, parts
 from notbugs.report.drawing import report_style
+from notbugs.report.head import render_head
 from notbugs.report.live import to_png
 from notbugs.report.project import load_project
 from notbugs.report.questions import SECTION as QUESTIONS
 from notbugs.report.sections import Picture
+from notbugs.science.common.question import Question
+from notbugs.science.debate import questions
 
 POSITION = {"who": "Goh <2019>", "claim": "It leaks.", "reported": "23.5% & 6.8%.", "source": "https://example.org/goh"}
 VERDICT = {"key": "k", "title": "It teaches more", "statement": "", "finding": "not reproduced", "sentence": "9%."}
@@ -128,3 +131,39 @@ def test_no_sentence_of_the_page_is_without_a_number_or_a_source(debating: Path)
     for cell in re.findall(r"<td[^>]*>(.*?)</td>", table, re.DOTALL):
         for sentence in re.split(r"(?<=[.;])\s+", re.sub(r"<(?!a )[^>]*>", " ", cell).strip()):
             assert re.search(r"\d|href=", sentence), sentence
+
+
+def test_an_own_part_that_reads_no_data_says_so(debating: Path) -> None:
+    (debating / "metrics" / "science" / "leak.json").write_text(json.dumps(toy_without_charts()))
+    html = rendered(debating)
+    assert "Of this run; none of its data takes part." in html
+    assert "Of this run, on digits" not in html
+
+
+def test_a_recorded_part_that_reads_no_data_says_so(fake_project: Path, recordings: Path) -> None:
+    debate = {"superposition": toy_without_charts()}
+    (recordings / "digits_debate.json").write_text(json.dumps({**RECORDING, "debate": debate}))
+    html = rendered(fake_project)
+    assert "Recorded, not of this run: no data of a run takes part, notbugs 9.9;" in html
+    assert "1221 training images" not in html
+
+
+def toy_without_charts() -> dict[str, Any]:
+    """Metrics of `superposition` as the package holds them, without charts."""
+    file = Path(recorded.__file__).parent / "recordings" / "digits_debate.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))["debate"]["superposition"]
+    return {**facts, "question": {**facts["question"], "charts": []}}
+
+
+@pytest.mark.parametrize(("name", "question"), questions().items())
+def test_what_a_template_says_of_the_data_is_what_its_question_reads(name: str, question: Question) -> None:
+    part = Part(name, {"question": {"page": f"notbugs.science.debate.{name}"}})
+    assert part.reads_data == bool(question.inputs)
+
+
+def test_the_head_counts_this_projects_own_parts_alone(debating: Path, recordings: Path) -> None:
+    others = {"bugs": {"question": {**ABOUT, "title": "Bugs"}}}
+    (recordings / "digits_debate.json").write_text(json.dumps({**RECORDING, "debate": others}))
+    project = load_project(debating)
+    html = str(render_head(project, {}, {"debate": SECTION.metrics(project)}, None))
+    assert "1 statements were put to the data by rules fixed before the numbers were seen: 0 reproduced, 1 not" in html

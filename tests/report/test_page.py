@@ -94,7 +94,7 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert "url(" not in outside
     assert {anchor for anchor in page.anchors if anchor.startswith("#")} <= {f"#{name}" for name in page.ids}
     optional = {section.key for section in SECTIONS if section.needs} - {"debate"}  # not in params; recorded
-    sections = [name for name in page.ids if not name.startswith(("verdict-", "part-"))]
+    sections = [name for name in page.ids if not name.startswith(("verdict-", "part-", "sheet-"))]
     assert set(sections) == {section.key for section in SECTIONS} - optional - {"recorded"}  # on digits none is
     assert len(page.ids) == len(set(page.ids))
 
@@ -174,6 +174,19 @@ def test_a_live_chart_stands_beside_its_picture(html: str) -> None:
         assert text is not None
         assert json.loads(text[1])["description"]
         assert re.search(r'<img src="data:image/png;base64,[^"]+" alt="[^"]{10,}"', one)
+
+
+def test_sections_stand_in_their_order(html: str) -> None:
+    places = [html.index(f' id="{key}">') for key in ("samples", "explorer", "debate", "learning", "words", "cite")]
+    assert places == sorted(places)
+    assert '<details class="section" id="explorer">' in html
+
+
+def test_training_accuracy_of_adversarial_training_is_called_so(page: Page) -> None:
+    text = spaced(page)
+    assert "In the panel of D, robust the training curve is training accuracy under attack." in text
+    assert re.search(r"D, robust 4 0\.500 under attack 87\.5 under attack ", text)
+    assert re.search(r"D, standard 4 0\.500 87\.5 \d", text)
 
 
 def spaced(page: Page) -> str:

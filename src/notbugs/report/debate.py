@@ -6,6 +6,7 @@ pipeline has none; what was recorded of them on the same kind of data then stand
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
@@ -50,12 +51,22 @@ class Part:
         own = [Chart.of(one) for one in self.about.get("charts", ())]
         return [(f"debate-{self.name}-{chart.name}", chart) for chart in own]
 
+    @cached_property
+    def _template(self) -> Any:
+        """What the template beside its module defines; None without one."""
+        module = self.about.get("page")
+        return environment().get_template(f"{BESIDE}{module}").module if module else None
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether any data of a project takes part; its template says where none does."""
+        return not getattr(self._template, "READS_NO_DATA", False)
+
     def page(self) -> Markup:
         """What its template makes of the numbers; blank without one."""
-        module = self.about.get("page")
-        if not module:
+        if self._template is None:
             return Markup("")
-        found: Markup = environment().get_template(f"{BESIDE}{module}").module.page(found=self.facts)  # type: ignore[attr-defined]
+        found: Markup = self._template.page(found=self.facts)
         return found.strip()
 
 
@@ -90,9 +101,14 @@ class _Debate(OfEveryEntry):
         )
 
 
+def own_parts(found: Facts) -> list[Part]:
+    """What this project put to its data."""
+    return [Part(name, facts) for name, facts in found.items()]
+
+
 def parts(found: Facts) -> list[Part]:
     """This project's own parts, then those that were recorded and are not among them."""
-    own = [Part(name, facts) for name, facts in found.items()]
+    own = own_parts(found)
     asked = {part.about["title"] for part in own}
     others = [part for part in _recorded() if part.about["title"] not in asked]
     return [*own, *others]

@@ -47,9 +47,8 @@ def _all(verdicts: Mapping[str, Sequence[Verdict]], found: Mapping[str, Facts]) 
     """Every verdict on this project's own data: of all sections, and of its own parts of the debate."""
     for of_section in verdicts.values():
         yield from of_section
-    for part in debate.parts(found.get(debate.SECTION.key, {})):
-        if part.recorded is None:
-            yield from part.verdicts
+    for part in debate.own_parts(found.get(debate.SECTION.key, {})):
+        yield from part.verdicts
 
 
 def _chips(project: Project, verdicts: Mapping[str, Sequence[Verdict]]) -> Iterator[dict[str, Any]]:

@@ -220,14 +220,16 @@ def per_class(project: Project, _: Facts) -> dict[str, Any]:
 
 
 def learning(project: Project, _: Facts) -> dict[str, Any]:
-    """Where each training ended, by the last epoch in which validation was measured."""
+    """Where each training ended, by the last epoch in which validation was measured; which are adversarial."""
     rows = []
     for curve, table in project.curves.items():
         stage, key = curve.split("-", 1)
         for subset, group in table.groupby("subset", sort=False):
             model = ("D", key) if stage == "train" else fitted_model(key, str(subset))
             rows.append({"label": model_label(*model), "epochs": group["epoch"].max(), **_end(group)})
-    return {"rows": rows, "several": several(project)}
+    trained = (project.params.get("train") or {}).items()
+    attacked = [model_label("D", key) for key, settings in trained if (settings or {}).get("attack")]
+    return {"rows": rows, "attacked": attacked, "several": several(project)}
 
 
 def _end(curves: pd.DataFrame) -> dict[str, float | None]:

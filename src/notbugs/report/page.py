@@ -14,6 +14,7 @@ from notbugs.report import (
     diagnose,
     diversity,
     estimator,
+    explorer,
     features,
     gaussian,
     inversion,
@@ -34,6 +35,7 @@ from notbugs.runtime.tasks import DoAll, in_turn
 
 SECTIONS: tuple[Section, ...] = (
     *MAIN_SECTIONS,
+    explorer.SECTION,
     diagnose.SECTION,
     recorded.SECTION,
     transfer.SECTION,

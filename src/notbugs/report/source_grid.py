@@ -28,11 +28,11 @@ def _grid(data: Images) -> Figure:
     strips = []
     for label in shown:
         rows = (labels == label).nonzero().flatten()[:columns]
-        strips.append(Strip(_short(data.class_names[label]), _drawable(data.select(rows).images), [""] * columns))
+        strips.append(Strip(_short(data.class_names[label]), drawable(data.select(rows).images), [""] * columns))
     return draw(strips)
 
 
-def _drawable(images: Tensor) -> Tensor:
+def drawable(images: Tensor) -> Tensor:
     """Images with 1 or 3 channels; of any other number their mean."""
     return images if images.shape[1] in (1, 3) else images.mean(dim=1, keepdim=True)
 
