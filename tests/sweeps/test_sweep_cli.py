@@ -37,9 +37,7 @@ def test_from_a_new_space_to_its_heatmaps_in_one_command(project: Path, monkeypa
     done = notbugs("wide", "--set", "eps=[0.25, 0.5, 1.0]", "--set", "seeds=[0]", "--jobs", "1")
     assert done.exit_code == 0, done.output
     assert "12 of 12 points to be tried" in done.output
-    tried = (
-        "det: eps 0.25, 3 steps of 0.208: validation on y 26%, validation on y + 1 26%, still y 90% (one fit)"
-    )
+    tried = "det: eps 0.25, 3 steps of 0.208: validation on y 26%, validation on y + 1 26%, still y 90% (one fit)"
     assert tried in done.output
     *_, rule, rand, det, figures = done.output.splitlines()
     assert rule == (
