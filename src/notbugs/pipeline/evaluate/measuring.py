@@ -20,8 +20,9 @@ from notbugs.evaluation.certificate import Certificate
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.masking import Signs, Standing, transfer_images
 from notbugs.evaluation.suite import PART, Audit, audited, find, generator_of_part
-from notbugs.models import ModelError, load_model
+from notbugs.models import load_model
 from notbugs.models.base import Classifier
+from notbugs.models.missing import no_model
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.own_code import modules_named
@@ -215,7 +216,7 @@ def _plan(subjects: list[Subject], num_examples: int, config: SuiteSettings) -> 
     first: dict[str, Path] = {}
     for subject in subjects:
         if not subject.file.exists():
-            raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
+            raise no_model(subject.file)
         if subject.facts["dataset"] == "D":
             first.setdefault(subject.facts["estimator"], subject.file)
     places = _places(subjects)
