@@ -206,7 +206,7 @@ def measure_all(project: Context, subjects: list[Subject], data: Images, config:
     tasks = list(_plan(subjects, len(data), config))
     missing = [(bench, task) for own in tasks for task in own if bench.kept(task) is None]
     wait_for_all()
-    do_all(project, missing[rank() :: world_size()], _measure, description="evaluate")
+    do_all(project, missing[rank() :: world_size()], _measure, description="evaluate, parts")
     wait_for_all()
     return (audited(*map(bench.found, own)) for own in tasks)
 
