@@ -51,7 +51,7 @@ lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 experiments: $(READY) ## Set DVC's experiments side by side, in at most 120 columns (docs/dvc.md)
-	@$(BIN)/dvc exp show --no-pager --only-changed --drop 'Created|.*/|stages|D\.|D_NR|.*pgd|.*shifted|D_R\..*clean'
+	@$(BIN)/dvc exp show --no-pager --only-changed --drop 'Created|.*/|data(?!\.)|metrics|sweeps|stages|D\.|D_NR|.*pgd|.*shifted|D_R\..*clean'
 
 plots: $(READY) ## Draw the plots of dvc.yaml, with `dvc plots show`
 	@$(BIN)/notbugs plots

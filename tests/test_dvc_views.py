@@ -43,6 +43,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for estimator in (found for dataset in numbers.values() for found in dataset.values()):
         estimator |= {name: round(value / 2, 6) for name, value in estimator.items()}
     metrics.write_text(json.dumps(numbers))
+    lock = folder / "dvc.lock"
+    lock.write_text(
+        re.sub(r"(path: (?:data|sweeps|models/train)\n.*\n +md5: )\w{8}", r"\g<1>00000000", lock.read_text())
+    )
     git(folder, "commit", "-qam", "y")
     return folder
 
