@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); if [ $$n -gt 7 ]; then n=7; fi; echo $$((n + 1)))
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro repro-all test test-all audit docs lint ui sweep bench clean help
+.PHONY: repro repro-all test test-all audit docs lint experiments plots ui sweep bench clean help
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -50,6 +50,12 @@ docs: $(READY) ## Write the numbers in README.md and docs/ from the metrics, and
 lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+experiments: $(READY) ## Set DVC's experiments side by side, in at most 120 columns (docs/dvc.md)
+	@$(BIN)/dvc exp show --no-pager --only-changed --drop 'Created|.*/|data(?!\.)|metrics|sweeps|stages|D\.|D_NR|.*pgd|.*shifted|D_R\..*clean'
+
+plots: $(READY) ## Draw the plots of dvc.yaml, with `dvc plots show`
+	@$(BIN)/notbugs plots
+
 ui: $(READY) ## Serve the MLflow UI on loopback
 	@$(BIN)/notbugs ui
 
@@ -71,4 +77,5 @@ $(READY): pyproject.toml requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/notbugs plots --prepare # so that `dvc plots show` needs no network
 	@touch $@

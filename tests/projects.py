@@ -41,6 +41,7 @@ def make_project(folder: Path) -> Path:
         if (ROOT / name / ".gitignore").exists():
             shutil.copy(ROOT / name / ".gitignore", folder / name)
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
     (folder / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS, sort_keys=False))
     run(folder, "dvc", "config", "--local", "core.no_scm", "true")
     return folder

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from notbugs.cli import main
-from notbugs.cli.copying import KINDS, copied
+from notbugs.cli.copying import KINDS, copied, debate_parts
 from notbugs.construction.building import RECIPES, construct_settings, set_up
 from notbugs.data.images import ImageData, make_generator
 from notbugs.data.sources import SOURCES, DataSettings, load_source
@@ -21,6 +21,7 @@ from notbugs.pipeline.running.context import open_project
 from notbugs.pipeline.stages import QUESTIONS as OF_STAGES
 from notbugs.pipeline.stages import STAGES, run_stage
 from notbugs.runtime import registry
+from notbugs.runtime.beside import page_of
 from notbugs.runtime.config import read_params, validate
 from notbugs.testing import check_classifier, check_recipe, check_source
 from projects import ROOT, write_lab
@@ -129,6 +130,51 @@ def test_a_copied_question_gives_the_same_metrics(name: str, project: Path, monk
         found = json.loads((root / "metrics" / "science" / f"{entry}.json").read_text())
         assert found.pop("question")["title"] == name.capitalize()
         assert found == expected
+
+
+@pytest.mark.parametrize("name", debate_parts())
+def test_every_part_of_the_debate_can_be_copied_with_its_template(name: str, project: Path) -> None:
+    done = CliRunner().invoke(main, ["copy", "question", name])
+    assert done.exit_code == 0, done.output
+    own = f"lab.{name}:QUESTION"
+    assert done.output == (
+        f"src/lab/{name}.py and src/lab/{name}.html.j2: change it; in params.yaml write science.{name}.study: {own}, "
+        f"beside the settings that the preset debate has there\n"
+    )
+    registry.allow([own], project)
+    found, built_in = QUESTIONS[own], QUESTIONS[name]
+    assert found.study.__module__ == f"lab.{name}"
+    assert (found.inputs, found.paired, found.position) == (built_in.inputs, built_in.paired, built_in.position)
+    section = {**read_params(ROOT / "presets" / "debate.yaml")["science"][name], "study": own}
+    assert validate(section, f"science.{name}", found.settings).study == own
+    template = ROOT / "src" / "notbugs" / "science" / "debate" / f"{name}.html.j2"
+    assert page_of(f"lab.{name}") == project / "src" / "lab" / template.name
+    assert (project / "src" / "lab" / template.name).read_bytes() == template.read_bytes()
+    again = CliRunner().invoke(main, ["copy", "stage", name])
+    assert f"{name}.py: is there already" in again.output
+
+
+def test_a_copied_part_of_the_debate_gives_the_same_metrics(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTBUGS_TRACKING", "off")
+    CliRunner().invoke(main, ["copy", "question", "superposition"])
+    settings = read_params(ROOT / "presets" / "debate.yaml")["science"]["superposition"]
+    small = {
+        **settings,
+        "num_features": 6,
+        "dimensions": 3,
+        "sparsities": [0, 0.5, 0.7, 0.9],
+        "num_steps": 5,
+        "seeds": [0],
+    }
+    asked = {"built_in": "superposition", "mine": "lab.superposition:QUESTION"}
+    root = write_lab(project, science={entry: {**small, "study": study} for entry, study in asked.items()})
+    answers = {}
+    for entry in asked:
+        run_stage(open_project(root), "science", entry)
+        answers[entry] = json.loads((root / "metrics" / "science" / f"{entry}.json").read_text())
+    assert answers["built_in"]["question"].pop("page") == "notbugs.science.debate.superposition"
+    assert answers["mine"]["question"].pop("page") == "lab.superposition"
+    assert answers["mine"] == answers["built_in"]
 
 
 def test_what_is_there_is_kept_and_what_is_not_built_in_is_named(project: Path) -> None:

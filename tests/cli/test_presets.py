@@ -95,6 +95,16 @@ def test_changes_keep_comments(tmp_path: Path) -> None:
     assert "# radius of the ball" in text
 
 
+@pytest.mark.parametrize("preset", presets(ROOT), ids=lambda preset: preset.name)
+def test_a_change_leaves_every_other_line_byte_for_byte(tmp_path: Path, preset: Preset) -> None:
+    """null, quotes, the blanks before comments, and long lines among them."""
+    write_preset(tmp_path, preset.name, ["seed=7", "evaluate.headline_num_steps=77", "report.grid_examples=5"])
+    before, after = preset.path.read_bytes().split(b"\n"), (tmp_path / "params.yaml").read_bytes().split(b"\n")
+    assert len(before) == len(after)
+    changed = [line.split(b"#")[0].strip() for line, old in zip(after, before, strict=True) if line != old]
+    assert changed == [b"seed: 7", b"headline_num_steps: 77", b"grid_examples: 5"]
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [

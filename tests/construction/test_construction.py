@@ -286,7 +286,7 @@ def test_progress_shows_the_batches(base, standard_model):
 
     config = TargetSettings(**{**TARGET, "batch_size": 50, "num_steps": 1})
     construct(standard_model, base, **config.arguments(), generator=generator(), progress=progress, description="rand")
-    assert shown == [("rand", 50), ("rand", 50), ("rand", 20)]
+    assert shown == [("rand, batches", 50), ("rand, batches", 50), ("rand, batches", 20)]
 
 
 # The facts reported

@@ -38,11 +38,13 @@ def test_wilson_interval_holds_the_share_and_mirrors(n, share):
     assert mirrored == (pytest.approx(1 - high, abs=1e-9), pytest.approx(1 - low, abs=1e-9))
 
 
-@pytest.mark.parametrize("n", [1, 7, 360, 10**6])
-def test_wilson_interval_at_the_extremes(n):
+@pytest.mark.parametrize("n", [1, 7, 12, 359, 360, 1222, 10**6])
+def test_wilson_interval_at_the_extremes_ends_exactly_there(n):
     z = 1.959963984540054
-    assert wilson_interval(0, n) == (pytest.approx(0, abs=1e-15), pytest.approx(z * z / (n + z * z)))
-    assert wilson_interval(n, n) == (pytest.approx(n / (n + z * z)), pytest.approx(1, abs=1e-15))
+    low, high = wilson_interval(0, n)
+    assert (low, high) == (0.0, pytest.approx(z * z / (n + z * z)))
+    assert wilson_interval(n, n) == (pytest.approx(1 - high), 1.0)
+    assert wilson_interval(1e-9, n)[1] > 0
 
 
 @pytest.mark.parametrize(("successes", "n"), [(-1, 5), (6, 5), (0, 0), (0, -3), (math.nan, 5)])

@@ -185,7 +185,10 @@ def test_weights_of_torch_save(folder: Path) -> None:
         (["--model", "standard.safetensors"], "--model and --data must be given together"),
         (["--level", "paper"], "options need --model and --data"),
         (["--model", "standard.safetensors", "--data", "test"], "--eps: must be given"),
-        (["--model", "none.safetensors", "--data", "test", "--eps", "1"], "none.json: no model there"),
+        (
+            ["--model", "none.safetensors", "--data", "test", "--eps", "1"],
+            "none.safetensors: no model there; those that",
+        ),
         (["--model", "standard.safetensors", "--data", "nowhere", "--eps", "1"], "nowhere: no dataset there"),
         (["--model", "standard.safetensors", "--data", "test", "--eps", "-1"], "--eps -1: must be a number > 0"),
         (["--model", "mine", "--data", "test", "--eps", "1"], "must be a .safetensors file or package.module:factory"),

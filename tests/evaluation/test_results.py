@@ -234,6 +234,23 @@ def printed(root: Path, rows: list[dict[str, Any]], headline_eps: float = 0.5, w
     return text.getvalue()
 
 
+@pytest.mark.parametrize(("width", "has_room"), [(100, True), (60, False)])
+def test_verdicts_stand_beside_the_models_that_they_are_about(tmp_path: Path, width: int, has_room: bool) -> None:
+    attacks = [{"attack": f"pgd{steps}", "eps": 0.5} for steps in (5, 10, 20)]
+    rows = [row(name, seed, **facts) for name in ("D", "D_rand") for seed in (0, 1) for facts in ({}, *attacks)]
+    text, verdicts = io.StringIO(), {("D_rand", "standard"): "not reproduced", ("D_det", "standard"): "inconclusive"}
+    print_table(load_results(write(tmp_path, rows)), 0.5, Console(file=text, width=width), verdicts=verdicts)
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    (fitted,) = (line for line in lines if line.startswith("D_rand"))
+    (standard,) = (line for line in lines if line.startswith("D, standard"))
+    assert fitted.rstrip().endswith("not reproduced") == has_room
+    assert "reproduced" not in standard
+    assert ("verdict: on the paper's claim" in " ".join(text.getvalue().split())) == has_room
+    assert "inconclusive" not in text.getvalue()
+    assert "eps 0.5*" in text.getvalue()
+
+
 @pytest.mark.parametrize(
     ("width", "shown", "hidden"),
     [

@@ -1,6 +1,7 @@
 """Classifiers: shapes, sizes, reproducible weights, and files that come back bit by bit or are refused."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -273,12 +274,30 @@ def test_a_model_without_a_description_is_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("missing", ["safetensors", "json"])
-def test_a_missing_file_is_named(trained, missing):
-    path = trained[1].with_suffix(f".{missing}")
-    path.unlink()
-    with pytest.raises(ModelError, match=rf"seed-0\.{missing}: no model there"):
-        load_model(trained[1])
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (("safetensors",), "seed-0.safetensors: no model there; `dvc repro train@standard` makes it"),
+        (("safetensors", "json"), "seed-0.safetensors: no model there; `dvc repro train@standard` makes it"),
+        (
+            ("json",),
+            "seed-0.safetensors: its description seed-0.json is not beside it; `dvc repro train@standard` makes",
+        ),
+    ],
+)
+def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path, missing, said):
+    path = tmp_path / "models" / "train" / "standard" / "seed-0.safetensors"
+    path.parent.mkdir(parents=True)
+    save_model(make(), path)
+    for suffix in missing:
+        path.with_suffix(f".{suffix}").unlink()
+    with pytest.raises(ModelError, match=re.escape(said)):
+        load_model(path)
+
+
+def test_a_missing_model_that_no_stage_makes_has_no_stage(tmp_path):
+    with pytest.raises(ModelError, match=r"mine\.safetensors: no model there; those that `dvc repro` makes are under"):
+        load_model(tmp_path / "mine.safetensors")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "folder"])

@@ -71,7 +71,7 @@ def deps(stage: str, *, of_code: bool) -> list[str]:
 
 
 def outs(stage: str) -> list[str]:
-    found = [*entry(stage)["outs"], *entry(stage).get("metrics", [])]
+    found = [*entry(stage)["outs"], *entry(stage).get("metrics", []), *entry(stage).get("plots", [])]
     return [next(iter(out)) if isinstance(out, dict) else out for out in found]
 
 

@@ -109,13 +109,13 @@ def test_their_colours_differ_and_follow_from_the_recipes(lab: Path) -> None:
 
 
 def test_a_papers_name_on_another_set_gets_no_verdict(lab: Path) -> None:
-    from notbugs.report.overview import MAIN_SECTIONS
-    from notbugs.report.page import load_project
+    from notbugs.report.page import SECTIONS, load_project
 
     project = load_project(lab)
     project.params["construct"]["det"] |= {"label": "source"}
     project.params["construct"]["rand"] |= {"recipe": "deterministic_target"}
-    verdicts = {one.key: one for one in MAIN_SECTIONS[0].judge(project, {})}
+    claims = next(section for section in SECTIONS if section.key == "claims")
+    verdicts = {one.key: one for one in claims.judge(project, {})}
     assert verdicts["det"].sentence == "Inconclusive: D_det is another set than the paper's (label = source)."
     assert "D_rand is another set than the paper's (recipe = deterministic_target)" in verdicts["rand"].sentence
 

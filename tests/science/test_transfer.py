@@ -162,7 +162,7 @@ def test_what_is_missing_is_named_with_its_command(tiny_project, tmp_path):
         run_stage(open_project(root), "transfer")
     shutil.move(tmp_path / "det", root / "data" / "det")
     (root / "models/train/standard/seed-0.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"seed-0\.safetensors: no model there; `dvc repro` trains it"):
+    with pytest.raises(ModelError, match=r"seed-0\.safetensors: no model there; `dvc repro train@standard` makes it"):
         run_stage(open_project(root), "transfer")
 
 

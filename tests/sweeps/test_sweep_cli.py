@@ -37,6 +37,17 @@ def test_from_a_new_space_to_its_heatmaps_in_one_command(project: Path, monkeypa
     done = notbugs("wide", "--set", "eps=[0.25, 0.5, 1.0]", "--set", "seeds=[0]", "--jobs", "1")
     assert done.exit_code == 0, done.output
     assert "12 of 12 points to be tried" in done.output
+    tried = "det: eps 0.25, 3 steps of 0.208: validation on y 26%, validation on y + 1 26%, still y 90% (one fit)"
+    assert tried in done.output
+    *_, rule, rand, det, figures = done.output.splitlines()
+    assert rule == (
+        "sweep wide: the best point of each dataset, by the greatest accuracy on validation among the points whose "
+        "images still show y (85%):"
+    )
+    best = "eps 1 steps 3: validation on y 33%, validation on y + 1 33%, still y 90%; to take it: "
+    assert rand == f"  rand {best}notbugs sweep apply wide --kind rand"
+    assert det == f"  det {best}notbugs sweep apply wide --kind det"
+    assert figures.startswith("heatmaps and curves: ")
     assert "wide" in yaml.safe_load((project / "params.yaml").read_text())["sweep"]
     drawn = sorted((project / "sweeps/wide/figures").iterdir())
     assert "sweep_wide_det_heatmaps.png" in [file.name for file in drawn]
@@ -55,6 +66,16 @@ def test_every_study_then_status_then_apply(project: Path) -> None:
     assert applied.exit_code == 0, applied.output
     own = yaml.safe_load((project / "params.yaml").read_text())["construct"]["det"]
     assert (own["eps"], own["num_steps"], own["step_size"]) == (0.5, 3, 2.5 * 0.5 / 3)
+
+
+def test_a_dataset_none_of_whose_points_still_shows_y_has_no_best(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = dict.fromkeys(MEASURED, 0.5) | {"work": 1, "curves": [], "seconds": {}}
+    monkeypatch.setattr(Trial, "measure", lambda self, seed, on_epoch=None: shares)
+    done = notbugs("small", "--jobs", "1")
+    assert done.exit_code == 0, done.output
+    assert "  det: none; `notbugs sweep apply small --kind det --any` takes one all the same\n" in done.output
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_measuring_and_showing_do_not_change_the_weights(digits, new_model):
         description="here",
     )
     assert same(weights(plain), weights(watched))
-    assert shown == [("here", 1), ("here", 2), ("here", 3)]
+    assert shown == [("here, epochs", 1), ("here, epochs", 2), ("here, epochs", 3)]
     assert returned == records
     assert not watched.training
 

@@ -16,6 +16,7 @@ from notbugs.cli import (
     inspect,
     new,
     params,
+    plots,
     recording,
     repro,
     results,
@@ -28,7 +29,7 @@ from notbugs.runtime.errors import UserError
 from notbugs.runtime.machine import refuse_windows
 
 GROUPS = {
-    "Pipeline": ("repro", "results", "diagnose", "track", "ui", "register", "check"),
+    "Pipeline": ("repro", "results", "plots", "diagnose", "track", "ui", "register", "check"),
     "Project": ("new", "preset", "copy", "record", "compare", "clean", "push", "code"),
     "Data and models": ("inspect", "export", "import", "import-model"),
     "Sweeps": ("sweep",),
@@ -110,6 +111,7 @@ for command in (
     inspect.inspect_command,
     results.results,
     results.compare,
+    plots.plots,
     recording.record,
     exchange.export_command,
     exchange.import_command,

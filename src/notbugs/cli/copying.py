@@ -17,6 +17,7 @@ import click
 import notbugs
 from notbugs.cli.project import project_root
 from notbugs.pipeline.stages import QUESTIONS, STAGES
+from notbugs.runtime.beside import SUFFIX
 from notbugs.runtime.errors import UserError
 
 PACKAGE = Path(notbugs.__file__).parent
@@ -142,22 +143,42 @@ def network(image_shape: tuple[int, int, int], num_classes: int, width: int | No
 
 
 @click.command()
-@click.argument("kind", type=click.Choice([*KINDS, "stage"]))
+@click.argument("kind", type=click.Choice([*KINDS, "stage", "question"]))
 @click.argument("name")
 def copy(kind: str, name: str) -> None:
-    """Copy the built-in recipe, network, source or stage of the science NAME into src/lab, to be changed there."""
+    """Copy the built-in recipe, network, source, or question of the science NAME into src/lab, to be changed there.
+
+    A question is a stage (`stage` is the same word for it) or a part of the debate, which is copied with its template.
+    """
     from notbugs.runtime.files import write_text
 
     root = project_root()
-    text = copied(kind, name)
-    path = root / PLACE / f"{name}.py"
-    if path.exists() or path.is_symlink():
-        raise CopyError(f"{path}: is there already; rename it or take it away, and a new copy can be made")
-    write_text(path, text)
-    key, attribute, more = f"science.{name}.study", "QUESTION", f", beside the settings of the section {name}"
+    texts = {root / PLACE / f"{name}.py": copied(kind, name)}
+    if kind not in KINDS and name in debate_parts():
+        texts[root / PLACE / f"{name}{SUFFIX}"] = debate_parts()[name].with_suffix(SUFFIX).read_text(encoding="utf-8")
+    for path in texts:
+        if path.exists() or path.is_symlink():
+            raise CopyError(f"{path}: is there already; rename it or take it away, and a new copy can be made")
+    for path, text in texts.items():
+        write_text(path, text)
+    files = " and ".join(str(PLACE / path.name) for path in texts)
+    click.echo(f"{files}: change it; in params.yaml write {_line(kind, name)}")
+
+
+def _line(kind: str, name: str) -> str:
+    """What params.yaml is to say of a copy."""
+    module = f"{PLACE.name}.{name}"
     if kind in KINDS:
-        key, attribute, more = KINDS[kind].key, KINDS[kind].attribute, ""
-    click.echo(f"{PLACE / path.name}: change it; in params.yaml write {key}: {PLACE.name}.{name}:{attribute}{more}")
+        return f"{KINDS[kind].key}: {module}:{KINDS[kind].attribute}"
+    if name in debate_parts():
+        return f"science.{name}.study: {module}:QUESTION, beside the settings that the preset debate has there"
+    return f"science.{name}.study: {module}:QUESTION, beside the settings of the section {name}"
+
+
+def debate_parts() -> dict[str, Path]:
+    """The parts of the debate, by name, with their modules; templates lie beside these."""
+    files = sorted((PACKAGE / "science" / "debate").glob("[!_]*.py"))
+    return {file.stem: file for file in files}
 
 
 def copied(kind: str, name: str) -> str:
@@ -167,9 +188,12 @@ def copied(kind: str, name: str) -> str:
     """
     from notbugs.runtime.config import suggestion
 
-    if kind == "stage":
+    if kind not in KINDS:
+        if name in debate_parts():
+            return debate_parts()[name].read_text(encoding="utf-8")
         if name not in QUESTIONS:
-            raise CopyError(f"{kind} {name!r}: no built-in question of the science{suggestion(name, QUESTIONS)}")
+            there = [*QUESTIONS, *debate_parts()]
+            raise CopyError(f"{kind} {name!r}: no built-in question of the science{suggestion(name, there)}")
         return _copied_question(name)
     found = KINDS[kind]
     registry = Text(PACKAGE / found.registry)

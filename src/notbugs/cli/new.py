@@ -31,7 +31,10 @@ class NewProjectError(UserError):
 @click.option("--preset", default="digits", show_default=True, metavar="NAME", help="What params.yaml is to be.")
 def new(folder: Path, preset: str) -> None:
     """Write a project into the new or empty folder DIR: pipeline, settings, an example of your own code, its tests."""
+    from notbugs.cli.plots import put_library
+
     git = write_project(folder, preset)
+    put_library(folder)
     click.echo(f"{folder}: a project of the preset {preset}{', with Git' if git else ', without Git'}; next:")
     click.echo(f"  cd {shlex.quote(str(folder))} && dvc repro")
 
@@ -138,6 +141,7 @@ def _begin_git(made: Path, folder: Path) -> bool:
     is_seen = git(around, "rev-parse", "--show-toplevel") and git(around, "check-ignore", str(folder)) is None
     if is_seen or git(made, "init", "--quiet") is not None:
         return True
-    with (made / ".dvc" / "config").open("a", encoding="utf-8") as config:
-        config.write("    no_scm = true\n")
+    config = made / ".dvc" / "config"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("[core]\n", "[core]\n    no_scm = true\n"), encoding="utf-8")
     return False

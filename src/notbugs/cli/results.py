@@ -40,12 +40,14 @@ def print_accuracies(root: Path) -> None:
     """
     from notbugs.evaluation import results as module
     from notbugs.evaluation.learnt import not_learnt
+    from notbugs.report.verdicts import verdicts_of_models
     from notbugs.runtime.config import read_params
 
     params = read_params(root / "params.yaml")
     with module.titled(params):
         stuck = not_learnt(root, params.get("fit") or {})
-        module.print_table(module.load_results(root), _headline_eps(params), not_learnt=stuck)
+        ruled = verdicts_of_models(root)
+        module.print_table(module.load_results(root), _headline_eps(params), not_learnt=stuck, verdicts=ruled)
     report = root / "reports" / "report.html"
     if report.exists():
         click.echo(f"report: {report.relative_to(root)}; runs side by side: notbugs ui", err=True)

@@ -65,6 +65,7 @@ def sweep_run(
         from notbugs.sweeps.editing import add_study
 
         add_study(project_root(), name, changes)
+    from notbugs.sweeps.editing import best_points
     from notbugs.sweeps.session import run
 
     project, elsewhere = open_project(), None
@@ -73,6 +74,7 @@ def sweep_run(
 
         elsewhere = ClusterHelpers(project.root, project.runtime, scheduler)
     run(project, name, url=storage, jobs=jobs, replace=replace, elsewhere=elsewhere)
+    click.echo(best_points(project_root(), name), err=True)
     if "DVC_STAGE" not in os.environ:  # the pipeline's report draws it too
         from notbugs.report.studies import write_figures
 

@@ -132,7 +132,7 @@ def parts(
 ) -> Iterator[tuple[slice, Constructed]]:
     """A dataset from its row `first` on, in order, a batch at a time, in its stored precision, with the rows of D."""
     splitter = BatchSplitter(description)
-    for batch in progress(list(batches(num_examples, batch_size)), description):
+    for batch in progress(list(batches(num_examples, batch_size)), f"{description}, batches"):
         start = first + batch.start
 
         def work(rows: slice, start: int = start) -> Constructed:

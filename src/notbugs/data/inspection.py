@@ -97,7 +97,7 @@ def _split_facts(data: Images, split: str, progress: Track) -> tuple[SplitFacts,
     channels, height, width = data.image_shape
     total, squares = torch.zeros(2, channels, dtype=torch.float64)
     lows, highs, prints = [], [], []
-    for part in progress(by_parts(data), f"look at {split}", len(part_rows(data))):
+    for part in progress(by_parts(data), f"look at {split}, parts", len(part_rows(data))):
         values = part.images.double()
         total += values.sum(dim=(0, 2, 3))  # (C,)
         squares += values.square().sum(dim=(0, 2, 3))

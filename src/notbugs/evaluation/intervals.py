@@ -24,4 +24,6 @@ def wilson_interval(successes: float, n: int, *, z: float = Z_95) -> tuple[float
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low, high = max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # Exactly there centre and half are the same number, which rounding makes two.
+    return 0.0 if successes == 0 else low, 1.0 if successes == n else high

@@ -496,11 +496,15 @@ def to_csv(results: "pd.DataFrame") -> str:
     return str(results.to_csv(index=False, lineterminator="\n"))
 
 
+_OF_CLAIMS = "; verdict: on the paper's claim about it"
+
+
 def print_table(
     results: "pd.DataFrame",
     headline_eps: float,
     console: "Console | None" = None,
     not_learnt: Mapping[str, object] = MappingProxyType({}),
+    verdicts: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> None:
     """Print the accuracy table, as wide as the terminal allows and at most 100 columns.
 
@@ -512,6 +516,7 @@ def print_table(
         headline_eps: always among the eps shown (at most TERMINAL_EPS), and marked.
         console: where to print; standard output by default, 100 columns wide if that is no terminal.
         not_learnt: of datasets whose fits have not learnt yet, what is said of them (`learnt.not_learnt`).
+        verdicts: (dataset, estimator) -> what was ruled on the claim about it; a column, where there is room.
     """
     from rich import box
     from rich.console import Console
@@ -523,26 +528,35 @@ def print_table(
             console = Console(width=TERMINAL_WIDTH)
     rows = accuracy_table(results)
     first = results.iloc[0]
+    verdicts = {row: verdicts[row] for row in ((row.dataset, row.estimator) for row in rows) if row in verdicts}
+    left = console.width - max(len(row.label) for row in rows)
+    said = max((len(verdict) + 1 for verdict in verdicts.values()), default=0)
+    column = len(" 100.0 ±0.0 ")
+    if left - said < 3 * column:  # clean, shifted, and one under attack
+        verdicts, said = {}, 0
+    room = (left - said) // column - 2
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Accuracy on {first['n']} test images of {first['source']}, {first['architecture']} (%)",
         caption="\n".join(
             [
-                f"{spread_words(rows)}eps: on y under attack; * headline eps",
+                f"{spread_words(rows)}eps: on y under attack; * headline eps{_OF_CLAIMS if verdicts else ''}",
                 *(f"{model_label(name, 'standard')}: {words}" for name, words in not_learnt.items()),
             ]
         ),
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    room = (console.width - max(len(row.label) for row in rows)) // len(" 100.0 ±0.0 ") - 2  # clean and shifted
     columns = _attack_columns(rows, headline_eps, min(max(room, 1), TERMINAL_EPS))
     table.add_column("fitted on", no_wrap=True)
     for name in ("on y", "on y+1", *(_column_head(*column, headline_eps) for column in columns)):
         table.add_column(name, justify="right", no_wrap=True)
+    if verdicts:
+        table.add_column("verdict", no_wrap=True)
     for row in rows:
         cells = (row.clean, row.shifted, *(row.adversarial.get(column) for column in columns))
-        table.add_row(row.label, *(percent_with_spread(cell) for cell in cells))
+        verdict = [verdicts.get((row.dataset, row.estimator), "")] if verdicts else []
+        table.add_row(row.label, *(percent_with_spread(cell) for cell in cells), *verdict)
     console.print(table)
 
 

@@ -20,6 +20,7 @@ from notbugs.models.base import Classifier
 from notbugs.models.foreign import Factory, classifier_of, of_factory, of_timm, of_torchvision
 from notbugs.models.foreign import ModelError as ModelError
 from notbugs.models.imagenet import densenet121, inception, resnet, vgg16
+from notbugs.models.missing import no_model, remedy
 from notbugs.models.preactivation import preact_resnet18, wide_resnet
 from notbugs.models.resnet9 import ResNet9
 from notbugs.models.small_cnn import MLP, DeepCNN, SmallCNN
@@ -269,7 +270,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
     try:
         state: dict[str, Any] = load_file(path)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no model there; `dvc repro` trains it") from None
+        raise no_model(path) from None
     except Exception as error:  # safetensors raises many kinds for a damaged header
         raise ModelError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     try:
@@ -282,7 +283,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> Class
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise ModelError(f"{path}: does not fit its description: {' '.join(str(error).split())[:300]}") from None
     if checksum not in (None, _checksum(description.model_dump(mode="json"), path)):
-        raise ModelError(f"{path}: altered, or the .json beside it (its checksum does not fit); `dvc repro` trains it")
+        raise ModelError(f"{path}: altered, or the .json beside it (its checksum does not fit); {remedy(path)}")
     return model.to(device).eval()
 
 
@@ -298,7 +299,7 @@ def _read_description(path: Path) -> tuple[Description, str | None]:
         checksum = facts.pop("checksum", None) if isinstance(facts, dict) else None
         description = Description.model_validate(facts)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no model there; `dvc repro` trains it") from None
+        raise no_model(path) from None
     except (ValidationError, ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{path}: not a model's description: {' '.join(str(error).split())[:300]}") from None
     try:

@@ -137,7 +137,7 @@ def construct(job: Job) -> None:
         sources = _sources(job, made_from, data, work)
         tasks = [(source, number) for source in sources for number in source.shards.missing()]
         wait_for_all()  # all have seen what is missing before any begins
-        do_all(project, tasks[rank() :: world_size()], _make, description=job.title)
+        do_all(project, tasks[rank() :: world_size()], _make, description=f"{job.title}, shards")
         _ready.cache_clear()
         wait_for_all()
         if not is_first():

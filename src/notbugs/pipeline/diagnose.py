@@ -36,7 +36,7 @@ def diagnose(job: Job) -> None:
     names = in_order_of_paper(project.names("construct"))
     seeds = first_sources(project, *names)
     with job.begin([project.dataset("train"), *(project.dataset(name, seeds[name]) for name in names)]):
-        for name in project.progress(names, job.title):
+        for name in project.progress(names, f"{job.title}, datasets"):
             try:
                 numbers, wrong = look_at(project, name, job.settings, seeds[name])
             except StrangeDatasetError as error:

@@ -36,7 +36,7 @@ def prepare(job: Job) -> None:
             with whole_folder(folder) as unfinished:
                 writer = DatasetWriter(unfinished, dtype=config.dtype, shard_size=config.shard_size)
                 found = []
-                for part in project.progress(by_parts(data), f"write {split}", len(part_rows(data))):
+                for part in project.progress(by_parts(data), f"write {split}, parts", len(part_rows(data))):
                     writer.add(part)
                     found.append(fingerprints(part.images))
                 contents[split] = torch.cat(found)

@@ -62,7 +62,7 @@ def train(job: Job) -> None:
             """Draw the curves while the lessons are given."""
             run.curve(record["epoch"], lessons[number].curve_names(record))
 
-        learnt = do_all(project, lessons, learn, description=job.title, heard=follow)
+        learnt = do_all(project, lessons, learn, description=f"{job.title}, models", heard=follow)
         if is_first():
             publish(work / "models", folder)
             write_curves(curves_file, lessons, learnt)

@@ -73,7 +73,7 @@ def write_report(root: Path, out: Path, figures_dir: Path, *, do_all: DoAll = in
 def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> None:
     present = [(section, section.metrics(project)) for section in SECTIONS if section.is_in(project)]
     verdicts = {section.key: section.judge(project, found) for section, found in present}
-    drawn = do_all([section.key for section, _ in present], Artist(project), "figures")
+    drawn = do_all([section.key for section, _ in present], Artist(project), "report, sections")
     pictures = {name: picture for of_section in drawn for name, picture in of_section.items()}
     bodies = [
         Body(

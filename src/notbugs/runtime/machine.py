@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import notbugs
-from notbugs.runtime.errors import UserError
+from notbugs.runtime.errors import ConfigError, UserError
 
 
 class PlatformError(UserError):
@@ -49,6 +49,25 @@ def usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def most_jobs(num_threads: int, asked: int | None = None) -> int:
+    """How many workers of `num_threads` threads the usable processors bear, at least one.
+
+    Results depend on the number of threads, so more workers than that cannot have fewer threads each.
+
+    Args:
+        asked: what was given as --jobs.
+    Raises: ConfigError for more than that.
+    """
+    processors = usable_processors()
+    most = max(1, processors // num_threads)
+    if asked is not None and asked > most:
+        raise ConfigError(
+            f"--jobs {asked}: with num_threads = {num_threads} that is {asked * num_threads} threads on {processors} "
+            f"processors; at most {most}"
+        )
+    return most
 
 
 def processor_name() -> str:

@@ -85,7 +85,7 @@ def diversity(lab: Lab, settings: DiversitySettings) -> Answer:
     per_class: dict[str, Any] = {names[label]: {} for label in rows}
     for space, points in spaces.items():
         classes = []
-        for label, members in lab.progress(rows.items(), f"diversity: {space}", len(rows)):
+        for label, members in lab.progress(rows.items(), f"diversity: {space}, classes", len(rows)):
             inside = {name: points(part.select(members).images) for name, part in data.items()}  # one class
             samples = make_generator(lab.seed, "diversity", "bootstrap", label)  # the same in every space
             classes.append(compare_class(inside, settings, generator=samples))

@@ -85,7 +85,7 @@ def invert(
     goals = features(model, targets, reads=loss.reads)
     descent: dict[str, Any] = {"step_size": step_size, "num_steps": num_steps, "loss": loss, "targeted": True}
     found = []
-    for batch in progress(list(batches(len(targets), batch_size)), description):
+    for batch in progress(list(batches(len(targets), batch_size)), f"{description}, batches"):
         start, goal = starts[batch].to(device), goals[batch].to(device)
         found.append(pgd(engine, start, goal, norm="box", eps=float("inf"), **descent, judge=False).x_adv.cpu())
     return torch.cat(found)

@@ -15,7 +15,7 @@ from notbugs.runtime.params_text import assignment, with_keys
 from notbugs.sweeps.axes import cell, value_of
 from notbugs.sweeps.plan import difference, plan_now
 from notbugs.sweeps.points import Point, changes
-from notbugs.sweeps.recorded import RecordedStudy, recorded_study
+from notbugs.sweeps.recorded import RecordedStudy, in_words, recorded_study
 from notbugs.sweeps.settings import OBJECTIVES, SweepError, SweepSettings, sweep_settings
 
 if TYPE_CHECKING:
@@ -62,18 +62,45 @@ def apply(root: Path, name: str, wanted: Mapping[str, Any], any_point: bool = Fa
     about = study.about
     own = {} if study.settings.axes else _pipeline(root, params)  # another fit or network may have that eps, too
     best = choose(_trials(study), about["sweep"]["objectives"][0], wanted, any_point, name, own)
-    eps, steps, step_size, source_eps = (None if best[key] != best[key] else float(best[key]) for key in POINT[1:])
-    axes = {leaf: value_of(axis, best[leaf]) for leaf, axis in study.settings.axes.items() if best[leaf]}
-    point = Point(best["kind"], eps, None if steps is None else int(steps), step_size, source_eps, axes)
+    point = _point(study, best)
     seeds = params["fit"][point.kind].get("seeds", [0])
     seeds = [*seeds, *(seed for seed in about["sweep"]["seeds"] if seed not in seeds)]
     changed = changes(params, point, seeds)
     _write(root, changed)
     written = ", ".join(f"{key} = {value}" for key, value in changed.items())
     note = ""
-    if point.source_eps or any(leaf.startswith(("model.", "train.robust.")) for leaf in axes):
+    if point.source_eps or any(leaf.startswith(("model.", "train.robust.")) for leaf in point.axes):
         note = "; the robust model changes too, and with it who judges still_y"
     return f"params.yaml: {written}; next: dvc repro{note}"
+
+
+def best_points(root: Path, name: str) -> str:
+    """The point of each dataset that `apply` would choose, a line each, and the command that takes it.
+
+    Raises: SweepError if there is no such study.
+    """
+    study = recorded_study(root, name)
+    objective = study.about["sweep"]["objectives"][0]
+    own = {} if study.settings.axes else _pipeline(root, read_params(root / "params.yaml"))
+    better = "least" if OBJECTIVES[objective][1] == "minimize" else "greatest"
+    rule = f"{better} {objective} on validation among the points whose images still show y ({STILL_Y_SHARE:.0%})"
+    lines = [f"sweep {name}: the best point of each dataset, by the {rule}:"]
+    for kind in study.about["sweep"]["kinds"]:
+        command = f"notbugs sweep apply {name} --kind {kind}"
+        try:
+            best = choose(_trials(study), objective, {"kind": kind}, False, name, own)
+        except SweepError:
+            lines.append(f"  {kind}: none; `{command} --any` takes one all the same")
+            continue
+        lines.append(f"  {_point(study, best).title()}: {in_words(best)}; to take it: {command}")
+    return "\n".join(lines)
+
+
+def _point(study: RecordedStudy, row: Mapping[str, Any]) -> Point:
+    """The point of a row of means of trials.csv."""
+    eps, steps, step_size, source_eps = (None if row[key] != row[key] else float(row[key]) for key in POINT[1:])
+    axes = {leaf: value_of(axis, row[leaf]) for leaf, axis in study.settings.axes.items() if row[leaf]}
+    return Point(row["kind"], eps, None if steps is None else int(steps), step_size, source_eps, axes)
 
 
 def _is_same(there: str, value: Any) -> bool:

@@ -167,6 +167,19 @@ def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return statistics.fmean(row[name] for row in rows)
 
 
+WORDS = {
+    "validation_accuracy": "validation on y",
+    "validation_accuracy_shifted": "validation on y + 1",
+    "still_y": "still y",
+}
+"""What is printed of a point: column of trials.csv, in words."""
+
+
+def in_words(means: Mapping[str, Any]) -> str:
+    """The means of a point for people: "validation on y 62%, validation on y + 1 3%, still y 91%"."""
+    return ", ".join(f"{words} {means[name]:.0%}" for name, words in WORDS.items())
+
+
 def measured(row: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured of a fit, and nothing besides."""
     return {name: row[name] for name in MEASURED}

@@ -12,8 +12,7 @@ from pathlib import Path
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Others, others
 from notbugs.pipeline.running.own_code import require_files_watched, require_watched
-from notbugs.runtime.errors import ConfigError
-from notbugs.runtime.machine import usable_processors
+from notbugs.runtime.machine import most_jobs
 from notbugs.runtime.process import as_interrupts
 from notbugs.sweeps.outputs import output_files, write_outputs
 from notbugs.sweeps.plan import Plan, make_plan
@@ -128,15 +127,9 @@ def checked_jobs(project: Context, jobs: int | None) -> int:
 
     Raises: ConfigError if they would get in each other's way.
     """
-    processors, threads = usable_processors(), project.runtime.num_threads
-    most = max(1, processors // threads)
+    most = most_jobs(project.runtime.num_threads, jobs)
     if jobs is None:
         return most if project.device.type == "cpu" else 1
-    if jobs > most:
-        raise ConfigError(
-            f"--jobs {jobs}: with num_threads = {threads} that is {jobs * threads} threads on {processors} "
-            f"processors; at most {most}"
-        )
     return jobs
 
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from notbugs.runtime.nested import numbers
 from notbugs.sweeps.points import Point, resolve
-from notbugs.sweeps.recorded import mean, measured
+from notbugs.sweeps.recorded import WORDS, in_words, mean, measured
 from notbugs.sweeps.runs import CURVES, ENDED, ERROR, POINT, ROWS, SECONDS, TRACKED
 from notbugs.sweeps.storage import DatabaseAwayError, Patience, artifact_folder
 from notbugs.sweeps.study import SharedStudy, objective_values, suggest
@@ -159,10 +159,8 @@ class _Worker:
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:
-    names = {"validation_accuracy": "on y", "validation_accuracy_shifted": "on y + 1", "still_y": "still y"}
-    means = {words: mean(rows, name) for name, words in names.items()}
     fits = "one fit" if len(rows) == 1 else f"{len(rows)} fits"
-    return ", ".join(f"{words} {mean:.0%}" for words, mean in means.items()) + f" ({fits})"
+    return f"{in_words({name: mean(rows, name) for name in WORDS})} ({fits})"
 
 
 @contextmanager

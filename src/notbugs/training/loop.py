@@ -107,7 +107,7 @@ def train(
     told = on_epoch or (lambda record: None)
     history = History(model, descent, learner.scheduler, generator, best, checkpoint, told)
     history.resume()
-    for epoch in progress(history.epochs_left(epochs), description):
+    for epoch in progress(history.epochs_left(epochs), f"{description}, epochs"):
         last = epoch == epochs
         now = descent.param_groups[0]["lr"]
         loss, accuracy, losses = _train_epoch(learner, reader, batch_size, generator)

@@ -337,4 +337,4 @@ def test_progress_sees_every_picture(tree) -> None:
         return iter(items)
 
     read_folder(tree(), image_size=8, seed=0, progress=progress)
-    assert seen == {"list pets": (None, 17), "read pets": (11, 11)}
+    assert seen == {"list pets, files": (None, 17), "read pets, files": (11, 11)}

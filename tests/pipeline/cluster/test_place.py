@@ -21,7 +21,7 @@ def machine(monkeypatch):
     """machine(processors, free GiB): what this machine seems to be."""
 
     def be(processors: int, free: float) -> None:
-        monkeypatch.setattr(place, "usable_processors", lambda: processors)
+        monkeypatch.setattr("notbugs.runtime.machine.usable_processors", lambda: processors)
         monkeypatch.setattr(place, "_free_memory", lambda: int(free * GIB))
 
     return be

@@ -78,14 +78,14 @@ def read_folder(
     """
     name = _printable(collection_name(path))
     collection = open_collection(path)
-    members = list(progress(collection.members(), f"list {name}", None))
+    members = list(progress(collection.members(), f"list {name}, files", None))
     train, test = _classes_of(path, members)
     class_names = _checked_class_names(path, train, test)
     splits = []
     for part, (key, maximum) in zip((train, test), (("max_train", max_train), ("max_test", max_test)), strict=True):
         split = _sorted_split(part, classes)
         splits.append(split.select(limited(split.labels, maximum, key=key, seed=seed)))
-    pixels, unreadable = _decode_all(collection, splits, image_size, grey, progress, f"read {name}")
+    pixels, unreadable = _decode_all(collection, splits, image_size, grey, progress, f"read {name}, files")
     if unreadable and not skip_unreadable:
         raise SourceError(_listed(path, unreadable, sum(len(split.members) for split in splits)))
     pool, held = (

@@ -161,7 +161,7 @@ def pool_of(dataset: Any, class_names: Sequence[str] | None, form: Form, name: s
     if labels is not None:
         return Items(dataset, labels, names, form, (channels, height, width), first.dtype, name)
     images, found = torch.empty(count, *first.shape, dtype=first.dtype), torch.empty(count, dtype=torch.int64)
-    for row in progress(range(count), f"read {name}", count):
+    for row in progress(range(count), f"read {name}, images", count):
         image, label = item(dataset, row, form, name)
         _require_like_first(image, first.shape, first.dtype, row, name)
         images[row], found[row] = image, label

@@ -63,8 +63,8 @@ class PlantedSettings(Settings):
 def patterns() -> dict[Pattern, Tensor]:
     """The patterns of each class, of length 1: (4, 3, 32, 32) float64 for "smooth" and "fine".
 
-    Every smooth pattern is orthogonal to every fine one; two fine ones are orthogonal, two smooth ones have the
-    inner product -1/3.
+    Every smooth pattern is orthogonal to every fine one, and two fine ones are orthogonal. The smooth ones are two
+    antipodal pairs, yellow and dark, red and green: inner product -1 within a pair, 0 between the pairs.
     """
     side = torch.arange(SHAPE[1], dtype=torch.float64)
     ripple = torch.cos(2 * math.pi * (side + 0.5) / len(side))

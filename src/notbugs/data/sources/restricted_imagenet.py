@@ -146,7 +146,7 @@ def _listed(folder: Path, synsets: dict[str, int], image_size: int, progress: Tr
     Raises: SourceError if a synset's folder holds none.
     """
     origins, labels = [], []
-    for synset, label in progress(synsets.items(), f"list {folder.name}"):
+    for synset, label in progress(synsets.items(), f"list {folder.name}, classes"):
         names = sorted(entry.name for entry in os.scandir(folder / synset) if _is_picture(entry.name))
         if not names:
             raise SourceError(f"{folder / synset}: no pictures; {LAYOUT}")

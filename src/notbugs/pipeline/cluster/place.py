@@ -15,8 +15,8 @@ import psutil  # type: ignore[import-untyped]
 
 from notbugs.pipeline.cluster.dvc_steps import Command
 from notbugs.runtime.config import Runtime
-from notbugs.runtime.errors import ConfigError, UserError
-from notbugs.runtime.machine import usable_processors
+from notbugs.runtime.errors import UserError
+from notbugs.runtime.machine import most_jobs
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -192,12 +192,7 @@ def local_jobs(root: Path, shared: Runtime, asked: int | None) -> tuple[int, str
     Returns: the number, and a line about fewer than asked for or expected.
     Raises: ConfigError for more slots than processors.
     """
-    most = max(1, usable_processors() // shared.num_threads)
-    if asked is not None and asked > most:
-        raise ConfigError(
-            f"--jobs {asked}: with num_threads = {shared.num_threads} that is {asked * shared.num_threads} threads on "
-            f"{usable_processors()} processors; at most {most}"
-        )
+    most = most_jobs(shared.num_threads, asked)
     wanted = asked or most
     each = FOR_A_STAGE + min(OF_D * _size(root / "data" / "train"), AT_MOST)
     fitting = max(1, _free_memory() // each)

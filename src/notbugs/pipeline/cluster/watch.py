@@ -19,8 +19,13 @@ MANY = 3
 
 @dataclass
 class _Stage:
-    """One that runs."""
+    """One that runs.
 
+    Attributes:
+        number: how many stages had begun or needed nothing when it began, itself among them.
+    """
+
+    number: int
     begun: float = field(default_factory=time.monotonic)
     doing: str = ""
     doing_since: float = 0.0
@@ -28,11 +33,11 @@ class _Stage:
     total: int | None = None
 
     def line(self) -> str:
-        """How far it is: what it does, rate, seconds left."""
+        """How far it is: for how long it runs, what it does, rate, seconds left."""
         now = time.monotonic()
-        text = f"{now - self.begun:5.0f} s"
+        text = f"running for {now - self.begun:.0f} s"
         if self.doing:
-            text += f"  {self.doing}: {self.done}" + (f"/{self.total}" if self.total else "")
+            text += f"; {self.doing}: {self.done}" + (f"/{self.total}" if self.total else "")
             rate = self.done / max(now - self.doing_since, 1e-9)
             if self.done:
                 text += f", {rate:.1f}/s" if rate >= 1 else f", {1 / rate:.1f} s each"
@@ -77,10 +82,11 @@ class Watch:
     def begin(self, address: str) -> None:
         """A stage's command begins."""
         with self._lock:
-            self._running[address] = _Stage()
             self._leave(address)
+            number = self._total - len(self._waiting)
+            self._running[address] = _Stage(number)
         if self._live is None:
-            self.say(f"{address}: begins")
+            self.say(f"{address}: begins (stage {number} of {self._total})")
 
     def progress(self, told: Mapping[str, Any]) -> None:
         """A stage says how far it is: address, description, done, total."""
@@ -116,7 +122,10 @@ class Watch:
 
     def _picture(self) -> RenderableType:
         with self._lock:
-            lines = [f"{address:<26} {stage.line()}" for address, stage in self._running.items()]
+            lines = [
+                f"{f'{address}, stage {stage.number} of {self._total}':<38} {stage.line()}"
+                for address, stage in self._running.items()
+            ]
             return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in [*lines, self._rest()]))
 
     def _rest(self) -> str:
@@ -127,7 +136,10 @@ class Watch:
     def _tell_now_and_then(self) -> None:
         while not self._over.wait(LOG_INTERVAL):
             with self._lock:
-                lines = [f"{address}: {' '.join(stage.line().split())}" for address, stage in self._running.items()]
+                lines = [
+                    f"{address} (stage {stage.number} of {self._total}): {stage.line()}"
+                    for address, stage in self._running.items()
+                ]
                 rest = self._rest()
             for line in lines:
                 print(line, file=sys.stderr, flush=True)

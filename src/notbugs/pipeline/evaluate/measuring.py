@@ -20,8 +20,9 @@ from notbugs.evaluation.certificate import Certificate
 from notbugs.evaluation.levels import RANDOM_STARTS, SuiteSettings
 from notbugs.evaluation.masking import Signs, Standing, transfer_images
 from notbugs.evaluation.suite import PART, Audit, audited, find, generator_of_part
-from notbugs.models import ModelError, load_model
+from notbugs.models import load_model
 from notbugs.models.base import Classifier
+from notbugs.models.missing import no_model
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.jobs import Say, do_all
 from notbugs.pipeline.running.own_code import modules_named
@@ -205,7 +206,7 @@ def measure_all(project: Context, subjects: list[Subject], data: Images, config:
     tasks = list(_plan(subjects, len(data), config))
     missing = [(bench, task) for own in tasks for task in own if bench.kept(task) is None]
     wait_for_all()
-    do_all(project, missing[rank() :: world_size()], _measure, description="evaluate")
+    do_all(project, missing[rank() :: world_size()], _measure, description="evaluate, parts")
     wait_for_all()
     return (audited(*map(bench.found, own)) for own in tasks)
 
@@ -215,7 +216,7 @@ def _plan(subjects: list[Subject], num_examples: int, config: SuiteSettings) -> 
     first: dict[str, Path] = {}
     for subject in subjects:
         if not subject.file.exists():
-            raise ModelError(f"{subject.file}: no model there; `dvc repro` trains it")
+            raise no_model(subject.file)
         if subject.facts["dataset"] == "D":
             first.setdefault(subject.facts["estimator"], subject.file)
     places = _places(subjects)

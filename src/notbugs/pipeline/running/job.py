@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from notbugs.data.store import load_dataset
-from notbugs.models import ModelError, ModelSettings
+from notbugs.models import ModelSettings
+from notbugs.models.missing import no_model
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.own_code import modules_named, require_watched
 from notbugs.pipeline.running.processes import in_processes
@@ -183,7 +184,7 @@ def _content(path: Path) -> str:
     """
     if path.suffix:
         if not path.exists():
-            raise ModelError(f"{path}: no model there; `dvc repro` trains it")
+            raise no_model(path)
         return sha256(path)
     load_dataset(path, verify=False)
     return sha256(path / "manifest.json")

@@ -185,7 +185,7 @@ def train_unlabelled(
     descent = torch.optim.AdamW(body, lr=how.lr, weight_decay=how.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(descent, how.lr, total_steps=how.epochs * len(whole))
     encoder.train().to(memory_format=torch.channels_last)
-    for epoch in progress(range(how.epochs), description):
+    for epoch in progress(range(how.epochs), f"{description}, epochs"):
         order = torch.randperm(len(data), generator=generator)
         total = torch.zeros((), device=device)
         for _, images, _ in reader.batches(order[rows] for rows in whole):

@@ -103,7 +103,7 @@ def fits(
         for seed in seeds:
             made = partial(_called, data=data, settings=settings, seed=seed, part=part, test=asked.images)
             parts[f"{part}-{name}-seed-{seed}"] = made
-    called = iter(lab.load_or_make_all(parts, f"{part}: fits"))
+    called = iter(lab.load_or_make_all(parts, f"{part}, fits"))
     return {name: [next(called) for _ in seeds] for name in datasets}
 
 

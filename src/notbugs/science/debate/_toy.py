@@ -145,7 +145,7 @@ def learn(lab: Lab, *, settings: ToySettings, seed: int) -> dict[str, Tensor]:
         return length
 
     begun_with = slope()
-    for _ in lab.progress(range(settings.num_steps), f"superposition: seed {seed}"):
+    for _ in lab.progress(range(settings.num_steps), f"superposition: seed {seed}, steps"):
         descent.zero_grad(set_to_none=True)
         losses(sparse_inputs(settings.batch_size, sparsity, count, draw).to(lab.device)).sum().backward()
         descent.step()

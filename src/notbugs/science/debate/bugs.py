@@ -123,7 +123,7 @@ def bugs(lab: Lab, settings: BugsSettings) -> Answer:
     for weight in settings.weights:
         made = partial(_made, data=data, members=members, weight=weight, attack=settings.attack)
         parts[f"bugs-images-{weight:g}"] = made
-    found = lab.load_or_make_all(parts, "bugs: examples")
+    found = lab.load_or_make_all(parts, "bugs, examples")
     learnt = {
         f"{weight:g}": ImageData(images, targets, data.class_names)
         for weight, images in zip(settings.weights, found, strict=True)

@@ -88,7 +88,7 @@ def filters(lab: Lab, settings: FiltersSettings) -> Answer:
     for group, members in tests.items():
         parts[f"asked-{group}"] = partial(_asked, tests=members, test=test, grey=grey)
     right: dict[str, dict[str, Tensor]] = {}
-    for masks in lab.load_or_make_all(parts, "filters: models"):
+    for masks in lab.load_or_make_all(parts, "filters, models"):
         right |= masks
     levels = {name: levels for members in tests.values() for name, levels in members.items()}
     accuracy = {name: _accuracies(masks, levels[name]) for name, masks in right.items()}

@@ -103,7 +103,7 @@ def illusory(lab: Lab, settings: IllusorySettings) -> Answer:
             for seed, file in enumerate(_files(lab, label, settings)):
                 attacked = partial(_attacked, file=file, norm=norm, eps=eps, settings=settings, test=test)
                 parts[f"norm-{number}-{'-'.join(MODELS[label])}-{seed}"] = attacked
-    done = iter(lab.load_or_make_all(parts, "illusory: attacks"))
+    done = iter(lab.load_or_make_all(parts, "illusory, attacks"))
     found: dict[str, dict[str, list[Masks]]] = {norm: {} for norm in radii}
     for norm in radii:
         for label in _asked_in(norm, settings):

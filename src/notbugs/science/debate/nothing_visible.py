@@ -74,7 +74,7 @@ def nothing_visible(lab: Lab, settings: NothingVisibleSettings) -> Answer:
     """
     test, noise = lab.data["test"].data(), noises(lab, settings.num_noises)
     parts = {f"noise-{name}": partial(_pushed, settings=settings, name=name) for name in settings.budgets}
-    pushed = lab.load_or_make_all(parts, "nothing_visible: noise")
+    pushed = lab.load_or_make_all(parts, "nothing_visible, budgets")
     means, linear = class_directions(lab.data["train"]), linear_weights(lab.data["train"], settings.pair)
     learnt: dict[str, Images] = {}
     asked: dict[str, ImageData] = {}

@@ -81,7 +81,7 @@ def preference(lab: Lab, settings: PreferenceSettings) -> Answer:
     parts: dict[str, Callable[[Lab], Tensor]] = {}
     for eps in settings.eps:
         parts[f"preference-images-{eps:g}"] = partial(_perturbed, data=data, settings=settings, eps=eps)
-    made = dict(zip(settings.eps, lab.load_or_make_all(parts, "preference: images"), strict=True))
+    made = dict(zip(settings.eps, lab.load_or_make_all(parts, "preference, radii"), strict=True))
     learnt: dict[str, ImageData] = {"D": data}
     for eps, images in made.items():
         noise = as_far(data.images, images, make_generator(lab.seed, "preference", "noise", f"{eps:g}"))

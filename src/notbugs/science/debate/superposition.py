@@ -78,7 +78,7 @@ def superposition(lab: Lab, settings: SuperpositionSettings) -> Answer:
     About 15 s with the settings of the digits preset; no data of the project takes part.
     """
     parts = {f"superposition-seed-{seed}": partial(learn, settings=settings, seed=seed) for seed in settings.seeds}
-    learnt = lab.load_or_make_all(parts, "superposition")
+    learnt = lab.load_or_make_all(parts, "superposition, seeds")
     rows = []
     for place, sparsity in enumerate(settings.sparsities):
         codes = [Code(one["weight"][place], one["bias"][place]) for one in learnt]

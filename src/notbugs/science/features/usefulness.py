@@ -224,7 +224,7 @@ def worst(
     engine = engine_of(features.network, data)
     sides = features.choice.sides(data.labels)
     found = torch.empty(sides.shape, dtype=torch.float64)
-    for number in progress(range(len(features)), description):
+    for number in progress(range(len(features)), f"{description}, features"):
         for part in batches(len(data), batch_size):
             one = torch.zeros(sides[part].shape, dtype=torch.float32)
             one[:, number] = sides[part][:, number].float()

@@ -87,7 +87,7 @@ def planted(lab: Lab, settings: PlantedStudySettings) -> Answer:
         for fit_seed in settings.fit.seeds
     ]
     fits: dict[str, list[Masks]] = {name: [] for name in made}
-    for task, fitted in zip(tasks, lab.do_all(tasks, fit_one, "planted: fits"), strict=True):
+    for task, fitted in zip(tasks, lab.do_all(tasks, fit_one, "planted, fits"), strict=True):
         fits[task.name].append(fitted)
     filters = _filters(settings, data, test)
     measured = {name: _fits(fitted) for name, fitted in fits.items()}
