@@ -54,7 +54,7 @@ BAR = 0.38
 """From the middle of a bar to that of the other one."""
 MOST_LEVEL = 8
 """So many bars' names stand beside each other without touching."""
-CURVE_STEPS = 100
+CURVE_STEPS = 60
 """Points of a curve of the smallest perturbations."""
 CHANCE = Key("chance", Look(GREY, "", "--"))
 OWN_COLOUR = "black"

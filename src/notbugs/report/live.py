@@ -61,7 +61,7 @@ class LiveChart:
         drawn = Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=SCALE))).convert("RGB")
         buffer = io.BytesIO()
         few = drawn.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        few.save(buffer, format="png", optimize=True)
+        few.save(buffer, format="png")
         return buffer.getvalue()
 
     def json(self) -> str:

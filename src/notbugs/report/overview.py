@@ -89,7 +89,8 @@ def _headline_estimates(evidence: Evidence) -> Iterator[tuple[str, Estimate]]:
 
 def several(project: Project) -> bool:
     """Whether any accuracy is a mean over seeds."""
-    return any(row.clean is not None and row.clean.num_seeds > 1 for row in accuracy_table(project.results))
+    models = project.results[MODEL].drop_duplicates()
+    return bool(models.groupby(["dataset", "estimator"]).size().max() > 1)
 
 
 def seeds(project: Project, _: Facts) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def write_report(root: Path, out: Path, figures_dir: Path, *, do_all: DoAll = in
 def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> None:
     present = [(section, section.metrics(project)) for section in SECTIONS if section.is_in(project)]
     verdicts = {section.key: section.judge(project, found) for section, found in present}
-    drawn = do_all([section.key for section, _ in present], Artist(project), "report, sections")
+    drawn = do_all([SCRIPT, *(section.key for section, _ in present)], Artist(project), "report, sections")
     pictures = {name: picture for of_section in drawn for name, picture in of_section.items()}
     bodies = [
         Body(
@@ -100,6 +100,10 @@ def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> Non
     write_json(out.with_name("verdicts.json"), [verdict_record(verdict) for verdict in verdicts["claims"]])
 
 
+SCRIPT = "script"
+"""Task of an artist beside the sections: the script of live charts, which takes seconds the first time."""
+
+
 class Artist:
     """Draws the figures of a section of the page; in another process for a project that is loaded there once."""
 
@@ -110,7 +114,10 @@ class Artist:
         return _artist_of_this_process, (self.project.root,)
 
     def __call__(self, key: str) -> dict[str, Picture]:
-        """File name without suffix -> picture."""
+        """File name without suffix -> picture; for SCRIPT none, but it is kept from then on."""
+        if key == SCRIPT:
+            script(self.project.root)
+            return {}
         section = next(section for section in SECTIONS if section.key == key)
         with titled(self.project.params), drawn_as(self.project.sets.values()), report_style():
             figures = section.draw(self.project, section.metrics(self.project))
