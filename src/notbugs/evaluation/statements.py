@@ -21,7 +21,7 @@ class Verdict:
         key: short name. title: the statement in a few words. statement: in a sentence; may be empty.
         finding: the verdict. on_edge: whether one image, or one standard error, more or less would change it.
         sentence: what was measured, with the numbers that decide.
-        basis: how many models, fits and images it rests on, and the power to tell the margin from 0.
+        basis: how many models, fits and images it rests on, and the power to tell the threshold from 0.
         elsewhere: what happens at the other eps; empty where the statement has none.
     """
 

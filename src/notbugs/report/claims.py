@@ -74,13 +74,13 @@ class Criterion:
 
     @classmethod
     def margin(cls, gap: Estimate, margin: float) -> "Criterion":
-        """A difference of at least the margin, its interval above 0."""
+        """A difference of at least the threshold, its interval above 0."""
         reach = _reach(gap)
         return cls(gap.reaches(margin), abs(gap.value - margin) < reach or abs(gap.low) < reach)
 
     @classmethod
     def at_most(cls, gap: Estimate, margin: float) -> "Criterion":
-        """A difference of at most the margin."""
+        """A difference of at most the threshold."""
         return cls(gap.value <= margin + 1e-9, abs(gap.value - margin) < _reach(gap))
 
     @classmethod
@@ -302,7 +302,7 @@ def _attacked(evidence: Evidence, model: Model, eps: float) -> dict[str, Any]:
 
 
 def _basis(found: Estimate, margin: float | None = None) -> str:
-    """What an estimate rests on, what it leaves out, and the power to tell the margin from 0."""
+    """What an estimate rests on, what it leaves out, and the power to tell the threshold from 0."""
     basis = found.basis
     assert basis is not None  # estimates of the evidence have one
     reached = POWER if margin is None else power(margin, basis)

@@ -104,7 +104,7 @@ def _beyond_pixels(project: Project, found: Facts) -> Ruling:
 
 
 def _teaches_more(standard: Facts, robust: Facts, control: Estimate) -> Ruling:
-    """Reproduced if the robust g's images teach more adversarial accuracy than the control, by the margin."""
+    """Reproduced if the robust g's images teach more adversarial accuracy than the control, by the threshold."""
     gain = estimate(robust["fit_attacked"]).minus(control)
     told = {"standard": standard, "robust": robust, "gain": gain, "margin": MARGIN}
     return Ruling(reproduced_if(gain.reaches(MARGIN)), told)
