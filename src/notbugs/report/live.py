@@ -22,13 +22,13 @@ from PIL import Image
 from notbugs.report import drawing
 from notbugs.runtime.cache import ResultCache, work_folder
 
-WIDTH = 500
-"""Pixels of a picture's width before it is scaled: its letters of 12 pixels stay above 9 on a page of 400 pixels."""
+WIDTH = 460
+"""Pixels of a picture's width before it is scaled: its letters of 12 pixels stay above 9 in a window of 420 pixels."""
 SCALE = 2
 """Pixels of the PNG to one of these."""
 COLOURS = 128
 """Of a picture's palette."""
-PANEL = 250
+PANEL = 220
 """Pixels that a panel of several takes at least."""
 AROUND = 90
 """Pixels beside a panel or a row of them: axis, padding, and half of a number at the right end."""
