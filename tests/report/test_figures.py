@@ -15,7 +15,7 @@ from notbugs.evaluation.intervals import wilson_interval
 from notbugs.evaluation.results import accuracy_table
 from notbugs.report import figures
 from notbugs.report.claims import CIFAR10
-from notbugs.report.drawing import bar, look, new_figure, percent_axis, report_style, to_png
+from notbugs.report.drawing import bar, filled, legend, look, new_figure, percent_axis, report_style, to_png
 from notbugs.report.live import LiveChart
 from notbugs.report.project import Project, load_project
 
@@ -167,6 +167,25 @@ def test_label_accuracies_show_both_labels_and_both_judges(project: Project) -> 
     assert heights == pytest.approx(expected, abs=0.002)
     shares = [line.get_ydata() for line in axes.lines if line.get_marker() in ("^", "v")]
     assert np.ravel(shares).tolist() == [0.93, 0.91] * 4
+
+
+def test_a_legend_has_as_many_columns_as_fit() -> None:
+    for text, columns in (("short", 6), ("what the robust model calls y, of those that it called so before", 2)):
+        figure, _ = new_figure(3.0)
+        legend(figure, [filled("black", text)] * 6)
+        to_png(figure)
+        (made,) = figure.legends
+        assert made._ncols == columns
+        assert made.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_no_legend_of_the_labels_is_cut(project: Project) -> None:
+    figure = figures.label_accuracies(project)
+    assert figure is not None
+    to_png(figure)
+    (made,) = figure.legends
+    assert made.get_window_extent().x0 >= 0
+    assert made.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_distances_count_every_image(project: Project) -> None:

@@ -264,9 +264,16 @@ def stroke(colour: str, label: str, style: str = "-", **look: Any) -> Line2D:
 
 
 def legend(area: Any, handles: Sequence[Any], columns: int = 8, place: str = "outside upper center") -> None:
-    """One legend for a figure or a part of one, outside its panels; nothing without handles."""
-    if handles:
-        area.legend(handles=handles, loc=place, ncols=min(len(handles), columns))
+    """One legend for a figure or a part of one, outside its panels, in as many columns as fit; nothing without handles.
+
+    Args:
+        columns: at most.
+    """
+    for count in range(min(len(handles), columns), 0, -1):
+        made = area.legend(handles=handles, loc=place, ncols=count)
+        if count == 1 or made.get_window_extent().width <= area.bbox.width:
+            return
+        made.remove()
 
 
 def panels(count: int, height: float, extra: float, most: int = 3) -> tuple[Figure, list[Axes]]:
