@@ -96,7 +96,8 @@ def test_panels_stand_beside_each_other_as_far_as_there_is_room(drawn: dict[str,
 def test_the_page_fits_a_chart_as_the_picture_is_fitted() -> None:
     """The script of the page says in its language what `fitted` does, with the same numbers."""
     text = environment().get_template("live.html.j2").render(vega="")
-    assert f"PANEL = {live.PANEL}, AROUND = {live.AROUND}, BETWEEN = {live.BETWEEN};" in text
+    for name in ("PANEL", "AROUND", "BEFORE", "BETWEEN"):
+        assert f"{name} = {getattr(live, name)}" in text
 
 
 def test_the_script_is_made_once_defines_one_name_and_ends_nowhere_else(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ _THEME = {
     "text": {"fontSize": LETTERS},
     "line": {"strokeWidth": 2},
 }
-_KEY, _LETTER = 62, 6.8
+_KEY, _LETTER = 55, 6.6
 """Pixels that an entry of the legend takes besides its letters, and each of these."""
 Layer = dict[str, Any]
 """A layer of a chart, as Vega-Lite has it."""
@@ -259,7 +259,7 @@ def in_legend(keys: Sequence[Key], title: str = "") -> Layer:
     """
     widest = max(len(key.label) for key in keys) * _LETTER + _KEY
     columns = alt.ExprRef(f"max(1, min({len(keys)}, floor(room / {widest:.0f})))")
-    entry = alt.Legend(title=title or None, columns=columns, labelLimit=alt.ExprRef(f"room - {_KEY - 24}"))
+    entry = alt.Legend(title=title or None, columns=columns, labelLimit=alt.ExprRef(f"room - {_KEY - 14}"))
     channels = {
         "shape": alt.Shape("series:N", scale=key_scale(keys, [key.symbol for key in keys]), legend=entry),
         "fill": alt.Fill("series:N", scale=key_scale(keys, [key.inside for key in keys]), legend=entry),

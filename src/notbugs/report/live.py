@@ -32,6 +32,8 @@ PANEL = 220
 """Pixels that a panel of several takes at least."""
 AROUND = 90
 """Pixels beside a panel or a row of them: axis, padding, and half of a number at the right end."""
+BEFORE = 72
+"""Pixels before a legend, which begins where the panel does, and padding."""
 BETWEEN = 12
 """Pixels between two panels."""
 _NO_ADDRESS: list[str] = []
@@ -46,7 +48,7 @@ class LiveChart:
 
     def fitted(self, width: int) -> dict[str, Any]:
         """The definition at a width in pixels; the script of the page does the same with the width that it finds."""
-        spec = {**self.spec, "params": [{"name": "room", "value": width - AROUND}, *self.spec.get("params", ())]}
+        spec = {**self.spec, "params": [{"name": "room", "value": width - BEFORE}, *self.spec.get("params", ())]}
         if "vconcat" not in spec:
             return {**spec, "width": width}
         panels, legend = spec["vconcat"]

@@ -21,7 +21,7 @@ from notbugs.evaluation.statements import Finding, Verdict
 from notbugs.report.drawing import DPI
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE
-from notbugs.report.live import AROUND, BETWEEN, PANEL, Drawing
+from notbugs.report.live import AROUND, BEFORE, BETWEEN, PANEL, Drawing
 from notbugs.report.project import Project
 from notbugs.runtime.beside import page_of
 
@@ -214,7 +214,7 @@ def environment() -> Environment:
         "with_spread": percent_with_spread,
         "whole": lambda fraction: f"{fraction:.0%}",
     }
-    found.globals |= {"PANEL": PANEL, "AROUND": AROUND, "BETWEEN": BETWEEN}  # of live charts
+    found.globals |= {"PANEL": PANEL, "AROUND": AROUND, "BEFORE": BEFORE, "BETWEEN": BETWEEN}  # of live charts
     found.globals |= {"CALLED_BEFORE": CALLED_BEFORE, "LIMIT": f"{100 * STILL_Y_SHARE:g}%", "norm_title": norm_title}
     return found
 
