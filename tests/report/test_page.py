@@ -113,9 +113,7 @@ def test_the_first_screen_asks_shows_judges_and_says_how_far_it_can_be_trusted(f
     counted = f"{numbers['reproduced']} reproduced, {numbers['not reproduced']} not, {numbers['inconclusive']} inconcl"
     assert f"{len(claims)} statements were put to the data" in head
     assert counted in head
-    assert re.search(
-        r"notbugs <code>[\d.]+</code>, (D <code>[0-9a-f]{12}</code>, )?params.yaml <code>[0-9a-f]{12}<", head
-    )
+    assert re.search(r"notbugs <code>[\d.]+</code>, (D <code>[0-9a-f]{12}</code>, )?settings <code>[0-9a-f]{12}<", head)
 
 
 def test_most_of_it_is_folded(html: str) -> None:

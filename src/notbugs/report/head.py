@@ -1,5 +1,7 @@
 """What stands above the sections: the question, samples, a chip a claim, and how far all of it can be trusted."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -10,7 +12,7 @@ from markupsafe import Markup
 from notbugs.evaluation.statements import Verdict
 from notbugs.report import debate
 from notbugs.report.evidence import NotMeasuredError
-from notbugs.report.overview import checks, gap
+from notbugs.report.overview import CHANGE_NOTHING, checks, gap
 from notbugs.report.project import Project
 from notbugs.report.recorded import of_others
 from notbugs.report.sections import Facts, Picture, render
@@ -77,7 +79,10 @@ def _basis(project: Project) -> str:
 
 
 def _origin(project: Project) -> dict[str, str]:
-    """Where the page comes from, without a date: version, hashes of D and of the settings."""
-    files = {"D": project.root / "data/train/manifest.json", "params.yaml": project.root / "params.yaml"}
-    found = {name: sha256(file)[:HASH] for name, file in files.items() if file.exists()}
-    return {"notbugs": version("notbugs"), **found}
+    """Where the page comes from, without a date: version, hashes of D and of the settings that results depend on."""
+    found = {"notbugs": version("notbugs")}
+    manifest = project.root / "data/train/manifest.json"
+    if manifest.exists():
+        found["D"] = sha256(manifest)[:HASH]
+    settings = {key: value for key, value in project.params.items() if key not in CHANGE_NOTHING}
+    return {**found, "settings": hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:HASH]}
