@@ -111,7 +111,7 @@ def test_the_first_screen_asks_shows_judges_and_says_how_far_it_can_be_trusted(f
     for claim in claims:
         numbers[claim.finding] += 1
     counted = f"{numbers['reproduced']} reproduced, {numbers['not reproduced']} not, {numbers['inconclusive']} inconcl"
-    assert f"{len(claims)} statements were put to the data" in head
+    assert f"{len(claims)} statements, the claims above and those of all sections below, were put to the data" in head
     assert counted in head
     assert re.search(r"notbugs <code>[\d.]+</code>, (D <code>[0-9a-f]{12}</code>, )?settings <code>[0-9a-f]{12}<", head)
 
