@@ -35,8 +35,8 @@ def put_library(root: Path) -> Path:
 
     script = root / PAGE.with_name(LIBRARY)
     if not script.exists():
-        from vl_convert import javascript_bundle  # made by an engine of its own: seconds
+        from notbugs.report.live import bundle  # the report's: made by an engine of its own, in seconds
 
         script.parent.mkdir(exist_ok=True)
-        write_text(script, javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+        write_text(script, bundle())
     return script
