@@ -29,6 +29,14 @@ def make():
 def small():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
 
+def wide(image_shape, num_classes, hidden=8):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[1] ** 2, hidden), nn.Linear(hidden, num_classes))
+
+class Deep(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+
 def broken():
     raise RuntimeError("no such thing")
 
@@ -98,7 +106,9 @@ def test_a_network_of_ones_own(folder: Path) -> None:
     )
     code, text = call(*given, "--out", "found.json")
     assert code == 0, text
+    assert "Weights: as" not in text
     found = json.loads((folder / "found.json").read_text())
+    assert found["weights"] == "mine.safetensors"
     weights = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
     data = load_dataset(folder / "test").data()
     called = (data.images.flatten(1) @ weights.T).argmax(dim=1)
@@ -107,6 +117,15 @@ def test_a_network_of_ones_own(folder: Path) -> None:
     assert {row["norm"] for row in found["accuracies"]} == {"linf"}
     assert call(*given, "--out", "again.json")[0] == 0
     assert (folder / "again.json").read_bytes() == (folder / "found.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["wide", "Deep"])
+def test_an_architecture_of_the_pipeline_is_given_the_shape_and_the_classes(folder: Path, name: str) -> None:
+    """One factory serves params.yaml and the command; without weights the command says whose it measured."""
+    code, text = call("--model", f"mine:{name}", "--data", "test", "--eps", "0.1", "--out", "found.json")
+    assert code == 0, text
+    assert f"Weights: as mine:{name} gives them." in text
+    assert json.loads((folder / "found.json").read_text())["weights"] is None
 
 
 @pytest.mark.usefixtures("fresh_names")
@@ -174,8 +193,9 @@ def test_weights_of_torch_save(folder: Path) -> None:
     """A checkpoint with more in it than weights is taken as a .safetensors file is."""
     state = load_file(folder / "mine.safetensors")
     torch.save({"state_dict": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, folder / "mine.pt")
-    images = load_dataset(folder / "test").data().images
-    logits = [one_model._load("mine:make", folder / name)(images) for name in ("mine.pt", "mine.safetensors")]
+    data = load_dataset(folder / "test")
+    images = data.data().images
+    logits = [one_model._load("mine:make", folder / name, data)(images) for name in ("mine.pt", "mine.safetensors")]
     assert torch.equal(*logits)
 
 

@@ -1,6 +1,7 @@
 """Measure one model from the command line: one of the registry, or a network of the user's own."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -44,7 +45,8 @@ def measure_file(
 
     Args:
         model: a .safetensors file of the registry (its .json beside it), or "package.module:factory", a callable
-            without arguments that gives a torch module: images (N, C, H, W) in [0, 1] -> logits.
+            that gives a torch module: images (N, C, H, W) in [0, 1] -> logits. It is called with those of
+            `image_shape` and `num_classes` that it takes, so an architecture of params.yaml will do.
         data: a stored dataset.
         weights: file of the weights of a factory's network (`models.given.read_weights`); None keeps those that it
             comes with.
@@ -52,13 +54,13 @@ def measure_file(
         changes: settings that differ from the section `evaluate` of params.yaml here, if there is one.
         seed: of everything random; None takes that of params.yaml here, 0 if there is none.
         device: where the models run.
-    Returns: model, data, settings, and lists `accuracies`, `minimum_norms`, `checks`, `certificate`; no paths of the
-        machine but those given.
+    Returns: model, weights (their file, or None), data, settings, and lists `accuracies`, `minimum_norms`, `checks`,
+        `certificate`; no paths of the machine but those given.
     Raises: UserError for what is missing, cannot be read, or does not fit the data.
     """
     config = _settings(changes or {})
-    network = _load(model, weights).to(device)
     images = load_dataset(data)
+    network = _load(model, weights, images).to(device)
     _check_fits(network, images, model)
     other = None
     if transfer_from is not None:
@@ -69,6 +71,7 @@ def measure_file(
     found = audit(network, images, **config.arguments(), generator=generator, transfer_from=other)
     return {
         "model": model,
+        "weights": None if weights is None else str(weights),
         "data": str(data),
         "n": len(images),
         "seed": seed,
@@ -137,26 +140,28 @@ def _seed() -> int:
         return 0
 
 
-def _load(model: str, weights: Path | None) -> nn.Module:
+def _load(model: str, weights: Path | None, data: Images) -> nn.Module:
     if model.endswith(".safetensors"):
         if weights is not None:
             raise UserError(f"--weights {weights}: only with --model package.module:factory; {model} holds its own")
         return load_model(model)
     if ":" not in model:
         raise UserError(f"--model {model}: must be a .safetensors file or package.module:factory")
-    network = _make(model)
+    network = _make(model, data)
     if weights is not None:
         fill(network, read_weights(weights), f"--weights {weights}")
     evaluating_(network)
     return network
 
 
-def _make(model: str) -> nn.Module:
+def _make(model: str, data: Images) -> nn.Module:
     module_name, _, factory_name = model.partition(":")
+    known = {"image_shape": data.image_shape, "num_classes": len(data.class_names)}
     sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
-        network = factory()
+        takes = inspect.signature(factory).parameters
+        network = factory(**{name: value for name, value in known.items() if name in takes})
     except Exception as error:  # the user's code may raise anything
         raise ModelError(f"--model {model}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
     finally:
@@ -198,6 +203,8 @@ def print_found(found: dict[str, Any], console: "Console | None" = None) -> None
         labels = "y" if row["labels"] == "true" else "y + 1"
         table.add_row(row["attack"], labels, f"{row['eps']:g}", accuracy, f"{low}–{high}")
     console.print(table)
+    if found["weights"] is None and not found["model"].endswith(".safetensors"):
+        console.print(f"Weights: as {found['model']} gives them. --weights FILE puts trained ones in.\n")
     norms = _table("Smallest perturbation found", ("attack",), ("25%", "median", "75%"))
     for attack, points in found["minimum_norms"].items():
         norms.add_row(attack, *("none" if value is None else f"{value:.4g}" for value in points.values()))
