@@ -1,6 +1,7 @@
 """What the tests share: scikit-learn's digits, and a standard and a robust small CNN trained on them in seconds."""
 
 import gc
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ settings.load_profile("quick")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the server of warm commands; the processes of pytest-xdist use that of the one which started them."""
+    # A shell without job control starts what it puts in the background with Ctrl-C ignored, which children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warm.hurry_sqlite()
     warm.hurry_evaluation()
     if not hasattr(config, "workerinput") and sys.platform == "linux":
