@@ -410,9 +410,14 @@ class AccuracyRow:
 
 def accuracy_table(results: "pd.DataFrame") -> list[AccuracyRow]:
     """One row a model, in the order of MODELS: clean, shifted, adversarial at every eps."""
+    return accuracy_rows(summarise(results))
+
+
+def accuracy_rows(summary: "pd.DataFrame") -> list[AccuracyRow]:
+    """The rows of `accuracy_table`, of what `summarise` gave."""
     names = [field.name for field in fields(Accuracy)]
     cells: dict[tuple[str, str], dict[tuple[float, str, str], Accuracy]] = {}
-    for row in summarise(results).to_dict(orient="records"):
+    for row in summary.to_dict(orient="records"):
         measured = cells.setdefault((row["dataset"], row["estimator"]), {})
         measured[row["eps"], row["attack"], row["labels"]] = Accuracy(row["mean"], *(row[name] for name in names[1:]))
     return [_accuracy_row(*model, measured) for model, measured in cells.items()]

@@ -19,7 +19,6 @@ from notbugs.evaluation.results import (
     STILL_Y,
     STILL_Y_SHARE,
     AccuracyRow,
-    accuracy_table,
     attack_steps,
     in_order,
     model_label,
@@ -74,7 +73,7 @@ _JUDGE: dict[str, Any] = {"mec": "black", "mew": 1.1, "ms": 5.5}
 
 def figure_2(project: Project) -> Figure | None:
     """Standard and adversarial accuracy at the headline eps, with the paper's values as marks."""
-    table = {(row.dataset, row.estimator): row for row in accuracy_table(project.results)}
+    table = {(row.dataset, row.estimator): row for row in project.accuracies}
     rows = [table[model] for model in FIGURE_2 if model in table]
     if not rows:
         return None
@@ -106,7 +105,7 @@ def figure_2(project: Project) -> Figure | None:
 
 def accuracy_against_eps(project: Project) -> LiveChart | None:
     """Accuracy on y against the attack's eps: nested means, bands of 95% intervals over images and trainings."""
-    rows = [row for row in accuracy_table(project.results) if not row.dataset.endswith(STILL_Y)]
+    rows = [row for row in project.accuracies if not row.dataset.endswith(STILL_Y)]
     attack = curve_attack(rows)
     if attack is None:
         return None
@@ -193,7 +192,7 @@ def _pgd_points(project: Project, model: Any) -> list[tuple[float, float]]:
 
 def label_accuracies(project: Project) -> Figure | None:
     """D_rand, D_det and their controls: accuracy on y, on the shifted label, and the shares still y."""
-    table = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
+    table = {row.dataset: row for row in project.accuracies if row.estimator == "standard"}
     asked = ["rand", "rand_from_robust", "det", "det_from_robust", *project.further]
     made = [key for key in asked if key in project.constructions]
     fitted = [(key, dataset_name(key) + suffix) for key, suffix in product(made, ("", STILL_Y))]

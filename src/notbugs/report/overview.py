@@ -14,7 +14,6 @@ from notbugs.evaluation.results import (
     STILL_Y,
     WORST,
     AccuracyRow,
-    accuracy_table,
     attack_label,
     attack_steps,
     fitted_model,
@@ -100,7 +99,7 @@ def seeds(project: Project, _: Facts) -> dict[str, Any]:
 
 def figure_2(project: Project, _: Facts) -> dict[str, Any]:
     """By what the adversarial bars are measured, such as "all attacks together"; and whose the marks are."""
-    table = accuracy_table(project.results)
+    table = project.accuracies
     names = {row.attack_at(project.headline_eps) for row in table} - {""}
     attacks = " or ".join(attack_label(name) for name in sorted(names)) or "not measured"
     base = next((row.label for row in table if (row.dataset, row.estimator) == ("D", "as_D_R")), None)
@@ -110,7 +109,7 @@ def figure_2(project: Project, _: Facts) -> dict[str, Any]:
 
 def accuracy(project: Project, _: Facts) -> dict[str, Any]:
     """Accuracy of every model with intervals, and the paper's figures beside them."""
-    rows = accuracy_table(project.results)
+    rows = project.accuracies
     # At an eps that several attacks measured, one column each.
     attacks = sorted({key for row in rows for key in _in_all_seeds(row)}, key=lambda key: (key[0], len(key[1]), key[1]))
     # The verdicts take the strongest.

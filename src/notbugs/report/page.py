@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from notbugs.evaluation.results import accuracy_table, titled
+from notbugs.evaluation.results import titled
 from notbugs.evaluation.statements import Verdict
 from notbugs.report import (
     debate,
@@ -176,5 +176,5 @@ def abstract(project: Project, claims: Sequence[Verdict]) -> str:
 
 def main_numbers(project: Project) -> str:
     """One sentence with the accuracies that the paper is about, as far as they were measured; else empty."""
-    rows = {row.dataset: row for row in accuracy_table(project.results) if row.estimator == "standard"}
+    rows = {row.dataset: row for row in project.accuracies if row.estimator == "standard"}
     return words("abstract", "main_numbers", eps=project.headline_eps, rows=rows, not_learnt=project.not_learnt)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pandas as pd
 from notbugs.data.store import StoredDataset, load_dataset, source_folders
 from notbugs.evaluation.learnt import not_learnt
 from notbugs.evaluation.results import (
+    AccuracyRow,
     ResultsError,
+    accuracy_rows,
     load_results,
     read_json,
     read_json_rows,
@@ -75,6 +78,11 @@ class Project(Evidence):
     checks: list[dict[str, Any]]
     certificates: pd.DataFrame
     curves: dict[str, pd.DataFrame]
+
+    @cached_property
+    def accuracies(self) -> list[AccuracyRow]:
+        """The table of accuracies, one row a model."""
+        return accuracy_rows(self.summary)
 
     @property
     def source(self) -> str:
