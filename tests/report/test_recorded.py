@@ -50,7 +50,7 @@ def page_of(project: Path, out: Path) -> Page:
     return Page((out / "report.html").read_text(encoding="utf-8"))
 
 
-@pytest.mark.usefixtures("recording")
+@pytest.mark.usefixtures("recording", "blank_pictures")
 def test_a_report_shows_what_other_data_showed_and_says_that_it_is_recorded(
     make_project: MakeProject, tmp_path: Path
 ) -> None:
@@ -66,14 +66,14 @@ def test_a_report_shows_what_other_data_showed_and_says_that_it_is_recorded(
     assert "reproduced there." in page.text
 
 
-@pytest.mark.usefixtures("recording")
+@pytest.mark.usefixtures("recording", "blank_pictures")
 def test_the_claims_that_hold_here_need_no_other_data(fake_project: Path, tmp_path: Path) -> None:
     page = page_of(fake_project, tmp_path)
     assert "recorded" in page.ids
     assert "does not show" not in page.text
 
 
-@pytest.mark.usefixtures("recording")
+@pytest.mark.usefixtures("recording", "blank_pictures")
 def test_a_project_on_the_same_data_does_not_show_it(
     fake_project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
