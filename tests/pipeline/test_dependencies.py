@@ -98,6 +98,18 @@ def test_artifacts_are_what_stages_of_the_default_make() -> None:
         assert artifact["labels"]
 
 
+def test_git_keeps_what_stages_of_numbers_write() -> None:
+    """In a fresh clone these run only if their inputs come out otherwise; DVC keeps data, models and the pictures."""
+    made_anew = ("prepare", "train", "construct", "fit", "inversion", "report")
+    kept_by_dvc = {
+        stage
+        for stage in STAGES
+        for out in (*entry(stage).get("outs", ()), *entry(stage).get("metrics", ()), *entry(stage).get("plots", ()))
+        if isinstance(out, str) or next(iter(out.values())).get("cache", True)
+    }
+    assert kept_by_dvc == set(made_anew)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_dvc_says_what_the_declaration_says(stage: str) -> None:
     declared, found = ALL_STAGES[stage], entry(stage)
