@@ -24,7 +24,7 @@ from notbugs.runtime.machine import processor_name, usable_processors
 FIGURE = "plots/figures/figure_2.png"
 WHOLE = ("params.yaml", "dvc.lock", "metrics", "reports", FIGURE, "sweeps")
 """What is copied, where it is there."""
-LEFT_OUT = (".gitignore", "minimum_norms.parquet", "optuna.db*")
+LEFT_OUT = (".git*", "minimum_norms.parquet", "optuna.db*")
 FACTS, SUMMARY = "record.json", "summary.json"
 """What a run was made on and took; what other projects' reports show of it."""
 LIBRARIES = ("notbugs", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "dvc", "optuna")
