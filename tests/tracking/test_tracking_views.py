@@ -38,6 +38,11 @@ def test_a_new_experiment_has_them(project: Path, runs: Runs) -> None:
     order = everything["columnOrder"]
     assert order.index("params.`dataset.eps`") < order.index("metrics.`accuracy`")
     assert "searchFilter" not in everything
+    drawn = [chart["metricKey"] for chart in everything["compareRunCharts"] if chart["type"] == "LINE"]
+    assert drawn[0] == "learning/validation_accuracy"
+    assert len(drawn) == len(everything["compareRunCharts"]) == 5
+    sections = {section["uuid"] for section in everything["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in everything["compareRunCharts"]} == sections
     assert by_eps["searchFilter"].startswith("metrics.accuracy >= 0")
     assert {chart["xaxis"]["key"] for chart in by_eps["compareRunCharts"]} == {"dataset.eps"}
     assert all(len(value) < 20_000 for value in tags.values())  # as much as MLflow keeps

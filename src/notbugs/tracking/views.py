@@ -5,9 +5,12 @@ opens with it. There is no call for it in MLflow's client, so the tags are writt
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-VERSION = "1"
+from notbugs.tracking.learning import QUANTITIES
+
+VERSION = "2"
 WRITTEN = "notbugs.views"
 """Tag of an experiment: the version of the views that it was given."""
 ALL, BY_EPS = "notbugs-runs", "notbugs-eps"
@@ -34,7 +37,7 @@ _SECTION = "notbugs-section"
 def views() -> dict[str, str]:
     """Tags of an experiment that hold the views."""
     return {
-        f"{_TAG}{ALL}": _saved("All runs: eps and accuracy", {}),
+        f"{_TAG}{ALL}": _saved("All runs: eps and accuracy", _learning()),
         f"{_TAG}{BY_EPS}": _saved("Which eps did what: fits and trials", _by_eps()),
         WRITTEN: VERSION,
     }
@@ -57,31 +60,55 @@ def _saved(name: str, more: dict[str, Any]) -> str:
     return json.dumps({"name": name, "createdAt": _SAVED, "updatedAt": _SAVED, "state": json.dumps(state)})
 
 
+def _learning() -> dict[str, Any]:
+    """Charts of learning, over epochs, of every run that has some."""
+    more = {
+        "scaleType": "linear",
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "lineSmoothness": 0,
+        "useGlobalLineSmoothing": True,
+        "useGlobalXaxisKey": False,
+    }
+    charts = []
+    for quantity in QUANTITIES:
+        curve = f"learning/{quantity}"
+        own = {"metricKey": curve, "selectedMetricKeys": [curve]}
+        charts.append(_chart("LINE", curve, quantity.replace("_", " "), {**own, **more}))
+    return {**_shown("Learning curves", charts), "runsHiddenMode": "SHOW_ALL"}
+
+
+def _shown(title: str, charts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One section of charts, and none that MLflow's page makes by itself."""
+    section = {"uuid": _SECTION, "name": title, "display": True, "isReordered": False, "deleted": False}
+    return {
+        "compareRunCharts": list(charts),
+        "compareRunSections": [{**section, "isGenerated": False}],
+        "isAccordionReordered": True,
+    }
+
+
+def _chart(kind: str, name: str, title: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    """A chart of the section, of all runs that are shown."""
+    common = {"metricSectionId": _SECTION, "deleted": False, "isGenerated": False, "runsCountToCompare": 100}
+    return {"uuid": f"notbugs-{name}", "type": kind, **common, "displayName": title, **more}
+
+
 def _by_eps() -> dict[str, Any]:
     """Runs that say what a dataset did to accuracy, and charts of it over eps."""
     measured = ("accuracy", "accuracy_shifted", "adversarial_accuracy", "still_y")
+    eps = {"key": "dataset.eps", "type": "PARAM"}
     charts = [
-        {
-            "uuid": f"notbugs-{name}",
-            "type": "SCATTER",
-            "metricSectionId": _SECTION,
-            "deleted": False,
-            "isGenerated": False,
-            "runsCountToCompare": 100,
-            "displayName": f"{name} over dataset.eps",
-            "xaxis": {"key": "dataset.eps", "type": "PARAM"},
-            "yaxis": {"key": name, "type": "METRIC"},
-        }
+        _chart("SCATTER", name, f"{name} over dataset.eps", {"xaxis": eps, "yaxis": {"key": name, "type": "METRIC"}})
         for name in measured
     ]
-    section = {"uuid": _SECTION, "name": "By eps", "display": True, "isReordered": False, "deleted": False}
     return {
         "searchFilter": "metrics.accuracy >= 0 and params.`dataset.eps` LIKE '%'",
         "orderByKey": "params.`dataset.eps`",
         "orderByAsc": True,
-        "compareRunCharts": charts,
-        "compareRunSections": [{**section, "isGenerated": False}],
-        "isAccordionReordered": True,
+        **_shown("By eps", charts),
         "runsHiddenMode": "SHOW_ALL",
         "groupBy": {
             "aggregateFunction": "average",
