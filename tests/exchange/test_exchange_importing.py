@@ -314,7 +314,7 @@ def test_a_loader_with_workers(tmp_path, context, workers):
 
 
 def test_an_import_can_be_evaluated(tmp_path, new_model, digits):
-    from notbugs.evaluation.one_model import measure_file
+    from notbugs.cli.one_model import measure_file
     from notbugs.models import save_model
 
     test = digits[1].select(slice(0, 20))

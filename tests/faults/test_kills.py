@@ -45,7 +45,7 @@ KILLS = [
     (
         {
             "transfer": ("metrics/transfer.json", "metrics/transfer.json"),
-            "inversion": ("data/inversion", "metrics/inversion.json"),
+            "inversion": ("plots/inversion", "metrics/inversion.json"),
             "diversity": ("metrics/diversity.json", "metrics/diversity.json"),
             "estimator": ("metrics/estimator.json", "metrics/estimator.json"),
             "planted": ("plots/planted", "metrics/planted.json"),

@@ -24,7 +24,6 @@ OTHERS = (
     "data/train/manifest.json",
     "data/mine/manifest.json",
     "data/rand/source-0/manifest.json",
-    "data/inversion/manifest.json",
     "models/mine/det/x.safetensors",
     "models/fit/mine/x.safetensors",
     "models/fit/rand/full/source-0/seed-0.safetensors",

@@ -164,7 +164,7 @@ def _write_panel(root: Path) -> None:
                      **labels, **numbers}
                 )  # fmt: skip
     images = ImageData(train.images[: len(rows)], train.labels[: len(rows)], train.class_names)
-    save_dataset(root / "data/inversion", images, pd.DataFrame(rows), name="panel", source="digits", settings={})
+    save_dataset(root / "plots/inversion", images, pd.DataFrame(rows), name="panel", source="digits", settings={})
 
 
 @pytest.fixture(scope="module")

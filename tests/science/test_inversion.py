@@ -109,7 +109,7 @@ def test_the_bootstrap_interval_of_a_median_covers():
 def test_the_stage_writes_panel_and_metrics(tiny_project, tmp_path):
     root = shutil.copytree(tiny_project, tmp_path / "lab")
     run_stage(open_project(root), "inversion")
-    metrics, images = (root / "metrics/inversion.json").read_bytes(), load_dataset(root / "data/inversion")
+    metrics, images = (root / "metrics/inversion.json").read_bytes(), load_dataset(root / "plots/inversion")
     found = json.loads(metrics)
     assert set(found["resemblance"]) == {"robust", "standard"}
     for objectives in found["resemblance"].values():

@@ -78,7 +78,7 @@ def evaluate(
         return
     if model is None or data is None:
         raise UserError("notbugs evaluate: --model and --data must be given together")
-    from notbugs.evaluation.one_model import measure_file, print_found, save_found
+    from notbugs.cli.one_model import measure_file, print_found, save_found
 
     found = measure_file(
         model, data, weights=weights, transfer_from=transfer_from, changes=given, device=_device_of_params()

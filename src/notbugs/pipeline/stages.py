@@ -134,7 +134,7 @@ _ALL = (
             *(*MODELS, "models/fit/robust", "models/fit/nonrobust"),
         ),
         paired={"robust": "robust", "standard": "nonrobust"},
-        outputs=("data/inversion",),
+        outputs=("plots/inversion",),
     ),
     _question(
         "diversity",
@@ -195,7 +195,10 @@ _ALL = (
         settings="notbugs.report:ReportSettings",
         shared=SHARED,
         reads=(*SECTIONS, "diagnose", *QUESTIONS, "science", "sweep"),
-        inputs=("data", "metrics", "models/fit", "models/train", "plots/learning", "plots/planted", "sweeps"),
+        inputs=(
+            *("data", "metrics", "models/fit", "models/train"),
+            *("plots/inversion", "plots/learning", "plots/planted", "sweeps"),
+        ),
         outputs=("reports/report.html", "reports/verdicts.json", "plots/figures"),
         workers=True,
     ),

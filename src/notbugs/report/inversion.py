@@ -24,7 +24,7 @@ GAP = 0.05
 
 def panel(project: Project, found: Facts) -> Figure:
     """x, x', and x_r by the robust and by the standard model, one example a class."""
-    inverted, train = project.dataset("inversion"), project.dataset("train")
+    inverted, train = project.pictures("inversion"), project.dataset("train")
     facts, names = inverted.examples, inverted.manifest.class_names
     everything = inverted.data().images
     first = facts[(facts["model"] == MODELS[0]) & (facts["objective"] == "representation")]

@@ -5,13 +5,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from notbugs.data.store import load_dataset
 from notbugs.evaluation.statements import reproduced_if
 from notbugs.report.drawing import GREY, WIDTH, bar, filled, legend, percent_axis, point
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Ruling, Section, estimate
 
-PICTURES_FOLDER = "plots/planted"
 COLOURS = {"smooth": "#009E73", "fine": "#CC79A7"}
 PICTURES = {"smooth": "smooth pattern", "fine": "fine pattern"}
 TARGETED = ("D_rand", "D_det")
@@ -37,7 +35,7 @@ def figure(project: Project, found: Facts) -> Figure:
 
 def _examples(area: Any, project: Project) -> None:
     """A row a class: both patterns, and the first image of D, D_R, D_rand and D_det."""
-    stored = load_dataset(project.root / PICTURES_FOLDER, verify=False)
+    stored = project.pictures("planted")
     data, kinds = stored.data(), stored.examples["kind"].tolist()
     columns = list(dict.fromkeys(kinds))
     grid = area.subplots(len(data.class_names), len(columns))
@@ -102,7 +100,7 @@ def _follows(axes: Axes, found: Facts) -> None:
 
 def numbers(project: Project, found: Facts) -> dict[str, Any]:
     """The world's settings and its numbers."""
-    world = load_dataset(project.root / PICTURES_FOLDER, verify=False).manifest.settings
+    world = project.pictures("planted").manifest.settings
     return {"found": found, "world": world, "settings": project.params["planted"] or {}}
 
 

@@ -108,6 +108,10 @@ class Project(Evidence):
         folder = self.root / "data" / key
         return load_dataset(next(iter(source_folders(folder).values()), folder), verify=False)
 
+    def pictures(self, stage: str) -> StoredDataset:
+        """Open plots/<stage>, the images that a stage left for the report."""
+        return load_dataset(self.root / "plots" / stage, verify=False)
+
 
 def load_project(root: Path) -> Project:
     """Read what the report shows.

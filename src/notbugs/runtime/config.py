@@ -37,7 +37,7 @@ DATASET_NAMES = {
     "det_from_robust": "D_det_from_robust",
 }
 """Name of a construction in params.yaml -> its name in the paper, in results and in the report."""
-TAKEN = ("raw", "test", "train", "validation", "inversion")
+TAKEN = ("raw", "test", "train", "validation")
 """Names of other folders of data/, which no construction can have."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 

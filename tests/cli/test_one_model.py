@@ -11,10 +11,9 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from notbugs.cli import main
+from notbugs.cli import main, one_model
 from notbugs.data.images import ImageData
 from notbugs.data.store import load_dataset, save_dataset
-from notbugs.evaluation import one_model
 from notbugs.models import save_model
 from notbugs.models.base import Classifier
 from notbugs.pipeline.running import context
