@@ -155,6 +155,32 @@ def test_settings_come_from_params_where_there_are_some(folder: Path) -> None:
     assert "pgd3 " in text
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("evaluate: {eps: [0.3], headline_eps: 0.3, level: quik}\n", "evaluate.level = 'quik': must be 'quick', 'standard' or 'paper'"),
+        ("evaluate: {eps: [0.3], headline_eps: 0.3}\ntrian: {}\n", "params.yaml: trian: unknown key"),
+        ("seed: -1\nevaluate: {eps: [0.3], headline_eps: 0.3}\n", "seed = -1: must be"),
+        ("evaluate: {eps: [0.3\n", "params.yaml: not valid YAML"),
+    ],
+)
+def test_what_is_wrong_in_params_is_not_passed_over(folder: Path, text: str, problem: str) -> None:
+    (folder / "params.yaml").write_text(text)
+    code, said = call("--model", "standard.safetensors", "--data", "test", "--eps", "0.3", "--out", "found.json")
+    assert code == 2
+    assert problem in said
+    assert not (folder / "found.json").exists()
+
+
+def test_params_of_another_tool_are_not_ours(folder: Path) -> None:
+    (folder / "params.yaml").write_text("prepare: {split: 0.2}\nfeaturize: {max_features: 100}\n")
+    given = ("--model", "standard.safetensors", "--data", "test")
+    code, text = call(*given)
+    assert code == 1
+    assert "--eps: must be given where no params.yaml has a section evaluate" in text
+    assert call(*given, "--eps", "0.3")[0] == 0
+
+
 def test_the_seed_is_that_of_params(folder: Path) -> None:
     """So that random starts are the stage's; 0 where there are no params."""
     given = ("--model", "standard.safetensors", "--data", "test", "--eps", "0.3", "--out", "found.json")

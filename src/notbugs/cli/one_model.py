@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,14 +22,18 @@ from notbugs.evaluation.minimum_norm import smallest
 from notbugs.evaluation.suite import Audit, audit
 from notbugs.models import ModelError, load_model
 from notbugs.models.given import fill, read_weights
-from notbugs.runtime.config import find_root, read_params, runtime, settings, validate
-from notbugs.runtime.errors import UserError
+from notbugs.runtime.config import read_params, runtime, settings, validate
+from notbugs.runtime.errors import ConfigError, UserError
 from notbugs.runtime.files import write_json
+from notbugs.runtime.machine import project_folder
 from notbugs.runtime.registry import allow, texts
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+_SECTION = re.compile(r"^evaluate\s*:", re.MULTILINE)
 
 
 def measure_file(
@@ -66,7 +71,7 @@ def measure_file(
     if transfer_from is not None:
         other = load_model(transfer_from).to(device)
         _check_fits(other, images, str(transfer_from))
-    seed = _seed() if seed is None else seed
+    seed = runtime(params_here()).seed if seed is None else seed
     generator = make_generator(seed, *RANDOM_STARTS)
     found = audit(network, images, **config.arguments(), generator=generator, transfer_from=other)
     return {
@@ -118,26 +123,30 @@ def _settings(changes: dict[str, Any]) -> SuiteSettings:
     allow(texts(changes), Path.cwd())
     if not changes.get("headline_eps", 1) > 0:
         raise UserError(f"--eps {changes['headline_eps']:g}: must be a number > 0")
-    try:
-        params = read_params(find_root() / "params.yaml")
-        base = settings(params, "evaluate", SuiteSettings).model_dump()
-    except UserError:
-        if "headline_eps" not in changes:
-            raise UserError(
-                "--eps: must be given where there is no valid params.yaml: the radius of the attacks"
-            ) from None
-        base = {}
+    params = params_here()
+    if "evaluate" not in params and "headline_eps" not in changes:
+        raise UserError("--eps: must be given where no params.yaml has a section evaluate: the radius of the attacks")
+    base = settings(params, "evaluate", SuiteSettings).model_dump() if "evaluate" in params else {}
     if "headline_eps" in changes and changes["headline_eps"] not in base.get("eps", ()):
         base["eps"] = usual_radii(changes["headline_eps"])
     return validate({**base, **changes}, "evaluate", SuiteSettings)
 
 
-def _seed() -> int:
-    """That of params.yaml here, if there is a valid one."""
+def params_here() -> dict[str, Any]:
+    """What params.yaml here says; nothing where there is none, or one of another tool, without a section `evaluate`.
+
+    Raises: ConfigError if it has that section and something in it is wrong.
+    """
+    folder = project_folder(Path.cwd())
+    if folder is None or not (folder / "params.yaml").exists():
+        return {}
+    file = folder / "params.yaml"
     try:
-        return runtime(read_params(find_root() / "params.yaml")).seed
-    except UserError:
-        return 0
+        return read_params(file)
+    except ConfigError:
+        if _SECTION.search(file.read_text(encoding="utf-8", errors="replace")):
+            raise
+        return {}
 
 
 def _load(model: str, weights: Path | None, data: Images) -> nn.Module:

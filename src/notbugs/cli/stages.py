@@ -103,12 +103,10 @@ def diagnose(name: str | None) -> None:
 
 
 def _device_of_params() -> "torch.device":
-    """Set torch up as params.yaml here asks for, if there is a valid one; else by its defaults, in float32."""
+    """Set torch up as params.yaml here asks for, if there is one; else by its defaults, in float32."""
+    from notbugs.cli.one_model import params_here
     from notbugs.pipeline.running.context import set_up_torch
-    from notbugs.runtime.config import Runtime, find_root, read_params, runtime
+    from notbugs.runtime.config import Runtime, runtime
 
-    try:
-        shared = runtime(read_params(find_root() / "params.yaml"))
-    except UserError:
-        shared = Runtime(precision="float32")
-    return set_up_torch(shared)[0]
+    params = params_here()
+    return set_up_torch(runtime(params) if params else Runtime(precision="float32"))[0]
