@@ -158,7 +158,10 @@ def test_settings_come_from_params_where_there_are_some(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("evaluate: {eps: [0.3], headline_eps: 0.3, level: quik}\n", "evaluate.level = 'quik': must be 'quick', 'standard' or 'paper'"),
+        (
+            "evaluate: {eps: [0.3], headline_eps: 0.3, level: quik}\n",
+            "evaluate.level = 'quik': must be 'quick', 'standard' or 'paper'",
+        ),
         ("evaluate: {eps: [0.3], headline_eps: 0.3}\ntrian: {}\n", "params.yaml: trian: unknown key"),
         ("seed: -1\nevaluate: {eps: [0.3], headline_eps: 0.3}\n", "seed = -1: must be"),
         ("evaluate: {eps: [0.3\n", "params.yaml: not valid YAML"),

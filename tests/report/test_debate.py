@@ -165,6 +165,6 @@ def test_the_head_counts_this_projects_own_parts_alone(debating: Path, recording
     others = {"bugs": {"question": {**ABOUT, "title": "Bugs"}}}
     (recordings / "digits_debate.json").write_text(json.dumps({**RECORDING, "debate": others}))
     project = load_project(debating)
-    html = str(render_head(project, {}, {"debate": SECTION.metrics(project)}, None))
+    html = str(render_head(project, {}, {"debate": SECTION.metrics(project)}, None, {}))
     counted = "were put to the data by rules fixed before the numbers were seen: 0 reproduced, 1 not, 0 inconclusive."
     assert f"1 statements, the claims above and those of all sections below, {counted}" in html

@@ -9,6 +9,23 @@ import pytest
 from notbugs.report import documents
 from notbugs.report.documents import BLOCKS, DocumentError, results_block, suite_block, write_documents, written_page
 
+RECORDED = {
+    "title": "Pictures",
+    "train": 900,
+    "test": 100,
+    "network": "resnet9, width 32",
+    "minutes": 80,
+    "machine": "2 processors",
+    "eps": 0.25,
+    "sets": [
+        {"title": "D_rand", "norm": "l2", "eps": 1.5, "num_steps": 8, "success": 0.99, "still_y": 0.936},
+        {"title": "D_det", "norm": "l2", "eps": 1.5, "num_steps": 8, "success": 0.98, "still_y": None},
+    ],
+    "rows": [
+        {"label": "D, standard", "y": 0.812, "shifted": 0.02, "attacked": 0.3, "attack": "PGD-20"},
+        {"label": "D_det", "y": 0.4, "shifted": 0.25, "attacked": None, "attack": None},
+    ],
+}
 PAGE = "before\n<!-- {0}:start -->\nold\n<!-- {0}:end -->\nafter\n"
 
 
@@ -22,6 +39,9 @@ def checkout(make_project, tmp_path: Path) -> Path:
     (root / "benchmarks").mkdir()
     for table in documents.TRIALS.values():
         (root / table).write_text('fitted on,on y\n"D, standard",33.0\n')
+    for recording in documents.RECORDED.values():
+        (root / recording).parent.mkdir(parents=True)
+        (root / recording).write_text(json.dumps(RECORDED))
     (root / documents.PICTURE).write_bytes(b"old")
     return root
 
@@ -36,6 +56,29 @@ def test_the_readme_quotes_the_worst_case_with_pgd_beside_it(checkout: Path) -> 
     )
     assert f"{known} 93.0% and 91.0% of D_det" in " ".join(text.split())
     assert "D_rand" not in text
+
+
+def test_a_run_without_the_suite_has_no_empty_column(checkout: Path) -> None:
+    file = checkout / "metrics/results.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if ",worst," not in line))
+    text = results_block(checkout)
+    assert "| fitted on | on y | on y + 1 | PGD-100 alone |\n|---|---|---|---|\n" in text
+    assert "| D, robust | 96.1 ±0.8 | 0.3 | 76.9 |" in text
+    assert "under attack at L2 eps 0.5: what PGD-100 leaves, no other attack was run" in " ".join(text.split())
+
+
+def test_a_recorded_run_is_told_as_one(checkout: Path) -> None:
+    (name,) = documents.RECORDED
+    block = BLOCKS["README.md"][name](checkout)
+    text = " ".join(block.split())
+    assert text.startswith("On natural images (Pictures: 900 training images, 100 test images; resnet9, width 32)")
+    assert "recorded in 80 minutes on 2 processors" in text
+    judged = "the stricter judge still calls 93.6% of its images y of those that it called y untouched"
+    assert f"D_rand: L2 eps 1.5, 8 steps; {judged}. D_det: L2 eps 1.5, 8 steps." in text
+    assert "| fitted on | on y | on y + 1 | PGD-20 at eps 0.25 |\n|---|---|---|---|\n" in block
+    assert "| D, standard | 81.2 | 2.0 | 30.0 |\n| D_det | 40.0 | 25.0 | – |\n" in block
+    assert block.endswith("[results/cifar10_jpeg](results/cifar10_jpeg).")
 
 
 def test_the_verdicts_are_the_report_s(checkout: Path) -> None:
@@ -91,8 +134,8 @@ def test_a_project_has_its_readme_alone(checkout: Path) -> None:
     (checkout / documents.PICTURE).unlink()
     (checkout / "plots/figures").mkdir()
     (checkout / "plots/figures/figure_2.png").write_bytes(b"new")
-    for trial in documents.TRIALS.values():  # recorded in the package's own repository alone
-        (checkout / trial).unlink()
+    for kept in (*documents.TRIALS.values(), *documents.RECORDED.values()):  # in the package's own repository alone
+        (checkout / kept).unlink()
     (checkout / "README.md").write_text("<!-- results:start -->\nold\n<!-- results:end -->\n")
     (checkout / "plots/figures/datasets.png").write_bytes(b"strip")
     assert write_documents(checkout) == ["README.md", "docs/figure_2.png", "docs/datasets.png"]

@@ -220,9 +220,11 @@ def test_classes_that_were_left_out_are_named(science_project, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(METRICS))
-def test_a_missing_file_is_named_with_its_stage(science_project, tmp_path, name):
+def test_a_stage_that_was_not_run_has_no_section(science_project, tmp_path, name):
     root = shutil.copytree(science_project, tmp_path / "lab")
+    assert BY_KEY[name].is_in(load_project(root))
     (root / f"metrics/{name}.json").unlink()
+    assert not BY_KEY[name].is_in(load_project(root))
     with pytest.raises(ResultsError, match=rf"metrics/{name}\.json: not found; `dvc repro {name}` makes it"):
         BY_KEY[name].metrics(load_project(root))
 

@@ -40,6 +40,7 @@ def print_accuracies(root: Path) -> None:
     """
     from notbugs.evaluation import results as module
     from notbugs.evaluation.learnt import not_learnt
+    from notbugs.report.outdated import of_table, outdated, sentences
     from notbugs.report.verdicts import verdicts_of_models
     from notbugs.runtime.config import read_params
 
@@ -48,6 +49,8 @@ def print_accuracies(root: Path) -> None:
         stuck = not_learnt(root, params.get("fit") or {})
         ruled = verdicts_of_models(root)
         module.print_table(module.load_results(root), _headline_eps(params), not_learnt=stuck, verdicts=ruled)
+    for line in sentences(of_table(outdated(root, params))):
+        click.echo(f"not of the present settings: {line}", err=True)
     report = root / "reports" / "report.html"
     if report.exists():
         click.echo(f"report: {report.relative_to(root)}; runs side by side: notbugs ui", err=True)

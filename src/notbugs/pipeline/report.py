@@ -17,9 +17,11 @@ def report(job: Job) -> None:
     params = {"report": job.settings.model_dump(mode="json")}
     with job.begin([root / "metrics" / "results.csv"], params) as (run, _):
         with whole_folder(figures) as unfinished:
-            write_report(root, page, unfinished, do_all=by_workers(job.project))
+            notes = write_report(root, page, unfinished, do_all=by_workers(job.project))
         for picture in sorted(figures.glob("*.png")):
             run.artifact(picture, "figures")
         run.artifact(page)
         run.artifact(verdicts)
+    for note in notes:
+        job.say(f"not of the present settings, or left out: {note}")
     job.say("open reports/report.html in a browser")

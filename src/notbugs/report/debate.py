@@ -15,7 +15,7 @@ from notbugs.evaluation.statements import Chart, Verdict
 from notbugs.report.charts import draw
 from notbugs.report.live import Drawing
 from notbugs.report.project import Project
-from notbugs.report.questions import OfEveryEntry, rows_of
+from notbugs.report.questions import OfEveryEntry, entries, rows_of
 from notbugs.report.recorded import recordings
 from notbugs.report.sections import BESIDE, Facts, Picture, environment, render
 
@@ -75,11 +75,11 @@ class _Debate(OfEveryEntry):
 
     def is_in(self, project: Project) -> bool:
         """Whether anything can be shown: an entry, or a recording."""
-        return bool(project.params.get("science")) or bool(_recorded())
+        return bool(entries(project)) or bool(_recorded())
 
     def metrics(self, project: Project) -> Facts:
         """Entry -> what its stage measured, of those with a position."""
-        found = self.of_entries(project) if project.params.get("science") else {}
+        found = self.of_entries(project)
         return {name: facts for name, facts in found.items() if "position" in facts["question"]}
 
     def draw(self, project: Project, found: Facts) -> Iterable[tuple[str, Drawing]]:
@@ -95,7 +95,7 @@ class _Debate(OfEveryEntry):
         shown = parts(found)
         if not shown:
             return Markup("")
-        estimator = "estimator" in project.params
+        estimator = "estimator" in project.params and project.why_left_out("estimator") is None
         return render(
             "debate", parts=shown, pictures=pictures, own=project.source, rows_of=rows_of, has_estimator=estimator
         )

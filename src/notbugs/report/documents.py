@@ -35,6 +35,8 @@ PICTURES = (PICTURE, Path("docs/datasets.png"))
 """Of the README, copied from the report's figures of the same names."""
 TRIALS = {"folder-trial": Path("benchmarks/folder_trial.csv"), "quick-trial": Path("benchmarks/quick_trial.csv")}
 """Block -> the recorded table that it shows."""
+RECORDED = {"natural": Path("results/cifar10_jpeg/summary.json")}
+"""Block -> the recording that it shows (`notbugs record`)."""
 
 
 class DocumentError(UserError):
@@ -57,6 +59,7 @@ def results_of(root: Path, *, picture: str, began: str) -> str:
     rows = accuracy_table(results)
     weaker = next((beside[0] for row in rows if (beside := row.pgd(eps))), "")
     attacked = results[results["attack"] != "clean"]["norm"]
+    suite = any((eps, WORST) in row.adversarial for row in rows)
     intro = words(
         DOCUMENTS,
         "results_intro",
@@ -66,10 +69,18 @@ def results_of(root: Path, *, picture: str, began: str) -> str:
         norm=attacked.iloc[0] if len(attacked) else "",
         eps=eps,
         weaker=weaker,
+        suite=suite,
         judged=_judged(root),
     )
     shown = [row for row in rows if (row.dataset, row.estimator) in FIGURE_2]
-    numbers = {"rows": shown, "eps": eps, "weaker": weaker, "picture": picture, "verdicts": _verdicts(root)}
+    numbers = {
+        "rows": shown,
+        "eps": eps,
+        "weaker": weaker,
+        "suite": suite,
+        "picture": picture,
+        "verdicts": _verdicts(root),
+    }
     return block_of("results", intro=fill(intro, WIDTH, break_on_hyphens=False), **numbers)
 
 
@@ -120,6 +131,14 @@ def trial_block(file: Path, root: Path) -> str:
         return block_of("table", rows=list(csv.reader(table)))
 
 
+def recorded_block(file: Path, root: Path) -> str:
+    """What was recorded of a run elsewhere: how its datasets were made, its table, and where the rest of it is."""
+    found = json.loads((root / file).read_text(encoding="utf-8"))
+    attack = next((row["attack"] for row in found["rows"] if row["attack"]), "")
+    intro = fill(words(DOCUMENTS, "recorded_intro", found=found), WIDTH, break_on_hyphens=False)
+    return block_of("recorded", intro=intro, found=found, attack=attack, place=file.parent.as_posix())
+
+
 def words_block(root: Path) -> str:
     """The glossary of the report, as Markdown."""
     page = str(macros("words").page(pictures={}, verdicts=())).replace("\n", " ")
@@ -128,7 +147,10 @@ def words_block(root: Path) -> str:
 
 
 BLOCKS: dict[str, dict[str, Callable[[Path], str]]] = {
-    "README.md": {"results": results_block, "quick-trial": partial(trial_block, TRIALS["quick-trial"])},
+    "README.md": {
+        "results": results_block,
+        **{name: partial(recorded_block, file) for name, file in RECORDED.items()},
+    },
     "docs/glossary.md": {"words": words_block},
     "docs/evaluation.md": {"worst": worst_block, "suite": suite_block},
     "docs/presets.md": {name: partial(trial_block, file) for name, file in TRIALS.items()},
@@ -138,8 +160,8 @@ BLOCKS: dict[str, dict[str, Callable[[Path], str]]] = {
 
 def blocks_of(root: Path, page: str) -> dict[str, Callable[[Path], str]]:
     """The blocks of a page; recorded runs only where they are recorded, which a project of one's own is not."""
-    there = BLOCKS[page].items()
-    return {name: build for name, build in there if name not in TRIALS or (root / TRIALS[name]).exists()}
+    shown = {**TRIALS, **RECORDED}
+    return {name: build for name, build in BLOCKS[page].items() if name not in shown or (root / shown[name]).exists()}
 
 
 def written_page(root: Path, page: str) -> str:

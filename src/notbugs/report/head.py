@@ -12,6 +12,7 @@ from markupsafe import Markup
 from notbugs.evaluation.statements import Verdict
 from notbugs.report import debate
 from notbugs.report.evidence import NotMeasuredError
+from notbugs.report.outdated import by_reason, of_table
 from notbugs.report.overview import CHANGE_NOTHING, checks, gap
 from notbugs.report.project import Project
 from notbugs.report.recorded import of_others
@@ -25,13 +26,18 @@ HASH = 12
 
 
 def render_head(
-    project: Project, verdicts: Mapping[str, Sequence[Verdict]], found: Mapping[str, Facts], samples: Picture | None
+    project: Project,
+    verdicts: Mapping[str, Sequence[Verdict]],
+    found: Mapping[str, Facts],
+    samples: Picture | None,
+    left_out: Mapping[str, str],
 ) -> Markup:
     """The head of the page as HTML.
 
     Args:
         verdicts, found: section -> its verdicts, and what its stage measured.
         samples: the figure of the datasets; None where there is none.
+        left_out: stages that nothing is shown of -> why.
     """
     return render(
         "head",
@@ -42,6 +48,8 @@ def render_head(
         checks=checks(project),
         gap=gap(project),
         origin=_origin(project),
+        outdated=by_reason(of_table(project.outdated)),
+        left_out=by_reason(left_out),
     )
 
 

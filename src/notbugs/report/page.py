@@ -27,6 +27,7 @@ from notbugs.report import (
 from notbugs.report.drawing import drawn_as, report_style
 from notbugs.report.head import render_head
 from notbugs.report.live import Drawing, LiveChart, script, to_png
+from notbugs.report.outdated import of_table, sentences
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS, SAMPLES
 from notbugs.report.project import Project, load_project
 from notbugs.report.sections import Picture, Section, environment, words
@@ -53,7 +54,7 @@ SECTIONS: tuple[Section, ...] = (
 """Every section, in the order of the page; a new one is a module with a `SECTION`, a template, and a line here."""
 
 
-def write_report(root: Path, out: Path, figures_dir: Path, *, do_all: DoAll = in_turn) -> None:
+def write_report(root: Path, out: Path, figures_dir: Path, *, do_all: DoAll = in_turn) -> list[str]:
     """Write the page, the figures, and the verdicts beside the page (verdicts.json); the same inputs, the same bytes.
 
     Args:
@@ -61,6 +62,7 @@ def write_report(root: Path, out: Path, figures_dir: Path, *, do_all: DoAll = in
         out: the HTML page, self-contained; its folder is made.
         figures_dir: where the figures go as PNG; made, and files of the same names replaced.
         do_all: draws the sections; see there.
+    Returns: what the page leaves out or shows of other settings, one line each, as its head says it.
     Raises:
         ConfigError if params.yaml is wrong.
         ResultsError, DatasetError naming the file that is missing or wrong, and the command that makes it.
@@ -68,6 +70,15 @@ def write_report(root: Path, out: Path, figures_dir: Path, *, do_all: DoAll = in
     project = load_project(root)
     with titled(project.params), drawn_as(project.sets.values()):
         _write(project, out, figures_dir, do_all)
+    return [*sentences(of_table(project.outdated)), *sentences(left_out(project))]
+
+
+def left_out(project: Project) -> dict[str, str]:
+    """Stages of params.yaml that nothing is shown of -> why."""
+    single = [section.key for section in SECTIONS if section.needs and not isinstance(section, questions.OfEveryEntry)]
+    asked = [key for key in single if key in project.params]
+    asked += [f"science@{name}" for name in project.params.get("science") or {}]
+    return {address: why for address in asked if (why := project.why_left_out(address)) is not None}
 
 
 def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> None:
@@ -89,7 +100,7 @@ def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> Non
         title=f"Robust and non-robust features on {project.source}",
         subtitle=words("abstract", "subtitle", project=project),
         abstract=abstract(project, verdicts["claims"]),
-        head=render_head(project, verdicts, facts, pictures.get(SAMPLES)),
+        head=render_head(project, verdicts, facts, pictures.get(SAMPLES), left_out(project)),
         sections=[body for body in bodies if body.html],
         vega=script(project.root) if any(picture.chart for picture in pictures.values()) else "",
     )

@@ -23,6 +23,7 @@ from notbugs.evaluation.results import (
 )
 from notbugs.report import ReportSettings
 from notbugs.report.evidence import Evidence
+from notbugs.report.outdated import NOT_RUN, metrics_file, outdated
 from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.errors import ConfigError
 
@@ -67,6 +68,7 @@ class Project(Evidence):
         checks: rows of metrics/checks.json.
         certificates: certified accuracies; no rows if none were asked for.
         curves: name of the training or fit ("train-standard", "fit-rand") -> learning curves.
+        outdated: stages whose metrics are of other settings or other data -> why.
     """
 
     root: Path
@@ -78,6 +80,7 @@ class Project(Evidence):
     checks: list[dict[str, Any]]
     certificates: pd.DataFrame
     curves: dict[str, pd.DataFrame]
+    outdated: dict[str, str]
 
     @cached_property
     def accuracies(self) -> list[AccuracyRow]:
@@ -108,6 +111,10 @@ class Project(Evidence):
         folder = self.root / "data" / key
         return load_dataset(next(iter(source_folders(folder).values()), folder), verify=False)
 
+    def why_left_out(self, address: str) -> str | None:
+        """Why nothing is shown of a stage, such as "transfer" or "science@mine"; None if it is shown."""
+        return self.outdated.get(address) if metrics_file(self.root, address).exists() else NOT_RUN
+
     def pictures(self, stage: str) -> StoredDataset:
         """Open plots/<stage>, the images that a stage left for the report."""
         return load_dataset(self.root / "plots" / stage, verify=False)
@@ -127,6 +134,7 @@ def load_project(root: Path) -> Project:
     curves = {f"{stage}-{name}": f"{stage}@{name}" for stage in ("train", "fit") for name in params.get(stage) or {}}
     return Project(
         root=root,
+        outdated=outdated(root, params),
         params=params,
         report=settings({"report": None, **params}, "report", ReportSettings),
         headline_eps=headline_eps(params),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from notbugs.evaluation.results import ResultsError, percent, read_json
+from notbugs.report.outdated import metrics_file
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section, counted, estimate, interval, short
 
@@ -21,8 +22,8 @@ class OfEveryEntry(Section):
     """A section about entries of `science`, each with a metrics file of its own."""
 
     def is_in(self, project: Project) -> bool:
-        """Whether params.yaml has an entry."""
-        return bool(project.params.get("science"))
+        """Whether params.yaml has an entry that was run."""
+        return bool(entries(project))
 
     def metrics(self, project: Project) -> Facts:
         """Entry -> what its stage measured, of those that put nobody's position to the data (these: `debate`).
@@ -37,7 +38,7 @@ class OfEveryEntry(Section):
 
         Raises: ResultsError if a file is missing or incomplete.
         """
-        files = {name: project.root / "metrics" / "science" / f"{name}.json" for name in project.params["science"]}
+        files = {name: metrics_file(project.root, f"science@{name}") for name in entries(project)}
         found = {name: read_json(file, f"science@{name}", self.needs) for name, file in files.items()}
         for name, facts in found.items():
             about = facts["question"]
@@ -46,6 +47,11 @@ class OfEveryEntry(Section):
                     f"{files[name]}: question must hold title, says and found; `dvc repro science@{name}`"
                 )
         return found
+
+
+def entries(project: Project) -> list[str]:
+    """Entries of `science` that were run on what the project has now."""
+    return [name for name in project.params.get("science") or {} if project.why_left_out(f"science@{name}") is None]
 
 
 def rows(key: str, value: Any) -> Iterator[tuple[str, str, str]]:

@@ -6,8 +6,9 @@ report with its figures, what each stage took on which machine, and a page that 
 
 import json
 import platform
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 from notbugs.evaluation.results import AccuracyRow, accuracy_table, attack_label, load_results, read_json
 from notbugs.report.documents import block_of, results_of
 from notbugs.report.honesty import honesty_of
+from notbugs.report.outdated import of_table, outdated, sentences
 from notbugs.report.project import headline_eps
 from notbugs.runtime.config import dataset_name, read_params
+from notbugs.runtime.dvc_lock import read_lock
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import whole_folder, write_json, write_text
 from notbugs.runtime.machine import processor_name, usable_processors
@@ -27,6 +30,8 @@ WHOLE = ("params.yaml", "dvc.lock", "metrics", "reports", FIGURE, "sweeps")
 LEFT_OUT = (".git*", "minimum_norms.parquet", "optuna.db*")
 FACTS, SUMMARY = "record.json", "summary.json"
 """What a run was made on and took; what other projects' reports show of it."""
+_HEADING = re.compile(r"  (?P<address>\S+):\n")
+"""The line of dvc.lock that a stage begins with."""
 LIBRARIES = ("notbugs", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "dvc", "optuna")
 
 
@@ -35,10 +40,13 @@ class RecordingError(UserError):
 
 
 def require_recordable(root: Path, out: Path) -> None:
-    """Raises: RecordingError if the run of a project is not finished, or the folder holds something else."""
+    """Raises: RecordingError if a project's run is not finished or is of other settings, or the folder is not free."""
     for needed in ("params.yaml", "dvc.lock", "metrics/results.csv", "reports/report.html"):
         if not (root / needed).exists():
             raise RecordingError(f"{root / needed}: not found; `dvc repro` finishes the run that is to be recorded")
+    old = of_table(outdated(root, read_params(root / "params.yaml")))
+    if old:
+        raise RecordingError(f"dvc.lock: {next(sentences(old))} before it can be recorded")
     inside = [name for name in WHOLE if out.absolute().is_relative_to((root / name).absolute())]
     if inside:
         raise RecordingError(f"{out}: lies in {inside[0]}, which is recorded; must be outside, such as results/NAME")
@@ -48,6 +56,8 @@ def require_recordable(root: Path, out: Path) -> None:
 
 def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
     """Write the recording of a project's run into a folder, in place of an earlier one.
+
+    Stages whose outputs are of other settings or data, as those that a clone came with, are left out.
 
     Args:
         costs: of each stage its `command`, how many `runs` it took, and their `seconds`.
@@ -60,9 +70,28 @@ def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]], *
     with whole_folder(out) as unfinished:
         for name in WHOLE:
             _copy(root / name, unfinished / name)
+        _leave_out(unfinished, set(outdated(root, read_params(root / "params.yaml"))) - {"report"})
         write_json(unfinished / FACTS, facts)
         write_json(unfinished / SUMMARY, summary(unfinished, facts))
         write_text(unfinished / "README.md", _page(unfinished, facts))
+
+
+def _leave_out(folder: Path, stages: Collection[str]) -> None:
+    """Remove what some stages wrote, and what dvc.lock says of them."""
+    lock = folder / "dvc.lock"
+    for entry in read_lock(lock):
+        for path in entry.outs if entry.address in stages else ():
+            if (folder / path).is_dir():
+                shutil.rmtree(folder / path)
+            else:
+                (folder / path).unlink(missing_ok=True)
+    kept, of = [], ""
+    for line in lock.read_text(encoding="utf-8").splitlines(keepends=True):
+        found = _HEADING.fullmatch(line)
+        of = found["address"] if found else of
+        if of not in stages:
+            kept.append(line)
+    write_text(lock, "".join(kept))
 
 
 def _copy(source: Path, target: Path) -> None:

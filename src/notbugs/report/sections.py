@@ -106,7 +106,7 @@ class Section:
     Attributes:
         key: its anchor, and the name of its template.
         needs: keys that metrics/<key>.json must hold; without any the section is about no stage. One that is about a
-            stage is left out where params.yaml has no such section.
+            stage is left out where params.yaml has no such section, or the stage was not run on what is there now.
         figures: file name without suffix -> what draws it, or None where there is nothing to draw.
         more_figures: further ones, where their names depend on the project.
         more_rules: further ones, which depend on the project.
@@ -133,8 +133,8 @@ class Section:
         return environment().get_template(f"{self.key}.html.j2", globals=dict(self.constants)).module
 
     def is_in(self, project: Project) -> bool:
-        """Whether the pipeline has the stage."""
-        return not self.needs or self.key in project.params
+        """Whether the pipeline has the stage, and it was run on what the project has now."""
+        return not self.needs or (self.key in project.params and project.why_left_out(self.key) is None)
 
     def metrics(self, project: Project) -> Facts:
         """What its stage measured; empty for a section without one.

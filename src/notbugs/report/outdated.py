@@ -1,0 +1,123 @@
+"""What lies in metrics/ and was not made from what params.yaml and data/ hold now: DVC knows, a page must not forget.
+
+A clone comes with the metrics of its default run, and a preset may be run up to `evaluate` alone. What the other
+stages once measured is then still there, of other data.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from notbugs.runtime.dvc_lock import LockEntry, LockError, content, read_lock
+
+PARAMS = "params.yaml"
+MAIN = ("prepare", "train", "construct", "fit", "evaluate")
+"""Stages that the table of accuracies comes from."""
+NOT_RUN = "not run here"
+"""Why a stage whose metrics are not there is left out."""
+_MISSING = object()
+
+
+def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
+    """Stages whose metrics are of other settings or other data than the project has now, by dvc.lock.
+
+    A stage is one of these if its metrics are as dvc.lock says, and a setting that it reads has changed since, or what
+    it reads was made anew since, or is itself outdated. Changed code does not count, and neither do metrics that were
+    written by a command of the stage alone: dvc.lock does not know what those are of.
+
+    Returns: address, such as "evaluate" or "construct@rand" -> why.
+    """
+    try:
+        entries = [entry for entry in read_lock(root / "dvc.lock") if _is_asked_for(entry, params)]
+    except LockError:  # DVC says so itself
+        return {}
+    makers = {path: entry for entry in entries for path in entry.outs}
+    found: dict[str, str] = {}
+    for _ in entries:  # each round finds at least one more, or is the last
+        before = len(found)
+        for entry in entries:
+            why = None if entry.address in found else _why(entry, params, makers, found)
+            if why is not None and _is_as_locked(root, entry):
+                found[entry.address] = why
+        if len(found) == before:
+            break
+    return found
+
+
+def _is_asked_for(entry: LockEntry, params: Mapping[str, Any]) -> bool:
+    """Whether params.yaml still has the foreach entry."""
+    return entry.name is None or entry.name in (params.get(entry.stage) or {})
+
+
+def _why(
+    entry: LockEntry, params: Mapping[str, Any], makers: Mapping[str, LockEntry], found: Mapping[str, str]
+) -> str | None:
+    """Why a stage is outdated; None if it is not, as far as is known yet."""
+    for key, value in entry.params.get(PARAMS, {}).items():
+        if not _same(value, _setting(params, key)):
+            return f"{key} has changed since"
+    for path, was in entry.deps.items():
+        for out, maker in makers.items():
+            if out == path and not was.fits(maker.outs[out]):
+                return f"{path} has changed since"
+            if maker.address in found and maker is not entry and _touch(out, path):
+                return f"{maker.address} is outdated"
+    return None
+
+
+def _setting(params: Mapping[str, Any], key: str) -> Any:
+    value: Any = params
+    for part in key.split("."):
+        value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
+    return None if value is _MISSING else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two settings are equal; a number may stand as text, since YAML 1.1 reads 1e-3 so."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return set(one) == set(other) and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, bool) or isinstance(other, bool) or one is None or other is None:
+        return one is other
+    try:
+        return float(one) == float(other)
+    except (TypeError, ValueError):
+        return bool(one == other)
+
+
+def _touch(one: str, other: str) -> bool:
+    """Whether a path is another, lies in it, or holds it."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def _is_as_locked(root: Path, entry: LockEntry) -> bool:
+    """Whether the stage's metrics are those of dvc.lock; without any, whether there is nothing else to go by."""
+    files = {path: was for path, was in entry.outs.items() if path.startswith("metrics/")}
+    there = {path: content(root / path) for path in files}
+    return all(now is not None and files[path].fits(now) for path, now in there.items())
+
+
+def metrics_file(root: Path, address: str) -> Path:
+    """Of a stage, or of an entry of one."""
+    return root / "metrics" / f"{address.replace('@', '/')}.json"
+
+
+def of_table(found: Mapping[str, str]) -> dict[str, str]:
+    """Those that the table of accuracies comes from."""
+    return {address: why for address, why in found.items() if address.partition("@")[0] in MAIN}
+
+
+def by_reason(found: Mapping[str, str]) -> list[tuple[list[str], str]]:
+    """The stages that share a reason, and the reason."""
+    groups: dict[str, list[str]] = {}
+    for address, why in found.items():
+        groups.setdefault(why, []).append(address)
+    return [(addresses, why) for why, addresses in groups.items()]
+
+
+def sentences(found: Mapping[str, str]) -> Iterator[str]:
+    """A line for each reason: "transfer, planted: not run here; `notbugs repro transfer planted` runs them"."""
+    for addresses, why in by_reason(found):
+        them = "it" if len(addresses) == 1 else "them"
+        yield f"{', '.join(addresses)}: {why}; `notbugs repro {' '.join(addresses)}` runs {them}"
