@@ -149,6 +149,7 @@ def words_block(root: Path) -> str:
 BLOCKS: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {
         "results": results_block,
+        "quick-trial": partial(trial_block, TRIALS["quick-trial"]),
         **{name: partial(recorded_block, file) for name, file in RECORDED.items()},
     },
     "docs/glossary.md": {"words": words_block},
