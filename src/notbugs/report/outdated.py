@@ -15,7 +15,6 @@ MAIN = ("prepare", "train", "construct", "fit", "evaluate")
 """Stages that the table of accuracies comes from."""
 NOT_RUN = "not run here"
 """Why a stage whose metrics are not there is left out."""
-_MISSING = object()
 
 
 def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
@@ -33,15 +32,17 @@ def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
         return {}
     makers = {path: entry for entry in entries for path in entry.outs}
     found: dict[str, str] = {}
-    for _ in entries:  # each round finds at least one more, or is the last
-        before = len(found)
-        for entry in entries:
-            why = None if entry.address in found else _why(entry, params, makers, found)
-            if why is not None and _is_as_locked(root, entry):
-                found[entry.address] = why
-        if len(found) == before:
-            break
-    return found
+    while True:  # what an outdated stage made makes others outdated
+        more = {
+            entry.address: why
+            for entry in entries
+            if entry.address not in found
+            and (why := _why(entry, params, makers, found)) is not None
+            and _is_as_locked(root, entry)
+        }
+        if not more:
+            return found
+        found |= more
 
 
 def _is_asked_for(entry: LockEntry, params: Mapping[str, Any]) -> bool:
@@ -66,10 +67,11 @@ def _why(
 
 
 def _setting(params: Mapping[str, Any], key: str) -> Any:
+    """What params.yaml has for a dotted key; None where it has nothing, as DVC says it."""
     value: Any = params
     for part in key.split("."):
-        value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
-    return None if value is _MISSING else value
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _same(one: Any, other: Any) -> bool:
