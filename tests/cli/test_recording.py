@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 
 from notbugs.cli import main
 from notbugs.evaluation.results import load_results
+from notbugs.pipeline.cluster import schedule
+from notbugs.pipeline.cluster.schedule import Cost
 from notbugs.tracking.costs import stage_costs
 
 Record = Callable[[Path], Result]
@@ -91,3 +93,15 @@ def test_costs_of_all_runs_of_a_stage_are_added(finished_project: Path) -> None:
     costs = {cost.command: cost for cost in stage_costs(finished_project)}
     assert costs["notbugs prepare"].runs == 1
     assert next(iter(costs)) == "notbugs prepare"
+
+
+def test_of_a_stage_without_a_run_in_mlflow_the_last_run_is_known(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"prepare": Cost(9000.0), "construct@mine": Cost(90.0)}
+    monkeypatch.setattr(schedule, "read_costs", lambda root: known)
+    assert record(tmp_path / "recorded").exit_code == 0
+    page = (tmp_path / "recorded/README.md").read_text()
+    assert "| `notbugs construct mine` | 1 | 1.5 |" in page
+    assert page.count("`notbugs prepare`") == 1
+    assert "| 150.0 |" not in page

@@ -16,9 +16,11 @@ def record(folder: Path, title: str | None) -> None:
     It holds params.yaml, dvc.lock with the hashes of all data and models, the metrics, the report, and what each stage
     took, on which machine.
     """
+    from notbugs.pipeline.cluster.schedule import read_costs
     from notbugs.report.recording import require_recordable, write_recording
     from notbugs.runtime.errors import UserError
-    from notbugs.tracking.costs import stage_costs
+    from notbugs.runtime.machine import usable_processors
+    from notbugs.tracking.costs import StageCost, stage_costs
     from notbugs.tracking.store import TrackingError
 
     root = project_root()
@@ -27,6 +29,11 @@ def record(folder: Path, title: str | None) -> None:
         costs = stage_costs(root)
     except TrackingError as error:
         raise UserError(f"MLflow, which knows what each stage took: {error}") from None
+    tracked = {cost.command for cost in costs}
+    for address, cost in read_costs(root).items():  # of a run without tracking `notbugs repro` knows the last of each
+        command = f"notbugs {address.replace('@', ' ')}"
+        if command not in tracked:
+            costs.append(StageCost(command, 1, cost.at_least(usable_processors())))
     write_recording(root, folder, [vars(cost) for cost in costs], title=title)
     minutes = sum(cost.seconds for cost in costs) / 60
     click.echo(f"written: {folder}, a run of {len(costs)} stages in {minutes:.0f} minutes")
