@@ -63,6 +63,8 @@ def lock_of(contents: Mapping[str, str]) -> dict[str, Any]:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A finished run of a few stages; a file holds its own name."""
+    for name in ("det", "train"):
+        (tmp_path / "data" / name).mkdir(parents=True)
     for _, _, outs in READS.values():
         for path in (path for path in outs if path.startswith("metrics/")):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +106,14 @@ def test_a_changed_setting_reaches_what_reads_its_stage(
     project: Path, changes: dict[str, Any], expected: dict[str, str]
 ) -> None:
     assert outdated(project, {**PARAMS, **changes}) == expected
+
+
+def test_of_a_folder_counts_what_is_there(project: Path) -> None:
+    """The clone's default run made data/det; of a run of other constructions `transfer` never read it."""
+    (project / "data/det").rmdir()
+    found = outdated(project, {**PARAMS, "construct": {"det": {"eps": 1, "step_size": 1.0e-3}}})
+    assert "transfer" not in found
+    assert found["evaluate"] == "construct@det is outdated"
 
 
 def test_data_that_were_made_anew(project: Path) -> None:

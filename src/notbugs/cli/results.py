@@ -47,9 +47,10 @@ def print_accuracies(root: Path) -> None:
     params = read_params(root / "params.yaml")
     with module.titled(params):
         stuck = not_learnt(root, params.get("fit") or {})
-        ruled = verdicts_of_models(root)
+        old = outdated(root, params)
+        ruled = {} if "report" in old else verdicts_of_models(root)
         module.print_table(module.load_results(root), _headline_eps(params), not_learnt=stuck, verdicts=ruled)
-    for line in sentences(of_table(outdated(root, params))):
+    for line in sentences(of_table(old)):
         click.echo(f"not of the present settings: {line}", err=True)
     report = root / "reports" / "report.html"
     if report.exists():

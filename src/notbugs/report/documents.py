@@ -21,6 +21,7 @@ from markupsafe import Markup
 from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table, load_results, read_json, spread_words
 from notbugs.report.figures import FIGURE_2
 from notbugs.report.honesty import Honesty, honesty_of
+from notbugs.report.outdated import outdated
 from notbugs.report.project import headline_eps
 from notbugs.report.sections import macros, words
 from notbugs.runtime.config import read_params
@@ -104,6 +105,8 @@ def _judged(root: Path) -> dict[str, Honesty]:
 def _verdicts(root: Path) -> dict[str, list[str]]:
     """Verdict -> claims, from the report's own record; nothing where there is none."""
     file = root / "reports" / "verdicts.json"
+    if "report" in outdated(root, read_params(root / "params.yaml")):
+        return {}
     found: dict[str, list[str]] = {}
     for claim in json.loads(file.read_text(encoding="utf-8")) if file.exists() else ():
         found.setdefault(claim["verdict"], []).append(claim["title"])

@@ -4,7 +4,7 @@ A clone comes with the metrics of its default run, and a preset may be run up to
 stages once measured is then still there, of other data.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ NOT_RUN = "not run here"
 def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
     """Stages whose metrics are of other settings or other data than the project has now, by dvc.lock.
 
-    A stage is one of these if its metrics are as dvc.lock says, and a setting that it reads has changed since, or what
-    it reads was made anew since, or is itself outdated. Changed code does not count, and neither do metrics that were
+    A stage is one of these if its files are as dvc.lock says, and a setting that it reads has changed since, or what
+    it reads was made anew since, or is itself outdated. Changed code does not count, and neither do files that were
     written by a command of the stage alone: dvc.lock does not know what those are of.
 
     Returns: address, such as "evaluate" or "construct@rand" -> why.
@@ -31,14 +31,15 @@ def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
     except LockError:  # DVC says so itself
         return {}
     makers = {path: entry for entry in entries for path in entry.outs}
+    here = {path for path in makers if (root / path).exists()}
     found: dict[str, str] = {}
     while True:  # what an outdated stage made makes others outdated
         more = {
             entry.address: why
             for entry in entries
             if entry.address not in found
-            and (why := _why(entry, params, makers, found)) is not None
-            and _is_as_locked(root, entry)
+            and (why := _why(entry, params, makers, here, found)) is not None
+            and is_as_locked(root, entry)
         }
         if not more:
             return found
@@ -51,9 +52,19 @@ def _is_asked_for(entry: LockEntry, params: Mapping[str, Any]) -> bool:
 
 
 def _why(
-    entry: LockEntry, params: Mapping[str, Any], makers: Mapping[str, LockEntry], found: Mapping[str, str]
+    entry: LockEntry,
+    params: Mapping[str, Any],
+    makers: Mapping[str, LockEntry],
+    here: Collection[str],
+    found: Mapping[str, str],
 ) -> str | None:
-    """Why a stage is outdated; None if it is not, as far as is known yet."""
+    """Why a stage is outdated; None if it is not, as far as is known yet.
+
+    Args:
+        makers: output -> stage.
+        here: outputs that are there; of a folder that a stage reads, what is not there was not read.
+        found: what is known to be outdated.
+    """
     for key, value in entry.params.get(PARAMS, {}).items():
         if not _same(value, _setting(params, key)):
             return f"{key} has changed since"
@@ -61,7 +72,7 @@ def _why(
         for out, maker in makers.items():
             if out == path and not was.fits(maker.outs[out]):
                 return f"{path} has changed since"
-            if maker.address in found and maker is not entry and _touch(out, path):
+            if maker.address in found and (out == path or (out in here and _touch(out, path))):
                 return f"{maker.address} is outdated"
     return None
 
@@ -93,11 +104,10 @@ def _touch(one: str, other: str) -> bool:
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
-def _is_as_locked(root: Path, entry: LockEntry) -> bool:
-    """Whether the stage's metrics are those of dvc.lock; without any, whether there is nothing else to go by."""
-    files = {path: was for path, was in entry.outs.items() if path.startswith("metrics/")}
-    there = {path: content(root / path) for path in files}
-    return all(now is not None and files[path].fits(now) for path, now in there.items())
+def is_as_locked(root: Path, entry: LockEntry) -> bool:
+    """Whether the single files of a stage that are there are those of dvc.lock; its folders are not read."""
+    files = {path: was for path, was in entry.outs.items() if (root / path).is_file()}
+    return all(was.fits(content(root / path) or was) for path, was in files.items())
 
 
 def metrics_file(root: Path, address: str) -> Path:

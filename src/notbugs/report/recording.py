@@ -16,7 +16,7 @@ from typing import Any
 from notbugs.evaluation.results import AccuracyRow, accuracy_table, attack_label, load_results, read_json
 from notbugs.report.documents import block_of, results_of
 from notbugs.report.honesty import honesty_of
-from notbugs.report.outdated import of_table, outdated, sentences
+from notbugs.report.outdated import is_as_locked, of_table, outdated, sentences
 from notbugs.report.project import headline_eps
 from notbugs.runtime.config import dataset_name, read_params
 from notbugs.runtime.dvc_lock import read_lock
@@ -44,9 +44,11 @@ def require_recordable(root: Path, out: Path) -> None:
     for needed in ("params.yaml", "dvc.lock", "metrics/results.csv", "reports/report.html"):
         if not (root / needed).exists():
             raise RecordingError(f"{root / needed}: not found; `dvc repro` finishes the run that is to be recorded")
-    old = of_table(outdated(root, read_params(root / "params.yaml")))
-    if old:
-        raise RecordingError(f"dvc.lock: {next(sentences(old))} before it can be recorded")
+    old = outdated(root, read_params(root / "params.yaml"))
+    if of_table(old):
+        raise RecordingError(f"dvc.lock: {next(sentences(of_table(old)))} before it can be recorded")
+    if "report" in old:
+        raise RecordingError(f"{root / 'reports/report.html'}: of other settings or data; `notbugs report` writes it")
     inside = [name for name in WHOLE if out.absolute().is_relative_to((root / name).absolute())]
     if inside:
         raise RecordingError(f"{out}: lies in {inside[0]}, which is recorded; must be outside, such as results/NAME")
@@ -70,26 +72,27 @@ def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]], *
     with whole_folder(out) as unfinished:
         for name in WHOLE:
             _copy(root / name, unfinished / name)
-        _leave_out(unfinished, set(outdated(root, read_params(root / "params.yaml"))) - {"report"})
+        _leave_out(unfinished, outdated(root, read_params(root / "params.yaml")))
         write_json(unfinished / FACTS, facts)
         write_json(unfinished / SUMMARY, summary(unfinished, facts))
         write_text(unfinished / "README.md", _page(unfinished, facts))
 
 
-def _leave_out(folder: Path, stages: Collection[str]) -> None:
-    """Remove what some stages wrote, and what dvc.lock says of them."""
+def _leave_out(folder: Path, old: Collection[str]) -> None:
+    """Remove what outdated stages wrote, and what dvc.lock says of them, or of files that were written since."""
     lock = folder / "dvc.lock"
-    for entry in read_lock(lock):
-        for path in entry.outs if entry.address in stages else ():
-            if (folder / path).is_dir():
-                shutil.rmtree(folder / path)
-            else:
-                (folder / path).unlink(missing_ok=True)
-    kept, of = [], ""
+    entries = read_lock(lock)
+    for path in (path for entry in entries if entry.address in old for path in entry.outs):
+        if (folder / path).is_dir():
+            shutil.rmtree(folder / path)
+        else:
+            (folder / path).unlink(missing_ok=True)
+    dropped = {entry.address for entry in entries if entry.address in old or not is_as_locked(folder, entry)}
+    kept, address = [], ""
     for line in lock.read_text(encoding="utf-8").splitlines(keepends=True):
         found = _HEADING.fullmatch(line)
-        of = found["address"] if found else of
-        if of not in stages:
+        address = found["address"] if found else address
+        if address not in dropped:
             kept.append(line)
     write_text(lock, "".join(kept))
 
