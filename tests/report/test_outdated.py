@@ -208,8 +208,12 @@ def test_a_recording_holds_nothing_of_what_a_clone_came_with(clone: Path, tmp_pa
     write_report(clone, clone / "reports/report.html", clone / "plots/figures")
     lock = yaml.safe_load((clone / "dvc.lock").read_text())
     lock["stages"]["prepare"] = {"params": {"params.yaml": {}}, "outs": []}
+    gone = {"path": "sweeps/gone", "hash": "md5", "md5": f"{md5('gone')}.dir", "size": 1, "nfiles": 1}
+    lock["stages"]["sweep@gone"] = {"outs": [gone]}
+    (clone / "sweeps/gone").mkdir(parents=True)
     (clone / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
     write_recording(clone, tmp_path / "recorded", [])
     assert not (tmp_path / "recorded/metrics/gaussian.json").exists()
+    assert not (tmp_path / "recorded/sweeps/gone").exists()
     assert (tmp_path / "recorded/metrics/results.csv").exists()
     assert list(yaml.safe_load((tmp_path / "recorded/dvc.lock").read_text())["stages"]) == ["prepare"]

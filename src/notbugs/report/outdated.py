@@ -27,7 +27,7 @@ def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
     Returns: address, such as "evaluate" or "construct@rand" -> why.
     """
     try:
-        entries = [entry for entry in read_lock(root / "dvc.lock") if _is_asked_for(entry, params)]
+        entries = [entry for entry in read_lock(root / "dvc.lock") if is_asked_for(entry, params)]
     except LockError:  # DVC says so itself
         return {}
     makers = {path: entry for entry in entries for path in entry.outs}
@@ -46,7 +46,7 @@ def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
         found |= more
 
 
-def _is_asked_for(entry: LockEntry, params: Mapping[str, Any]) -> bool:
+def is_asked_for(entry: LockEntry, params: Mapping[str, Any]) -> bool:
     """Whether params.yaml still has the foreach entry."""
     return entry.name is None or entry.name in (params.get(entry.stage) or {})
 

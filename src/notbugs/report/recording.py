@@ -16,7 +16,7 @@ from typing import Any
 from notbugs.evaluation.results import AccuracyRow, accuracy_table, attack_label, load_results, read_json
 from notbugs.report.documents import block_of, results_of
 from notbugs.report.honesty import honesty_of
-from notbugs.report.outdated import is_as_locked, of_table, outdated, sentences
+from notbugs.report.outdated import is_as_locked, is_asked_for, of_table, outdated, sentences
 from notbugs.report.project import headline_eps
 from notbugs.runtime.config import dataset_name, read_params
 from notbugs.runtime.dvc_lock import read_lock
@@ -72,22 +72,26 @@ def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]], *
     with whole_folder(out) as unfinished:
         for name in WHOLE:
             _copy(root / name, unfinished / name)
-        _leave_out(unfinished, outdated(root, read_params(root / "params.yaml")))
+        _leave_out(unfinished, read_params(root / "params.yaml"), outdated(root, read_params(root / "params.yaml")))
         write_json(unfinished / FACTS, facts)
         write_json(unfinished / SUMMARY, summary(unfinished, facts))
         write_text(unfinished / "README.md", _page(unfinished, facts))
 
 
-def _leave_out(folder: Path, old: Collection[str]) -> None:
-    """Remove what outdated stages wrote, and what dvc.lock says of them, or of files that were written since."""
+def _leave_out(folder: Path, params: Mapping[str, Any], old: Collection[str]) -> None:
+    """Remove what outdated stages wrote, and those that params.yaml has not, and what dvc.lock says of them.
+
+    What it says of files that were written since goes, too.
+    """
     lock = folder / "dvc.lock"
     entries = read_lock(lock)
-    for path in (path for entry in entries if entry.address in old for path in entry.outs):
+    foreign = {entry.address for entry in entries if entry.address in old or not is_asked_for(entry, params)}
+    for path in (path for entry in entries if entry.address in foreign for path in entry.outs):
         if (folder / path).is_dir():
             shutil.rmtree(folder / path)
         else:
             (folder / path).unlink(missing_ok=True)
-    dropped = {entry.address for entry in entries if entry.address in old or not is_as_locked(folder, entry)}
+    dropped = foreign | {entry.address for entry in entries if not is_as_locked(folder, entry)}
     kept, address = [], ""
     for line in lock.read_text(encoding="utf-8").splitlines(keepends=True):
         found = _HEADING.fullmatch(line)
