@@ -107,4 +107,4 @@ def test_the_readme_is_short_and_begins_with_what_one_needs() -> None:
     assert len(lines) <= 150
     assert "make repro" in "\n".join(lines[:12])
     assert "from notbugs import" in "\n".join(lines[:20])
-    assert lines.index("<!-- quick-trial:start -->") < lines.index("<!-- results:start -->")
+    assert lines.index("<!-- natural:start -->") < lines.index("<!-- results:start -->")

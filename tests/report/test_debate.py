@@ -116,8 +116,19 @@ def test_recorded_parts_stand_in_for_those_that_are_not_there(fake_project: Path
 def test_an_own_part_stands_before_a_recorded_one_of_the_same_title(debating: Path, recordings: Path) -> None:
     others = {"leakage": {"question": ABOUT}, "bugs": {"question": {**ABOUT, "title": "Bugs"}}}
     (recordings / "digits_debate.json").write_text(json.dumps({**RECORDING, "debate": others}))
-    shown = parts(SECTION.metrics(load_project(debating)))
+    shown = parts(SECTION.metrics(load_project(debating)), "digits")
     assert [(part.name, part.recorded is not None) for part in shown] == [("leak", False), ("bugs", True)]
+
+
+def test_of_a_part_that_was_recorded_twice_that_on_data_of_the_same_kind_is_shown(recordings: Path) -> None:
+    debate = {"leakage": {"question": ABOUT}}
+    for name, source in (("a_natural", "folder:pictures"), ("digits_debate", "digits")):
+        (recordings / f"{name}.json").write_text(json.dumps({**RECORDING, "source": source, "debate": debate}))
+    for source, expected in (("digits", "digits"), ("folder:pictures", "folder:pictures"), ("svhn", "folder:pictures")):
+        (part,) = parts({}, source)
+        assert part.recorded is not None
+        assert part.recorded["source"] == expected
+        recorded.recordings.cache_clear()
 
 
 def test_without_any_part_there_is_no_section(fake_project: Path) -> None:

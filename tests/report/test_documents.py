@@ -14,6 +14,7 @@ RECORDED = {
     "train": 900,
     "test": 100,
     "network": "resnet9, width 32",
+    "models": 1,
     "minutes": 80,
     "machine": "2 processors",
     "eps": 0.25,
@@ -72,13 +73,14 @@ def test_a_recorded_run_is_told_as_one(checkout: Path) -> None:
     (name,) = documents.RECORDED
     block = BLOCKS["README.md"][name](checkout)
     text = " ".join(block.split())
-    assert text.startswith("On natural images (Pictures: 900 training images, 100 test images; resnet9, width 32)")
+    assert text.startswith(
+        "On natural images (Pictures: 900 training images, 100 test images; resnet9, width 32; 1 model of"
+    )
     assert "recorded in 80 minutes on 2 processors" in text
-    judged = "the stricter judge still calls 93.6% of its images y of those that it called y untouched"
-    assert f"D_rand: L2 eps 1.5, 8 steps; {judged}. D_det: L2 eps 1.5, 8 steps." in text
+    assert "D_rand at L2 eps 1.5 in 8 steps, still y 93.6%; D_det at L2 eps 1.5 in 8 steps. All of it:" in text
     assert "| fitted on | on y | on y + 1 | PGD-20 at eps 0.25 |\n|---|---|---|---|\n" in block
-    assert "| D, standard | 81.2 | 2.0 | 30.0 |\n| D_det | 40.0 | 25.0 | – |\n" in block
-    assert block.endswith("[results/cifar10_jpeg](results/cifar10_jpeg).")
+    assert "| D, standard | 81.2 | 2.0 | 30.0 |\n| D_det | 40.0 | 25.0 | – |" in block
+    assert "All of it: [results/cifar10_jpeg](results/cifar10_jpeg). |" in text
 
 
 def test_the_verdicts_are_the_report_s(checkout: Path) -> None:

@@ -28,6 +28,33 @@ MADE_UP: dict[str, Any] = {
     ],
     "sets": [{"title": "D_det", "norm": "l2", "eps": 1.5, "num_steps": 10, "success": 0.987, "still_y": 0.915}],
     "verdicts": [{"key": "det", "title": "Non-robust features suffice", "verdict": "reproduced"}],
+    "debate": {
+        "leakage": {
+            "question": {
+                "title": "Leakage",
+                "says": "Does it leak?",
+                "found": [],
+                "position": {
+                    "who": "X",
+                    "claim": "It leaks.",
+                    "reported": "3%.",
+                    "source": "https://x.org",
+                    "mind": "9%.",
+                },
+                "charts": [],
+                "verdicts": [
+                    {
+                        "key": "leaks",
+                        "title": "It teaches more than it leaks",
+                        "statement": "",
+                        "finding": "reproduced",
+                        "sentence": "Made up: 13.2% against 41.8%.",
+                    }
+                ],
+            }
+        }
+    },
+    "version": "9.9",
     "minutes": 290,
     "machine": "2 processors (EPYC)",
 }
@@ -64,6 +91,8 @@ def test_a_report_shows_what_other_data_showed_and_says_that_it_is_recorded(
     assert "still calls 91.5% y" in page.text
     assert "What digits does not show, and what was recorded on Pictures (made up)" in page.text
     assert "reproduced there." in page.text
+    assert "The debate there" in page.text
+    assert "Made up: 13.2% against 41.8%." in page.text
 
 
 @pytest.mark.usefixtures("recording", "blank_pictures")

@@ -75,7 +75,7 @@ class _Debate(OfEveryEntry):
 
     def is_in(self, project: Project) -> bool:
         """Whether anything can be shown: an entry, or a recording."""
-        return bool(entries(project)) or bool(_recorded())
+        return bool(entries(project)) or bool(_recorded(project.source))
 
     def metrics(self, project: Project) -> Facts:
         """Entry -> what its stage measured, of those with a position."""
@@ -84,7 +84,7 @@ class _Debate(OfEveryEntry):
 
     def draw(self, project: Project, found: Facts) -> Iterable[tuple[str, Drawing]]:
         """The charts of every part."""
-        for part in parts(found):
+        for part in parts(found, project.source):
             for name, chart in part.charts:
                 yield name, draw(chart)
 
@@ -92,7 +92,7 @@ class _Debate(OfEveryEntry):
         self, project: Project, found: Facts, pictures: Mapping[str, Picture], verdicts: Sequence[Verdict]
     ) -> Markup:
         """The section as HTML; blank where nobody's position was put to any data."""
-        shown = parts(found)
+        shown = parts(found, project.source)
         if not shown:
             return Markup("")
         estimator = "estimator" in project.params and project.why_left_out("estimator") is None
@@ -106,17 +106,17 @@ def own_parts(found: Facts) -> list[Part]:
     return [Part(name, facts) for name, facts in found.items()]
 
 
-def parts(found: Facts) -> list[Part]:
-    """This project's own parts, then those that were recorded and are not among them."""
+def parts(found: Facts, source: str) -> list[Part]:
+    """This project's own parts, then others that were recorded; of two of these that on data of this source."""
     own = own_parts(found)
     asked = {part.about["title"] for part in own}
-    others = [part for part in _recorded() if part.about["title"] not in asked]
+    others = [part for part in _recorded(source) if part.about["title"] not in asked]
     return [*own, *others]
 
 
-def _recorded() -> list[Part]:
+def _recorded(source: str) -> list[Part]:
     found: dict[str, Part] = {}
-    for recording in recordings():
+    for recording in sorted(recordings(), key=lambda one: bool(one["source"] != source)):
         for name, facts in recording.get("debate", {}).items():
             found.setdefault(name, Part(name, facts, recording))
     return list(found.values())

@@ -138,8 +138,8 @@ def recorded_block(file: Path, root: Path) -> str:
     """What was recorded of a run elsewhere: how its datasets were made, its table, and where the rest of it is."""
     found = json.loads((root / file).read_text(encoding="utf-8"))
     attack = next((row["attack"] for row in found["rows"] if row["attack"]), "")
-    intro = fill(words(DOCUMENTS, "recorded_intro", found=found), WIDTH, break_on_hyphens=False)
-    return block_of("recorded", intro=intro, found=found, attack=attack, place=file.parent.as_posix())
+    intro = words(DOCUMENTS, "recorded_intro", found=found, place=file.parent.as_posix())
+    return block_of("recorded", intro=fill(intro, WIDTH, break_on_hyphens=False), found=found, attack=attack)
 
 
 def words_block(root: Path) -> str:
@@ -152,7 +152,6 @@ def words_block(root: Path) -> str:
 BLOCKS: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {
         "results": results_block,
-        "quick-trial": partial(trial_block, TRIALS["quick-trial"]),
         **{name: partial(recorded_block, file) for name, file in RECORDED.items()},
     },
     "docs/glossary.md": {"words": words_block},

@@ -1,10 +1,12 @@
 """Section on runs that were recorded elsewhere and come with the package: never this project's own numbers."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from notbugs.evaluation.statements import Verdict
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section
 
@@ -23,9 +25,16 @@ def of_others(project: Project) -> list[dict[str, Any]]:
     return [one for one in recordings() if one["source"] not in (project.source, "digits")]
 
 
+def debated(recording: Mapping[str, Any]) -> list[Verdict]:
+    """What the recorded parts of the debate found."""
+    asked = [facts["question"] for facts in recording.get("debate", {}).values()]
+    return [Verdict(**one) for question in asked for one in question.get("verdicts", ())]
+
+
 def numbers(project: Project, _: Facts) -> dict[str, Any]:
     """The recordings, and what this project's own D is called."""
-    return {"recordings": of_others(project), "own": project.source}
+    shown = [{**one, "debated": debated(one)} for one in of_others(project)]
+    return {"recordings": shown, "own": project.source}
 
 
 SECTION = Section("recorded", numbers=numbers, folded=False)

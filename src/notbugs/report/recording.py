@@ -126,7 +126,7 @@ def summary(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What other projects' reports show of a recording: table, D_rand and D_det, verdicts, the debate, what it took."""
     params = read_params(folder / "params.yaml")
     eps, sizes = headline_eps(params), read_json(folder / "metrics/prepare.json", "prepare", ("train", "test"))
-    model = params["model"]
+    model, rows = params["model"], accuracy_table(load_results(folder))
     return {
         "title": facts["title"],
         "source": facts["source"],
@@ -134,7 +134,8 @@ def summary(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         "train": sizes["train"],
         "test": sizes["test"],
         "eps": eps,
-        "rows": [_row(row, eps) for row in accuracy_table(load_results(folder))],
+        "models": max((row.clean.num_models for row in rows if row.clean), default=0),
+        "rows": [_row(row, eps) for row in rows],
         "sets": [found for name in ("rand", "det") if (found := _set(folder, params, name))],
         "verdicts": [
             {key: claim[key] for key in ("key", "title", "verdict")}
