@@ -177,7 +177,7 @@ def test_the_page_leaves_out_what_is_of_something_else_and_says_so(clone: Path, 
         "gaussian: gaussian has changed since; `notbugs repro gaussian` runs it",
     ]
     page = (tmp_path / "report.html").read_text()
-    assert "<li>Not on this page: transfer, science@mine, not run here; <code>notbugs repro" in page
+    assert "<li>Not on this page are transfer, science@mine: not run here; <code>notbugs repro" in page
     assert 'id="gaussian"' not in page
     assert "Shown, but of other settings" not in page
 
@@ -189,7 +189,7 @@ def test_a_table_of_other_settings_is_called_so(clone: Path, tmp_path: Path, mon
     said = "evaluate: seed has changed since; `notbugs repro evaluate` runs it"
     assert said in write_report(clone, tmp_path / "report.html", tmp_path / "figures")
     assert (
-        "<strong>Shown, but of other settings or data</strong>: evaluate, seed has"
+        "<strong>Shown, but of other settings or data</strong> are evaluate: seed has"
         in (tmp_path / "report.html").read_text()
     )
     (clone / "reports").mkdir(exist_ok=True)
