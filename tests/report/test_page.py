@@ -95,7 +95,7 @@ def test_page_loads_nothing(html: str, page: Page) -> None:
     assert {anchor for anchor in page.anchors if anchor.startswith("#")} <= {f"#{name}" for name in page.ids}
     optional = {section.key for section in SECTIONS if section.needs} - {"debate"}  # not in params; recorded
     sections = [name for name in page.ids if not name.startswith(("verdict-", "part-", "sheet-"))]
-    assert set(sections) == {section.key for section in SECTIONS} - optional - {"recorded"}  # on digits none is
+    assert set(sections) == {section.key for section in SECTIONS} - optional
     assert len(page.ids) == len(set(page.ids))
 
 
