@@ -63,7 +63,8 @@ def measure_file(
         `certificate`; no paths of the machine but those given.
     Raises: UserError for what is missing, cannot be read, or does not fit the data.
     """
-    config = _settings(changes or {})
+    params = params_here()
+    config = _settings(params, changes or {})
     images = load_dataset(data)
     network = _load(model, weights, images).to(device)
     _check_fits(network, images, model)
@@ -71,7 +72,7 @@ def measure_file(
     if transfer_from is not None:
         other = load_model(transfer_from).to(device)
         _check_fits(other, images, str(transfer_from))
-    seed = runtime(params_here()).seed if seed is None else seed
+    seed = runtime(params).seed if seed is None else seed
     generator = make_generator(seed, *RANDOM_STARTS)
     found = audit(network, images, **config.arguments(), generator=generator, transfer_from=other)
     return {
@@ -118,12 +119,11 @@ def _quartiles(values: list[float]) -> dict[str, float | None]:
     return {key: value if value != float("inf") else None for key, value in found.items()}
 
 
-def _settings(changes: dict[str, Any]) -> SuiteSettings:
-    """The section `evaluate` of params.yaml here, if there is one, with changes; what they name may be imported."""
+def _settings(params: dict[str, Any], changes: dict[str, Any]) -> SuiteSettings:
+    """The section `evaluate` of params.yaml, if there is one, with changes; what they name may be imported."""
     allow(texts(changes), Path.cwd())
     if not changes.get("headline_eps", 1) > 0:
         raise UserError(f"--eps {changes['headline_eps']:g}: must be a number > 0")
-    params = params_here()
     if "evaluate" not in params and "headline_eps" not in changes:
         raise UserError("--eps: must be given where no params.yaml has a section evaluate: the radius of the attacks")
     base = settings(params, "evaluate", SuiteSettings).model_dump() if "evaluate" in params else {}

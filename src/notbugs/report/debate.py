@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from notbugs.evaluation.statements import Chart, Verdict
+from notbugs.report import estimator
 from notbugs.report.charts import draw
 from notbugs.report.live import Drawing
 from notbugs.report.project import Project
@@ -95,10 +96,8 @@ class _Debate(OfEveryEntry):
         shown = parts(found, project.source)
         if not shown:
             return Markup("")
-        estimator = "estimator" in project.params and project.why_left_out("estimator") is None
-        return render(
-            "debate", parts=shown, pictures=pictures, own=project.source, rows_of=rows_of, has_estimator=estimator
-        )
+        told = {"own": project.source, "rows_of": rows_of, "has_estimator": estimator.SECTION.is_in(project)}
+        return render("debate", parts=shown, pictures=pictures, **told)
 
 
 def own_parts(found: Facts) -> list[Part]:

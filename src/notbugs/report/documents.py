@@ -21,7 +21,7 @@ from markupsafe import Markup
 from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table, load_results, read_json, spread_words
 from notbugs.report.figures import FIGURE_2
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.report.outdated import outdated
+from notbugs.report.outdated import metrics_file, outdated
 from notbugs.report.project import headline_eps
 from notbugs.report.sections import macros, words
 from notbugs.runtime.config import read_params
@@ -95,7 +95,7 @@ def _judged(root: Path) -> dict[str, Honesty]:
     """What the judges still call y, of D_rand and D_det, where they were made."""
     told = {}
     for key, name in (("rand", "D_rand"), ("det", "D_det")):
-        file = root / "metrics" / "construct" / f"{key}.json"
+        file = metrics_file(root, f"construct@{key}")
         found = honesty_of(read_json(file, f"construct@{key}", ("num_examples",))) if file.exists() else None
         if found is not None:
             told[name] = found

@@ -1,6 +1,6 @@
 """The page: everything is computed first, then written; pictures are inlined and saved beside it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -68,9 +68,10 @@ def write_report(root: Path, out: Path, figures_dir: Path, *, do_all: DoAll = in
         ResultsError, DatasetError naming the file that is missing or wrong, and the command that makes it.
     """
     project = load_project(root)
+    absent = left_out(project)
     with titled(project.params), drawn_as(project.sets.values()):
-        _write(project, out, figures_dir, do_all)
-    return [*sentences(of_table(project.outdated)), *sentences(left_out(project))]
+        _write(project, absent, out, figures_dir, do_all)
+    return [*sentences(of_table(project.outdated)), *sentences(absent)]
 
 
 def left_out(project: Project) -> dict[str, str]:
@@ -81,7 +82,7 @@ def left_out(project: Project) -> dict[str, str]:
     return {address: why for address in asked if (why := project.why_left_out(address)) is not None}
 
 
-def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> None:
+def _write(project: Project, absent: Mapping[str, str], out: Path, figures_dir: Path, do_all: DoAll) -> None:
     present = [(section, section.metrics(project)) for section in SECTIONS if section.is_in(project)]
     verdicts = {section.key: section.judge(project, found) for section, found in present}
     drawn = do_all([SCRIPT, *(section.key for section, _ in present)], Artist(project), "report, sections")
@@ -100,7 +101,7 @@ def _write(project: Project, out: Path, figures_dir: Path, do_all: DoAll) -> Non
         title=f"Robust and non-robust features on {project.source}",
         subtitle=words("abstract", "subtitle", project=project),
         abstract=abstract(project, verdicts["claims"]),
-        head=render_head(project, verdicts, facts, pictures.get(SAMPLES), left_out(project)),
+        head=render_head(project, verdicts, facts, pictures.get(SAMPLES), absent),
         sections=[body for body in bodies if body.html],
         vega=script(project.root) if any(picture.chart for picture in pictures.values()) else "",
     )

@@ -16,7 +16,7 @@ from typing import Any
 from notbugs.evaluation.results import AccuracyRow, accuracy_table, attack_label, load_results, read_json
 from notbugs.report.documents import block_of, results_of
 from notbugs.report.honesty import honesty_of
-from notbugs.report.outdated import is_as_locked, is_asked_for, of_table, outdated, sentences
+from notbugs.report.outdated import is_as_locked, is_asked_for, metrics_file, of_table, outdated, sentences
 from notbugs.report.project import headline_eps
 from notbugs.runtime.config import dataset_name, read_params
 from notbugs.runtime.dvc_lock import read_lock
@@ -67,12 +67,12 @@ def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]], *
     Raises: see `require_recordable`.
     """
     require_recordable(root, out)
-    source = str(load_results(root).iloc[0]["source"])
+    params, source = read_params(root / "params.yaml"), str(load_results(root).iloc[0]["source"])
     facts = {"title": title or source, "source": source, **_machine(), "stages": list(costs)}
     with whole_folder(out) as unfinished:
         for name in WHOLE:
             _copy(root / name, unfinished / name)
-        _leave_out(unfinished, read_params(root / "params.yaml"), outdated(root, read_params(root / "params.yaml")))
+        _leave_out(unfinished, params, outdated(root, params))
         write_json(unfinished / FACTS, facts)
         write_json(unfinished / SUMMARY, summary(unfinished, facts))
         write_text(unfinished / "README.md", _page(unfinished, facts))
@@ -150,7 +150,7 @@ def summary(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _debate(folder: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of `science` that put somebody's position to the data: name -> metrics file."""
-    files = {name: folder / "metrics" / "science" / f"{name}.json" for name in params.get("science") or {}}
+    files = {name: metrics_file(folder, f"science@{name}") for name in params.get("science") or {}}
     found = {name: read_json(file, f"science@{name}", ("question",)) for name, file in files.items() if file.exists()}
     return {name: facts for name, facts in found.items() if "position" in facts["question"]}
 
@@ -165,7 +165,7 @@ def _row(row: AccuracyRow, eps: float) -> dict[str, Any]:
 
 def _set(folder: Path, params: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """How D_rand or D_det was made, and whether its images still show y; None where there is none."""
-    file, told = folder / "metrics" / "construct" / f"{name}.json", (params.get("construct") or {}).get(name)
+    file, told = metrics_file(folder, f"construct@{name}"), (params.get("construct") or {}).get(name)
     if told is None or not file.exists():
         return None
     found = read_json(file, f"construct@{name}", ("success_rate",))

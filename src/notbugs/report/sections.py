@@ -22,6 +22,7 @@ from notbugs.report.drawing import DPI
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE
 from notbugs.report.live import AROUND, BEFORE, BETWEEN, PANEL, Drawing
+from notbugs.report.outdated import metrics_file
 from notbugs.report.project import Project
 from notbugs.runtime.beside import page_of
 
@@ -143,7 +144,7 @@ class Section:
         """
         if not self.needs:
             return {}
-        return read_json(project.root / "metrics" / f"{self.key}.json", self.key, self.needs)
+        return read_json(metrics_file(project.root, self.key), self.key, self.needs)
 
     def judge(self, project: Project, found: Facts) -> list[Verdict]:
         """A verdict by each rule; a missing measurement makes it "inconclusive"."""
