@@ -160,7 +160,8 @@ def test_a_missing_section_names_what_is_there() -> None:
         ("train: {robust: {lr: 1, lr: 1}}\n", r"lr: twice in one section, in lines 1 and 1"),
         ("seed: 2020-99-99\n", r"not valid YAML: month must be in 1\.\.12"),
         ("[seed]: 1\n", r"not valid YAML: .*unhashable key"),
-        ("[" * 5000, r"not valid YAML: maximum recursion"),
+        ("[" * 5000, r"not valid YAML: sections within sections, more than 100 deep"),
+        ("- " * 200_000, r"not valid YAML: sections within sections, more than 100 deep"),
         ("seed: !!python/object/apply:os.getpid []\n", r"not valid YAML: could not determine a constructor"),
     ],
 )

@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails
 from notbugs.runtime.errors import ConfigError, UserError, meant, raised
 from notbugs.runtime.machine import project_folder
 from notbugs.runtime.registry import allow, texts
+from notbugs.runtime.yaml_loader import SafeLoader, require_shallow
 
 DATASET_NAMES = {
     "robust": "D_R",
@@ -155,7 +156,7 @@ SECTIONS = (
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(SafeLoader):
     """YAML loader that reads 1e-3 as a number, as YAML 1.2 and DVC do (PyYAML reads a string), and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -213,10 +214,11 @@ def parse_params(text: str, place: str) -> dict[str, Any]:
     Raises: ConfigError if it is empty, no YAML, no mapping, or has a key twice.
     """
     try:
+        require_shallow(text)
         params = yaml.load(text, Loader=_Loader)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # also an impossible date, a list as key
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # also an impossible date, a list as key
         raise ConfigError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict) or not params:
         found = "an empty file" if params is None else f"a {type(params).__name__}"

@@ -130,9 +130,10 @@ def read_lock(path: Path) -> list[LockEntry]:
     """
     import yaml
 
+    from notbugs.runtime.yaml_loader import SafeLoader
+
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        lock = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        lock = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
         stages = (lock or {}).get("stages") or {}
         return [_entry(str(address), stage) for address, stage in stages.items()]
     except FileNotFoundError:

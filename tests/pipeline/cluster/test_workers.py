@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,8 +26,15 @@ if not {"dask", "distributed"} & set(sys.argv[:2]) and "resource_tracker" not in
 """Python runs a module `sitecustomize` first: stages do as those of `finished_project`, which hurries (see `warm`)."""
 
 
-def test_side_by_side_leaves_what_dvc_leaves(finished_project, tmp_path):
-    """All stages, their tasks shared out: outputs, dvc.lock and the cache to the byte, and a run of each in MLflow."""
+@pytest.mark.parametrize(
+    "targets",
+    [
+        pytest.param(("fit@rand", "fit@robust", "estimator"), id="some"),
+        pytest.param((), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_side_by_side_leaves_what_dvc_leaves(finished_project, tmp_path, targets):
+    """Stages and their tasks shared out: outputs, dvc.lock and the cache to the byte, and a run of each in MLflow."""
     project = tmp_path / "project"
     project.mkdir()
     make_project(project)
@@ -35,22 +44,40 @@ def test_side_by_side_leaves_what_dvc_leaves(finished_project, tmp_path):
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(HURRY)
     surroundings = {"PYTHONPATH": str(folder), "TESTS": str(Path(__file__).parents[2])}
-    said = run(project, "notbugs", "repro", "--jobs", "2", cold=True, **surroundings).stderr
+    said = run(project, "notbugs", "repro", "--jobs", "2", *targets, cold=True, **surroundings).stderr
     assert "Traceback" not in said
     assert "Warning" not in said
-    assert (project / "dvc.lock").read_bytes() == (finished_project / "dvc.lock").read_bytes()
-    assert_same(finished_project, project)
+    stages, expected = (
+        yaml.safe_load((root / "dvc.lock").read_text())["stages"] for root in (project, finished_project)
+    )
+    assert stages == {address: expected[address] for address in stages}
+    if targets:
+        assert set(targets) < set(stages)
+    else:
+        assert (project / "dvc.lock").read_bytes() == (finished_project / "dvc.lock").read_bytes()
+    assert_same(_part_of(finished_project, stages, tmp_path), project)
     run(project, "notbugs", "track")  # which completes the run cache
-    cached = [
-        sorted(path.relative_to(root) for path in (root / ".dvc/cache").rglob("*"))
-        for root in (project, finished_project)
-    ]
-    assert cached[0] == cached[1]
-    assert "up to date" in run(project, "dvc", "repro").stdout
+    assert _cached(project) <= _cached(finished_project)
+    assert targets or _cached(project) == _cached(finished_project)
+    assert "up to date" in run(project, "dvc", "repro", *targets).stdout
     found = [run for run in mlflow_runs(project) if "pipeline.key" in run["tags"]]
-    stages = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
     assert sorted(run["tags"]["mlflow.runName"] for run in found) == sorted(stages)
     assert {run["status"] for run in found} == {"FINISHED"}
+
+
+def _part_of(project: Path, stages: Mapping[str, Any], folder: Path) -> Path:
+    """A folder with what these stages made, and nothing else."""
+    part = folder / "part"
+    for path in (out["path"] for stage in stages.values() for out in stage["outs"]):
+        (part / path).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (project / path).is_dir() else shutil.copy
+        copy(project / path, part / path)
+    return part
+
+
+def _cached(project: Path) -> set[Path]:
+    """Files of DVC's cache and run cache."""
+    return {path.relative_to(project) for path in (project / ".dvc/cache").rglob("*") if path.is_file()}
 
 
 def test_a_lost_machine_has_its_stage_done_elsewhere(finished_project, tmp_path):

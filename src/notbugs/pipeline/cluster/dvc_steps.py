@@ -89,13 +89,12 @@ class Pipeline:
 
         Raises: PipelineError, such as for a target that there is not.
         """
-        from dvc.dvcfile import PROJECT_FILE
         from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
         with _in_one_line():
             if self._options.pull:
                 self._pull_runs()
-            stages = collect_stages(self._repo, list(targets) or [PROJECT_FILE])
+            stages = collect_stages(self._repo, targets) if targets else self._all_stages()
             graph = get_active_graph(self._repo.index.graph)
             planned = stages
             if not self._options.single_item:
@@ -149,6 +148,12 @@ class Pipeline:
             return [entry.address for entry in read_lock(self._lock_file)]
         except LockError as error:
             raise PipelineError(str(error)) from None
+
+    def _all_stages(self) -> list[Any]:
+        """Those of dvc.yaml, in its order: what DVC takes without a target, and would read from the files once more."""
+        from dvc.dvcfile import PROJECT_FILE
+
+        return [stage for stage in self._repo.index.stages if stage.path_in_repo == PROJECT_FILE]
 
     @property
     def _lock_file(self) -> Path:

@@ -12,6 +12,7 @@ from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import reached
 from notbugs.runtime.registry import own_modules
+from notbugs.runtime.yaml_loader import SafeLoader
 
 if TYPE_CHECKING:
     from notbugs.pipeline.running.context import Context
@@ -115,7 +116,7 @@ class _Watched:
             text = (root / "dvc.yaml").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        entry = (yaml.safe_load(text) or {}).get("stages", {}).get(stage.name, {})
+        entry = (yaml.load(text, Loader=SafeLoader) or {}).get("stages", {}).get(stage.name, {})
         entry = entry.get("do", entry)
         code_file = any(isinstance(params, Mapping) and CODE_FILE in params for params in entry.get("params", []))
         return cls(stage.name, tuple((root / dep).resolve() for dep in entry.get("deps", [])), code_file)
