@@ -4,10 +4,11 @@ Estimates, paired differences and their power are those of `notbugs.evaluation.c
 the tables of a project (`notbugs.report.project.Project` is an `Evidence`).
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -27,6 +28,18 @@ Model = tuple[str, str]
 
 class NotMeasuredError(Exception):
     """A measurement that a claim needs is not there; the message says which."""
+
+
+class Measurement(NamedTuple):
+    """A row of the results; see `notbugs.evaluation.results`."""
+
+    source_seed: int | None
+    seed: int
+    labels: str
+    attack: str
+    eps: float
+    accuracy: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -147,7 +160,7 @@ class Evidence:
     def curve_eps(self, first: Model, second: Model) -> list[tuple[float, str]]:
         """Radii at which every fit of both was attacked by the same PGD, with its name, ascending."""
         found = []
-        for eps in sorted({float(value) for value in self._rows(first)["eps"] if value > 0}):
+        for eps in sorted({row.eps for row in self._rows(first) if row.eps > 0}):
             shared = set(self._complete_attacks(first, eps)) & set(self._complete_attacks(second, eps))
             steps = [(attack_steps(name), name) for name in shared if attack_steps(name)]
             if steps:
@@ -162,7 +175,7 @@ class Evidence:
         Raises: NotMeasuredError if no fit on D has this recipe.
         """
         estimator = baseline_of(self.params, key)
-        if estimator is not None and len(self._rows(("D", estimator))):
+        if estimator is not None and self._rows(("D", estimator)):
             return "D", estimator
         name = set_title(key)
         raise NotMeasuredError(f"D was not fitted by the recipe of {name} (params.yaml: fit.{key}.baseline)")
@@ -194,13 +207,22 @@ class Evidence:
                     f"{names} do not share their recipe (params.yaml: {section}: {', '.join(differ)})"
                 )
 
-    def _rows(self, model: Model) -> pd.DataFrame:
-        return self._by_model.get(model, self.results.iloc[:0])
+    def _rows(self, model: Model, eps: float | None = None, labels: str | None = None) -> list[Measurement]:
+        """Measurements of a model; at a radius and of the labels, where they are given."""
+        return [
+            row
+            for row in self._by_model.get(model, [])
+            if (eps is None or row.eps == eps) and (labels is None or row.labels == labels)
+        ]
 
     @cached_property
-    def _by_model(self) -> dict[Model, pd.DataFrame]:
-        groups = self.results.groupby(["dataset", "estimator"], sort=False, observed=True)
-        return {(str(dataset), str(estimator)): rows for (dataset, estimator), rows in groups}
+    def _by_model(self) -> dict[Model, list[Measurement]]:
+        found: dict[Model, list[Measurement]] = {}
+        for row in self.results.to_dict(orient="records"):
+            kept = {name: row[name] for name in ("labels", "attack", "accuracy", "n")}
+            measured = Measurement(_seed(row["source_seed"]), int(row["seed"]), eps=float(row["eps"]), **kept)
+            found.setdefault((row["dataset"], row["estimator"]), []).append(measured)
+        return found
 
     @cached_property
     def _by_measurement(self) -> dict[tuple[str, str, str, str, float], pd.DataFrame]:
@@ -216,21 +238,18 @@ class Evidence:
         }
 
     def _complete_attacks(self, model: Model, eps: float) -> list[str]:
-        """Names of the attacks at `eps` that every run of the model went through."""
-        rows = self._rows(model)
-        runs = len(rows[["source_seed", "seed"]].drop_duplicates())
-        rows = rows[(rows["labels"] == "true") & (rows["eps"].astype(float) == eps)]
-        counts = rows.groupby("attack", observed=True).size()
-        return [str(name) for name, count in counts.items() if count == runs]
+        """Names of the attacks at `eps` that every run of the model went through, in alphabetical order."""
+        runs = len({(row.source_seed, row.seed) for row in self._rows(model)})
+        counts = Counter(row.attack for row in self._rows(model, eps, "true"))
+        return sorted(name for name, count in counts.items() if count == runs)
 
     def _attack(self, model: Model, eps: float, labels: str, attack: str | None) -> str:
         """The attack that is meant, if it was measured on every run."""
-        rows = self._rows(model)
         label = model_label(*model)
-        if not len(rows):
+        if not self._rows(model):
             raise NotMeasuredError(f"{label} is not in this pipeline")
-        rows = rows[(rows["labels"] == labels) & (rows["eps"].astype(float) == eps)]
-        if not len(rows):
+        rows = self._rows(model, eps, labels)
+        if not rows:
             what = f"eps {eps:g}" if eps else f"accuracy on the {labels} labels"
             raise NotMeasuredError(f"{what} was not measured for {label}")
         if eps == 0:
@@ -238,7 +257,7 @@ class Evidence:
         wanted = attack or WORST
         if wanted not in self._complete_attacks(model, eps):
             name = "all attacks together (worst) were" if wanted == WORST else f"{wanted} was"
-            every = "" if wanted in set(rows["attack"]) else "at all "
+            every = "" if wanted in {row.attack for row in rows} else "at all "
             some = "" if every else "every seed of "
             raise NotMeasuredError(
                 f"{name} not {every}run on {some}{label} at eps {eps:g} (params.yaml: evaluate.suite_seeds)"
@@ -250,14 +269,10 @@ class Evidence:
     ) -> tuple[list[Run], int]:
         """Every run of a model, and the number of test images; with `examples` which images are right."""
         attack = self._attack(model, eps, labels, attack)
-        rows = self._rows(model)
-        rows = rows[(rows["labels"] == labels) & (rows["attack"] == attack) & (rows["eps"].astype(float) == eps)]
+        rows = [row for row in self._rows(model, eps, labels) if row.attack == attack]
         masks = self._masks(model, eps, labels, attack) if examples else {}
-        runs = []
-        for row in rows.to_dict(orient="records"):
-            source, seed = _seed(row["source_seed"]), int(row["seed"])
-            runs.append(Run(source, seed, float(row["accuracy"]), masks.get((source, seed))))
-        return runs, int(rows["n"].iloc[0])
+        runs = [Run(row.source_seed, row.seed, row.accuracy, masks.get((row.source_seed, row.seed))) for row in rows]
+        return runs, int(rows[0].n)
 
     def _masks(
         self, model: Model, eps: float, labels: str, attack: str
