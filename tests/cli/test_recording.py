@@ -1,6 +1,7 @@
 """`notbugs record`: a finished run as Git is to hold it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from notbugs.cli import main
 from notbugs.evaluation.results import load_results
 from notbugs.pipeline.cluster import schedule
 from notbugs.pipeline.cluster.schedule import Cost
-from notbugs.tracking.costs import stage_costs
+from notbugs.runtime.dvc_lock import read_lock
+from notbugs.tracking import costs
 
 Record = Callable[[Path], Result]
 
@@ -90,18 +92,27 @@ def test_without_mlflow_nothing_is_recorded(record: Record, tmp_path: Path, monk
 
 
 def test_costs_of_all_runs_of_a_stage_are_added(finished_project: Path) -> None:
-    costs = {cost.command: cost for cost in stage_costs(finished_project)}
-    assert costs["notbugs prepare"].runs == 1
-    assert next(iter(costs)) == "notbugs prepare"
+    found = {cost.command: cost for cost in costs.stage_costs(finished_project)}
+    assert found["notbugs prepare"].runs == 1
+    assert next(iter(found)) == "notbugs prepare"
 
 
 def test_of_a_stage_without_a_run_in_mlflow_the_last_run_is_known(
     record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {"prepare": Cost(9000.0), "construct@mine": Cost(90.0)}
+    known = {"prepare": Cost(9000.0), "construct@det": Cost(90.0), "construct@gone": Cost(90.0)}
     monkeypatch.setattr(schedule, "read_costs", lambda root: known)
+    tracked = costs.stage_costs
+    monkeypatch.setattr(
+        costs, "stage_costs", lambda root: [cost for cost in tracked(root) if cost.command != "notbugs construct det"]
+    )
     assert record(tmp_path / "recorded").exit_code == 0
     page = (tmp_path / "recorded/README.md").read_text()
-    assert "| `notbugs construct mine` | 1 | 1.5 |" in page
+    assert "| `notbugs construct det` | 1 | 1.5 |" in page
     assert page.count("`notbugs prepare`") == 1
     assert "| 150.0 |" not in page
+    assert "construct gone" not in page, "dvc.lock has no such stage"
+    commands = re.findall(r"^\| `(notbugs .*?)` ", page, re.MULTILINE)
+    assert commands == [entry.command for entry in read_lock(tmp_path / "recorded/dvc.lock")], (
+        "in the order of dvc.lock"
+    )

@@ -18,6 +18,7 @@ def record(folder: Path, title: str | None) -> None:
     """
     from notbugs.pipeline.cluster.schedule import read_costs
     from notbugs.report.recording import require_recordable, write_recording
+    from notbugs.runtime.dvc_lock import read_lock
     from notbugs.runtime.errors import UserError
     from notbugs.runtime.machine import usable_processors
     from notbugs.tracking.costs import StageCost, stage_costs
@@ -30,10 +31,10 @@ def record(folder: Path, title: str | None) -> None:
     except TrackingError as error:
         raise UserError(f"MLflow, which knows what each stage took: {error}") from None
     tracked = {cost.command for cost in costs}
-    for address, cost in read_costs(root).items():  # of a run without tracking `notbugs repro` knows the last of each
-        command = f"notbugs {address.replace('@', ' ')}"
-        if command not in tracked:
-            costs.append(StageCost(command, 1, cost.at_least(usable_processors())))
+    last = read_costs(root)  # of a run without tracking `notbugs repro` knows the last of each
+    for entry in read_lock(root / "dvc.lock"):
+        if entry.command not in tracked and entry.address in last:
+            costs.append(StageCost(entry.command, 1, last[entry.address].at_least(usable_processors())))
     write_recording(root, folder, [vars(cost) for cost in costs], title=title)
     minutes = sum(cost.seconds for cost in costs) / 60
     click.echo(f"written: {folder}, a run of {len(costs)} stages in {minutes:.0f} minutes")

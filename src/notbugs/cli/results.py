@@ -41,14 +41,14 @@ def print_accuracies(root: Path) -> None:
     from notbugs.evaluation import results as module
     from notbugs.evaluation.learnt import not_learnt
     from notbugs.report.outdated import of_table, outdated, sentences
-    from notbugs.report.verdicts import verdicts_of_models
+    from notbugs.report.verdicts import of_models, read_verdicts
     from notbugs.runtime.config import read_params
 
     params = read_params(root / "params.yaml")
     with module.titled(params):
         stuck = not_learnt(root, params.get("fit") or {})
         old = outdated(root, params)
-        ruled = {} if "report" in old else verdicts_of_models(root)
+        ruled = of_models(read_verdicts(root, old))
         module.print_table(module.load_results(root), _headline_eps(params), not_learnt=stuck, verdicts=ruled)
     for line in sentences(of_table(old)):
         click.echo(f"not of the present settings: {line}", err=True)

@@ -97,6 +97,11 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
+def signed(share: float) -> str:
+    """A difference of shares in percentage points: "+21.3", "−3.0"."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Estimate:
     """An accuracy, or a difference of two, with its 95% interval; fractions.
@@ -116,8 +121,7 @@ class Estimate:
     @property
     def points(self) -> str:
         """As a difference: "+21.3 points [+18.0, +24.6]"."""
-        text = f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
-        return text.replace("-", "−")
+        return f"{signed(self.value)} points [{signed(self.low)}, {signed(self.high)}]"
 
     @property
     def standard_error(self) -> float:

@@ -45,6 +45,11 @@ class Verdict:
         return "\n".join(filter(None, (self.basis, self.elsewhere)))
 
 
+def verdicts_of(question: Mapping[str, Any]) -> list[Verdict]:
+    """Those that a study put into its metrics file, under `question`."""
+    return [Verdict(**one) for one in question.get("verdicts", ())]
+
+
 def reproduced_if(holds: bool) -> Finding:
     """The verdict of a rule that can always be judged."""
     return "reproduced" if holds else "not reproduced"

@@ -9,13 +9,12 @@ from typing import Any
 from pydantic import create_model
 
 from notbugs.pipeline.running.job import Job
-from notbugs.pipeline.running.own_code import part_of
 from notbugs.pipeline.running.stage import Stage
 from notbugs.pipeline.science import answer, declared
 from notbugs.pipeline.stages import QUESTIONS as BUILT_IN
 from notbugs.pipeline.stages import STAGES
 from notbugs.runtime.beside import has_page
-from notbugs.runtime.config import Settings, check_name, settings
+from notbugs.runtime.config import Settings, check_name, settings, value_at
 from notbugs.runtime.errors import ConfigError, meant, one_line
 from notbugs.runtime.registry import Registry, RegistryError
 from notbugs.science import debate, diversity, estimator, inversion, transfer  # noqa: F401  # so that DVC sees them change
@@ -67,7 +66,7 @@ def read_question(params: Mapping[str, Any], key: str) -> Settings:
     Raises: ConfigError naming the key, the value and what is allowed.
     """
     check_name(key)
-    section = part_of(params, key)
+    section = value_at(params, key)
     if not isinstance(section, Mapping):
         return settings(params, key, QuestionSettings)  # which says what is wrong
     if "study" not in section:

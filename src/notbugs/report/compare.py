@@ -17,6 +17,7 @@ import yaml
 from rich import box
 from rich.table import Table
 
+from notbugs.evaluation.comparison import signed as signed_points
 from notbugs.evaluation.results import (
     COLUMNS,
     MAY_BE_EMPTY,
@@ -286,7 +287,7 @@ def _text(line: Line, value: float | str | None, *, signed: bool = False) -> str
     if isinstance(value, str):
         return value
     if line.part == "accuracy":
-        return f"{100 * value:+.1f}".replace("-", "−") if signed else f"{percent(value)}%"
+        return signed_points(value) if signed else f"{percent(value)}%"
     return (f"{value:+.4g}" if signed else f"{value:.4g}").replace("-", "−")
 
 

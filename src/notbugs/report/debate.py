@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from notbugs.evaluation.statements import Chart, Verdict
+from notbugs.evaluation.statements import Chart, Verdict, verdicts_of
 from notbugs.report import estimator
 from notbugs.report.charts import draw
 from notbugs.report.live import Drawing
@@ -44,7 +44,7 @@ class Part:
     @property
     def verdicts(self) -> list[Verdict]:
         """What its rules found."""
-        return [Verdict(**one) for one in self.about.get("verdicts", ())]
+        return verdicts_of(self.about)
 
     @property
     def charts(self) -> list[tuple[str, Chart]]:

@@ -24,6 +24,7 @@ from notbugs.report.honesty import Honesty, honesty_of
 from notbugs.report.outdated import metrics_file, outdated
 from notbugs.report.project import headline_eps
 from notbugs.report.sections import macros, words
+from notbugs.report.verdicts import read_verdicts
 from notbugs.runtime.config import read_params
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import write_text
@@ -104,11 +105,8 @@ def _judged(root: Path) -> dict[str, Honesty]:
 
 def _verdicts(root: Path) -> dict[str, list[str]]:
     """Verdict -> claims, from the report's own record; nothing where there is none."""
-    file = root / "reports" / "verdicts.json"
-    if "report" in outdated(root, read_params(root / "params.yaml")):
-        return {}
     found: dict[str, list[str]] = {}
-    for claim in json.loads(file.read_text(encoding="utf-8")) if file.exists() else ():
+    for claim in read_verdicts(root, outdated(root, read_params(root / "params.yaml"))):
         found.setdefault(claim["verdict"], []).append(claim["title"])
     return found
 

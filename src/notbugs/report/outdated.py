@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from notbugs.runtime.config import value_at
 from notbugs.runtime.dvc_lock import LockEntry, LockError, content, read_lock
 
 PARAMS = "params.yaml"
@@ -66,7 +67,7 @@ def _why(
         found: what is known to be outdated.
     """
     for key, value in entry.params.get(PARAMS, {}).items():
-        if not _same(value, _setting(params, key)):
+        if not _same(value, value_at(params, key)):
             return f"{key} has changed since"
     for path, was in entry.deps.items():
         for out, maker in makers.items():
@@ -75,14 +76,6 @@ def _why(
             if maker.address in found and (out == path or (out in here and _touch(out, path))):
                 return f"{maker.address} is outdated"
     return None
-
-
-def _setting(params: Mapping[str, Any], key: str) -> Any:
-    """What params.yaml has for a dotted key; None where it has nothing, as DVC says it."""
-    value: Any = params
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from notbugs.evaluation.statements import Verdict
+from notbugs.evaluation.statements import Verdict, verdicts_of
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section
 
@@ -27,8 +27,8 @@ def of_others(project: Project) -> list[dict[str, Any]]:
 
 def debated(recording: Mapping[str, Any]) -> list[Verdict]:
     """What the recorded parts of the debate found."""
-    asked = [facts["question"] for facts in recording.get("debate", {}).values()]
-    return [Verdict(**one) for question in asked for one in question.get("verdicts", ())]
+    parts = recording.get("debate", {}).values()
+    return [verdict for facts in parts for verdict in verdicts_of(facts["question"])]
 
 
 def numbers(project: Project, _: Facts) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]], *
     """
     require_recordable(root, out)
     params, source = read_params(root / "params.yaml"), str(load_results(root).iloc[0]["source"])
-    facts = {"title": title or source, "source": source, **_machine(), "stages": list(costs)}
+    facts = {"title": title or source, "source": source, **_machine(), "stages": _in_order(costs, root / "dvc.lock")}
     with whole_folder(out) as unfinished:
         for name in WHOLE:
             _copy(root / name, unfinished / name)
@@ -76,6 +76,12 @@ def write_recording(root: Path, out: Path, costs: Sequence[Mapping[str, Any]], *
         write_json(unfinished / FACTS, facts)
         write_json(unfinished / SUMMARY, summary(unfinished, facts))
         write_text(unfinished / "README.md", _page(unfinished, facts))
+
+
+def _in_order(costs: Sequence[Mapping[str, Any]], lock: Path) -> list[Mapping[str, Any]]:
+    """Stages as dvc.lock has them, which is the order in which they need each other; others behind them."""
+    order = {entry.command: place for place, entry in enumerate(read_lock(lock))}
+    return sorted(costs, key=lambda cost: order.get(cost["command"], len(order)))
 
 
 def _leave_out(folder: Path, params: Mapping[str, Any], old: Collection[str]) -> None:

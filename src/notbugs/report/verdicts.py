@@ -1,6 +1,7 @@
 """What the report ruled, by the models that its claims are about: for tables that stand outside the report."""
 
 import json
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from notbugs.runtime.config import dataset_name
@@ -17,18 +18,30 @@ ABOUT = {
 """Claim of the paper -> the model that it is about; a claim about two models (`same_but_for_g`) has none."""
 
 
-def verdicts_of_models(root: Path) -> dict[tuple[str, str], str]:
-    """(dataset, estimator) -> reproduced, not reproduced or inconclusive, by reports/verdicts.json; {} without it.
+def read_verdicts(root: Path, old: Collection[str]) -> list[dict[str, str]]:
+    """The claims and verdicts of reports/verdicts.json; none without it, and none of a report that is outdated.
+
+    Args:
+        old: addresses of the stages that are (`outdated`).
+    """
+    file = root / "reports" / "verdicts.json"
+    if "report" in old or not file.exists():
+        return []
+    found: list[dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def of_models(verdicts: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], str]:
+    """(dataset, estimator) -> reproduced, not reproduced or inconclusive.
 
     The claim of a recipe about a set of another name ("rand:mine") is about the fit on that set.
+
+    Args:
+        verdicts: as `read_verdicts` gives them.
     """
-    try:
-        ruled = json.loads((root / "reports" / "verdicts.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
     found = {}
-    for one in ruled:
+    for one in verdicts:
         claim, _, key = one["key"].partition(":")
         if claim in ABOUT:
-            found[(dataset_name(key), "standard") if key else ABOUT[claim]] = str(one["verdict"])
+            found[(dataset_name(key), "standard") if key else ABOUT[claim]] = one["verdict"]
     return found

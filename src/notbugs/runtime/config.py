@@ -226,6 +226,14 @@ def parse_params(text: str, place: str) -> dict[str, Any]:
     return params
 
 
+def value_at(params: Mapping[str, Any], key: str) -> Any:
+    """What params.yaml holds under a dotted key; None where there is nothing, as DVC says it."""
+    found: Any = params
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
 def settings(params: Mapping[str, Any], key: str, model: type[AnySettings]) -> AnySettings:
     """Validate the section `key` (dotted, such as "construct.rand") of params.yaml.
 

@@ -86,6 +86,11 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def command_of(stage: str, name: str | None) -> str:
+    """The command that does a stage, of one with entries that of an entry."""
+    return f"notbugs {stage} {name or ''}".rstrip()
+
+
 @dataclass(frozen=True)
 class LockEntry:
     """One stage in dvc.lock.
@@ -112,6 +117,11 @@ class LockEntry:
     def name(self) -> str | None:
         """The name of the foreach entry."""
         return self.address.partition("@")[2] or None
+
+    @property
+    def command(self) -> str:
+        """The command that does it, without options: "notbugs construct rand"."""
+        return command_of(self.stage, self.name)
 
     def hash_tags(self) -> dict[str, str]:
         """`dvc.dep.<path>` and `dvc.out.<path>`."""

@@ -34,10 +34,10 @@ from notbugs.pipeline.construct import attacked, write_samples
 from notbugs.pipeline.origins import ensemble_members
 from notbugs.pipeline.running.context import Context
 from notbugs.pipeline.running.models import construction_seeds, judge_seed, source_seeds
-from notbugs.pipeline.running.own_code import file_hashes, modules_named, part_of
+from notbugs.pipeline.running.own_code import file_hashes, modules_named
 from notbugs.pipeline.train import Lesson, learn, summary
 from notbugs.runtime.cache import ResultCache, digest, work_folder
-from notbugs.runtime.config import dataset_name, settings
+from notbugs.runtime.config import dataset_name, settings, value_at
 from notbugs.runtime.files import sha256, whole_file
 from notbugs.runtime.imports import made_with
 from notbugs.runtime.progress import silent
@@ -259,7 +259,7 @@ class Trial:
         """A model trained on D by these params."""
         if not any(leaf.startswith(("model.", f"train.{name}.")) for leaf in self.point.axes):
             ours = self.lab.trained(name, seed)
-            if part_of(params, f"train.{name}") == part_of(self.lab.project.params, f"train.{name}"):
+            if value_at(params, f"train.{name}") == value_at(self.lab.project.params, f"train.{name}"):
                 return ours
         return self._train_source(params, name, seed)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, contents
+from notbugs.runtime.dvc_lock import BACKGROUND_HASH_LIMIT, Content, command_of, contents
 from notbugs.runtime.files import read_mapping
 from notbugs.runtime.git import git
 from notbugs.runtime.nested import flatten
@@ -26,8 +26,8 @@ def run_tags(stage: str, name: str | None, seed: Any = None) -> dict[str, str]:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container without an entry for the user
         user = "unknown"
-    command = f"notbugs {stage} {name or ''}".rstrip()
-    tags = {"stage": stage, "mlflow.user": user, "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+    source = {"mlflow.source.name": command_of(stage, name), "mlflow.source.type": "LOCAL"}
+    tags = {"stage": stage, "mlflow.user": user, **source}
     named = {"name": name, "seed": seed}
     return tags | {key: str(value) for key, value in named.items() if value is not None}
 

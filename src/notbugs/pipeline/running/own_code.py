@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from notbugs.pipeline.running.stage import Stage
+from notbugs.runtime.config import value_at
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import sha256
 from notbugs.runtime.imports import reached
@@ -21,21 +22,13 @@ CODE_FILE = "code.json"
 """What `notbugs code` writes in a project that has the package installed: what code each stage runs, the user's too."""
 
 
-def part_of(params: Mapping[str, Any], key: str) -> Any:
-    """What params.yaml holds under a dotted key; None where there is nothing."""
-    found: Any = params
-    for name in key.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
-
-
 def modules_named(params: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     """The user's own modules that some parts of params.yaml name.
 
     Args:
         keys: dotted places of these parts.
     """
-    return sorted(own_modules([part_of(params, key) for key in keys]))
+    return sorted(own_modules([value_at(params, key) for key in keys]))
 
 
 def require_watched(root: Path, params: Mapping[str, Any], stage: Stage, name: str | None) -> None:

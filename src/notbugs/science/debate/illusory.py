@@ -22,6 +22,7 @@ from notbugs.attacks.losses import LOSSES
 from notbugs.attacks.norms import NORMS, NormName, norm_of, norm_title
 from notbugs.data.images import ImageData, Images, make_generator
 from notbugs.evaluation.accuracy import model_device, on_device
+from notbugs.evaluation.comparison import signed
 from notbugs.evaluation.levels import LevelName, pgd_name
 from notbugs.evaluation.results import WORST, attack_label
 from notbugs.evaluation.statements import Chart, Position, Series, Verdict, reproduced_if
@@ -205,7 +206,7 @@ def _suite(metrics: Mapping[str, Any]) -> Verdict:
     )
     more = alone["D_R"]["mean"] - alone["D"]["mean"]
     if left is None or more < MORE:
-        why = f"Under PGD D_R's fits are {100 * more:+.1f} points from D, not {100 * MORE:g}."
+        why = f"Under PGD D_R's fits are {signed(more)} points from D, not {100 * MORE:g}."
         return Verdict("suite", title, "", "inconclusive", f"{why} {sentence}", _basis(metrics))
     on_edge = left["low"] < SURVIVES < left["high"]
     finding = reproduced_if(left["value"] < SURVIVES)

@@ -27,7 +27,7 @@ from notbugs.science.common.shares import share_table, wilson_share
 from notbugs.science.common.training import StudyTraining
 from notbugs.science.debate._budgets import Budget
 from notbugs.science.debate._directions import SHUFFLES, along_means, along_weights, class_directions, linear_weights
-from notbugs.science.debate._shared import fits, gaps, in_words, on_y, targeted
+from notbugs.science.debate._shared import fits, gaps, in_points, in_words, on_y, targeted
 
 LEAST = 0.10
 """Points above the control that count as taught: a fifth of what D_rand itself teaches above chance in Ilyas et al.
@@ -136,7 +136,7 @@ def _taught(name: str, found: Mapping[str, Any], chance: float) -> Verdict:
     more, reached, own = found["more"], found["reached"], found["own"]
     sentence = (
         f"On y: {in_words(found['fit'])}; labels shuffled: {in_words(found['control'])}; chance: {100 * chance:.1f}%; "
-        f"{100 * more['value']:+.1f} points [{100 * more['low']:+.1f}, {100 * more['high']:+.1f}]. "
+        f"{in_points(more)}. "
         f"Threshold: {100 * LEAST:g} points. The source calls {in_words(reached)} of the noises t, the fits "
         f"{in_words(own)} of those that they learnt."
     )

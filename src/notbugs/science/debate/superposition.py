@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from notbugs.attacks.norms import norm_title
 from notbugs.data.images import make_generator
 from notbugs.data.sources.planted import CLASS_NAMES, PATTERNS, PlantedSettings, patterns
+from notbugs.evaluation.comparison import signed
 from notbugs.evaluation.statements import Chart, Position, Series, Verdict, reproduced_if
 from notbugs.science.common.lab import Answer, Lab
 from notbugs.science.common.question import Question
@@ -147,7 +148,7 @@ def _together(metrics: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) ->
     sentence = (
         f"Spearman's rho {found['spearman']:.2f}, p {_in_print(found['p_value'])} (threshold: {LEVEL:g}). "
         f"At interference {least['interference']['value']:.2f} PGD fools {in_words(least['fooled'])}, at "
-        f"{most['interference']['value']:.2f} {in_words(most['fooled'])}: {100 * rise:+.1f} points "
+        f"{most['interference']['value']:.2f} {in_words(most['fooled'])}: {signed(rise)} points "
         f"(threshold: {100 * RISE:g})."
     )
     holds = found["spearman"] > 0 and found["p_value"] <= LEVEL and rise >= RISE
