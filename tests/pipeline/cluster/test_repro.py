@@ -38,7 +38,7 @@ def mini(tmp_path: Path) -> Make:
 
 def _repro(project: Path, *arguments: str, code: int = 0) -> str:
     """What `notbugs repro` said."""
-    done = run(project, "notbugs", "repro", *arguments, check=False, cold=True)
+    done = run(project, "notbugs", "repro", *arguments, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr
