@@ -269,6 +269,14 @@ def test_mlflow_has_one_finished_run_a_stage(project: Path, tmp_path: Path) -> N
 def test_runs_lost_to_mlflow_are_rebuilt(project: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns", ".notbugs"))
     (copy / "mlruns").mkdir()
+    params = (copy / "params.yaml").read_text()
+    changed = yaml.safe_load(params)
+    changed["gaussian"]["dimension"] += 1
+    (copy / "params.yaml").write_text(yaml.safe_dump(changed))
+    said = run(copy, "notbugs", "track").stderr
+    assert "none for gaussian, report: of other settings or data than the project has now" in said
+    assert not {"gaussian", "report"} & {one["tags"]["mlflow.runName"] for one in mlflow_runs(copy)}
+    (copy / "params.yaml").write_text(params)
     for _ in range(2):  # the second call changes nothing
         run(copy, "notbugs", "track")
         runs = mlflow_runs(copy)

@@ -53,7 +53,8 @@ def trained(project: Path) -> Path:
         (project / f"metrics/{name}.json").write_text("{}")
     (project / "data/test").mkdir(parents=True)
     (project / "data/test/manifest.json").write_text('{"name": "D_test"}')
-    (project / "params.yaml").write_text("experiment: test\n")
+    params = {"experiment": "test", **IN_LOCK, "fit": {"rand": {"lr": 0.1}}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
     write_results(project)
     return project
 

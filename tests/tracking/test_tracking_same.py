@@ -123,7 +123,8 @@ def test_a_rebuilt_run_equals_the_live_one(project: Path, runs: Runs) -> None:
     for journal in (project / ".notbugs/runs").rglob("run.json"):
         journal.unlink()
     (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"fit@rand": entry}}))
-    (project / "params.yaml").write_text("experiment: test\n")
+    params = {"experiment": "test", "seed": 0, "fit": {"rand": {"seeds": [0, 1], "lr": 0.1}}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
     assert track(project).rebuilt == 1
     rebuilt = runs.one()
     assert rebuilt.data.params == {**there.data.params, "seed": "0"}  # which the stage of this test did not hand in

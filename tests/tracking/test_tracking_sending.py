@@ -152,7 +152,8 @@ def test_another_dvc_lock_is_noticed(project: Path, runs: Runs) -> None:
 def test_another_experiment_is_noticed(project: Path, runs: Runs) -> None:
     finished_stage(project)
     track(project)
-    (project / "params.yaml").write_text("experiment: other\n")
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("experiment: test", "experiment: other"))
     assert track(project).rebuilt == 1
     assert [run.info.run_name for run in runs.all("other")] == ["fit@rand"]
 
@@ -321,13 +322,13 @@ def test_pictures_and_models_of_a_rebuilt_run(project: Path, runs: Runs) -> None
     (project / "plots/figures/grid.png").write_bytes(b"png")
     (project / "reports").mkdir()
     (project / "reports/report.html").write_text("<html></html>")
-    for folder in ("data/rand/source-0", "data/train"):  # datasets are not kept, though they are safetensors too
+    for folder in ("data/rand/source-0", "data/validation"):  # datasets are not kept, though they are safetensors too
         (project / folder).mkdir(parents=True)
         (project / folder / "manifest.json").write_text("{}")
         (project / folder / "images-00000.safetensors").write_bytes(b"images")
     model = create_model("small_cnn", (1, 8, 8), ("a", "b"), generator=torch.Generator().manual_seed(1))
     save_model(model, project / "models/full/seed-0.safetensors")
-    write_lock(project, outs=("plots/figures", "reports/report.html", "data/rand", "data/train", "models"))
+    write_lock(project, outs=("plots/figures", "reports/report.html", "data/rand", "data/validation", "models"))
     assert track(project).rebuilt == 1
     run = runs.one()
     assert runs.artifacts(run) == ["figures", "report.html"]

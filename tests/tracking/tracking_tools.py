@@ -78,7 +78,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 200.0) -> None:
 
 
 def write_lock(root: Path, *, name: str = "rand", lr: float = 0.1, outs: tuple[str, ...] = ()) -> None:
-    """Write a dvc.lock of one stage `fit@<name>` over the files in the workspace."""
+    """Write a dvc.lock of one stage `fit@<name>` over the files in the workspace, and params.yaml."""
     entry = {
         "cmd": f"notbugs fit {name}",
         "deps": [{"path": "data/train", "hash": "md5", "md5": "0" * 32 + ".dir", "size": 10, "nfiles": 2}],
@@ -87,7 +87,8 @@ def write_lock(root: Path, *, name: str = "rand", lr: float = 0.1, outs: tuple[s
     }
     lock = {"schema": "2.0", "stages": {f"fit@{name}": entry}}
     (root / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
-    (root / "params.yaml").write_text("experiment: test\n")
+    params = {"experiment": "test", "fit": {name: {"lr": lr}}}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 def _described(path: Path) -> dict[str, Any]:

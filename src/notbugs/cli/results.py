@@ -40,9 +40,10 @@ def print_accuracies(root: Path) -> None:
     """
     from notbugs.evaluation import results as module
     from notbugs.evaluation.learnt import not_learnt
-    from notbugs.report.outdated import of_table, outdated, sentences
+    from notbugs.report.absent import of_table, sentences
     from notbugs.report.verdicts import of_models, read_verdicts
     from notbugs.runtime.config import read_params
+    from notbugs.runtime.outdated import outdated
 
     params = read_params(root / "params.yaml")
     with module.titled(params):

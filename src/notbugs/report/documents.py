@@ -19,15 +19,16 @@ from typing import Any
 from markupsafe import Markup
 
 from notbugs.evaluation.results import WORST, AccuracyRow, accuracy_table, load_results, read_json, spread_words
+from notbugs.report.absent import metrics_file
 from notbugs.report.figures import FIGURE_2
 from notbugs.report.honesty import Honesty, honesty_of
-from notbugs.report.outdated import metrics_file, outdated
 from notbugs.report.project import headline_eps
 from notbugs.report.sections import macros, words
 from notbugs.report.verdicts import read_verdicts
 from notbugs.runtime.config import read_params
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import write_text
+from notbugs.runtime.outdated import outdated
 
 WIDTH = 120
 """Characters of a line of the pages."""

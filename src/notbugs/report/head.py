@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from notbugs.evaluation.statements import Verdict
 from notbugs.report import debate
+from notbugs.report.absent import by_reason, of_table
 from notbugs.report.evidence import NotMeasuredError
-from notbugs.report.outdated import by_reason, of_table
 from notbugs.report.overview import CHANGE_NOTHING, checks, gap
 from notbugs.report.project import Project
 from notbugs.report.recorded import of_others

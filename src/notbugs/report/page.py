@@ -24,10 +24,10 @@ from notbugs.report import (
     sweeps,
     transfer,
 )
+from notbugs.report.absent import of_table, sentences
 from notbugs.report.drawing import drawn_as, report_style
 from notbugs.report.head import render_head
 from notbugs.report.live import Drawing, LiveChart, script, to_png
-from notbugs.report.outdated import of_table, sentences
 from notbugs.report.overview import LAST_SECTIONS, MAIN_SECTIONS, SAMPLES
 from notbugs.report.project import Project, load_project
 from notbugs.report.sections import Picture, Section, environment, words

@@ -22,10 +22,11 @@ from notbugs.evaluation.results import (
     summarise,
 )
 from notbugs.report import ReportSettings
+from notbugs.report.absent import NOT_RUN, metrics_file
 from notbugs.report.evidence import Evidence
-from notbugs.report.outdated import NOT_RUN, metrics_file, outdated
 from notbugs.runtime.config import read_params, settings
 from notbugs.runtime.errors import ConfigError
+from notbugs.runtime.outdated import outdated
 
 CURVE_COLUMNS = {
     "subset": "string",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from notbugs.evaluation.results import ResultsError, percent, read_json
-from notbugs.report.outdated import metrics_file
+from notbugs.report.absent import metrics_file
 from notbugs.report.project import Project
 from notbugs.report.sections import Facts, Section, counted, estimate, interval, short
 

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from notbugs.evaluation.results import AccuracyRow, accuracy_table, attack_label, load_results, read_json
+from notbugs.report.absent import metrics_file, of_table, sentences
 from notbugs.report.documents import block_of, results_of
 from notbugs.report.honesty import honesty_of
-from notbugs.report.outdated import is_as_locked, is_asked_for, metrics_file, of_table, outdated, sentences
 from notbugs.report.project import headline_eps
 from notbugs.runtime.config import dataset_name, read_params
 from notbugs.runtime.dvc_lock import read_lock
 from notbugs.runtime.errors import UserError
 from notbugs.runtime.files import whole_folder, write_json, write_text
 from notbugs.runtime.machine import processor_name, usable_processors
+from notbugs.runtime.outdated import is_as_locked, is_asked_for, outdated
 
 FIGURE = "plots/figures/figure_2.png"
 WHOLE = ("params.yaml", "dvc.lock", "metrics", "reports", FIGURE, "sweeps")

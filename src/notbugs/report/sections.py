@@ -18,11 +18,11 @@ from notbugs.attacks.norms import norm_title
 from notbugs.evaluation.comparison import Estimate
 from notbugs.evaluation.results import STILL_Y_SHARE, attack_label, model_label, percent, percent_with_spread, read_json
 from notbugs.evaluation.statements import Finding, Verdict
+from notbugs.report.absent import metrics_file
 from notbugs.report.drawing import DPI
 from notbugs.report.evidence import NotMeasuredError
 from notbugs.report.honesty import CALLED_BEFORE
 from notbugs.report.live import AROUND, BEFORE, BETWEEN, PANEL, Drawing
-from notbugs.report.outdated import metrics_file
 from notbugs.report.project import Project
 from notbugs.runtime.beside import page_of
 

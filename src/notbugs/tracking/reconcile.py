@@ -17,6 +17,7 @@ from notbugs.runtime.config import read_params, runtime
 from notbugs.runtime.dvc_lock import Content, LockEntry, LockError, content, read_lock
 from notbugs.runtime.errors import ConfigError
 from notbugs.runtime.files import file_lock, read_mapping, sha256, write_text
+from notbugs.runtime.outdated import is_asked_for, outdated
 from notbugs.runtime.process import alive
 from notbugs.tracking import location
 from notbugs.tracking.description import run_params
@@ -48,6 +49,7 @@ class TrackSummary:
         closed: runs of dead processes that were ended.
         waiting: runs that their senders are still sending.
         skipped: stages without a run whose small outputs are not those of dvc.lock, or not here.
+        outdated: stages without a run whose outputs are of other settings or data than the project has now.
         problem: one line.
     """
 
@@ -60,6 +62,7 @@ class TrackSummary:
     closed: int = 0
     waiting: int = 0
     skipped: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
@@ -84,6 +87,8 @@ class TrackSummary:
         text = f"{stages} in dvc.lock, runs in MLflow: {counts or 'up to date'}"
         if self.skipped:
             text += f"; none for {', '.join(self.skipped)}: the workspace does not hold what dvc.lock says"
+        if self.outdated:
+            text += f"; none for {', '.join(self.outdated)}: of other settings or data than the project has now"
         return text
 
 
@@ -136,8 +141,11 @@ class _Reconciliation:
         self.store_name = location.store_name(self.project, self.uri)
         self.counts: dict[str, Any] = Counter()
         self.skipped: list[str] = []
+        self.outdated: list[str] = []
         self.known: str | None = None
         """A run that MLflow has."""
+        self.old: Mapping[str, str] = {}
+        """Stages whose outputs are of other settings or data than the project has now -> why."""
         self.memory = self.project / ".notbugs" / "tracked.json"
 
     def run(self) -> TrackSummary:
@@ -145,7 +153,12 @@ class _Reconciliation:
 
         Raises: TrackingError if MLflow is away; LockError, ConfigError.
         """
-        entries = _named(read_lock(self.root / "dvc.lock"), self.root)
+        # A stage that depends on nothing, `code` in a project of `notbugs new`, has no run.
+        entries = [entry for entry in read_lock(self.root / "dvc.lock") if entry.deps or entry.params]
+        if (self.root / "params.yaml").exists():
+            params = read_params(self.root / "params.yaml")
+            entries = [entry for entry in entries if is_asked_for(entry, params)]
+            self.old = outdated(self.root, params)
         experiment = experiment_name(self.root)
         location.relocate_artifacts(self.project, self.uri)
         reason = location.problem(self.uri)
@@ -169,7 +182,8 @@ class _Reconciliation:
                 self._close_leftovers(store)
         if not self.skipped and not self.counts["waiting"]:
             write_text(self.memory, json.dumps({"run": self.known, "when": self._state(experiment)}))
-        return TrackSummary(entries=len(entries), skipped=tuple(self.skipped), **self.counts)
+        skipped, old = tuple(self.skipped), tuple(self.outdated)
+        return TrackSummary(entries=len(entries), skipped=skipped, outdated=old, **self.counts)
 
     def _journals(self, address: str | None = None) -> list[Journal]:
         """Journals that belong to the tracking store in use."""
@@ -220,6 +234,9 @@ class _Reconciliation:
             return  # also if the user has deleted the run: it is not to come back
         if any(_is_coming(journal) for journal in own):
             self.counts["waiting"] += 1
+            return
+        if entry.address in self.old:  # as a clone's default run is, of which this project knows no more than numbers
+            self.outdated.append(entry.address)
             return
         study = self.studies.get(entry.address)
         run = rebuild(self.root, entry, study, self.settings(entry))
@@ -282,6 +299,7 @@ class _Reconciliation:
             "store": self.store_name,
             "experiment": experiment,
             "studies": sorted(study.key for study in self.studies.values()),
+            "outdated": sorted(self.old),
             "lock": sha256(lock) if lock.exists() else None,
             "database": [there.st_dev, there.st_ino] if there else None,
             "sent": hashlib.sha256("\n".join(sent).encode()).hexdigest(),
@@ -300,18 +318,6 @@ class _Reconciliation:
         except OSError:  # it is away: who knows
             pass
         return True
-
-
-def _named(entries: list[LockEntry], root: Path) -> list[LockEntry]:
-    """Without the entries of stages that params.yaml no longer names: dvc.lock keeps those.
-
-    And without those of a stage that depends on nothing: `code`, in a project of `notbugs new`, has no run.
-    """
-    entries = [entry for entry in entries if entry.deps or entry.params]
-    params = root / "params.yaml"
-    sections = read_params(params) if params.exists() else {}
-    names = {stage: section for stage, section in sections.items() if isinstance(section, Mapping)}
-    return [entry for entry in entries if entry.name is None or entry.name in names.get(entry.stage, [entry.name])]
 
 
 def _is_coming(journal: Journal) -> bool:

@@ -1,21 +1,17 @@
-"""What lies in metrics/ and was not made from what params.yaml and data/ hold now: DVC knows, a page must not forget.
+"""What lies in metrics/ and was not made from what params.yaml and data/ hold now: DVC knows, whoever shows it must.
 
 A clone comes with the metrics of its default run, and a preset may be run up to `evaluate` alone. What the other
 stages once measured is then still there, of other data.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from notbugs.runtime.config import value_at
+from notbugs.runtime.config import SECTIONS, value_at
 from notbugs.runtime.dvc_lock import LockEntry, LockError, content, read_lock
 
 PARAMS = "params.yaml"
-MAIN = ("prepare", "train", "construct", "fit", "evaluate")
-"""Stages that the table of accuracies comes from."""
-NOT_RUN = "not run here"
-"""Why a stage whose metrics are not there is left out."""
 
 
 def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
@@ -48,8 +44,8 @@ def outdated(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_asked_for(entry: LockEntry, params: Mapping[str, Any]) -> bool:
-    """Whether params.yaml still has the foreach entry."""
-    return entry.name is None or entry.name in (params.get(entry.stage) or {})
+    """Whether params.yaml still has the foreach entry; of a stage that is not the package's, every one is asked for."""
+    return entry.name is None or entry.stage not in SECTIONS or entry.name in (params.get(entry.stage) or {})
 
 
 def _why(
@@ -101,28 +97,3 @@ def is_as_locked(root: Path, entry: LockEntry) -> bool:
     """Whether the single files of a stage that are there are those of dvc.lock; its folders are not read."""
     files = {path: was for path, was in entry.outs.items() if (root / path).is_file()}
     return all(was.fits(content(root / path) or was) for path, was in files.items())
-
-
-def metrics_file(root: Path, address: str) -> Path:
-    """Of a stage, or of an entry of one."""
-    return root / "metrics" / f"{address.replace('@', '/')}.json"
-
-
-def of_table(found: Mapping[str, str]) -> dict[str, str]:
-    """Those that the table of accuracies comes from."""
-    return {address: why for address, why in found.items() if address.partition("@")[0] in MAIN}
-
-
-def by_reason(found: Mapping[str, str]) -> list[tuple[list[str], str]]:
-    """The stages that share a reason, and the reason."""
-    groups: dict[str, list[str]] = {}
-    for address, why in found.items():
-        groups.setdefault(why, []).append(address)
-    return [(addresses, why) for why, addresses in groups.items()]
-
-
-def sentences(found: Mapping[str, str]) -> Iterator[str]:
-    """A line for each reason: "transfer, planted: not run here; `notbugs repro transfer planted` runs them"."""
-    for addresses, why in by_reason(found):
-        them = "it" if len(addresses) == 1 else "them"
-        yield f"{', '.join(addresses)}: {why}; `notbugs repro {' '.join(addresses)}` runs {them}"
