@@ -149,6 +149,9 @@ class Cluster:
         )
         address = self._place.scheduler
         if address is None:
+            # A process that was suspended, or slept with its laptop, has missed its heartbeats: Dask would take its own
+            # worker for lost, and wait for another one without end.
+            dask.config.set({"distributed.scheduler.worker-ttl": None})
             # Within this process: nobody else on the machine can send it work, as they could to a port.
             self._local = LocalCluster(
                 n_workers=1,
