@@ -227,6 +227,21 @@ def _lives(pid: Path) -> bool:
         return False
 
 
+def test_one_that_was_suspended_goes_on(mini, monkeypatch):
+    """As a laptop that slept: no heartbeat of Dask's came for longer than it waits for one."""
+    project = mini(a=("echo 1 > begun; sleep 1; cp seed a", "seed", "a"), b=("cp a b", "a", "b"))
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "1s")
+    process = _started(project, "begun")
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(8)  # Dask gives a worker ten heartbeats, half a second each, besides
+    process.send_signal(signal.SIGCONT)
+    try:
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    assert _lock(project) == ["a", "b"]
+
+
 def _started(project: Path, begun: str) -> "subprocess.Popen[bytes]":
     """`notbugs repro` in a session of its own, once a stage has written a file; what it says goes into `said`."""
     with (project / "said").open("wb") as said:
@@ -244,21 +259,3 @@ def _started(project: Path, begun: str) -> "subprocess.Popen[bytes]":
         assert time.monotonic() < until
         time.sleep(0.05)
     return process
-
-
-def test_one_that_was_suspended_goes_on(mini):
-    """As a laptop that slept: no heartbeat of Dask's came for longer than it waits for one."""
-    project = mini(a=("touch begun; sleep 1; cp seed a", "seed", "a"), b=("cp a b", "a", "b"))
-    surroundings = environment(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="1s")
-    process = subprocess.Popen([sys.executable, "-m", "notbugs", "repro"], cwd=project, env=surroundings)
-    while not (project / "begun").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(8)  # Dask gives a worker ten heartbeats, half a second each, besides
-    process.send_signal(signal.SIGCONT)
-    try:
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-    assert _lock(project) == ["a", "b"]
